@@ -1,0 +1,64 @@
+"""Backbones: pixels in, patch features out."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from offnominal.backbones.catalogue import CATALOGUE, DEFAULT
+from offnominal.errors import BackboneError, OptionError
+
+if TYPE_CHECKING:  # listing backbones must not cost an import of torch
+    from offnominal.backbones.base import Backbone
+
+__all__ = ["CATALOGUE", "DEFAULT", "load_backbone"]
+
+
+def load_backbone(
+    name: str | None = None,
+    weights: str | Path | None = None,
+    layers: Sequence[int] | None = None,
+) -> "Backbone":
+    """Build a frozen backbone and load its weights.
+
+    Parameters
+    ----------
+    name : str or None
+        A short name (``offnominal backbones`` lists them) or any timm name. None: what the weights
+        file says of itself, otherwise DINOv2 S.
+    weights : path or None
+        A local file: safetensors or a ``.pth`` state dict, in timm's naming or in the original one.
+        None: from the hub's cache, or fetched from the hub.
+    layers : sequence of int or None
+        Feature levels; None is the backbone's own default.
+
+    Raises
+    ------
+    BackboneError
+        If the name is unknown, or contradicts what the weights file says.
+    WeightsError
+        If the weights cannot be had or do not fit; never falls back to another backbone.
+    """
+    named = _name_in_file(weights) if weights is not None else None
+    if name is None:
+        name = named or DEFAULT
+    elif named is not None and named.split(".")[0] != _architecture(name):
+        raise BackboneError(f"{weights}: says that it is {named}, but --backbone is {name}")
+    if name in CATALOGUE and not CATALOGUE[name].timm:
+        from offnominal.backbones.builtin import Builtin
+
+        if weights is not None or layers is not None:
+            raise OptionError(f"--backbone {name} takes neither --weights nor --layers")
+        return Builtin(aligned=name == "builtin-aligned")
+    from offnominal.backbones.timm import TimmBackbone
+
+    return TimmBackbone(name, weights, layers)
+
+
+def _name_in_file(weights: str | Path) -> str | None:
+    from offnominal.backbones.weights import read_metadata
+
+    return read_metadata(Path(weights)).get("model")
+
+
+def _architecture(name: str) -> str:
+    return (CATALOGUE[name].timm if name in CATALOGUE else name).split(".")[0]

@@ -1,0 +1,88 @@
+"""What every backbone is: pixels in, a grid of patch features out."""
+
+from typing import Literal
+
+from torch import Tensor, nn
+
+from offnominal.errors import BackboneError
+
+__all__ = ["Backbone", "Normalize", "Resize"]
+
+Normalize = Literal["l2", "standardize", "none"]
+Resize = Literal["short", "square"]
+
+
+class Backbone(nn.Module):
+    """A frozen network that turns pixels into patch features.
+
+    A backbone has no fitted state: whatever depends on the good images belongs to the detector.
+
+    Attributes
+    ----------
+    name : str
+        The name it was asked for by.
+    dim : int
+        Length of a patch feature.
+    stride : int
+        Pixels between neighbouring patch features.
+    multiple : int
+        Image sides must be multiples of this many pixels.
+    mean, std : tuple of three floats
+        How pixels on [0, 1] are shifted and scaled before ``forward``.
+    resolution : int
+        Image size when the user names none, in pixels.
+    resize : {"short", "square"}
+        How images are sized when the user does not say.
+    normalize : {"l2", "standardize", "none"}
+        What a detector does to the features before it measures distances, unless told otherwise.
+    mask_threshold : float or None
+        Where the first principal component of the features separates object and background. None
+        where no fixed value is known; Otsu's threshold is used then.
+    layers : tuple of int
+        Which feature levels are used, counted from 0 at the input.
+    digest : str
+        Fingerprint of the weights; a saved detector refuses to load against another.
+    """
+
+    name: str
+    dim: int
+    stride: int
+    multiple: int
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    resolution: int = 448
+    resize: Resize = "short"
+    normalize: Normalize = "l2"
+    mask_threshold: float | None = None
+    layers: tuple[int, ...] = ()
+    digest: str = ""
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Patch features of a batch.
+
+        Parameters
+        ----------
+        pixels : Tensor of shape (B, 3, h, w), float32
+            Normalised images; both sides are multiples of ``multiple``.
+
+        Returns
+        -------
+        Tensor of shape (B, dim, h / stride, w / stride)
+
+        Raises
+        ------
+        BackboneError
+            If a side is not a multiple of ``multiple``.
+        """
+        raise NotImplementedError
+
+    def check_size(self, pixels: Tensor) -> None:
+        """Raise a :class:`BackboneError` that names the size to crop to."""
+        height, width = pixels.shape[-2:]
+        if height % self.multiple or width % self.multiple or not height or not width:
+            step = self.multiple
+            raise BackboneError(
+                f"{self.name} takes images whose sides are multiples of {step} px, not "
+                f"{height} x {width}: crop to {height // step * step} x {width // step * step} or "
+                f"pad to {-(-height // step) * step} x {-(-width // step) * step}"
+            )

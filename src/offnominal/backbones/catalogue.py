@@ -1,0 +1,103 @@
+"""Short names of the backbones that people use, and what is known of each without loading it.
+
+The table is plain data so that listing it needs neither torch nor timm. A test holds every
+figure to what timm builds.
+"""
+
+from dataclasses import dataclass
+
+__all__ = ["CATALOGUE", "DEFAULT", "Entry", "closest"]
+
+DEFAULT = "dinov2_vits14"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One backbone of the catalogue.
+
+    Parameters
+    ----------
+    name : str
+        Short name, as ``--backbone`` takes it.
+    timm : str
+        Name of timm's network and weights; empty for the built-in backbones.
+    parameters : float
+        Size of the network, in millions of parameters.
+    dim : int
+        Length of one patch feature with the default layers.
+    stride : int
+        Pixels between two patch features, in both directions.
+    licence : str
+        Licence of the weights.
+    resolution : int
+        Default resolution, in pixels.
+    about : str
+        What it is, in a few words.
+    """
+
+    name: str
+    timm: str
+    parameters: float
+    dim: int
+    stride: int
+    licence: str
+    resolution: int
+    about: str
+
+    @property
+    def hub(self) -> tuple[str, str]:
+        """Repository and file of the weights on the hub."""
+        # timm publishes one file for both activations of CLIP's towers, under the plain name.
+        return f"timm/{self.timm.replace('_quickgelu', '')}", "model.safetensors"
+
+
+_APACHE = "Apache-2.0"
+_BSD = "BSD-3-Clause"
+_MIT = "MIT"
+_DINOV3 = "DINOv3 licence"
+
+_ROWS = [
+    # DINOv2: the paper's resolution of 448 (Damm et al., 2024, section 4)
+    ("dinov2_vits14", "vit_small_patch14_dinov2.lvd142m", 22.1, 384, 14, _APACHE, 448, "DINOv2 S"),
+    ("dinov2_vitb14", "vit_base_patch14_dinov2.lvd142m", 86.6, 768, 14, _APACHE, 448, "DINOv2 B"),
+    ("dinov2_vitl14", "vit_large_patch14_dinov2.lvd142m", 304.4, 1024, 14, _APACHE, 448, "DINOv2 L"),
+    ("dinov2_vitg14", "vit_giant_patch14_dinov2.lvd142m", 1136.5, 1536, 14, _APACHE, 448, "DINOv2 g"),
+    ("dinov2_vits14_reg", "vit_small_patch14_reg4_dinov2.lvd142m", 22.1, 384, 14, _APACHE, 448, "DINOv2 S, registers"),
+    ("dinov2_vitb14_reg", "vit_base_patch14_reg4_dinov2.lvd142m", 86.6, 768, 14, _APACHE, 448, "DINOv2 B, registers"),
+    ("dinov2_vitl14_reg", "vit_large_patch14_reg4_dinov2.lvd142m", 304.4, 1024, 14, _APACHE, 448, "DINOv2 L, registers"),
+    ("dinov2_vitg14_reg", "vit_giant_patch14_reg4_dinov2.lvd142m", 1136.5, 1536, 14, _APACHE, 448, "DINOv2 g, registers"),
+    ("dinov3_vits16", "vit_small_patch16_dinov3.lvd1689m", 21.6, 384, 16, _DINOV3, 448, "DINOv3 S"),
+    ("dinov3_vitb16", "vit_base_patch16_dinov3.lvd1689m", 85.6, 768, 16, _DINOV3, 448, "DINOv3 B"),
+    ("dinov3_vitl16", "vit_large_patch16_dinov3.lvd1689m", 303.1, 1024, 16, _DINOV3, 448, "DINOv3 L"),
+    ("dino_vits8", "vit_small_patch8_224.dino", 21.7, 384, 8, _APACHE, 448, "DINO S/8"),
+    ("dino_vits16", "vit_small_patch16_224.dino", 21.7, 384, 16, _APACHE, 448, "DINO S/16"),
+    ("dino_vitb16", "vit_base_patch16_224.dino", 85.8, 768, 16, _APACHE, 448, "DINO B/16"),
+    ("vit_s16", "vit_small_patch16_224.augreg_in21k_ft_in1k", 21.7, 384, 16, _APACHE, 224, "ViT S/16, ImageNet"),
+    ("vit_b16", "vit_base_patch16_224.augreg_in21k_ft_in1k", 85.8, 768, 16, _APACHE, 224, "ViT B/16, ImageNet"),
+    ("resnet18", "resnet18.tv_in1k", 11.2, 384, 8, _BSD, 256, "ResNet-18, ImageNet"),
+    ("resnet50", "resnet50.tv_in1k", 23.5, 1536, 8, _BSD, 256, "ResNet-50, ImageNet"),
+    ("wide_resnet50_2", "wide_resnet50_2.tv_in1k", 66.8, 1536, 8, _BSD, 256, "WideResNet-50-2, ImageNet"),
+    ("convnext_tiny", "convnext_tiny.fb_in22k", 27.8, 576, 8, _APACHE, 256, "ConvNeXt T, ImageNet-22k"),
+    ("convnext_base", "convnext_base.fb_in22k", 87.6, 768, 8, _APACHE, 256, "ConvNeXt B, ImageNet-22k"),
+    ("efficientnet_b0", "efficientnet_b0.ra_in1k", 4.0, 152, 8, _APACHE, 256, "EfficientNet B0, ImageNet"),
+    ("efficientnet_b4", "efficientnet_b4.ra2_in1k", 17.5, 216, 8, _APACHE, 256, "EfficientNet B4, ImageNet"),
+    ("mobilenetv2_100", "mobilenetv2_100.ra_in1k", 2.2, 128, 8, _APACHE, 256, "MobileNetV2, ImageNet"),
+    ("mobilenetv3_large", "mobilenetv3_large_100.ra_in1k", 4.2, 152, 8, _APACHE, 256, "MobileNetV3 L, ImageNet"),
+    ("clip_vitb16", "vit_base_patch16_clip_quickgelu_224.openai", 85.8, 768, 16, _MIT, 224, "CLIP B/16, visual tower"),
+    ("clip_vitl14", "vit_large_patch14_clip_quickgelu_224.openai", 303.2, 1024, 14, _MIT, 224, "CLIP L/14, visual tower"),
+    ("clip_vitl14_336", "vit_large_patch14_clip_quickgelu_336.openai", 303.5, 1024, 14, _MIT, 336, "CLIP L/14 336, visual tower"),
+    ("clip_resnet50", "resnet50_clip.openai", 36.2, 1536, 8, _MIT, 256, "CLIP RN50, visual tower"),
+    ("builtin", "", 0.0, 59, 8, _APACHE, 256, "no weights: Gabor energies"),
+    ("builtin-aligned", "", 0.0, 158, 8, _APACHE, 256, "no weights: for 50 or more aligned images"),
+]  # fmt: skip
+
+CATALOGUE: dict[str, Entry] = {row[0]: Entry(*row) for row in _ROWS}
+
+
+def closest(name: str) -> str:
+    """Words for an error about an unknown name: the nearest names, or where to find them."""
+    from difflib import get_close_matches
+
+    near = get_close_matches(name, CATALOGUE, n=3)
+    hint = f"did you mean {' or '.join(near)}? " if near else ""
+    return f"{hint}`offnominal backbones` lists the short names; any timm name serves as well"

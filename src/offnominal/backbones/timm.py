@@ -1,0 +1,194 @@
+"""Any timm network with patch tokens or feature maps, behind one call."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from offnominal.backbones import weights as files
+from offnominal.backbones.base import Backbone
+from offnominal.backbones.catalogue import CATALOGUE, closest
+from offnominal.backbones.positions import use_original_positions
+from offnominal.errors import BackboneError, OptionError
+
+__all__ = ["TimmBackbone", "hub_file"]
+
+# Networks whose original code resizes positions as DINO and DINOv2 do.
+_ORIGINAL_POSITIONS = ("_dinov2", ".dino")
+# The first principal component of DINOv2's normalised tokens separates object and background at 10
+# (Damm et al., 2024, section 3.2); the scale is that of its final layer norm.
+_DINOV2_MASK_THRESHOLD = 10.0
+
+
+class TimmBackbone(Backbone):
+    """A frozen timm network.
+
+    A vision transformer gives the normalised tokens of its last block; a convolutional network
+    gives its maps of stride 8 and 16, each averaged over 3 x 3 neighbours (the locally aware
+    features of PatchCore, Roth et al., 2022, eq. 1-3), the coarser one upsampled bilinearly, and
+    both concatenated.
+
+    Parameters
+    ----------
+    name : str
+        A short name of the catalogue, or any timm name with or without a weights tag.
+    weights : path or None
+        A local weights file. None: from the hub's cache, or fetched.
+    layers : sequence of int or None
+        Feature levels to use, counted as timm does (blocks of a transformer, stages of a
+        convolutional network; negative from the end). Several are concatenated. None: as above.
+
+    Raises
+    ------
+    BackboneError
+        If timm does not know the name, or the network gives no feature maps.
+    WeightsError
+        If the weights cannot be had or do not fit.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        weights: str | Path | None = None,
+        layers: Sequence[int] | None = None,
+    ) -> None:
+        super().__init__()
+        self.name = name
+        path = Path(weights) if weights is not None else None
+        metadata = files.read_metadata(path) if path else {}
+        timm_name = _timm_name(name)
+        self.model = _create(timm_name, files.build_arguments(metadata))
+        if path is None:
+            path = files.download(*hub_file(timm_name), name)
+        files.fit_to(self.model, files.read_weights(path), str(path), name)
+        self.digest = files.digest(self.model)
+
+        config = self.model.pretrained_cfg
+        self.mean = tuple(config["mean"])
+        self.std = tuple(config["std"])
+        if "mean" in metadata:
+            self.mean = files.three_floats(metadata["mean"], "mean", path)
+        if "std" in metadata:
+            self.std = files.three_floats(metadata["std"], "std", path)
+
+        if any(part in timm_name for part in _ORIGINAL_POSITIONS) and "_reg4" not in timm_name:
+            use_original_positions(self.model)
+        if "_dinov2" in timm_name:
+            self.mask_threshold = _DINOV2_MASK_THRESHOLD
+
+        levels = _levels(self.model, name)
+        self.is_transformer = len({reduction for _, reduction in levels}) == 1
+        self.layers = _choose_layers(layers, levels, self.is_transformer, name)
+        chosen = [levels[index] for index in self.layers]
+        self.dim = sum(channels for channels, _ in chosen)
+        self.stride = min(reduction for _, reduction in chosen)
+        self.multiple = max(reduction for _, reduction in chosen)
+        entry = CATALOGUE.get(name)
+        self.resolution = entry.resolution if entry else int(config["input_size"][-1])
+        self.eval().requires_grad_(False)
+
+    def levels(self, pixels: Tensor) -> list[Tensor]:
+        """The chosen feature levels, each (B, C, h / its stride, w / its stride)."""
+        self.check_size(pixels)
+        options: dict[str, Any] = {"norm": True} if self.is_transformer else {}
+        try:
+            maps: list[Tensor] = self.model.forward_intermediates(
+                pixels,
+                indices=list(self.layers),
+                stop_early=True,
+                output_fmt="NCHW",
+                intermediates_only=True,
+                **options,
+            )
+        except AssertionError as error:  # timm's way of saying that the size is fixed
+            raise BackboneError(
+                f"{self.name} does not take {pixels.shape[-2]} x {pixels.shape[-1]} px ({error}); "
+                f"use --resize square --resolution {self.model.pretrained_cfg['input_size'][-1]}"
+            ) from error
+        return maps
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Patch features (B, dim, h / stride, w / stride); see :class:`Backbone`."""
+        maps = self.levels(pixels)
+        if self.is_transformer:
+            return maps[0] if len(maps) == 1 else torch.cat(maps, dim=1)
+        maps = [F.avg_pool2d(m, 3, stride=1, padding=1, count_include_pad=False) for m in maps]
+        finest = max((m.shape[-2:] for m in maps), key=lambda size: size[0] * size[1])
+        aligned = [
+            m
+            if m.shape[-2:] == finest
+            else F.interpolate(m, size=finest, mode="bilinear", align_corners=False)
+            for m in maps
+        ]
+        return torch.cat(aligned, dim=1)
+
+
+def hub_file(timm_name: str) -> tuple[str, str]:
+    """Repository and file name of a network's weights on the hub.
+
+    Raises
+    ------
+    BackboneError
+        If timm knows no weights on the hub for it.
+    """
+    config = timm.get_pretrained_cfg(timm_name, allow_unregistered=False)
+    if config is None or not config.hf_hub_id:
+        raise BackboneError(f"timm has no weights on the hub for {timm_name}: use --weights FILE")
+    return config.hf_hub_id, config.hf_hub_filename or "model.safetensors"
+
+
+def _timm_name(name: str) -> str:
+    timm_name = CATALOGUE[name].timm if name in CATALOGUE else name
+    if not timm.is_model(timm_name.split(".")[0]):
+        raise BackboneError(f"unknown backbone {name!r}: {closest(name)}")
+    return timm_name
+
+
+def _create(timm_name: str, arguments: dict[str, object]) -> Any:
+    """Build a network without weights; on the meta device where nothing but weights is stored."""
+    options: dict[str, object] = {"pretrained": False, "num_classes": 0, **arguments}
+    if timm_name.startswith("vit_") and "dinov3" not in timm_name:
+        options["dynamic_img_size"] = True
+    try:
+        with torch.device("meta"):
+            model: nn.Module = timm.create_model(timm_name, **options)
+        stored = set(model.state_dict())
+        if all(name in stored for name, _ in model.named_buffers()):
+            return model
+        # Some buffers are computed when the network is built, such as rotary positions.
+        return timm.create_model(timm_name, **options)
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise BackboneError(f"timm cannot build {timm_name}: {error}") from error
+
+
+def _levels(model: Any, name: str) -> list[tuple[int, int]]:
+    """Channels and stride of each level of timm's uniform feature call."""
+    info = getattr(model, "feature_info", None)
+    if info is None or not hasattr(model, "forward_intermediates"):
+        raise BackboneError(f"{name} gives no feature maps; choose a network that does")
+    return [(int(level["num_chs"]), int(level["reduction"])) for level in info]
+
+
+def _choose_layers(
+    layers: Sequence[int] | None,
+    levels: list[tuple[int, int]],
+    is_transformer: bool,
+    name: str,
+) -> tuple[int, ...]:
+    count = len(levels)
+    if layers is None:
+        if is_transformer:
+            return (count - 1,)
+        middle = tuple(i for i, (_, reduction) in enumerate(levels) if reduction in (8, 16))
+        return middle or (count - 1,)
+    bad = [index for index in layers if not -count <= index < count]
+    if bad or not layers:
+        raise OptionError(
+            f"--layers {','.join(map(str, layers))}: {name} has {count} levels, 0 to {count - 1} "
+            f"(or -1 to -{count} from the end)"
+        )
+    return tuple(sorted({index % count for index in layers}))

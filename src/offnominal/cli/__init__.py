@@ -1,0 +1,76 @@
+"""The command line: one file per command, each thin. Importing this pulls in no torch."""
+
+import signal
+import sys
+from types import FrameType
+from typing import NoReturn
+
+import typer
+
+from offnominal.cli.backbones import app as backbones_app
+from offnominal.cli.calibrate import calibrate
+from offnominal.cli.demo import demo
+from offnominal.cli.doctor import doctor
+from offnominal.cli.fit import fit
+from offnominal.cli.methods import methods
+from offnominal.cli.predict import predict
+from offnominal.cli.terminal import USAGE, print_error
+from offnominal.errors import OffnominalError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="offnominal",
+    help="Visual anomaly detection: shown a few good parts, it finds what is wrong in the next.",
+    epilog="Exit codes: 0 all good, 1 anomalies found (with --fail-on-anomaly), 2 wrong usage or "
+    "input, 3 some images unreadable.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _show_version(value: bool) -> None:
+    if value:
+        from offnominal._version import __version__
+
+        typer.echo(f"offnominal {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: bool = typer.Option(
+        False, "--version", callback=_show_version, is_eager=True, help="Print the version."
+    ),
+) -> None:
+    """Options before the command."""
+
+
+app.command()(fit)
+app.command()(predict)
+app.command()(calibrate)
+app.command()(methods)
+app.add_typer(backbones_app, name="backbones")
+app.command()(demo)
+app.command()(doctor)
+
+
+def main() -> NoReturn:
+    """Entry point: errors that a user can mend are printed without a traceback, exit code 2."""
+    signal.signal(signal.SIGTERM, _stop)
+    try:
+        app()
+    except OffnominalError as error:
+        print_error(str(error))
+        sys.exit(USAGE)
+    except BrokenPipeError:  # whoever read our output has seen enough
+        sys.stderr.close()
+        sys.exit(0)
+    sys.exit(0)
+
+
+def _stop(number: int, frame: FrameType | None) -> NoReturn:
+    """End in good order, with files closed, when the system asks."""
+    sys.exit(128 + number)

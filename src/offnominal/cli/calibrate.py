@@ -1,0 +1,73 @@
+"""``offnominal calibrate``: thresholds from more good images, and the miss rate on defects."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from offnominal.cli import options
+from offnominal.cli.fit import describe_threshold
+from offnominal.cli.terminal import UNREADABLE, Unreadable, progress_bar, say
+
+
+def calibrate(
+    model: Annotated[Path, typer.Argument(help="Model file made by `offnominal fit`.")],
+    good: Annotated[
+        list[str],
+        typer.Argument(metavar="GOOD_DIR...", help="Good images that it has not learned from."),
+    ],
+    defects: Annotated[
+        list[str] | None,
+        typer.Option("--defects", help="Images of defective parts, to report the miss rate on."),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help="Write here.", show_default="over the model file"),
+    ] = None,
+    false_reject: Annotated[
+        float | None,
+        typer.Option(
+            "--false-reject",
+            help="Rate of good parts that may be rejected.",
+            show_default="as it was fitted",
+        ),
+    ] = None,
+    weights: options.Weights = None,
+    device: options.Device = "auto",
+    strict: options.Strict = False,
+) -> None:
+    """Refine a model's thresholds with more good images."""
+    from offnominal.detectors.saving import load
+    from offnominal.images import find_images
+
+    detector = load(model, weights, device)
+    unreadable = Unreadable(strict)
+    files = find_images(good)
+    defective = find_images(defects) if defects else []
+    with progress_bar(len(files)) as advance:
+        skipped = detector.calibrate(
+            _counted(files, lambda done: advance("good", done)), false_reject, unreadable
+        )
+    detector.save(output or model)
+    say(f"{output or model}: calibrated on {len(detector.good_scores_)} good images")
+    if skipped:
+        say(f"  left out   {skipped} that the model has learned from")
+    say(f"  threshold  {describe_threshold(detector)}")
+    if defective:
+        with progress_bar(len(defective)) as advance:
+            counted = _counted(defective, lambda done: advance("defects", done))
+            decisions = [p.is_anomalous for p in detector.stream(counted, unreadable)]
+        missed = sum(decision is False for decision in decisions)
+        share = f"{100 * missed / len(decisions):.1f} %" if decisions else "none readable"
+        say(f"  miss rate  {share} ({missed} of {len(decisions)} defective images pass)")
+    unreadable.report()
+    if unreadable.errors:
+        raise typer.Exit(UNREADABLE)
+
+
+def _counted(files: list[Path], advance: Callable[[int], None]) -> Iterator[Path]:
+    for done, file in enumerate(files):
+        advance(done)
+        yield file
+    advance(len(files))

@@ -1,0 +1,137 @@
+"""``offnominal fit``: good images in, a model file out."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from offnominal.cli import options
+from offnominal.cli.terminal import UNREADABLE, Unreadable, progress_bar, say
+from offnominal.errors import OptionError
+
+if TYPE_CHECKING:
+    from offnominal.detectors.base import Detector
+
+
+def fit(
+    good: Annotated[
+        list[str],
+        typer.Argument(metavar="GOOD_DIR...", help="Folders, files or globs of good images."),
+    ],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="Model file to write, as part.offn.")
+    ],
+    method: Annotated[str, typer.Option(help="See `offnominal methods`.")] = "anomalydino",
+    backbone: options.Backbone = None,
+    weights: options.Weights = None,
+    resolution: options.Resolution = None,
+    resize: options.Resize = None,
+    tile: options.Tile = None,
+    layers: options.Layers = None,
+    mask: options.Mask = None,
+    mask_references: Annotated[
+        bool | None,
+        typer.Option(
+            "--mask-references", help="Leave background out of the bank too.", show_default="no"
+        ),
+    ] = None,
+    rotations: Annotated[
+        str | None,
+        typer.Option(
+            help="Angles of the references: none, agnostic (0, 45, ..., 315), or a list 0,90,180.",
+            show_default="agnostic",
+        ),
+    ] = None,
+    neighbours: Annotated[
+        int | None,
+        typer.Option(help="Nearest neighbours whose distances are averaged.", show_default="1"),
+    ] = None,
+    aggregate: options.Aggregate = None,
+    shots: Annotated[
+        int | None,
+        typer.Option(help="Use this many of the images, drawn at random.", show_default="all"),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of that draw.")] = 0,
+    sixteen_bit: options.SixteenBit = None,
+    device: options.Device = "auto",
+    precision: options.Precision = None,
+    false_reject: options.FalseReject = None,
+    strict: options.Strict = False,
+) -> None:
+    """Learn from images of good parts and write a model file."""
+    from offnominal.images import find_images
+
+    if not output.absolute().parent.is_dir():
+        raise OptionError(f"-o {output}: the folder {output.parent} does not exist; create it")
+    given = {
+        "backbone": backbone,
+        "weights": weights,
+        "resolution": resolution,
+        "resize": resize,
+        "tile": tile,
+        "layers": layers,
+        "mask": mask,
+        "mask_references": mask_references,
+        "rotations": rotations,
+        "neighbours": neighbours,
+        "aggregate": aggregate,
+        "sixteen_bit": sixteen_bit,
+        "device": device,
+        "precision": precision,
+        "false_reject": false_reject,
+    }
+    detector = options.build_detector(method, given)
+    files = draw_shots(find_images(good), shots, seed)
+    unreadable = Unreadable(strict)
+    with progress_bar(len(files)) as advance:
+        detector.fit(files, on_error=unreadable, progress=advance)
+    detector.save(output)
+    _report(detector, output)
+    unreadable.report()
+    if unreadable.errors:
+        raise typer.Exit(UNREADABLE)
+
+
+def draw_shots(files: list[Path], shots: int | None, seed: int) -> list[Path]:
+    """Some of the files, drawn at random with a seed and kept in their order."""
+    if shots is None:
+        return files
+    if not 1 <= shots <= len(files):
+        raise OptionError(f"--shots {shots}: there are {len(files)} images; give 1 to that many")
+    import numpy as np
+
+    drawn = np.random.default_rng(seed).choice(len(files), shots, replace=False)
+    return [files[index] for index in sorted(drawn)]
+
+
+def _report(detector: "Detector", output: Path) -> None:
+    from offnominal.detectors.anomalydino import PatchDetector
+    from offnominal.images import read_image
+
+    count = len(detector.references_)
+    say(f"{output}: {detector.method} on {count} good image{'s' if count > 1 else ''}")
+    say(f"  backbone   {detector.load_network().name}, digest {detector.load_network().digest[:12]}")
+    if isinstance(detector, PatchDetector):
+        say(f"  bank       {len(detector.bank.rows):,} patches")
+        test = detector.masking_test_
+        why = f" ({test['reason']})" if test else ""
+        say(f"  mask       {'on' if detector.masks_ else 'off'}{why}")
+        if test or detector.masks_:
+            from PIL import Image
+
+            first = read_image(detector.references_[0]["file"], detector.sixteen_bit)
+            picture = output.with_suffix(".mask.png")
+            Image.fromarray(detector.foreground_picture(first)).save(picture)
+            say(f"             as a picture: {picture}")
+    say(f"  threshold  {describe_threshold(detector)}")
+
+
+def describe_threshold(detector: "Detector") -> str:
+    """What the detector's threshold promises, in words."""
+    if detector.threshold is not None:
+        return str(detector.threshold)
+    count = len(detector.good_scores_)
+    return (
+        f"none: {count or 'no'} good image{'s' if count > 1 else ''} to set it by; run `offnominal "
+        "calibrate` with good images that it has not learned from (3 give an estimate)"
+    )

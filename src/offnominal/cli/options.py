@@ -1,0 +1,131 @@
+"""Options that several commands take, declared once.
+
+Their defaults are None, so that those of the detector's constructor hold.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from offnominal.errors import OptionError
+
+if TYPE_CHECKING:
+    from offnominal.detectors.base import Detector
+
+Backbone = Annotated[
+    str | None,
+    typer.Option(
+        "--backbone",
+        help="Short name (see `offnominal backbones`) or any timm name. Default: what the weights "
+        "file says of itself, otherwise dinov2_vits14.",
+        show_default=False,
+    ),
+]
+Weights = Annotated[
+    str | None,
+    typer.Option(
+        "--weights",
+        help="Local weights: safetensors or a .pth state dict, in timm's naming or the original.",
+        show_default=False,
+    ),
+]
+Layers = Annotated[
+    str | None,
+    typer.Option(
+        "--layers",
+        help="Feature levels of the backbone, as 2,3 or -1.",
+        show_default="the backbone's own",
+    ),
+]
+Resolution = Annotated[
+    int | None,
+    typer.Option(
+        "--resolution",
+        help="Smaller side of the image, in pixels.",
+        show_default="the backbone's own; 448 for DINOv2",
+    ),
+]
+Resize = Annotated[
+    Literal["short", "square"] | None,
+    typer.Option(
+        "--resize",
+        help="short: keep the aspect ratio. square: squash.",
+        show_default="the backbone's own; short for DINOv2",
+    ),
+]
+Tile = Annotated[
+    int | None,
+    typer.Option(
+        "--tile",
+        help="Overlapping tiles of this many pixels at full resolution, for very large images.",
+        show_default="no tiles",
+    ),
+]
+SixteenBit = Annotated[
+    str | None,
+    typer.Option(
+        "--sixteen-bit",
+        help="How 16-bit images become 8-bit: range, or two percentiles such as 0.5,99.5.",
+        show_default="range",
+    ),
+]
+Mask = Annotated[
+    Literal["auto", "on", "off"] | None,
+    typer.Option(
+        "--mask", help="Foreground mask; auto: the masking test decides.", show_default="auto"
+    ),
+]
+Aggregate = Annotated[
+    str | None,
+    typer.Option(
+        "--aggregate",
+        help="Image score from patch scores: top1 (mean of the top 1 %), max, map-max, mean, "
+        "quantile99.",
+        show_default="the method's own; top1 for anomalydino",
+    ),
+]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
+Precision = Annotated[
+    Literal["fp32", "bf16", "fp16"] | None,
+    typer.Option("--precision", help="Of the backbone.", show_default="fp32"),
+]
+Strict = Annotated[bool, typer.Option("--strict", help="Stop at the first unreadable image.")]
+FalseReject = Annotated[
+    float | None,
+    typer.Option(
+        "--false-reject",
+        help="Rate of good parts that may be rejected.",
+        show_default="0.01",
+    ),
+]
+
+
+def build_detector(method: str, given: dict[str, Any]) -> "Detector":
+    """Construct a method with the options that were given; the others keep their defaults.
+
+    Raises
+    ------
+    OptionError
+        If the method does not know an option that was given.
+    """
+    from offnominal.detectors import detector_class
+
+    chosen = {name: value for name, value in given.items() if value is not None}
+    if "weights" in chosen:
+        # The model file remembers where the weights lie, from wherever it is opened.
+        chosen["weights"] = str(Path(chosen["weights"]).absolute())
+    if "layers" in chosen:
+        chosen["layers"] = _parse_layers(chosen["layers"])
+    known = detector_class(method).option_names()
+    for name in chosen:
+        if name not in known:
+            raise OptionError(f"--{name.replace('_', '-')}: the method {method} has no such option")
+    return detector_class(method)(**chosen)
+
+
+def _parse_layers(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise OptionError(f"--layers {text}: give whole numbers such as 2,3 or -1") from error

@@ -1,0 +1,110 @@
+"""What the commands share: exit codes, messages, progress, and the list of unreadable images."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+from offnominal.errors import ImageError
+
+__all__ = [
+    "ANOMALIES",
+    "UNREADABLE",
+    "USAGE",
+    "Unreadable",
+    "print_error",
+    "progress_bar",
+    "say",
+]
+
+ANOMALIES = 1
+USAGE = 2
+UNREADABLE = 3
+
+
+def say(text: str = "") -> None:
+    """Print for a person: on stderr, so that stdout carries results only."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def print_error(text: str) -> None:
+    """Print an error for a person."""
+    prefix = "\033[31merror:\033[0m" if sys.stderr.isatty() else "error:"
+    say(f"{prefix} {text}")
+
+
+class Unreadable:
+    """Collects images that could not be read, so that the rest goes on.
+
+    Parameters
+    ----------
+    strict : bool
+        Stop at the first instead.
+    """
+
+    def __init__(self, strict: bool) -> None:
+        self.strict = strict
+        self.errors: list[ImageError] = []
+
+    def __call__(self, error: ImageError) -> None:
+        """Note an error, or raise it."""
+        if self.strict:
+            raise error
+        self.errors.append(error)
+
+    def report(self) -> None:
+        """List them, if there are any."""
+        if self.errors:
+            count = len(self.errors)
+            say(f"{count} image{'s' if count > 1 else ''} could not be read:")
+            for error in self.errors:
+                say(f"  {error}")
+
+
+class Advance(Protocol):
+    """Tells a progress bar how far a stage has come."""
+
+    def __call__(self, stage: str, done: int) -> None:
+        """Move the bar of ``stage`` to ``done``."""
+
+
+@contextmanager
+def progress_bar(total: int | None) -> Iterator[Advance]:
+    """A bar on stderr with rate and time left; nothing when stderr is no terminal."""
+    if not sys.stderr.isatty():
+        yield lambda stage, done: None
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        ProgressColumn,
+        Task,
+        TaskID,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+    from rich.text import Text
+
+    class Rate(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            speed = task.finished_speed or task.speed
+            return Text(f"{speed:.1f} images/s" if speed else "")
+
+    columns = (
+        TextColumn("{task.description:<10}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        Rate(),
+        TimeRemainingColumn(compact=True),
+    )
+    tasks: dict[str, TaskID] = {}
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+
+        def advance(stage: str, done: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = bar.add_task(stage, total=total)
+            bar.update(tasks[stage], completed=done)
+
+        yield advance

@@ -1,0 +1,135 @@
+"""AnomalyDINO without any reference: the images of a batch judge each other.
+
+Damm et al., 2024 (arXiv 2405.14529), appendix D. Most parts of a batch are good, so a patch of a
+good part has near neighbours in many of the other images, and a patch of a defect has few.
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import Any, ClassVar, Unpack
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from offnominal.backbones.base import Normalize
+from offnominal.detectors.anomalydino import MaskMode, PatchDetector
+from offnominal.detectors.base import CommonOptions, OnError, Progress, Views
+from offnominal.detectors.prediction import Prediction
+from offnominal.errors import OptionError
+from offnominal.foreground import Morphology
+from offnominal.images import ImageSource, describe
+
+__all__ = ["BatchedAnomalyDINO"]
+
+_RESOLUTION = 672  # the paper's, for DINOv2
+
+
+class BatchedAnomalyDINO(PatchDetector):
+    """Batched zero-shot detection: every image of a batch is scored against all the others.
+
+    A patch's score is the mean of its distances below the ``quantile`` of those to all patches of
+    the other images. There is nothing to fit or to save, and no good image to set a threshold by:
+    scores rank the images of the batch.
+
+    Parameters
+    ----------
+    quantile : float
+        Share of the other images' patches, on (0, 1); the paper's is 0.001.
+    resolution : int or None
+        None: 672 with DINOv2, as in the paper, otherwise the backbone's default.
+    **options
+        See :class:`~offnominal.detectors.anomalydino.PatchDetector`.
+    """
+
+    method: ClassVar[str] = "anomalydino-batched"
+
+    def __init__(
+        self,
+        quantile: float = 0.001,
+        mask: MaskMode = "auto",
+        mask_threshold: float | None = None,
+        morphology: Morphology = "2d",
+        aggregate: str = "top1",
+        normalize: Normalize | None = None,
+        search_memory: int = 512,
+        **common: Unpack[CommonOptions],
+    ) -> None:
+        super().__init__(
+            mask, mask_threshold, morphology, aggregate, normalize, search_memory, **common
+        )
+        if not 0 < quantile < 1:
+            raise OptionError(f"quantile {quantile}: give a share between 0 and 1, as 0.001")
+        self.quantile = quantile
+
+    def stream(
+        self,
+        images: Iterable[ImageSource],
+        on_error: OnError | None = None,
+        progress: Progress | None = None,
+    ) -> Iterator[Prediction]:
+        """Predictions for a batch: features of all of it first, then one image after the other.
+
+        Raises
+        ------
+        OptionError
+            If there are fewer than two readable images.
+        """
+        net = self.load_network()
+        if self.resolution is None and net.mask_threshold is not None:
+            self.resolution = _RESOLUTION
+        readable, starts, masks, layouts = [], [0], [], []
+        self._new_bank(net)
+        with torch.inference_mode():
+            for source, image in self._read(images, on_error):
+                views = self.views(image)
+                for pixels in views.pixels:
+                    tokens, grid = self._tokens(pixels)
+                    if not masks:
+                        self._decide_mask(tokens, grid)
+                    raw = self.normalization != "l2"
+                    self.bank.add(tokens if raw else self._normalised(tokens), len(readable))
+                    masks.append(self.foreground(tokens, grid))
+                    starts.append(starts[-1] + len(tokens))
+                layouts.append((Views([], views.tiles, views.cover), len(views.pixels)))
+                readable.append(source)
+                if progress:
+                    progress("features", len(readable))
+            if len(readable) < 2:
+                raise OptionError("a batch needs at least two readable images to compare")
+            if self.normalization == "standardize":
+                self._standardize_bank()
+        yield from self._score(readable, starts, masks, layouts)
+
+    def _score(
+        self,
+        readable: list[ImageSource],
+        starts: list[int],
+        masks: list[Tensor],
+        layouts: list[tuple[Views, int]],
+    ) -> Iterator[Prediction]:
+        first = 0
+        # Pictures are read a second time: a batch's features fit in memory, its images may not.
+        for index, (source, image) in enumerate(self._read(readable, None)):
+            layout, count = layouts[index]
+            with torch.inference_mode():
+                scores = []
+                for view in range(first, first + count):
+                    queries = self.bank.rows[starts[view] : starts[view + 1]]
+                    distance = self._mean_below_quantile(queries, index)
+                    scores.append(distance.reshape(masks[view].shape) * masks[view])
+                merged = self.merge(scores, layout)
+                yield self._prediction(describe(source), image, merged, layout.cover)
+            first += count
+
+    def _mean_below_quantile(self, queries: Tensor, owner: int) -> Tensor:
+        return self.bank.distances_below_quantile(queries, self.quantile, skip=owner)
+
+    def _fit(self, images: Iterator[tuple[int, np.ndarray]], progress: Progress | None) -> None:
+        raise OptionError(f"{self.method} has nothing to fit: it scores the images of a batch")
+
+    def _patch_scores(self, pixels: Tensor) -> Tensor:
+        raise OptionError(f"{self.method} scores batches: use predict or stream with all images")
+
+    def extra_state(self) -> dict[str, Any]:
+        """Nothing is learned."""
+        return {}

@@ -1,0 +1,464 @@
+"""What every detector shares: images in, calibration, predictions out."""
+
+import inspect
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self, TypedDict, get_args
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from offnominal.backbones import load_backbone
+from offnominal.backbones.base import Backbone, Resize
+from offnominal.calibration import Threshold, check_rate, choose_threshold, p_value
+from offnominal.detectors.prediction import Prediction
+from offnominal.errors import ImageError, NotFittedError, OptionError
+from offnominal.images import ImageSource, content_digest, describe, read_image
+from offnominal.prefetch import prefetch
+from offnominal.scoring import aggregate, anomaly_map, check_aggregate
+from offnominal.sizing import Tile, blend_tiles, pad_image, resize_image, tile_grid, to_pixels
+
+__all__ = [
+    "CommonOptions",
+    "Detector",
+    "OnError",
+    "Precision",
+    "Progress",
+    "Views",
+    "check_choice",
+    "choose_device",
+]
+
+Precision = Literal["fp32", "bf16", "fp16"]
+OnError = Callable[[ImageError], None]
+Progress = Callable[[str, int], None]
+
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class CommonOptions(TypedDict, total=False):
+    """Options of every detector; :class:`Detector` says what they mean."""
+
+    backbone: str | None
+    weights: str | None
+    layers: Sequence[int] | None
+    resolution: int | None
+    resize: Resize | None
+    tile: int | None
+    sixteen_bit: str
+    smoothing: float
+    false_reject: float
+    precision: Precision
+    device: str
+
+
+@dataclass(frozen=True)
+class Views:
+    """An image as the backbone sees it: one view, or overlapping tiles.
+
+    Attributes
+    ----------
+    pixels : list of Tensor of shape (3, h, w), float32
+    tiles : list of Tile
+        Where the views lie; empty for a single view of the whole image.
+    cover : (H, W) or None
+        The padded size that the tiles cover.
+    """
+
+    pixels: list[Tensor]
+    tiles: list[Tile]
+    cover: tuple[int, int] | None
+
+
+class Detector(nn.Module):
+    """Base of every method.
+
+    Parameters
+    ----------
+    backbone : str or None
+        Short name or timm name; None: what the weights file says of itself, otherwise DINOv2 S.
+    weights : str or None
+        Local weights file; None: from the hub's cache, or fetched from the hub.
+    layers : sequence of int or None
+        Feature levels of the backbone; None: its default.
+    resolution : int or None
+        Length of the image's smaller side in pixels (of both with ``resize="square"``); None: the
+        backbone's default, which is 448 for DINOv2.
+    resize : {"short", "square"} or None
+        ``short`` keeps the aspect ratio and crops at the right and the bottom to whole patches.
+    tile : int or None
+        Side of overlapping tiles at full resolution, in pixels, for very large images.
+    sixteen_bit : str
+        ``range`` or two percentiles such as ``0.5,99.5``; how 16-bit images become 8-bit ones.
+    smoothing : float
+        Standard deviation of the map's Gaussian, in pixels of the image.
+    false_reject : float
+        Rate of good parts that may be rejected, on (0, 1).
+    precision : {"fp32", "bf16", "fp16"}
+        Of the backbone.
+    device : str
+        ``auto``, ``cpu``, ``cuda``, ``cuda:1``. It is not stored in the saved detector.
+    """
+
+    method: ClassVar[str]
+    aggregate: str = "top1"
+
+    good_scores_: Tensor
+    good_peaks_: Tensor
+
+    def __init__(
+        self,
+        backbone: str | None = None,
+        weights: str | None = None,
+        layers: Sequence[int] | None = None,
+        resolution: int | None = None,
+        resize: Resize | None = None,
+        tile: int | None = None,
+        sixteen_bit: str = "range",
+        smoothing: float = 4.0,
+        false_reject: float = 0.01,
+        precision: Precision = "fp32",
+        device: str = "auto",
+    ) -> None:
+        super().__init__()
+        check_rate(false_reject)
+        check_choice("precision", precision, get_args(Precision))
+        if resize is not None:
+            check_choice("resize", resize, get_args(Resize))
+        if smoothing < 0:
+            raise OptionError(f"smoothing {smoothing}: give a standard deviation of 0 or more")
+        self.backbone = backbone
+        self.weights = str(weights) if weights is not None else None
+        self.layers = tuple(layers) if layers is not None else None
+        self.resolution = resolution
+        self.resize = resize
+        self.tile = tile
+        self.sixteen_bit = sixteen_bit
+        self.smoothing = smoothing
+        self.false_reject = false_reject
+        self.precision = precision
+        self.device = device
+        self.network: Backbone | None = None
+        self._device = torch.device("cpu")
+        self.references_: list[dict[str, str]] = []
+        self.calibration_: Literal["none", "leave-one-out", "held-out"] = "none"
+        self.register_buffer("good_scores_", torch.empty(0, dtype=torch.float64))
+        self.register_buffer("good_peaks_", torch.empty(0, dtype=torch.float64))
+
+    # -- what a method fills in ---------------------------------------------------------------
+
+    @abstractmethod
+    def _fit(self, images: Iterator[tuple[int, np.ndarray]], progress: Progress | None) -> None:
+        """Learn from numbered uint8 images; the network is loaded and on its device."""
+
+    @abstractmethod
+    def _patch_scores(self, pixels: Tensor) -> Tensor:
+        """Patch scores (B, gh, gw) of a batch (B, 3, h, w)."""
+
+    # -- the estimator's contract -------------------------------------------------------------
+
+    @classmethod
+    def option_names(cls) -> tuple[str, ...]:
+        """Names of the constructor's arguments, all of them plain values."""
+        own = inspect.signature(cls.__init__).parameters.values()
+        names = [p.name for p in own if p.name != "self" and p.kind is not p.VAR_KEYWORD]
+        return tuple(dict.fromkeys([*names, *CommonOptions.__annotations__]))
+
+    def options(self) -> dict[str, Any]:
+        """The constructor's arguments and their values; the device is left out."""
+        return {name: getattr(self, name) for name in self.option_names() if name != "device"}
+
+    def extra_state(self) -> dict[str, Any]:
+        """Learned state that is not a tensor, as plain values for the saved file."""
+        return {"references_": self.references_, "calibration_": self.calibration_}
+
+    @property
+    def is_fitted(self) -> bool:
+        """Whether :meth:`fit` has run or a fitted detector was loaded."""
+        return bool(self.references_)
+
+    def fit(
+        self,
+        images: Iterable[ImageSource],
+        on_error: OnError | None = None,
+        progress: Progress | None = None,
+    ) -> Self:
+        """Learn from images of good parts.
+
+        Parameters
+        ----------
+        images : iterable of paths, uint8 or uint16 arrays, or PIL images
+        on_error : callable or None
+            Called with each :class:`ImageError`, and the image is left out; None: it is raised.
+        progress : callable or None
+            Called with the stage and the number of images that it has done.
+
+        Raises
+        ------
+        OptionError
+            If there is no image to learn from.
+        """
+        self.load_network()
+        self.references_ = []
+        self.calibration_ = "none"
+        self.good_scores_ = self.good_scores_.new_empty(0)
+        self.good_peaks_ = self.good_peaks_.new_empty(0)
+
+        def good() -> Iterator[tuple[int, np.ndarray]]:
+            for source, image in self._read(images, on_error):
+                index = len(self.references_)
+                self.references_.append(
+                    {"file": describe(source), "digest": content_digest(image)}
+                )
+                yield index, image
+
+        with torch.inference_mode():
+            self._fit(good(), progress)
+        if not self.references_:
+            raise OptionError("no image to learn from: give at least one image of a good part")
+        return self
+
+    def predict(self, images: Iterable[ImageSource] | ImageSource) -> list[Prediction]:
+        """Predictions for some images, in their order; the first bad image raises.
+
+        Parameters
+        ----------
+        images : one image, or an iterable of paths, uint8 or uint16 arrays, or PIL images
+
+        Raises
+        ------
+        ImageError
+            Naming the image; :meth:`stream` can go on instead.
+        """
+        if isinstance(images, str | Path | np.ndarray) or hasattr(images, "getexif"):
+            images = [images]  # type: ignore[list-item]  # one image stands for a list of one
+        return list(self.stream(images))  # type: ignore[arg-type]  # narrowed just above
+
+    def stream(
+        self, images: Iterable[ImageSource], on_error: OnError | None = None
+    ) -> Iterator[Prediction]:
+        """Predictions as they come, in order and in constant memory, reading ahead.
+
+        Parameters
+        ----------
+        images : iterable of paths, uint8 or uint16 arrays, or PIL images
+        on_error : callable or None
+            Called with each :class:`ImageError`, and the image is left out; None: it is raised.
+        """
+        self._check_fitted()
+        self.load_network()
+        for source, image in self._read(images, on_error):
+            yield self._predict_image(describe(source), image)
+
+    def forward(self, pixels: Tensor, size: tuple[int, int] | None = None) -> tuple[Tensor, Tensor]:
+        """Image scores and patch scores of a batch of prepared pixels.
+
+        Parameters
+        ----------
+        pixels : Tensor of shape (B, 3, h, w), float32
+        size : (H, W) or None
+            The images' own size, which ``aggregate="map-max"`` depends on; None: (h, w).
+
+        Returns
+        -------
+        scores : Tensor of shape (B,)
+        patch_scores : Tensor of shape (B, gh, gw)
+        """
+        patch_scores = self._patch_scores(pixels)
+        height, width = pixels.shape[-2:]
+        scores = [self._image_score(p, size or (height, width)) for p in patch_scores]
+        return torch.stack(scores), patch_scores
+
+    def calibrate(
+        self,
+        images: Iterable[ImageSource],
+        false_reject: float | None = None,
+        on_error: OnError | None = None,
+    ) -> int:
+        """Set the thresholds from good images that the detector has not learned from.
+
+        They replace the scores of the references, which are a little too high: each reference was
+        scored against a bank without itself. Images that are references are left out, since they
+        would score next to nothing.
+
+        Returns
+        -------
+        int
+            How many images were left out because the detector has learned from them.
+        """
+        if false_reject is not None:
+            check_rate(false_reject)
+            self.false_reject = false_reject
+        known = {reference["digest"] for reference in self.references_}
+        scores, peaks, skipped = [], [], 0
+        for prediction in self.stream(images, on_error):
+            if content_digest(prediction.image) in known:
+                skipped += 1
+                continue
+            scores.append(prediction.score)
+            peaks.append(float(prediction.anomaly_map.max()))
+        if not scores:
+            raise OptionError(
+                "no image to calibrate with: give good images that the detector has not learned "
+                f"from ({skipped} of those given are among its references)"
+            )
+        self._set_good(scores, peaks, "held-out")
+        return skipped
+
+    @property
+    def threshold(self) -> Threshold | None:
+        """Threshold of the image score; None where too few good images are known."""
+        return choose_threshold(self.good_scores_.cpu().numpy(), self.false_reject)
+
+    @property
+    def pixel_threshold(self) -> Threshold | None:
+        """Threshold of the map: that many good images have no pixel above it."""
+        return choose_threshold(self.good_peaks_.cpu().numpy(), self.false_reject)
+
+    def save(self, path: str | Path) -> None:
+        """Write one safetensors file, atomically; see :mod:`offnominal.detectors.saving`."""
+        from offnominal.detectors.saving import save
+
+        self._check_fitted()
+        save(self, Path(path))
+
+    @classmethod
+    def load(
+        cls, path: str | Path, weights: str | None = None, device: str = "auto"
+    ) -> "Detector":
+        """Open a saved detector; see :func:`offnominal.detectors.saving.load`."""
+        from offnominal.detectors.saving import load
+
+        return load(Path(path), weights, device)
+
+    # -- the path that an image takes ---------------------------------------------------------
+
+    def load_network(self) -> Backbone:
+        """Build the backbone on first use and move everything to the device."""
+        if self.network is None:
+            self.network = load_backbone(self.backbone, self.weights, self.layers)
+            self._device = choose_device(self.device)
+            self.to(self._device)
+        return self.network
+
+    def views(self, image: np.ndarray) -> Views:
+        """Size an image for the backbone, or cut it into tiles.
+
+        Parameters
+        ----------
+        image : uint8 array of shape (H, W, 3)
+        """
+        net = self.load_network()
+        if self.tile:
+            if self.tile < net.multiple:
+                raise OptionError(f"--tile {self.tile}: give at least {net.multiple} px")
+            cover, tiles = tile_grid(*image.shape[:2], self.tile, net.multiple)
+            padded = pad_image(image, *cover)
+            cuts = [padded[t.top : t.top + t.height, t.left : t.left + t.width] for t in tiles]
+            return Views([to_pixels(cut, net.mean, net.std) for cut in cuts], tiles, cover)
+        resolution = self.resolution or net.resolution
+        sized = resize_image(image, resolution, net.multiple, self.resize or net.resize)
+        return Views([to_pixels(sized, net.mean, net.std)], [], None)
+
+    def features(self, pixels: Tensor) -> Tensor:
+        """Patch features (B, D, gh, gw) in float32 of pixels (B, 3, h, w) on any device."""
+        net = self.load_network()
+        pixels = pixels.to(self._device)
+        dtype = _DTYPES.get(self.precision)
+        with torch.autocast(pixels.device.type, dtype=dtype, enabled=dtype is not None):
+            maps: Tensor = net(pixels)
+        return maps.float()
+
+    def merge(self, patch_scores: list[Tensor], views: Views) -> Tensor:
+        """One grid of patch scores for the image, from those of its views."""
+        if views.cover is None:
+            return patch_scores[0]
+        return blend_tiles(patch_scores, views.tiles, views.cover, self.load_network().stride)
+
+    def _image_score(
+        self, patch_scores: Tensor, size: tuple[int, int], cover: tuple[int, int] | None = None
+    ) -> Tensor:
+        if self.aggregate == "map-max":
+            return anomaly_map(patch_scores, size, self.smoothing, cover).max()
+        return aggregate(patch_scores, self.aggregate)
+
+    @torch.inference_mode()
+    def _predict_image(self, source: str, image: np.ndarray) -> Prediction:
+        views = self.views(image)
+        merged = self.merge([self._patch_scores(p[None])[0] for p in views.pixels], views)
+        return self._prediction(source, image, merged, views.cover)
+
+    def _prediction(
+        self, source: str, image: np.ndarray, patch_scores: Tensor, cover: tuple[int, int] | None
+    ) -> Prediction:
+        size = (image.shape[0], image.shape[1])
+        score = float(self._image_score(patch_scores, size, cover))
+        heat = anomaly_map(patch_scores, size, self.smoothing, cover)
+        threshold, pixel_threshold = self.threshold, self.pixel_threshold
+        return Prediction(
+            source=source,
+            score=score,
+            anomaly_map=heat.cpu().numpy(),
+            patch_scores=patch_scores.cpu().numpy(),
+            image=image,
+            threshold=threshold.value if threshold else None,
+            pixel_threshold=pixel_threshold.value if pixel_threshold else None,
+            p_value=p_value(score, self.good_scores_.cpu().numpy()),
+        )
+
+    def _read(
+        self, images: Iterable[ImageSource], on_error: OnError | None
+    ) -> Iterator[tuple[ImageSource, np.ndarray]]:
+        def read(source: ImageSource) -> np.ndarray:
+            return read_image(source, self.sixteen_bit)
+
+        for source, image, error in prefetch(images, read):
+            if error is None and image is not None:
+                yield source, image
+            elif error is not None:
+                if on_error is None:
+                    raise error
+                on_error(error)
+
+    def _set_good(
+        self,
+        scores: Sequence[float],
+        peaks: Sequence[float],
+        calibration: Literal["leave-one-out", "held-out"],
+    ) -> None:
+        self.good_scores_ = torch.tensor(scores, dtype=torch.float64)
+        self.good_peaks_ = torch.tensor(peaks, dtype=torch.float64)
+        self.calibration_ = calibration
+
+    def _check_fitted(self) -> None:
+        if not self.is_fitted:
+            raise NotFittedError(f"this {type(self).__name__} has learned nothing yet: call fit")
+
+
+def check_choice(option: str, value: object, choices: Sequence[object]) -> None:
+    """Raise an :class:`OptionError` that lists the choices."""
+    if value not in choices:
+        raise OptionError(f"{option} {value!r}: choose one of {', '.join(map(str, choices))}")
+
+
+def choose_device(device: str) -> torch.device:
+    """The device that ``auto``, ``cpu``, ``cuda`` or ``cuda:N`` names.
+
+    Raises
+    ------
+    OptionError
+        If it is not on this machine.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+        torch.empty(1, device=chosen)
+    except (RuntimeError, AssertionError) as error:
+        raise OptionError(
+            f"--device {device}: not on this machine; `offnominal doctor` lists what is"
+        ) from error
+    return chosen

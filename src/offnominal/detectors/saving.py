@@ -1,0 +1,159 @@
+"""A saved detector: one safetensors file with its settings in the header, and no pickle.
+
+The header's metadata has one entry, ``offnominal``, a JSON object with the format's version, the
+library's version, the method, the constructor's options, the backbone with the digest of its
+weights, and learned state that is not a tensor. The tensors are the detector's buffers; the
+backbone's weights are not among them.
+"""
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from offnominal._version import __version__
+from offnominal.detectors import METHODS, detector_class
+from offnominal.detectors.base import Detector
+from offnominal.errors import ModelFileError
+
+__all__ = ["FORMAT", "load", "read_header", "save"]
+
+FORMAT = 1
+_KEY = "offnominal"
+_NETWORK = "network."
+
+
+def save(detector: Detector, path: Path) -> None:
+    """Write a fitted detector; the file appears whole or not at all."""
+    net = detector.load_network()
+    header = {
+        "format": FORMAT,
+        "version": __version__,
+        "method": detector.method,
+        "options": detector.options(),
+        "backbone": {"name": net.name, "digest": net.digest},
+        "state": detector.extra_state(),
+    }
+    tensors = {
+        name: tensor.detach().cpu().contiguous()
+        for name, tensor in detector.state_dict().items()
+        if not name.startswith(_NETWORK)
+    }
+    path = path.absolute()
+    try:
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    except OSError as error:
+        raise ModelFileError(f"{path}: cannot be written ({error.strerror})") from error
+    os.close(handle)
+    try:
+        save_file(tensors, temporary, metadata={_KEY: json.dumps(header)})
+        # mkstemp is private to its maker; a model file has the permissions of any new file.
+        mask = os.umask(0)
+        os.umask(mask)
+        Path(temporary).chmod(0o666 & ~mask)
+        Path(temporary).replace(path)
+    except (OSError, SafetensorError) as error:
+        raise ModelFileError(f"{path}: cannot be written ({error})") from error
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+
+
+def read_header(path: Path) -> dict[str, Any]:
+    """The settings of a saved detector, without reading its tensors.
+
+    Raises
+    ------
+    ModelFileError
+        If the file is missing, truncated, foreign, or of a newer format.
+    """
+    if not path.is_file():
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise ModelFileError(
+            f"{path}: {what}; a model file is made by `offnominal fit GOOD_DIR -o {path.name}`"
+        )
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise ModelFileError(
+            f"{path}: truncated, or not an Offnominal model file ({error}); copy it again or fit "
+            "it anew"
+        ) from error
+    if _KEY not in metadata:
+        raise ModelFileError(
+            f"{path}: a safetensors file, but not an Offnominal model; if it holds a network's "
+            "weights, give it with --weights"
+        )
+    try:
+        header: dict[str, Any] = json.loads(metadata[_KEY])
+        version = int(header["format"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ModelFileError(f"{path}: its header is damaged; fit it anew") from error
+    if version > FORMAT:
+        raise ModelFileError(
+            f"{path}: written by Offnominal {header.get('version')} in format {version}; this is "
+            f"{__version__}, which reads up to format {FORMAT}: upgrade with "
+            "`pip install -U offnominal`"
+        )
+    if header.get("method") not in METHODS:
+        raise ModelFileError(
+            f"{path}: made by the method {header.get('method')!r}, which this version lacks"
+        )
+    return header
+
+
+def load(path: Path, weights: str | None = None, device: str = "auto") -> Detector:
+    """Open a saved detector; its tensors are memory-mapped where the device is the CPU.
+
+    Parameters
+    ----------
+    path : Path
+    weights : str or None
+        Where the backbone's weights lie, if not where they lay when it was fitted.
+    device : str
+
+    Raises
+    ------
+    ModelFileError
+        If the file cannot be used, or the backbone's weights are not those it was fitted with.
+    WeightsError
+        If the weights cannot be had.
+    """
+    header = read_header(path)
+    options = dict(header["options"])
+    if weights is not None:
+        options["weights"] = weights
+    # The name is settled at fit, even where the weights file gave it.
+    options["backbone"] = header["backbone"]["name"]
+    try:
+        detector = detector_class(header["method"])(**options, device=device)
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118
+                _set_buffer(detector, name, file.get_tensor(name))
+        for name, value in header["state"].items():
+            setattr(detector, name, value)
+    except (TypeError, AttributeError, KeyError, SafetensorError) as error:
+        raise ModelFileError(f"{path}: its contents do not fit its method ({error})") from error
+    net = detector.load_network()
+    if net.digest != header["backbone"]["digest"]:
+        raise ModelFileError(
+            f"{path}: fitted with other weights of {net.name} than "
+            f"{options['weights'] or 'those on this machine'} (digest "
+            f"{header['backbone']['digest'][:12]}, not {net.digest[:12]}); give the right file "
+            "with --weights, or fit anew"
+        )
+    return detector
+
+
+def _set_buffer(detector: Detector, name: str, tensor: torch.Tensor) -> None:
+    """Adopt a tensor as a buffer, whatever the size of the one that stands there."""
+    owner, _, attribute = name.rpartition(".")
+    module = detector.get_submodule(owner) if owner else detector
+    if attribute not in module.state_dict():
+        raise KeyError(name)
+    setattr(module, attribute, tensor)

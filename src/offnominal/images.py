@@ -1,0 +1,400 @@
+"""Finding, reading and checking images: whatever comes in, 8-bit RGB goes out.
+
+Pillow decodes, because it notices files that stop early, which OpenCV fills with grey without a
+word. For 8-bit RGB and grey the pixels are those of ``cv2.imread(..., cv2.IMREAD_COLOR)``. Colour
+with 16 bits a channel goes through OpenCV, because Pillow keeps only the upper 8 of them.
+"""
+
+import glob
+import hashlib
+import math
+import os
+import stat
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageCms, ImageFile
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.TiffImagePlugin import TiffImageFile
+from PIL.WebPImagePlugin import WebPImageFile
+
+from offnominal.errors import ImageError, OptionError
+
+ImageSource = str | os.PathLike[str] | NDArray[Any] | Image.Image
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
+MAX_PIXELS = 200_000_000
+"""Images that declare more pixels than this are refused before they are decoded."""
+MIN_SIDE = 8
+"""Fewest pixels on a side."""
+MAX_ASPECT = 50
+"""Largest ratio of the longer to the shorter side."""
+
+_ORIENTATION = 0x0112
+_BITS_PER_SAMPLE = 258
+_PHOTOMETRIC = 262
+_SAMPLE_FORMAT = 339
+_AGAIN = "copy, export or record it again"
+
+
+def read_image(source: ImageSource, sixteen_bit: str = "range") -> NDArray[np.uint8]:
+    """Read one image as 8-bit RGB, upright, or say what is wrong with it.
+
+    Parameters
+    ----------
+    source : path, numpy.ndarray or PIL.Image.Image
+        A JPEG, PNG, BMP, WebP or TIFF file with one picture in it, recognised by its content and
+        not by its name; an array, uint8 or uint16, (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) with
+        channels in the order RGB(A); or a Pillow image (which has at most 8 bits a channel in
+        colour, whatever the file had).
+    sixteen_bit : str
+        How 16-bit values become 8-bit ones. ``"range"``: value / 65535. ``"P1,P2"``: the image's
+        own percentiles P1 and P2, over all colour channels together, become 0 and 255; what lies
+        outside is clipped, and an image whose two percentiles coincide is treated as under
+        ``"range"``. Rounded to the nearest integer. 8-bit images are not affected.
+
+    Returns
+    -------
+    numpy.ndarray
+        uint8, (H, W, 3), RGB, contiguous, never sharing memory with `source`. The EXIF or TIFF
+        orientation is applied. Alpha is dropped and ICC profiles are ignored, as
+        ``cv2.IMREAD_COLOR`` does.
+
+    Raises
+    ------
+    ImageError
+        If the image is missing, unreadable, truncated, animated, of several pages, of an
+        unsupported format or number type, under `MIN_SIDE` pixels on a side, longer than
+        `MAX_ASPECT` times its width, or over `MAX_PIXELS`.
+    OptionError
+        If `sixteen_bit` is neither ``"range"`` nor two percentiles with 0 <= P1 < P2 <= 100.
+    """
+    percentiles = parse_sixteen_bit(sixteen_bit)
+    name = describe(source)
+    if isinstance(source, np.ndarray):
+        values = _checked_array(source, name)
+    else:
+        try:
+            if isinstance(source, Image.Image):
+                _check_picture(source, name)
+                source.load()
+                values = _turn(_pillow_values(source, name), _orientation(source))
+            else:
+                values = _read_file(source, name)
+        except (ImageError, OptionError):
+            raise
+        except MemoryError as error:
+            raise ImageError(name, "does not fit in memory; make it smaller") from error
+        except Image.DecompressionBombError as error:
+            raise ImageError(name, f"{error}; crop it, or make it smaller") from error
+        # A damaged header makes decoders raise nearly anything: SyntaxError, struct.error,
+        # EOFError, ValueError, OverflowError, cv2.error. For the user it is always the same thing.
+        except Exception as error:
+            detail = str(error).strip() or type(error).__name__
+            if "unknown pixel mode" in detail:
+                what = "of a type or number of channels that is not supported"
+                raise ImageError(name, _number_type(what)) from error
+            raise ImageError(name, f"is truncated or damaged ({detail}); {_AGAIN}") from error
+    eight = _to_eight_bit(values, percentiles) if values.dtype == np.uint16 else values
+    # Always a copy: Pillow's buffers are read-only, and an array belongs to the caller.
+    rgb = np.empty((*eight.shape[:2], 3), np.uint8)
+    rgb[...] = eight[..., None] if eight.ndim == 2 else eight[..., :3]
+    return rgb
+
+
+def describe(source: object) -> str:
+    """Name an image for a message: its path, or what it is, such as ``array (480, 640) uint8``."""
+    if isinstance(source, np.ndarray):
+        return f"array {source.shape} {source.dtype}"
+    if isinstance(source, Image.Image):
+        file = getattr(source, "filename", "")
+        return str(file) if file else f"PIL image {source.width}x{source.height} {source.mode}"
+    if isinstance(source, str | os.PathLike):
+        return os.fspath(source)
+    return f"object of type {type(source).__name__}"
+
+
+def parse_sixteen_bit(value: str) -> tuple[float, float] | None:
+    """Percentiles of a ``sixteen_bit`` option, or None for ``"range"``; OptionError otherwise."""
+    if value == "range":
+        return None
+    try:
+        low, high = (float(part) for part in value.split(","))
+    except (ValueError, AttributeError):
+        low, high = math.nan, math.nan
+    if not 0 <= low < high <= 100:
+        raise OptionError(
+            f"sixteen_bit={value!r}: expected 'range' or two percentiles with 0 <= P1 < P2 <= 100, "
+            "such as '0.5,99.5'"
+        )
+    return low, high
+
+
+def find_images(paths: Iterable[str | Path]) -> list[Path]:
+    """List the images that files, folders and glob patterns name.
+
+    Parameters
+    ----------
+    paths : iterable of str or pathlib.Path
+        Files, taken whatever their suffix; folders, searched with all folders below them; glob
+        patterns, where ``**`` stands for any number of folders, which match folders and files.
+        In folders and patterns only `IMAGE_SUFFIXES` count, in either case, and hidden files and
+        folders do not.
+
+    Returns
+    -------
+    list of pathlib.Path
+        In the order of `paths`, sorted within each, every file once.
+
+    Raises
+    ------
+    OptionError
+        If one of `paths` does not exist, matches no image, or cannot be listed.
+    """
+    if isinstance(paths, str | Path):
+        paths = [paths]
+    found: dict[str, Path] = {}
+    for path in map(str, paths):
+        if Path(path).is_dir():
+            images = sorted(_walk(path))
+            if not images:
+                suffixes = " ".join(sorted(IMAGE_SUFFIXES))
+                raise OptionError(f"{path}: no images in this folder (looked for {suffixes})")
+        elif os.path.lexists(path):
+            images = [Path(path)]
+        elif glob.has_magic(path):
+            images = sorted(_match(path))
+            if not images:
+                raise OptionError(f"{path}: the pattern matches no image; check it, and quote it")
+        else:
+            raise OptionError(f"{path}: no such file or folder; check the path")
+        for image in images:
+            found.setdefault(os.path.abspath(image), image)  # noqa: PTH100 (symlinks stay apart)
+    return list(found.values())
+
+
+def content_digest(image: NDArray[Any]) -> str:
+    """SHA-256, in hex, of an array's shape, type and pixels: equal for the same picture only."""
+    digest = hashlib.sha256(f"{image.shape} {image.dtype.str} ".encode())
+    digest.update(np.ascontiguousarray(image).data)
+    return digest.hexdigest()
+
+
+def _walk(folder: str) -> list[Path]:
+    def refuse(error: OSError) -> None:
+        raise OptionError(f"{error.filename}: cannot be listed ({error.strerror})") from error
+
+    images: list[Path] = []
+    seen: set[str] = set()
+    for here, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
+        # A link to a folder above would otherwise be followed round and round.
+        real = os.path.realpath(here)
+        folders[:] = [] if real in seen else [f for f in sorted(folders) if not f.startswith(".")]
+        if real not in seen:
+            images += [Path(here, f) for f in files if not f.startswith(".") and _is_image_name(f)]
+        seen.add(real)
+    return images
+
+
+def _match(pattern: str) -> list[Path]:
+    images: list[Path] = []
+    for match in glob.glob(pattern, recursive=True):  # noqa: PTH207 (patterns may be absolute)
+        if Path(match).is_dir():
+            images += _walk(match)
+        elif _is_image_name(match):
+            images.append(Path(match))
+    return images
+
+
+def _is_image_name(name: str) -> bool:
+    return Path(name).suffix.lower() in IMAGE_SUFFIXES
+
+
+def _read_file(path: object, name: str) -> NDArray[Any]:
+    if not isinstance(path, str | os.PathLike):
+        raise ImageError(name, "is not an image; give a path, a numpy array or a Pillow image")
+    try:
+        kind = Path(path).stat().st_mode
+        if stat.S_ISDIR(kind):
+            raise ImageError(name, "is a folder; name an image file in it")
+        if not stat.S_ISREG(kind):
+            raise ImageError(name, "is not a regular file; name an image file")
+        stream = Path(path).open("rb")  # noqa: SIM115 (closed below; decoding fails differently)
+    except FileNotFoundError as error:
+        raise ImageError(name, "does not exist; check the path") from error
+    except PermissionError as error:
+        reason = "permission denied; give this user the right to read it and its folders"
+        raise ImageError(name, reason) from error
+    except (OSError, ValueError) as error:
+        raise ImageError(name, f"cannot be opened ({error}); check the path") from error
+    with stream:
+        return _decode(stream, name)
+
+
+def _decode(stream: BinaryIO, name: str) -> NDArray[Any]:
+    head = stream.read(32)
+    if not head:
+        raise ImageError(name, f"is empty (0 bytes); {_AGAIN}")
+    plugin = _plugin(head)
+    if plugin is None:
+        raise ImageError(name, "is not a JPEG, PNG, BMP, WebP or TIFF image; convert it to PNG")
+    stream.seek(0)
+    # The format's own class rather than Image.open, whose limit on pixels is a global setting of
+    # Pillow and lies below ours.
+    image = plugin(stream)
+    _check_picture(image, name)
+    if isinstance(image, PngImageFile):
+        # Reads the checksums, which decoding does not, so it has to come first.
+        image.verify()
+        stream.seek(0)
+        image = plugin(stream)
+    image.load()
+    orientation = _orientation(image)
+    if _is_deep_colour(image, head):
+        stream.seek(0)
+        return _deep_colour(stream.read(), image, orientation, name)
+    return _turn(_pillow_values(image, name), orientation)
+
+
+def _plugin(head: bytes) -> type[ImageFile.ImageFile] | None:
+    if head.startswith(b"\xff\xd8\xff"):
+        return JpegImageFile
+    if head.startswith(b"\x89PNG\r\n\x1a\n"):
+        return PngImageFile
+    if head.startswith(b"BM"):
+        return BmpImageFile
+    if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
+        return WebPImageFile
+    if head.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")):
+        return TiffImageFile
+    return None
+
+
+def _check_picture(image: Image.Image, name: str) -> None:
+    _check_size(image.height, image.width, name)
+    frames = getattr(image, "n_frames", 1)
+    # A second picture in a JPEG is a preview or a gain map of the first.
+    if frames > 1 and image.format != "MPO":
+        what = "pages" if isinstance(image, TiffImageFile) else "frames of an animation"
+        reason = f"holds {frames} {what}; save the one to inspect as a file of its own"
+        raise ImageError(name, reason)
+    if isinstance(image, TiffImageFile):
+        bits = image.tag_v2.get(_BITS_PER_SAMPLE, (1,))
+        if max(bits) > 16 or set(image.tag_v2.get(_SAMPLE_FORMAT, (1,))) - {1, 4}:
+            raise ImageError(name, _number_type("signed, floating-point or over 16 bits"))
+
+
+def _check_size(height: int, width: int, name: str) -> None:
+    size = f"{width} x {height} pixels (width x height)"
+    if min(height, width) < MIN_SIDE:
+        reason = f"is too small, {size}; each side needs at least {MIN_SIDE}"
+        raise ImageError(name, reason)
+    if max(height, width) > MAX_ASPECT * min(height, width):
+        reason = f"is too long, {size}; cut it into pieces no longer than {MAX_ASPECT} times"
+        raise ImageError(name, f"{reason} their width")
+    if height * width > MAX_PIXELS:
+        reason = f"is too large, {size}; the limit is {MAX_PIXELS / 1e6:g} million pixels: crop it"
+        raise ImageError(name, f"{reason}, or make it smaller")
+
+
+def _number_type(what: str) -> str:
+    return f"its values are {what}; scale them to 0..255 (uint8) or 0..65535 (uint16)"
+
+
+def _checked_array(array: NDArray[Any], name: str) -> NDArray[Any]:
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)):
+        reason = "has the wrong shape; give (H, W), or (H, W, C) with 1, 3 or 4 channels last"
+        raise ImageError(name, reason)
+    if array.dtype.kind != "u" or array.dtype.itemsize > 2:
+        raise ImageError(name, _number_type(str(array.dtype)))
+    _check_size(array.shape[0], array.shape[1], name)
+    values = array.astype(array.dtype.newbyteorder("="), copy=False)
+    return values[..., 0] if values.ndim == 3 and values.shape[2] == 1 else values
+
+
+def _pillow_values(image: Image.Image, name: str) -> NDArray[Any]:
+    """Decoded pixels, not yet turned: uint8 (H, W, 3), or uint16 (H, W)."""
+    if image.mode == "F":
+        raise ImageError(name, _number_type("floating-point"))
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        # Mode I has 32 bits, but it is also how Pillow hands over some 16-bit files.
+        wide = np.asarray(image)
+        if wide.min() < 0 or wide.max() > 65535:
+            raise ImageError(name, _number_type("32-bit integers beyond 0..65535"))
+        values: NDArray[Any] = wide.astype(np.uint16)
+        if isinstance(image, TiffImageFile):
+            if tuple(image.tag_v2.get(_BITS_PER_SAMPLE, ())) == (12,):
+                values = (values << 4) | (values >> 8)
+            if image.tag_v2.get(_PHOTOMETRIC) == 0:  # white is zero; Pillow minds it at 8 bits only
+                values = 65535 - values
+        return values
+    if image.mode == "LAB":
+        lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+        converted = ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB")
+        return np.asarray(converted)
+    # Modes that reach RGB only, or without a warning only, by way of another.
+    by_way_of = {"La": "LA", "RGBa": "RGBA", "P": "RGBA", "PA": "RGBA"}.get(image.mode)
+    return np.asarray((image.convert(by_way_of) if by_way_of else image).convert("RGB"))
+
+
+def _is_deep_colour(image: Image.Image, head: bytes) -> bool:
+    if isinstance(image, PngImageFile):
+        bits, colour_type = head[24:26]
+        return bits == 16 and colour_type != 0
+    if isinstance(image, TiffImageFile):
+        depths: tuple[int, ...] = image.tag_v2.get(_BITS_PER_SAMPLE, ())
+        return len(depths) > 1 and max(depths) > 8
+    return False
+
+
+def _deep_colour(
+    data: bytes, image: Image.Image, orientation: int, name: str
+) -> NDArray[np.uint16]:
+    """16-bit colour by OpenCV, held against the upper 8 bits that Pillow keeps."""
+    decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if decoded is not None and decoded.dtype == np.uint16 and decoded.ndim == 3:
+        upper = _turn(np.asarray(image.convert("RGB")), orientation)
+        # Whether OpenCV has turned the picture depends on the format and on OpenCV's version.
+        for turn in (1, orientation):
+            values = _turn(decoded[..., 2::-1], turn)
+            if np.array_equal(values >> 8, upper):
+                return values
+    raise ImageError(name, "its layout of 16-bit colour is not supported; save it as RGB PNG")
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF 2.32, tag 0x0112; 1 (upright) where it is absent, or unreadable as viewers treat it."""
+    try:
+        value = image.getexif().get(_ORIENTATION, 1)
+    except Exception:
+        return 1
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def _turn(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
+    if orientation in (5, 6, 7, 8):
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    return pixels
+
+
+def _to_eight_bit(
+    values: NDArray[np.uint16], percentiles: tuple[float, float] | None
+) -> NDArray[np.uint8]:
+    colour = values[..., :3] if values.ndim == 3 else values
+    low, high = (0.0, 65535.0) if percentiles is None else np.percentile(colour, percentiles)
+    if low == high:
+        low, high = 0.0, 65535.0
+    # One table for all 65,536 values: no floating-point copy of the image.
+    scaled = (np.arange(65536) - low) / (high - low) * 255
+    table = np.rint(np.clip(scaled, 0, 255)).astype(np.uint8)
+    return table[colour]

@@ -1,0 +1,5 @@
+"""The bank of nominal patches: adding and exact search."""
+
+from offnominal.memory.bank import MemoryBank
+
+__all__ = ["MemoryBank"]

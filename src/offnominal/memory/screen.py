@@ -1,0 +1,251 @@
+"""First stage of the search: cheap bounds on how near each small group of rows can be.
+
+One matrix product per block of rows, in a fast number format, gives ``-|q - b|² / 2`` with an
+error that is bounded, not guessed. Of each group of consecutive rows only the maximum is kept.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from offnominal.errors import OptionError
+
+# Beyond this norm the square of a distance leaves the range of float32.
+NORM_LIMIT = 1e18
+_FLOAT32_ROUNDOFF = 2.0**-24
+_SPLITS = 2  # numbers of the fast format that together carry one half-norm
+
+
+@dataclass(frozen=True)
+class Screen:
+    """Approximate nearness of a set of queries to every group of some blocks of rows.
+
+    Attributes
+    ----------
+    maxima : Tensor
+        (Q, blocks, groups): per group, the largest approximate ``-|q - b|² / 2``; ``-inf``
+        where a block has fewer groups.
+    slack : Tensor
+        (Q, blocks) float32: bound on the absolute error of ``maxima``, beside the rounding of
+        the product's result, which is relative and has unit roundoff ``roundoff``.
+    """
+
+    maxima: Tensor
+    slack: Tensor
+    roundoff: float
+
+    def threshold(self, distances: Tensor, ids: Tensor) -> Tensor:
+        """Value below which a maximum proves that its whole group is too far away.
+
+        Parameters
+        ----------
+        distances : Tensor
+            (n,) float32: squared distances, as :func:`exact_distances` rounds them, that a row
+            must not exceed to matter.
+        ids : Tensor
+            (n,) int64: which queries they belong to.
+
+        Returns
+        -------
+        Tensor
+            (n, blocks), in the dtype of ``maxima``.
+        """
+        # 2⁻¹⁸ covers the rounding of the exact distance: at most 64 float32 roundings deep.
+        reach = (distances * (-0.5 * (1 + 2.0**-18)))[:, None] - self.slack[ids]
+        # One roundoff for the product's result, one for this conversion, and second-order terms.
+        return (reach - 4 * self.roundoff * reach.abs()).to(self.maxima.dtype)
+
+
+def product_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """Number format of the matrix products that ``precision`` stands for on ``device``.
+
+    "auto" is float16 on CUDA, bfloat16 on a CPU with instructions for bfloat16 products
+    (AVX512-BF16 or AMX), and float32 elsewhere. On CUDA a half format is used only where the
+    product can be had in float32 (PyTorch 2.8), since cuBLAS may otherwise round partial sums.
+    """
+    if precision == "auto":
+        if device.type == "cuda":
+            precision = "fp16"
+        elif device.type == "cpu":
+            # These probes are not in PyTorch's documented interface, so may be absent.
+            probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+            fast = any(getattr(torch.cpu, probe, bool)() for probe in probes)
+            precision = "bf16" if fast else "fp32"
+        else:
+            precision = "fp32"
+    if device.type == "cuda" and torch.__version__ < (2, 8):
+        precision = "fp32"
+    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+
+
+def screen(
+    rows: Tensor,
+    queries: Tensor,
+    blocks: list[tuple[int, int]],
+    centre: Tensor,
+    dtype: torch.dtype,
+    group: int,
+) -> Screen:
+    """Bound the nearness of every group of rows to every query.
+
+    Subtracting ``centre`` from both sides changes no distance and makes the numbers, and with
+    them their rounding errors, smaller. The half-norms ride along as extra columns, so that the
+    product is ``-|q - b|² / 2`` itself: its rounding is then relative to the distance.
+
+    Parameters
+    ----------
+    rows : Tensor
+        (N, D) float32.
+    queries : Tensor
+        (Q, D) float32.
+    blocks : list of (int, int)
+        First row and end of each block.
+    centre : Tensor
+        (D,) float32, any vector; best near the middle of the rows.
+    dtype : torch.dtype
+        Format of the products.
+    group : int
+        Rows per group.
+
+    Raises
+    ------
+    OptionError
+        If a row is not finite or its norm exceeds ``NORM_LIMIT``.
+    """
+    device, dim = rows.device, rows.shape[1]
+    size = math.ceil(max(stop - start for start, stop in blocks) / group) * group
+    inner = dim + 2 * _SPLITS
+    wide = device.type == "cuda" and dtype != torch.float32
+    result = torch.float32 if wide or dtype == torch.float16 else dtype
+
+    near = queries - centre
+    query_norms = torch.linalg.vector_norm(near, dim=1)
+    left = torch.empty((len(queries), inner), dtype=dtype, device=device)
+    left_scale, query_error = 0.0, query_norms
+    offset = torch.empty((size, dim), device=device)
+    right = torch.empty((size * inner,), dtype=dtype, device=device)
+    product = torch.empty((len(queries) * size,), dtype=result if wide else dtype, device=device)
+    maxima = torch.full(
+        (len(queries), len(blocks), size // group), -math.inf, dtype=result, device=device
+    )
+    slack = torch.empty((len(queries), len(blocks)), device=device)
+    farthest = torch.zeros((), device=device)
+
+    for number, (start, stop) in enumerate(blocks):
+        groups = math.ceil((stop - start) / group)
+        block = offset[: groups * group]
+        torch.sub(rows[start:stop], centre, out=block[: stop - start])
+        block[stop - start :] = block[stop - start - 1]
+        norms = torch.linalg.vector_norm(block, dim=1)
+        reach = norms.amax()
+        farthest = torch.maximum(farthest, reach)
+
+        scale = _scale(query_norms, reach) if dtype == torch.float16 else 1.0
+        if scale != left_scale:
+            query_error = _encode(near, query_norms, scale, left, own=dim + _SPLITS)
+            left_scale = scale
+        # The rows of a group lie `groups` apart, so that the maximum runs along memory.
+        coded = right[: groups * group * inner].view(group, groups, inner)
+        view = block.view(groups, group, dim).transpose(0, 1)
+        error = _encode(view, norms.view(groups, group).T, scale, coded, own=dim).amax()
+
+        out = product[: len(queries) * groups * group].view(len(queries), groups * group)
+        other = coded.view(groups * group, inner).T
+        if wide:
+            torch.mm(left, other, out_dtype=torch.float32, out=out)
+        else:
+            torch.mm(left, other, out=out)
+        best = out.view(len(queries), group, groups).amax(1)
+        maxima[:, number, :groups] = best if scale == 1 else best.to(result) / scale**2
+        slack[:, number] = _error_bound(
+            query_norms, query_error, reach, error, dim, dtype, scale, device
+        )
+    if not farthest < NORM_LIMIT:
+        raise OptionError(
+            f"memory bank: rows must be finite with norms below {NORM_LIMIT:.0e}; "
+            "check the features or the file they were loaded from"
+        )
+    roundoff = torch.finfo(dtype if not wide else torch.float32).eps / 2
+    return Screen(maxima, slack, roundoff)
+
+
+def _scale(query_norms: Tensor, reach: Tensor) -> float:
+    """Power of two that brings every norm to at most 1, since float16 ends at 65504."""
+    largest = float(torch.maximum(query_norms.amax(), reach))
+    return 2.0 ** -math.ceil(math.log2(largest)) if 0 < largest < NORM_LIMIT else 1.0
+
+
+def _encode(x: Tensor, norms: Tensor, scale: float, out: Tensor, own: int) -> Tensor:
+    """Write vectors and their half-norms into ``out``; return the norms of what was rounded off.
+
+    Parameters
+    ----------
+    x : Tensor
+        (..., D) float32.
+    norms : Tensor
+        (...) float32: their norms.
+    out : Tensor
+        (..., D + 4): the vectors, two columns for the rows' half-norms and two for the
+        queries', of which those not starting at column ``own`` are 1.
+    """
+    dim = x.shape[-1]
+    out[..., :dim] = x if scale == 1 else x * scale
+    out[..., dim:] = 1
+    half = (norms * scale).square() / -2
+    out[..., own] = half
+    out[..., own + 1] = half - out[..., own]
+    if out.dtype == torch.float32:
+        return torch.zeros_like(norms)
+    lost = out[..., :dim].float()
+    if scale != 1:
+        lost /= scale
+    return torch.linalg.vector_norm(lost.sub_(x), dim=-1)
+
+
+def _error_bound(
+    query_norms: Tensor,
+    query_error: Tensor,
+    row_norm: Tensor,
+    row_error: Tensor,
+    dim: int,
+    dtype: torch.dtype,
+    scale: float,
+    device: torch.device,
+) -> Tensor:
+    """Bound the absolute error of the product, before its result is rounded.
+
+    The standard model of floating-point error (Higham, Accuracy and Stability of Numerical
+    Algorithms, 2nd ed., 2002, §3.1): a sum of n products in any order is off by at most
+    n·u·Σ|xᵢyᵢ| to first order, and Σ|xᵢyᵢ| ≤ |x||y|. What the format rounds off the inputs is
+    measured, and enters by the Cauchy-Schwarz inequality.
+    """
+    terms = dim + 2 * _SPLITS
+    roundoff = torch.finfo(dtype).eps / 2
+    # Matrix units may truncate where they add: allow four times the roundoff of float32.
+    adding = terms * _FLOAT32_ROUNDOFF * (1 if dtype == torch.float32 else 4)
+    # Below the normal range float16 still rounds to multiples of 2⁻²⁴; bfloat16 may flush.
+    flushed = 2.0**-25 if dtype == torch.float16 else 2.0**-126
+    squares = query_norms.square() + row_norm.square()
+    ends = (query_norms + query_error) * (row_norm + row_error) + squares
+    bound = query_error * row_norm + (query_norms + query_error) * row_error
+    bound += squares * roundoff**2 + ends * adding
+    # Centring, the norms and the measured errors are themselves computed in float32.
+    bound += (query_norms + row_norm).square() * ((terms + 8) * _FLOAT32_ROUNDOFF)
+    bound += 4 * terms * flushed / scale**2 + 1e-34
+    if dtype == torch.float32 and not _plain_float32(device):
+        bound += 2.0**-5 * squares
+    return bound
+
+
+def _plain_float32(device: torch.device) -> bool:
+    """Whether float32 products are computed as such, not in TF32 or bfloat16."""
+    if torch.get_float32_matmul_precision() != "highest":
+        return False
+    backend = {"cpu": torch.backends.mkldnn, "cuda": torch.backends.cuda}.get(device.type)
+    modes = (
+        getattr(getattr(backend, "matmul", None), "fp32_precision", "ieee"),
+        getattr(torch.backends, "fp32_precision", "ieee"),
+    )
+    return backend is not None and all(mode in ("ieee", "none") for mode in modes)

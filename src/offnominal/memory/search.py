@@ -1,0 +1,270 @@
+"""Exact nearest rows, in bounded memory, with the same bits however the work is cut.
+
+A first stage (:mod:`offnominal.memory.screen`) bounds how near each small group of rows can be.
+The second, here, computes the distances to every group that those bounds do not rule out, in
+float32 and in one fixed order of additions. Only these decide, so neither the size of the
+blocks, nor the number of threads, nor the format of the first stage can change the result.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from offnominal.memory.screen import Screen, screen
+
+# A distance and the row it belongs to are one integer: the bits of a non-negative float32 are
+# ordered as its value is, so a smaller key is a smaller distance or, at a tie, a lower row.
+_ROW_BITS = 32
+_NOTHING = (0x7F800000 << _ROW_BITS) | 0xFFFFFFFF  # infinitely far
+# Touching one row exactly costs about as much as this many rows of a float32 product.
+_EXACT_COST = 40
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a search is cut into pieces. No choice here changes the result.
+
+    Attributes
+    ----------
+    queries : int
+        Queries per pass over the rows.
+    rows : int
+        Rows per matrix product.
+    blocks : int
+        Matrix products whose maxima are held at once.
+    group : int
+        Consecutive rows of which only the nearest is noted.
+    touch : int
+        Rows compared exactly at once.
+    refine : int
+        Queries whose candidates are listed at once.
+    """
+
+    queries: int
+    rows: int
+    blocks: int
+    group: int
+    touch: int
+    refine: int
+
+    @classmethod
+    def within(
+        cls, memory: int, n_queries: int, n_rows: int, dim: int, k: int, device: torch.device
+    ) -> "Plan":
+        """Choose sizes whose workspace stays within ``memory`` bytes, as far as 1 row allows."""
+        # On a CPU a block and its products should stay in the caches; a GPU wants large ones.
+        cached = device.type == "cpu"
+        group = 16 if k <= 8 else 4 if k <= 64 else 1
+        queries = max(1, min(n_queries, 1024 if cached else 4096, memory // (64 * k * group)))
+        product = min(memory // 16, 2**23 if cached else 2**28)
+        rows = min(max(product // (4 * queries), 256), 2**14 if cached else 2**17, n_rows)
+        rows = min(rows, max(memory // (40 * dim), 1))
+        rows = max(group, rows // group * group)
+        # 4 bytes for a maximum, 3 for the mask and a copy of part of it.
+        per_block = 7 * queries * rows // group
+        blocks = max(1, memory // 2 // max(per_block, 1))
+        groups = min(blocks * rows, n_rows + rows) // group
+        refine = max(1, min(queries, memory // 4 // (32 * groups + 32 * k * group)))
+        touch = min(memory // 8, 2**22 if cached else 2**28) // (8 * dim)
+        return cls(queries, rows, blocks, group, max(touch, group), refine)
+
+
+def exact_distances(rows: Tensor, queries: Tensor) -> Tensor:
+    """Squared distances, the same bits for the same pair wherever it is computed.
+
+    The squares are added in a fixed tree of element-wise additions, each correctly rounded; a
+    library's sum may change its order with the shape of its input or the number of threads.
+
+    Parameters
+    ----------
+    rows : Tensor
+        (..., D) float32. Overwritten.
+    queries : Tensor
+        (..., D) float32, of a shape that broadcasts to that of ``rows``.
+
+    Returns
+    -------
+    Tensor
+        (...) float32, at least 0.
+    """
+    squares = rows.sub_(queries)
+    squares.mul_(squares)
+    width = squares.shape[-1]
+    while width > 1:
+        half = width // 2
+        squares[..., :half] += squares[..., width - half : width]
+        width -= half
+    return squares[..., 0]
+
+
+def nearest(
+    rows: Tensor,
+    queries: Tensor,
+    k: int,
+    spans: list[tuple[int, int]],
+    dtype: torch.dtype,
+    plan: Plan,
+) -> tuple[Tensor, Tensor]:
+    """Find the ``k`` nearest rows of each query.
+
+    Parameters
+    ----------
+    rows : Tensor
+        (N, D) float32, N below 2³².
+    queries : Tensor
+        (Q, D) float32, finite.
+    k : int
+        At most the number of rows in ``spans``.
+    spans : list of (int, int)
+        First row and end of each stretch of rows to search, ascending.
+    dtype : torch.dtype
+        Format of the first stage.
+    plan : Plan
+        How to cut the work.
+
+    Returns
+    -------
+    tuple of Tensor
+        Squared Euclidean distances (Q, k) float32, ascending, and rows (Q, k) int64; of equal
+        distances the lowest row comes first.
+    """
+    best = torch.full((len(queries), k), _NOTHING, dtype=torch.int64, device=rows.device)
+    blocks = [
+        (start, min(start + plan.rows, end))
+        for first, end in spans
+        for start in range(first, end, plan.rows)
+    ]
+    centre = rows[:: max(1, len(rows) // 1024)].mean(0)
+    for q in range(0, len(queries), plan.queries):
+        part = slice(q, q + plan.queries)
+        for b in range(0, len(blocks), plan.blocks):
+            span = _Span(rows, blocks[b : b + plan.blocks], centre, plan)
+            span.search(queries[part], best[part], dtype)
+    return (best >> _ROW_BITS).to(torch.int32).view(torch.float32), best & 0xFFFFFFFF
+
+
+class _Span:
+    """Some blocks of rows that are screened together."""
+
+    def __init__(
+        self, rows: Tensor, blocks: list[tuple[int, int]], centre: Tensor, plan: Plan
+    ) -> None:
+        self.rows, self.blocks, self.centre, self.plan = rows, blocks, centre, plan
+        groups = math.ceil(max(stop - start for start, stop in blocks) / plan.group)
+        bounds = torch.tensor(blocks, device=rows.device)
+        steps = torch.arange(groups, device=rows.device) * plan.group
+        self.first = (bounds[:, :1] + steps).flatten()
+        self.stop = bounds[:, 1:].expand(-1, groups).flatten()
+        self.size = sum(stop - start for start, stop in blocks)
+
+    def search(self, queries: Tensor, best: Tensor, dtype: torch.dtype) -> None:
+        """Offer every row of these blocks to ``best`` (Q, k), in place."""
+        before = best.clone()
+        screened = screen(self.rows, queries, self.blocks, self.centre, dtype, self.plan.group)
+        last = dtype == torch.float32
+        heavy, touched = [], 0
+        for ids in torch.arange(len(queries), device=best.device).split(self.plan.refine):
+            who, which = self._nearest_groups(screened.maxima, ids, best.shape[1])
+            self._offer(queries, best, ids, who, which)
+            who, which = self._candidates(screened, ids, best)
+            counts = who.bincount(minlength=len(ids)) * self.plan.group
+            crowded = counts * _EXACT_COST > max(self.size, 1024 * self.plan.group)
+            heavy.append(ids[crowded])
+            touched += int(counts[crowded].sum())
+            light = ~crowded[who]
+            self._offer(queries, best, ids, who[light], which[light])
+        again = torch.cat(heavy)
+        if len(again) == 0:
+            return
+        # A second product costs a pass over the rows, and then a share of each query.
+        if not last and touched > self.size * (1.5 + len(again) / _EXACT_COST):
+            narrowed = before[again]
+            self.search(queries[again], narrowed, torch.float32)
+            best[again] = narrowed
+            return
+        keep = self._not_repeated(best.shape[1])
+        for ids in again.split(self.plan.refine):
+            who, which = self._candidates(screened, ids, best)
+            fresh = keep[which]
+            self._offer(queries, best, ids, who[fresh], which[fresh])
+
+    def _nearest_groups(self, maxima: Tensor, ids: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        """List the ``k`` most promising groups of each query, and cross them off."""
+        part = maxima[int(ids[0]) : int(ids[-1]) + 1].flatten(1)
+        which = part.topk(min(k, part.shape[1])).indices
+        part.scatter_(1, which, -math.inf)
+        who = torch.arange(len(ids), device=ids.device)[:, None].expand_as(which)
+        return who.flatten(), which.flatten()
+
+    def _candidates(self, screened: Screen, ids: Tensor, best: Tensor) -> tuple[Tensor, Tensor]:
+        """List the groups that may hold a row as near as the k-th best so far."""
+        kth = (best[ids, -1] >> _ROW_BITS).to(torch.int32).view(torch.float32)
+        near = screened.maxima[ids] >= screened.threshold(kth, ids)[:, :, None]
+        who, which = near.flatten(1).nonzero().unbind(1)
+        return who, which
+
+    def _offer(
+        self, queries: Tensor, best: Tensor, ids: Tensor, who: Tensor, which: Tensor
+    ) -> None:
+        """Compare queries ``ids[who]`` with groups ``which`` exactly, and keep the k nearest."""
+        pairs = max(1, self.plan.touch // self.plan.group)
+        for part in _batches(len(who), 64 * pairs):
+            keys = [
+                self._keys(queries[ids[who[p]]], which[p], best.shape[1])
+                for p in _batches(part.stop, pairs, part.start)
+            ]
+            found = torch.cat(keys)
+            owner = who[part][:, None].expand_as(found)
+            known = torch.arange(len(ids), device=ids.device)[:, None].expand(-1, best.shape[1])
+            best[ids] = _smallest(
+                torch.cat([best[ids].flatten(), found.flatten()]),
+                torch.cat([known.flatten(), owner.flatten()]),
+                best.shape[1],
+            )
+
+    def _keys(self, queries: Tensor, which: Tensor, k: int) -> Tensor:
+        """Keys of the rows of one group per query, at most the k smallest of each."""
+        index = self.first[which][:, None] + torch.arange(self.plan.group, device=which.device)
+        stop = self.stop[which][:, None]
+        picked = self.rows.index_select(0, index.minimum(stop - 1).flatten())
+        picked = picked.view(len(which), self.plan.group, -1)
+        bits = exact_distances(picked, queries[:, None]).contiguous().view(torch.int32)
+        keys = bits.to(torch.int64) << _ROW_BITS | index
+        keys.masked_fill_(index >= stop, _NOTHING)
+        if k == 1:
+            return keys.amin(1, keepdim=True)
+        return keys.topk(k, largest=False).values if k < self.plan.group else keys
+
+    def _not_repeated(self, k: int) -> Tensor:
+        """Mark the groups with a row that fewer than ``k`` earlier rows of its block equal.
+
+        Equal rows are equally far from any query, so only the first ``k`` of them can matter.
+        Without this a bank that repeats itself would be compared row by row.
+        """
+        keep = torch.zeros(len(self.first), dtype=torch.bool, device=self.rows.device)
+        per_block = len(self.first) // len(self.blocks)
+        for number, (start, stop) in enumerate(self.blocks):
+            kind = torch.unique(self.rows[start:stop], dim=0, return_inverse=True)[1]
+            kind, order = kind.sort(stable=True)
+            place = torch.arange(len(kind), device=kind.device)
+            rank = place - torch.searchsorted(kind, kind)
+            groups = order[rank < k] // self.plan.group
+            keep[number * per_block + groups] = True
+        return keep
+
+
+def _batches(stop: int, size: int, start: int = 0) -> Iterator[slice]:
+    """Cut a range into slices of at most ``size``."""
+    for first in range(start, stop, size):
+        yield slice(first, min(first + size, stop))
+
+
+def _smallest(keys: Tensor, owner: Tensor, k: int) -> Tensor:
+    """Of each owner 0, 1, … (each with at least ``k`` keys) the ``k`` smallest keys, ascending."""
+    keys, order = keys.sort()
+    owner, rank = owner[order].sort(stable=True)
+    first = torch.searchsorted(owner, torch.arange(int(owner[-1]) + 1, device=owner.device))
+    return keys[rank][first[:, None] + torch.arange(k, device=owner.device)]

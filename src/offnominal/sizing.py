@@ -1,0 +1,278 @@
+"""From an image to a network's grid: resizing, cropping, normalising, and tiles for large images.
+
+The default is what AnomalyDINO's released code does (Damm et al., WACV 2025): the shorter side to a
+resolution by Pillow's antialiased bicubic filter, then a crop at the right and at the bottom to
+whole patches.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from offnominal.errors import OptionError
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A rectangle of the padded image, in pixels."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+
+def fit_size(
+    height: int, width: int, resolution: int, multiple: int, resize: Literal["short", "square"]
+) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Sizes that an image is resized to and then cropped to.
+
+    Parameters
+    ----------
+    height, width : int
+        Of the image, in pixels.
+    resolution : int
+        Pixels of the shorter side (``"short"``) or of both sides (``"square"``).
+    multiple : int
+        The network's patch size or stride, in pixels.
+    resize : {"short", "square"}
+        ``"short"`` keeps the shape: the longer side becomes ``int(resolution * longer / shorter)``.
+        ``"square"`` does not: both sides become `resolution`, rounded down to `multiple`.
+
+    Returns
+    -------
+    resized, cropped : tuple of int
+        (height, width) each; `cropped` is a multiple of `multiple`, at most `resized`.
+
+    Raises
+    ------
+    OptionError
+        If `resolution` is less than `multiple`, or `resize` is something else.
+    """
+    if resolution < multiple:
+        raise OptionError(
+            f"resolution={resolution}: this backbone needs at least {multiple}, the size of a patch"
+        )
+    if resize == "square":
+        side = resolution - resolution % multiple
+        return (side, side), (side, side)
+    if resize != "short":
+        raise OptionError(f"resize={resize!r}: expected 'short' or 'square'")
+    longer = int(resolution * max(height, width) / min(height, width))
+    resized = (resolution, longer) if height <= width else (longer, resolution)
+    return resized, (resized[0] - resized[0] % multiple, resized[1] - resized[1] % multiple)
+
+
+def resize_image(
+    image: NDArray[np.uint8],
+    resolution: int,
+    multiple: int,
+    resize: Literal["short", "square"] = "short",
+) -> NDArray[np.uint8]:
+    """Resize an image and crop it to whole patches; see :func:`fit_size`.
+
+    Parameters
+    ----------
+    image : numpy.ndarray
+        uint8, (H, W, 3), RGB.
+
+    Returns
+    -------
+    numpy.ndarray
+        uint8, (h, w, 3), contiguous; the pixels of torchvision's ``Resize`` on a Pillow image.
+    """
+    height, width = image.shape[:2]
+    resized, (rows, columns) = fit_size(height, width, resolution, multiple, resize)
+    picture = Image.fromarray(image).resize(resized[::-1], Image.Resampling.BICUBIC)
+    return np.array(np.asarray(picture)[:rows, :columns], order="C")
+
+
+def to_pixels(
+    image: NDArray[np.uint8],
+    mean: tuple[float, float, float],
+    std: tuple[float, float, float],
+) -> "torch.Tensor":
+    """Normalise an image for a network: (x / 255 - mean) / std.
+
+    Parameters
+    ----------
+    image : numpy.ndarray
+        uint8, (h, w, 3), RGB.
+    mean, std : tuple of float
+        Per channel, for values in [0, 1].
+
+    Returns
+    -------
+    torch.Tensor
+        float32, (3, h, w), contiguous, on the CPU; bit for bit what torchvision's ``ToTensor`` and
+        ``Normalize`` give.
+    """
+    import torch
+
+    channels = torch.tensor(np.ascontiguousarray(image.transpose(2, 0, 1)))
+    centre = torch.tensor(mean, dtype=torch.float32).view(3, 1, 1)
+    scale = torch.tensor(std, dtype=torch.float32).view(3, 1, 1)
+    return channels.to(torch.float32).div_(255).sub_(centre).div_(scale)
+
+
+def tile_grid(
+    height: int, width: int, tile: int, multiple: int, overlap: float = 0.25
+) -> tuple[tuple[int, int], list[Tile]]:
+    """Cover an image with overlapping tiles that lie on the grid of patches.
+
+    Parameters
+    ----------
+    height, width : int
+        Of the image, in pixels.
+    tile : int
+        Side of a tile in pixels, rounded down to `multiple`. Where the image is smaller, the tile
+        is as small as the image.
+    multiple : int
+        The network's patch size or stride, in pixels.
+    overlap : float
+        Least share of a tile's side that it has in common with its neighbour, in [0, 1).
+
+    Returns
+    -------
+    padded : tuple of int
+        (height, width) to pad the image to: the next multiples of `multiple`.
+    tiles : list of Tile
+        All of one size, row by row, evenly spread, the last flush with the edge; positions and
+        sizes are multiples of `multiple`.
+
+    Raises
+    ------
+    OptionError
+        If `tile` is less than `multiple`, or `overlap` is outside [0, 1).
+    """
+    if tile < multiple:
+        raise OptionError(
+            f"tile={tile}: this backbone needs at least {multiple}, the size of a patch"
+        )
+    if not 0 <= overlap < 1:
+        raise OptionError(f"overlap={overlap}: expected at least 0 and less than 1")
+    rows, columns = math.ceil(height / multiple), math.ceil(width / multiple)
+    tops, tall = _spread(rows, tile // multiple, overlap)
+    lefts, wide = _spread(columns, tile // multiple, overlap)
+    tiles = [
+        Tile(top * multiple, left * multiple, tall * multiple, wide * multiple)
+        for top in tops
+        for left in lefts
+    ]
+    return (rows * multiple, columns * multiple), tiles
+
+
+def _spread(total: int, tile: int, overlap: float) -> tuple[list[int], int]:
+    """Starts of tiles along one side, and their length, all in patches."""
+    tile = min(tile, total)
+    step = max(1, math.floor(tile * (1 - overlap)))
+    gaps = math.ceil((total - tile) / step)
+    if gaps == 0:
+        return [0], tile
+    return [(i * (total - tile) + gaps // 2) // gaps for i in range(gaps + 1)], tile
+
+
+def pad_image(image: NDArray[Any], height: int, width: int) -> NDArray[Any]:
+    """Extend an image at the bottom and at the right by mirroring it, border pixels not repeated.
+
+    Parameters
+    ----------
+    image : numpy.ndarray
+        (H, W) or (H, W, C), any dtype.
+    height, width : int
+        Size to reach, in pixels; may be several times the image's own.
+
+    Returns
+    -------
+    numpy.ndarray
+        (height, width) or (height, width, C), dtype of `image`.
+
+    Raises
+    ------
+    OptionError
+        If the image is already larger.
+    """
+    below, right = height - image.shape[0], width - image.shape[1]
+    if below < 0 or right < 0:
+        raise OptionError(
+            f"cannot pad {image.shape[0]} x {image.shape[1]} pixels to {height} x {width}: "
+            "crop or resize instead"
+        )
+    return np.pad(image, [(0, below), (0, right), (0, 0)][: image.ndim], mode="reflect")
+
+
+def blend_tiles(
+    scores: "Sequence[NDArray[Any] | torch.Tensor]",
+    tiles: Sequence[Tile],
+    padded: tuple[int, int],
+    multiple: int,
+) -> "torch.Tensor":
+    """Join the patch scores of overlapping tiles into one grid without seams.
+
+    Every patch is a weighted mean of the tiles that hold it. A tile's weight falls along a cosine
+    from its middle to almost nothing at those of its edges that lie inside the image, so that
+    where one tile ends it no longer counts.
+
+    Parameters
+    ----------
+    scores : sequence of numpy.ndarray or torch.Tensor
+        One (tile.height / multiple, tile.width / multiple) array for each tile.
+    tiles, padded
+        As :func:`tile_grid` gives them.
+    multiple : int
+        The network's patch size or stride, in pixels.
+
+    Returns
+    -------
+    torch.Tensor
+        (padded height / multiple, padded width / multiple), float32 (float64 if the scores are), on
+        the device of the scores. Where all tiles agree the result is exactly their value.
+
+    Raises
+    ------
+    OptionError
+        If the scores do not match the tiles, or the tiles do not cover the image.
+    """
+    import torch
+
+    grids = [torch.as_tensor(score) for score in scores]
+    if len(grids) != len(tiles) or not grids:
+        raise OptionError(f"{len(grids)} score grids for {len(tiles)} tiles: expected one for each")
+    dtype = torch.float64 if grids[0].dtype == torch.float64 else torch.float32
+    shape = (padded[0] // multiple, padded[1] // multiple)
+    mean = torch.zeros(shape, dtype=dtype, device=grids[0].device)
+    total = torch.zeros_like(mean)
+    for grid, tile in zip(grids, tiles, strict=True):
+        expected = (tile.height // multiple, tile.width // multiple)
+        if tuple(grid.shape) != expected:
+            raise OptionError(f"{tile}: expected scores of shape {expected}, not {grid.shape}")
+        rows = _window(tile.top, tile.height, padded[0], multiple)
+        columns = _window(tile.left, tile.width, padded[1], multiple)
+        weight = torch.outer(torch.tensor(rows), torch.tensor(columns)).to(mean)
+        top, left = tile.top // multiple, tile.left // multiple
+        here = (slice(top, top + expected[0]), slice(left, left + expected[1]))
+        # A running mean rather than a sum divided at the end, whose rounding would show in what
+        # should be constant.
+        total[here] += weight
+        mean[here] += (grid.to(mean) - mean[here]) * (weight / total[here])
+    if bool((total == 0).any()):
+        raise OptionError("the tiles do not cover the image: use those that tile_grid gives")
+    return mean
+
+
+def _window(start: int, length: int, whole: int, multiple: int) -> list[float]:
+    count = length // multiple
+    weights = []
+    for i in range(count):
+        before = (i + 0.5) / count if start > 0 else 0.5
+        after = (count - i - 0.5) / count if start + length < whole else 0.5
+        weights.append(math.sin(math.pi * min(before, after, 0.5)) ** 2)
+    return weights

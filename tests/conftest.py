@@ -1,0 +1,31 @@
+"""What tests share: where the real images, weights and reference outputs lie."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Folder with real images, reference outputs and weights; absent in a user's clone."""
+    if not SHARED.is_dir():
+        reason = f"the folder of shared test material is absent: {SHARED}"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def tiles(shared: Path) -> Path:
+    """Real images: Magnetic Tile Defects in MVTec layout."""
+    return shared / "data" / "mtd" / "magnetic_tile"
+
+
+@pytest.fixture(scope="session")
+def mobilenet(shared: Path) -> Path:
+    """Weights of a real ImageNet MobileNetV2, so that features mean something."""
+    return shared / "weights" / "mobilenetv2_100_imagenet.safetensors"
