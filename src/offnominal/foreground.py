@@ -39,7 +39,8 @@ def first_component(tokens: Tensor) -> Tensor:
     Returns
     -------
     Tensor of shape (N,), float32
-        Its sign is that which makes the largest absolute entry positive.
+        Its sign is that which makes the largest absolute entry of the direction positive, as
+        scikit-learn's PCA has it.
     """
     centred = tokens - tokens.mean(0)
     if centred.shape[0] < centred.shape[1]:
@@ -48,8 +49,7 @@ def first_component(tokens: Tensor) -> Tensor:
         axis = F.normalize(centred.T @ vectors[:, -1], dim=0)
     else:
         axis = torch.linalg.eigh(centred.T @ centred).eigenvectors[:, -1]
-    scores = centred @ axis
-    return scores * torch.sign(scores[scores.abs().argmax()])
+    return centred @ (axis * torch.sign(axis[axis.abs().argmax()]))
 
 
 def foreground_mask(

@@ -103,9 +103,10 @@ def read_image(source: ImageSource, sixteen_bit: str = "range") -> NDArray[np.ui
             raise ImageError(name, f"is truncated or damaged ({detail}); {_AGAIN}") from error
     eight = _to_eight_bit(values, percentiles) if values.dtype == np.uint16 else values
     # Always a copy: Pillow's buffers are read-only, and an array belongs to the caller.
-    rgb = np.empty((*eight.shape[:2], 3), np.uint8)
-    rgb[...] = eight[..., None] if eight.ndim == 2 else eight[..., :3]
-    return rgb
+    if eight.ndim == 2:
+        grey = np.ascontiguousarray(eight)
+        return np.asarray(cv2.cvtColor(grey, cv2.COLOR_GRAY2RGB), dtype=np.uint8)
+    return np.array(eight[..., :3], dtype=np.uint8, order="C")
 
 
 def describe(source: object) -> str:
@@ -246,7 +247,7 @@ def _decode(stream: BinaryIO, name: str) -> NDArray[Any]:
         raise ImageError(name, "is not a JPEG, PNG, BMP, WebP or TIFF image; convert it to PNG")
     stream.seek(0)
     # The format's own class rather than Image.open, whose limit on pixels is a global setting of
-    # Pillow and lies below ours.
+    # Pillow and lies a little below ours; for TIFF and WebP it cannot be avoided.
     image = plugin(stream)
     _check_picture(image, name)
     if isinstance(image, PngImageFile):
@@ -319,7 +320,9 @@ def _checked_array(array: NDArray[Any], name: str) -> NDArray[Any]:
 
 
 def _pillow_values(image: Image.Image, name: str) -> NDArray[Any]:
-    """Decoded pixels, not yet turned: uint8 (H, W, 3), or uint16 (H, W)."""
+    """Decoded pixels, not yet turned: uint8 (H, W, 3) or (H, W), or uint16 (H, W)."""
+    if image.mode == "L":
+        return np.asarray(image)
     if image.mode == "F":
         raise ImageError(name, _number_type("floating-point"))
     if image.mode == "I" or image.mode.startswith("I;16"):
@@ -339,7 +342,7 @@ def _pillow_values(image: Image.Image, name: str) -> NDArray[Any]:
         converted = ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB")
         return np.asarray(converted)
     # Modes that reach RGB only, or without a warning only, by way of another.
-    by_way_of = {"La": "LA", "RGBa": "RGBA", "P": "RGBA", "PA": "RGBA"}.get(image.mode)
+    by_way_of = {"La": "LA", "RGBa": "RGBA", "P": "RGBA"}.get(image.mode)
     return np.asarray((image.convert(by_way_of) if by_way_of else image).convert("RGB"))
 
 

@@ -79,8 +79,6 @@ def _prefetch(
             settled = _settle(*waiting.popleft())
             fill()
             yield settled
-            # Or it would stay in memory while the next one is waited for.
-            del settled
         if failure is not None:
             raise failure
     finally:

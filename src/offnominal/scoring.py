@@ -90,16 +90,15 @@ def anomaly_map(
     Tensor of shape (H, W), float32
     """
     full = cover or size
-    rows = _apply(_bands(patch_scores.shape[0], full[0], size[0], sigma), patch_scores)
-    return _apply(_bands(patch_scores.shape[1], full[1], size[1], sigma), rows.T).T.contiguous()
+    down = _bands(patch_scores.shape[0], full[0], size[0], sigma)
+    across = _bands(patch_scores.shape[1], full[1], size[1], sigma)
+    device = patch_scores.device
+    rows = torch.cat([w.to(device) @ patch_scores[start:stop] for start, stop, w in down])
+    parts = [rows[:, start:stop] @ w.to(device).T for start, stop, w in across]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
 
 _Band = tuple[int, int, Tensor]  # input start, input stop, weights (outputs, inputs)
-
-
-def _apply(bands: list[_Band], values: Tensor) -> Tensor:
-    parts = [w.to(values.device) @ values[start:stop] for start, stop, w in bands]
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 @lru_cache(maxsize=256)

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from offnominal.augment import parse_rotations, rotate_image
-from offnominal.backbones.base import Backbone, Normalize
+from offnominal.backbones.base import Normalize
 from offnominal.detectors.base import CommonOptions, Detector, Progress, Views, check_choice
 from offnominal.errors import OptionError
 from offnominal.foreground import Morphology, first_component, foreground_mask, masking_test
@@ -94,7 +94,9 @@ class PatchDetector(Detector):
         """What is done to the features before distances are measured."""
         return self.normalize or self.load_network().normalize
 
-    def _new_bank(self, net: Backbone) -> None:
+    def prepare_state(self) -> None:
+        """An empty bank for the backbone's features."""
+        net = self.load_network()
         self.bank = MemoryBank(net.dim, memory=self.search_memory * 2**20).to(self._device)
         self.centre_ = torch.zeros(1, device=self._device)
         self.scale_ = torch.ones(1, device=self._device)
@@ -237,7 +239,7 @@ class AnomalyDINO(PatchDetector):
         self.calibrate_on = calibrate_on
 
     def _fit(self, images: Iterator[tuple[int, np.ndarray]], progress: Progress | None) -> None:
-        self._new_bank(self.load_network())
+        self.prepare_state()
         angles = parse_rotations(self.rotations)
         references: list[tuple[Views, tuple[int, int], list[_Seen]]] = []
         rows = 0

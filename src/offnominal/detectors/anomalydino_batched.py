@@ -78,7 +78,7 @@ class BatchedAnomalyDINO(PatchDetector):
         if self.resolution is None and net.mask_threshold is not None:
             self.resolution = _RESOLUTION
         readable, starts, masks, layouts = [], [0], [], []
-        self._new_bank(net)
+        self.prepare_state()
         with torch.inference_mode():
             for source, image in self._read(images, on_error):
                 views = self.views(image)

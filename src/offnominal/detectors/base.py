@@ -175,6 +175,9 @@ class Detector(nn.Module):
         """Learned state that is not a tensor, as plain values for the saved file."""
         return {"references_": self.references_, "calibration_": self.calibration_}
 
+    def prepare_state(self) -> None:
+        """Make room for learned state before it is loaded; the network is there already."""
+
     @property
     def is_fitted(self) -> bool:
         """Whether :meth:`fit` has run or a fitted detector was loaded."""

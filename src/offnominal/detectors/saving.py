@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 
 from offnominal._version import __version__
 from offnominal.detectors import METHODS, detector_class
-from offnominal.detectors.base import Detector
+from offnominal.detectors.base import Detector, choose_device
 from offnominal.errors import ModelFileError
 
 __all__ = ["FORMAT", "load", "read_header", "save"]
@@ -132,13 +132,8 @@ def load(path: Path, weights: str | None = None, device: str = "auto") -> Detect
     options["backbone"] = header["backbone"]["name"]
     try:
         detector = detector_class(header["method"])(**options, device=device)
-        with safe_open(path, framework="pt") as file:
-            for name in file.keys():  # noqa: SIM118
-                _set_buffer(detector, name, file.get_tensor(name))
-        for name, value in header["state"].items():
-            setattr(detector, name, value)
-    except (TypeError, AttributeError, KeyError, SafetensorError) as error:
-        raise ModelFileError(f"{path}: its contents do not fit its method ({error})") from error
+    except TypeError as error:
+        raise ModelFileError(f"{path}: its options do not fit its method ({error})") from error
     net = detector.load_network()
     if net.digest != header["backbone"]["digest"]:
         raise ModelFileError(
@@ -147,7 +142,16 @@ def load(path: Path, weights: str | None = None, device: str = "auto") -> Detect
             f"{header['backbone']['digest'][:12]}, not {net.digest[:12]}); give the right file "
             "with --weights, or fit anew"
         )
-    return detector
+    detector.prepare_state()
+    try:
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118
+                _set_buffer(detector, name, file.get_tensor(name))
+        for name, value in header["state"].items():
+            setattr(detector, name, value)
+    except (AttributeError, KeyError, SafetensorError) as error:
+        raise ModelFileError(f"{path}: its contents do not fit its method ({error})") from error
+    return detector.to(choose_device(device))
 
 
 def _set_buffer(detector: Detector, name: str, tensor: torch.Tensor) -> None:

@@ -1,7 +1,7 @@
 """The memory bank: patch features of nominal images, and exact search among them."""
 
-import math
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -65,8 +65,10 @@ class MemoryBank(nn.Module):
         self.precision = precision
         self.register_buffer("rows", torch.empty((0, dim)))
         self.register_buffer("owner", torch.empty((0,), dtype=torch.int32))
-        # The buffers are the used part of these: room grows by half, so adding costs O(1) a row.
+        # The buffers are the used part of some room that grows by half, so that adding costs
+        # O(1) a row. They are elsewhere after a move, a load or an assignment from outside.
         self._room = (self.rows, self.owner)
+        self._in_room = self.rows
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -99,18 +101,26 @@ class MemoryBank(nn.Module):
             rows[start:stop] = features
             owners[start:stop] = owner
             self.rows, self.owner = rows[:stop], owners[:stop]
+            self._in_room = self.rows
 
     def _grow(self, size: int) -> None:
-        rows, owners = self._room
-        # The buffers are elsewhere after a move, a load or an assignment from outside.
-        ours = rows.data_ptr() == self.rows.data_ptr() and rows.device == self.rows.device
-        if ours and size <= len(rows):
+        if self.rows is self._in_room and size <= len(self._room[0]):
             return
         size = max(size, len(self) * 3 // 2)
         rows, owners = self.rows.new_empty((size, self.dim)), self.owner.new_empty((size,))
         rows[: len(self)] = self.rows
         owners[: len(self)] = self.owner
         self._room = (rows, owners)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Move the rows with the module, but keep them float32 when it is made half."""
+        rows = self.rows
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # untyped in PyTorch
+        if self.rows.dtype != rows.dtype:
+            self.rows = rows.to(self.rows.device)
+        if self.rows is not self._in_room:
+            self._room, self._in_room = (self.rows, self.owner), self.rows
+        return self
 
     def search(self, queries: Tensor, k: int = 1, skip: int | None = None) -> tuple[Tensor, Tensor]:
         """Find the nearest rows, exactly.
@@ -193,7 +203,8 @@ class MemoryBank(nn.Module):
         distances = self.search(queries, kth, skip)[0] / 2
         below = distances < distances[:, -1:]
         count = below.sum(1)
-        mean = (distances * below).sum(1) / count
+        # Added in float64, so that the order of the sum cannot be seen in the result.
+        mean = ((distances * below).sum(1, dtype=torch.float64) / count).float()
         return torch.where(count > 0, mean, distances[:, 0])
 
     def _check(self, x: Tensor, name: str) -> None:
@@ -227,16 +238,14 @@ class MemoryBank(nn.Module):
         error_msgs: list[str] = args[-1]
         rows, owner = state_dict.get(prefix + "rows"), state_dict.get(prefix + "owner")
         if rows is not None and owner is not None:
-            wanted = (self.rows.dtype, self.owner.dtype)
-            if (rows.dtype, owner.dtype) != wanted or owner.shape != rows.shape[:1]:
+            wanted = (torch.float32, torch.int32)
+            if (rows.dtype, owner.dtype) != wanted or (*owner.shape, self.dim) != rows.shape:
                 error_msgs.append(
                     f"{prefix}rows, {prefix}owner: {rows.dtype} {tuple(rows.shape)} and "
                     f"{owner.dtype} {tuple(owner.shape)} are not a memory bank; "
                     f"expected float32 (N, {self.dim}) and int32 (N,)"
                 )
                 return
-            if not rows.is_contiguous():
-                error_msgs.append(f"{prefix}rows: not contiguous")
-            self.rows = self.rows.new_empty((math.prod(rows.shape[:1]), self.dim))
+            self.rows = self.rows.new_empty(rows.shape)
             self.owner = self.owner.new_empty(owner.shape)
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)

@@ -55,7 +55,9 @@ class Screen:
         # 2⁻¹⁸ covers the rounding of the exact distance: at most 64 float32 roundings deep.
         reach = (distances * (-0.5 * (1 + 2.0**-18)))[:, None] - self.slack[ids]
         # One roundoff for the product's result, one for this conversion, and second-order terms.
-        return (reach - 4 * self.roundoff * reach.abs()).to(self.maxima.dtype)
+        reach = (reach - 4 * self.roundoff * reach.abs()).to(self.maxima.dtype)
+        # Groups at -inf do not exist or are crossed off, even where nothing was found so far.
+        return reach.clamp_(min=torch.finfo(reach.dtype).min)
 
 
 def product_dtype(precision: str, device: torch.device) -> torch.dtype:
@@ -75,7 +77,7 @@ def product_dtype(precision: str, device: torch.device) -> torch.dtype:
             precision = "bf16" if fast else "fp32"
         else:
             precision = "fp32"
-    if device.type == "cuda" and torch.__version__ < (2, 8):
+    if device.type == "cuda" and torch.__version__ < "2.8":
         precision = "fp32"
     return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
 
@@ -201,7 +203,8 @@ def _encode(x: Tensor, norms: Tensor, scale: float, out: Tensor, own: int) -> Te
     lost = out[..., :dim].float()
     if scale != 1:
         lost /= scale
-    return torch.linalg.vector_norm(lost.sub_(x), dim=-1)
+    error: Tensor = torch.linalg.vector_norm(lost.sub_(x), dim=-1)
+    return error
 
 
 def _error_bound(

@@ -166,7 +166,8 @@ class _Span:
         screened = screen(self.rows, queries, self.blocks, self.centre, dtype, self.plan.group)
         last = dtype == torch.float32
         heavy, touched = [], 0
-        for ids in torch.arange(len(queries), device=best.device).split(self.plan.refine):
+        everyone = torch.arange(len(queries), device=best.device)
+        for ids in torch.split(everyone, self.plan.refine):
             who, which = self._nearest_groups(screened.maxima, ids, best.shape[1])
             self._offer(queries, best, ids, who, which)
             who, which = self._candidates(screened, ids, best)
@@ -185,11 +186,12 @@ class _Span:
             self.search(queries[again], narrowed, torch.float32)
             best[again] = narrowed
             return
-        keep = self._not_repeated(best.shape[1])
-        for ids in again.split(self.plan.refine):
+        keep = self._not_repeated(best.shape[1]) if touched > self.size else None
+        for ids in torch.split(again, self.plan.refine):
             who, which = self._candidates(screened, ids, best)
-            fresh = keep[which]
-            self._offer(queries, best, ids, who[fresh], which[fresh])
+            if keep is not None:
+                who, which = who[keep[which]], which[keep[which]]
+            self._offer(queries, best, ids, who, which)
 
     def _nearest_groups(self, maxima: Tensor, ids: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """List the ``k`` most promising groups of each query, and cross them off."""

@@ -62,7 +62,7 @@ def pixel_metrics(
 ) -> dict[str, float]:
     """Pixel-level AUROC, average precision, best F1 and AUPRO over a whole data set, exact.
 
-    All the pixels are sorted once; at its peak this takes about 40 bytes a pixel.
+    All the pixels are sorted once; at its peak this takes about 60 bytes a pixel.
 
     Parameters
     ----------

@@ -109,7 +109,7 @@ def render(scene: Scene) -> Floats:
     cover = layout.unit(easel.cover)[..., None]
     colour += cover * (layout.unit(easel.colour) - colour)
     tall = easel.height.astype(np.float32) / 20
-    height += blur(tall, 1.3)
+    height = height * (1 - cover[..., 0]) + blur(tall, 1.3)
     gloss = np.maximum(layout.unit(easel.gloss), layout.artwork().gold * 0.6)
     slope_x = cv2.Sobel(height, cv2.CV_32F, 1, 0, scale=0.125)
     slope_y = cv2.Sobel(height, cv2.CV_32F, 0, 1, scale=0.125)
@@ -194,7 +194,9 @@ def _contamination(scene: Scene, rng: np.random.Generator) -> Scene:
     rows, columns = np.mgrid[0 : FRAME[0], 0 : FRAME[1]].astype(np.float32)
     left, top = layout.at((x, y))
     size = float(rng.uniform(9, 30)) * SCALE
-    reach = np.hypot(columns - float(left), (rows - float(top)) * float(rng.uniform(0.8, 1.5))) / size
+    reach = (
+        np.hypot(columns - float(left), (rows - float(top)) * float(rng.uniform(0.8, 1.5))) / size
+    )
     edge = 1 - reach + 0.28 * soft_noise(rng, FRAME, size * 0.6) + 0.06 * soft_noise(rng, FRAME, 6)
     rim = np.exp(-(((edge - 0.07) / 0.06) ** 2))
     body = np.clip(edge * 8, 0, 1) * (0.30 + 0.10 * soft_noise(rng, FRAME, 5))

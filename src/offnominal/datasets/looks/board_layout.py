@@ -74,29 +74,18 @@ PINS = _pins()
 
 def _tracks() -> tuple[Line, ...]:
     """Fan the pins out to vias, and join the parts."""
-    x, y, half = CHIP
     tracks: list[Line] = []
-    ends = {0: 286.0, 2: 104.0}
     for number, (_, foot) in enumerate(PINS):
         side, k = divmod(number, 8)
-        off = 1 if side in (0, 1) else -1
-        spread = off * (k - 3.5)
+        axis, out = side % 2, 1 if side < 2 else -1
+        aside = foot[1 - axis]
+        spread = 0.4 * (aside - CHIP[1 - axis])
         # Outer pins bend first, so that tracks never cross.
-        lead = 4 + 2.2 * (3.5 - abs(k - 3.5)) * 1.6
-        if side in ends:
-            step = spread * 3.6
-            direction = 1 if side == 0 else -1
-            bend = (foot[0] + direction * lead, foot[1])
-            out = (bend[0] + direction * abs(step), foot[1] + step)
-            if side == 0:
-                out = (bend[0] + abs(step), foot[1] + off * (k - 3.5) * 3.6)
-            tracks.append((foot, bend, out, (ends[side] - 7 * direction * (k % 2), out[1])))
-        else:
-            direction = 1 if side == 1 else -1
-            step = -(k - 3.5) * 3.4 * (1 if side == 1 else -1)
-            bend = (foot[0], foot[1] + direction * lead * 0.7)
-            out = (foot[0] + step, bend[1] + direction * abs(step))
-            tracks.append((foot, bend, out, (out[0], y + direction * (half + 46 - 7 * (k % 2)))))
+        bend = foot[axis] + out * (16.3 - 3.5 * abs(k - 3.5)) * (1.0, 0.7)[axis]
+        end = CHIP[axis] + out * (91 - 7 * (k % 2))
+        line = [(foot[axis], aside), (bend, aside)]
+        line += [(bend + out * abs(spread), aside + spread), (end, aside + spread)]
+        tracks.append(tuple(point if axis == 0 else point[::-1] for point in line))
     tracks += [
         ((51, 44), (66, 44), (78, 56), (92, 56)),
         ((51, 76), (70, 76), (84, 90), (84, 96)),
@@ -220,7 +209,10 @@ def artwork() -> Art:
         disc(drill, via, 1.5)
     for number, hole in enumerate(HEADER):
         disc(track, hole, 9.5)
-        (box(gold, hole, (16, 16)) if number == 0 else disc(gold, hole, 8))
+        if number == 0:
+            box(gold, hole, (16, 16))
+        else:
+            disc(gold, hole, 8)
         disc(drill, hole, 4.2)
     for item in PARTS:
         _, wide, tall = PADS[item.kind]
@@ -239,21 +231,18 @@ def artwork() -> Art:
     copper = np.maximum(np.maximum(plane, track), pad)
 
     for item in PARTS:
-        centre = at(item.label)
-        letter(silk, item.name, (centre[0], centre[1]), 8.5 * SCALE, 2)
+        _print(silk, item.name, item.label, 8.5)
         _outline(silk, item)
     x, y, half = CHIP
-    middle = at((x - half - 16, y - half - 12))
-    letter(silk, "U1", (middle[0], middle[1]), 9 * SCALE, 2)
+    _print(silk, "U1", (x - half - 16, y - half - 12), 9)
     disc(silk, (x - half - 5, y - half - 5), 2.2)
-    box_x, box_y = HEADER[0][0], HEADER[0][1]
-    frame = [(box_x - 12, box_y - 12), (box_x + 12, box_y - 12)]
-    frame += [(box_x + 12, box_y + 104), (box_x - 12, box_y + 104), frame[0]]
+    left, right = HEADER[0][0] - 12, HEADER[0][0] + 12
+    top, bottom = HEADER[0][1] - 12, HEADER[-1][1] + 12
+    frame = [(left, top), (right, top), (right, bottom), (left, bottom), (left, top)]
     stroke(silk, at(frame), 2)
-    title, version = at((310, 232)), at((60, 275))
-    letter(silk, "J1", (at((326, 164))[0], at((326, 166))[1]), 9 * SCALE, 2)
-    letter(silk, "CTRL-04", (title[0], title[1]), 10 * SCALE, 3)
-    letter(silk, "REV 2", (version[0], version[1]), 8 * SCALE, 2)
+    _print(silk, "J1", (326, 166), 9)
+    _print(silk, "CTRL-04", (310, 232), 10, 3)
+    _print(silk, "REV 2", (60, 275), 8)
 
     rng = np.random.default_rng(20)
     rows, columns = np.mgrid[0 : FRAME[0], 0 : FRAME[1]].astype(np.float32)
@@ -267,6 +256,14 @@ def artwork() -> Art:
         silk=unit(silk) * open_copper,
         weave=weave.astype(np.float32),
     )
+
+
+def _print(
+    silk: npt.NDArray[np.uint8], text: str, spot: Point, height: float, width: int = 2
+) -> None:
+    """Print text centred on a spot."""
+    middle = at(spot)
+    letter(silk, text, (float(middle[0]), float(middle[1])), height * SCALE, width)
 
 
 def _outline(silk: npt.NDArray[np.uint8], item: Part) -> None:

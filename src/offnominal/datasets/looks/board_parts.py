@@ -71,7 +71,7 @@ def solder_pads(easel: Easel, missing: tuple[int, ...]) -> None:
         easel.box(foot, (13, 5.2) if number // 8 % 2 == 0 else (5.2, 13), SOLDER, 14, 230)
 
 
-def _local(part: Part, offset: Floats) -> tuple[Point, float, "npt.NDArray[np.float64]"]:
+def _local(part: Part, offset: Floats) -> tuple[Point, float, npt.NDArray[np.float64]]:
     turn = part.turn + float(offset[2])
     cos, sin = np.cos(np.radians(turn)), np.sin(np.radians(turn))
     centre = (part.x + float(offset[0]), part.y + float(offset[1]))
@@ -124,26 +124,27 @@ def _stripe(easel: Easel, centre: Point, turn: float) -> None:
     middle = points(layout.at(centre))[0, 0]
     reach = round(21 * SCALE * 16)
     arc = cv2.ellipse2Poly((0, 0), (reach, reach), round(turn), 120, 240, 3) + middle
-    cv2.fillPoly(easel.colour, [arc.reshape(-1, 1, 2).astype(np.int32)], (36, 36, 40), cv2.LINE_AA, 4)
+    cv2.fillPoly(
+        easel.colour, [arc.reshape(-1, 1, 2).astype(np.int32)], (36, 36, 40), cv2.LINE_AA, 4
+    )
 
 
 def place_chip(easel: Easel, offset: Floats, marking: str) -> None:
     """Draw the chip with its 32 pins; `offset` as for a part."""
     x, y, half = CHIP[0] + float(offset[0]), CHIP[1] + float(offset[1]), CHIP[2]
     for number, (root, foot) in enumerate(PINS):
-        level = number // 8 % 2 == 0
-        across = (lambda wide, tall: (wide, tall)) if level else (lambda wide, tall: (tall, wide))
+        size = (9, 3.8) if number // 8 % 2 == 0 else (3.8, 9)
         for share, height in ((0.18, 56), (0.62, 30)):
             at = (
                 root[0] + share * (foot[0] - root[0]) + float(offset[0]),
                 root[1] + share * (foot[1] - root[1]) + float(offset[1]),
             )
-            easel.box(at, across(9, 3.8), TIN, height, 235, float(offset[2]))
+            easel.box(at, size, TIN, height, 235, float(offset[2]))
     turn = float(offset[2])
     easel.box((x, y), (2 * half, 2 * half), EPOXY, 90, 12, turn)
     easel.box((x, y), (2 * half - 5, 2 * half - 5), EPOXY, 112, 12, turn)
     easel.disc((x - half + 11, y - half + 11), 4, (50, 51, 54), 104, 10)
-    for line, (words, height) in enumerate((("ON-7032", 10.0), ("MCU A1", 8.5), (marking, 8.5))):
+    for line, (words, letters) in enumerate((("ON-7032", 10.0), ("MCU A1", 8.5), (marking, 8.5))):
         middle = layout.at((x, y - 14 + 17 * line))
         at = (float(middle[0]), float(middle[1]))
-        letter(easel.colour, words, at, height * SCALE, 2, 158, turn)
+        letter(easel.colour, words, at, letters * SCALE, 2, 158, turn)

@@ -1,6 +1,7 @@
 """What all looks share: soft noise, lettering, and the camera that takes the picture."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -8,7 +9,8 @@ import numpy.typing as npt
 
 __all__ = ["SCALE", "Camera", "Floats", "blur", "haze", "letter", "points", "soft_noise", "stroke"]
 
-Floats = npt.NDArray[np.float32]
+#: Arrays of numbers with a point; float32 wherever an image is meant, for speed.
+Floats = npt.NDArray[np.floating[Any]]
 
 #: Scenes are drawn at this multiple of the picture's size and averaged down, for smooth edges.
 SCALE = 2
@@ -76,9 +78,7 @@ class Camera:
     noise: float
 
     @classmethod
-    def draw(
-        cls, rng: np.random.Generator, shape: tuple[int, int], noise: float = 2.2
-    ) -> "Camera":
+    def draw(cls, rng: np.random.Generator, shape: tuple[int, int], noise: float = 2.2) -> "Camera":
         """Draw exposure within 10 %, its fall-off, white balance, focus and grain."""
         height, width = shape
         y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j].astype(np.float32)
@@ -111,15 +111,15 @@ class Camera:
         picture = cv2.resize(scene, (width, height), interpolation=cv2.INTER_AREA)
         picture = blur(picture, self.focus) * self.light * self.tint
         picture = picture + self.grain * np.sqrt(np.clip(picture, 0.05, 1)) * (self.noise / 255)
-        return np.clip(picture * 255 + 0.5, 0, 255).astype(np.uint8)
+        return np.asarray(np.clip(picture * 255 + 0.5, 0, 255), np.uint8)
 
 
-def blur(image: Floats, sigma: float) -> Floats:
+def blur(image: npt.NDArray[Any], sigma: float) -> Floats:
     """Gaussian blur; the border is mirrored."""
     return np.asarray(cv2.GaussianBlur(image, (0, 0), sigma), np.float32)
 
 
-def haze(image: Floats, sigma: float) -> Floats:
+def haze(image: npt.NDArray[Any], sigma: float) -> Floats:
     """Gaussian blur of large `sigma`, computed at a quarter of the size."""
     small = cv2.resize(image, None, fx=0.25, fy=0.25, interpolation=cv2.INTER_AREA)
     soft = cv2.GaussianBlur(small, (0, 0), sigma / 4)
@@ -142,9 +142,7 @@ def points(xy: npt.ArrayLike) -> npt.NDArray[np.int32]:
     return np.round(np.asarray(xy, np.float64) * 16).astype(np.int32).reshape(-1, 1, 2)
 
 
-def stroke(
-    canvas: npt.NDArray[np.uint8], xy: npt.ArrayLike, width: int, value: int = 255
-) -> None:
+def stroke(canvas: npt.NDArray[np.uint8], xy: npt.ArrayLike, width: int, value: int = 255) -> None:
     """Draw a smooth line through points (x, y), in place."""
     cv2.polylines(canvas, [points(xy)], False, (value,) * 3, width, cv2.LINE_AA, shift=4)
 
@@ -165,5 +163,5 @@ def letter(
     for position, sign in enumerate(text):
         for line in filter(None, _SIGNS[sign].split("|")):
             grid = np.array([[int(pair[0]), int(pair[1])] for pair in line.split()], np.float64)
-            grid = (grid + (left + 3 * position, -2)) * unit
+            grid = (grid + np.array([left + 3 * position, -2])) * unit
             stroke(canvas, grid @ [[cos, sin], [-sin, cos]] + at, width, value)

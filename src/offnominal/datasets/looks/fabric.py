@@ -69,9 +69,9 @@ def _grid() -> tuple[Floats, Floats]:
 
 
 def _from_crossing(position: Floats) -> Floats:
-    """Distance in yarns, -2 to 2, to the middle of the nearest crossing that has the weft on top."""
+    """Distance in yarns, -2 to 2, from the nearest crossing that has the weft on top."""
     phase = position - 0.5
-    return phase - 4 * np.floor(phase / 4 + 0.5)
+    return np.asarray(phase - 4 * np.floor(phase / 4 + 0.5))
 
 
 def draw(rng: np.random.Generator) -> Scene:
@@ -123,9 +123,13 @@ def render(scene: Scene) -> Floats:
     weft_twist = np.sin((scene.u * 2.1 - across_weft * 1.7) * 2 * np.pi).astype(np.float32)
     rough = 1 + 0.075 * scene.fibre + 0.055 * scene.slub
     warp_shade = (0.46 + 0.58 * round_warp * (0.72 + 0.28 * warp_dips)) * (1 + 0.055 * warp_twist)
-    warp_shade *= scene.warp_tone[warp_yarn % scene.warp_tone.size] * rough * (1 - 0.22 * across_warp)
+    warp_shade *= (
+        scene.warp_tone[warp_yarn % scene.warp_tone.size] * rough * (1 - 0.22 * across_warp)
+    )
     weft_shade = (0.40 + 0.62 * round_weft) * (0.74 + 0.26 * weft_rises) * (1 + 0.045 * weft_twist)
-    weft_shade *= scene.weft_tone[weft_yarn % 120, warp_yarn % 120] * rough * (1 - 0.22 * across_weft)
+    weft_shade *= (
+        scene.weft_tone[weft_yarn % 120, warp_yarn % 120] * rough * (1 - 0.22 * across_weft)
+    )
     # Indigo wears off where the yarn stands proudest.
     worn = np.clip(0.10 + 0.20 * round_warp * warp_dips + 0.05 * scene.slub, 0, 1)[..., None]
     warp = (INDIGO + worn * (ECRU - INDIGO) * 0.75) * warp_shade[..., None]
@@ -141,7 +145,7 @@ def render(scene: Scene) -> Floats:
     cloth = cloth * (0.45 + 0.55 * depth)[..., None] * scene.shade[..., None]
     cloth = cloth * (1 - scene.dye_cover * (1 - scene.dye))
     cloth = cloth + scene.over_cover * (scene.over - cloth)
-    return np.clip(cloth * 1.22, 0, 1).astype(np.float32)
+    return np.asarray(np.clip(cloth * 1.22, 0, 1), np.float32)
 
 
 def _spot(rng: np.random.Generator, margin: float) -> tuple[float, float]:
@@ -152,7 +156,7 @@ def _spot(rng: np.random.Generator, margin: float) -> tuple[float, float]:
 
 def _reach(x: float, y: float) -> Floats:
     rows, columns = _grid()
-    return np.hypot(columns - x, rows - y)
+    return np.asarray(np.hypot(columns - x, rows - y))
 
 
 def _broken_end(scene: Scene, rng: np.random.Generator) -> Scene:

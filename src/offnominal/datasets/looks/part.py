@@ -62,7 +62,7 @@ def _grid() -> tuple[Floats, Floats]:
 def _ramp(distance: Floats, width: float) -> Floats:
     """0 outside (distance <= 0), 1 from `width` inwards, with a soft shoulder."""
     t = np.clip(distance / width, 0, 1)
-    return t * t * (3 - 2 * t)
+    return np.asarray(t * t * (3 - 2 * t))
 
 
 @lru_cache(maxsize=4)
@@ -147,7 +147,7 @@ def render(scene: Scene) -> Floats:
     facing = -(slope_x * lamp_x + slope_y * lamp_y) * steep
     x, y = _grid()
     radius = np.hypot(x, y)
-    # Concentric marks reflect the lamp where they run across its direction: the machinist's bow tie.
+    # Concentric marks reflect the lamp where they run across its direction: a bow tie.
     along = (x * lamp_x + y * lamp_y) / np.maximum(radius, 1)
     turned = (radius < 54) & (radius > 26)
     bow = 0.60 + 0.26 * (along**2) ** 2 - 0.10 * (1 - along**2) + 0.03 * scene.lathe

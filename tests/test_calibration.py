@@ -1,0 +1,85 @@
+import numpy as np
+import pytest
+
+from offnominal.calibration import choose_threshold, p_value
+from offnominal.errors import OptionError
+
+
+def test_conformal_threshold_is_the_right_order_statistic() -> None:
+    scores = np.arange(1, 100)  # 99 images promise 1 % with their largest score
+    found = choose_threshold(scores, 0.01)
+    assert found is not None
+    assert (found.value, found.kind) == (99, "conformal")
+    found = choose_threshold(scores, 0.05)
+    assert found is not None
+    assert found.value == 95
+
+
+def test_the_promise_is_kept() -> None:
+    rng = np.random.default_rng(0)
+    for count, rate in [(19, 0.05), (99, 0.05), (40, 0.1)]:
+        rejected = []
+        for _ in range(4000):
+            scores = rng.lognormal(size=count + 1)
+            found = choose_threshold(scores[:-1], rate)
+            assert found is not None
+            assert found.kind == "conformal"
+            rejected.append(scores[-1] > found.value)
+        # Three standard errors of a frequency over 4,000 draws.
+        assert np.mean(rejected) <= rate + 3 * np.sqrt(rate / 4000)
+        assert np.mean(rejected) >= rate / 2 - 0.01, "a threshold that never rejects is no use"
+
+
+def test_a_rate_that_cannot_be_promised_is_an_estimate_and_says_so() -> None:
+    scores = np.random.default_rng(0).lognormal(size=16)
+    found = choose_threshold(scores, 0.01)
+    assert found is not None
+    assert found.kind == "estimate"
+    assert found.value > scores.max()
+    assert found.tightest == pytest.approx(1 / 17)
+    text = str(found)
+    assert "ESTIMATE" in text
+    assert "5.88 %" in text
+    assert "--false-reject 0.059" in text
+    assert "takes 99" in text
+    # The rate that the text offers is one that really can be promised.
+    offered = choose_threshold(scores, 0.059)
+    assert offered is not None
+    assert offered.kind == "conformal"
+
+
+def test_the_estimate_is_near_the_rate_for_lognormal_scores() -> None:
+    rng = np.random.default_rng(1)
+    rejected = []
+    for _ in range(4000):
+        scores = rng.lognormal(sigma=0.3, size=17)
+        found = choose_threshold(scores[:-1], 0.01)
+        assert found is not None
+        rejected.append(scores[-1] > found.value)
+    assert 0.004 < np.mean(rejected) < 0.02
+
+
+def test_too_few_images_give_no_threshold() -> None:
+    assert choose_threshold([], 0.01) is None
+    assert choose_threshold([1.0, 2.0], 0.01) is None
+    assert choose_threshold([1.0, 2.0], 0.4) is not None  # two images can promise a third
+
+
+def test_identical_scores() -> None:
+    found = choose_threshold([0.3] * 5, 0.01)
+    assert found is not None
+    assert found.value == pytest.approx(0.3)
+
+
+def test_p_value_counts_good_images_at_least_as_high() -> None:
+    scores = [1.0, 2.0, 3.0, 4.0]
+    assert p_value(5.0, scores) == pytest.approx(1 / 5)
+    assert p_value(3.0, scores) == pytest.approx(3 / 5)
+    assert p_value(0.0, scores) == 1
+    assert p_value(0.0, []) is None
+
+
+@pytest.mark.parametrize("rate", [0.0, 1.0, -0.1, 2.0, float("nan")])
+def test_impossible_rates_are_refused(rate: float) -> None:
+    with pytest.raises(OptionError, match="--false-reject"):
+        choose_threshold([1.0, 2.0], rate)

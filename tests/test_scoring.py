@@ -1,0 +1,65 @@
+import cv2
+import numpy as np
+import pytest
+import torch
+from scipy.ndimage import gaussian_filter
+
+from offnominal.errors import OptionError
+from offnominal.scoring import aggregate, anomaly_map, check_aggregate
+
+
+def reference_map(scores: np.ndarray, size: tuple[int, int], sigma: float) -> np.ndarray:
+    large = cv2.resize(scores, size[::-1], interpolation=cv2.INTER_LINEAR)
+    smooth: np.ndarray = gaussian_filter(large, sigma=sigma)
+    return smooth
+
+
+@pytest.mark.parametrize(
+    ("grid", "size"),
+    [((32, 43), (361, 494)), ((32, 76), (247, 592)), ((5, 3), (700, 40)), ((48, 48), (20, 30)),
+     ((1, 1), (9, 8)), ((64, 90), (1500, 2100))],
+)  # fmt: skip
+@pytest.mark.parametrize("sigma", [4.0, 0.7])
+def test_map_equals_opencv_and_scipy(
+    grid: tuple[int, int], size: tuple[int, int], sigma: float
+) -> None:
+    scores = np.random.default_rng(0).random(grid, dtype=np.float32)
+    found = anomaly_map(torch.from_numpy(scores), size, sigma).numpy()
+    np.testing.assert_allclose(found, reference_map(scores, size, sigma), atol=1e-5)
+
+
+def test_map_without_smoothing_is_the_resize() -> None:
+    scores = np.random.default_rng(0).random((7, 9), dtype=np.float32)
+    wanted = cv2.resize(scores, (90, 63), interpolation=cv2.INTER_LINEAR)
+    found = anomaly_map(torch.from_numpy(scores), (63, 90), 0.0).numpy()
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
+def test_map_of_a_grid_that_reaches_beyond_the_image() -> None:
+    scores = np.random.default_rng(0).random((10, 10), dtype=np.float32)
+    wanted = cv2.resize(scores, (140, 140), interpolation=cv2.INTER_LINEAR)[:131, :125]
+    found = anomaly_map(torch.from_numpy(scores), (131, 125), 4.0, cover=(140, 140)).numpy()
+    np.testing.assert_allclose(found, gaussian_filter(wanted, sigma=4.0), atol=1e-5)
+
+
+def test_top_one_percent_floors_and_falls_back_to_the_maximum() -> None:
+    scores = torch.arange(299, dtype=torch.float32).reshape(13, 23)
+    assert aggregate(scores, "top1") == pytest.approx((298 + 297) / 2)  # int(2.99) patches
+    assert aggregate(torch.arange(99.0).reshape(9, 11), "top1") == 98  # less than one patch
+    assert aggregate(torch.arange(100.0).reshape(10, 10), "top1") == 99  # exactly one
+
+
+def test_other_statistics() -> None:
+    scores = torch.arange(101, dtype=torch.float32).reshape(1, 101)
+    assert aggregate(scores, "max") == 100
+    assert aggregate(scores, "mean") == 50
+    assert aggregate(scores, "quantile99") == pytest.approx(99)
+    assert aggregate(scores, "quantile") == aggregate(scores, "quantile99")
+    assert aggregate(scores, "top10") == pytest.approx(np.arange(91, 101).mean())
+    assert aggregate(torch.stack([scores, 2 * scores]), "max").tolist() == [100, 200]
+
+
+@pytest.mark.parametrize("how", ["top0", "top101", "median", "", "quantile-1"])
+def test_unknown_statistics_are_refused(how: str) -> None:
+    with pytest.raises(OptionError, match="--aggregate"):
+        check_aggregate(how)
