@@ -22,7 +22,8 @@ from offnominal.memory import MemoryBank
 def random_data(rows: int, queries: int, dim: int, generator: torch.Generator) -> list[Tensor]:
     """Directions drawn uniformly: no structure at all, every distance near √2."""
     both = torch.randn(rows + queries, dim, generator=generator)
-    return [part.contiguous() for part in F.normalize(both, dim=1).split([rows, queries])]
+    both = F.normalize(both, dim=1)
+    return [both[:rows].contiguous(), both[rows:].contiguous()]
 
 
 def patch_data(rows: int, queries: int, dim: int, generator: torch.Generator) -> list[Tensor]:
@@ -45,7 +46,7 @@ def patch_data(rows: int, queries: int, dim: int, generator: torch.Generator) ->
     lift = torch.randn(latent, dim, generator=generator) / latent**0.5
     offset = torch.randn(dim, generator=generator) * 0.8
     mixture = (4 * field(materials, 1, 6)).softmax(-1) @ palette
-    pictures = []
+    pictures: list[Tensor] = []
     for number in range(-(-(rows + queries) // grid**2)):
         if number % 8 == 7:
             fine = 0.002 * torch.randn(grid**2, dim, generator=generator)

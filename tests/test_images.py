@@ -17,7 +17,8 @@ import pytest
 from PIL import Image, ImageCms
 
 from offnominal.errors import ImageError, OptionError
-from offnominal.images import content_digest, describe, find_images, read_image
+from offnominal.images import content_digest, describe, read_image
+from offnominal.paths import find_images
 
 # Pillow warns on its way to refusing a damaged TIFF.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL.TiffImagePlugin")

@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from offnominal.detectors.anomalydino_batched import BatchedAnomalyDINO
     from offnominal.detectors.base import Detector
     from offnominal.detectors.prediction import Prediction, Region
-    from offnominal.images import find_images, read_image
+    from offnominal.images import read_image
     from offnominal.memory import MemoryBank
+    from offnominal.paths import find_images
 
 _HOMES = {
     "AnomalyDINO": "offnominal.detectors.anomalydino",
@@ -35,7 +36,7 @@ _HOMES = {
     "Region": "offnominal.detectors.prediction",
     "Sample": "offnominal.datasets.sample",
     "Threshold": "offnominal.calibration",
-    "find_images": "offnominal.images",
+    "find_images": "offnominal.paths",
     "load_backbone": "offnominal.backbones",
     "read_image": "offnominal.images",
 }

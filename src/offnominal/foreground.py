@@ -23,7 +23,7 @@ _KERNEL = 3
 
 # The masking test. Each limit is loose on its own; together they leave objects before a background.
 _COVERAGE = (0.03, 0.80)  # share of the patches that an object takes
-_FRAME = 0.25  # share of the outermost patches that an object may touch
+_FRAME = 0.15  # share of the outermost patches that an object may touch
 _LARGEST = 0.80  # share of the mask in its largest connected piece
 _SEPARATION = 0.75  # between-class share of the component's variance; a Gaussian has 0.64
 

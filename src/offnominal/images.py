@@ -1,16 +1,14 @@
-"""Finding, reading and checking images: whatever comes in, 8-bit RGB goes out.
+"""Reading and checking images: whatever comes in, 8-bit RGB goes out.
 
 Pillow decodes, because it notices files that stop early, which OpenCV fills with grey without a
 word. For 8-bit RGB and grey the pixels are those of ``cv2.imread(..., cv2.IMREAD_COLOR)``. Colour
 with 16 bits a channel goes through OpenCV, because Pillow keeps only the upper 8 of them.
 """
 
-import glob
 import hashlib
 import math
 import os
 import stat
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -28,7 +26,6 @@ from offnominal.errors import ImageError, OptionError
 
 ImageSource = str | os.PathLike[str] | NDArray[Any] | Image.Image
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 MAX_PIXELS = 200_000_000
 """Images that declare more pixels than this are refused before they are decoded."""
 MIN_SIDE = 8
@@ -137,84 +134,11 @@ def parse_sixteen_bit(value: str) -> tuple[float, float] | None:
     return low, high
 
 
-def find_images(paths: Iterable[str | Path]) -> list[Path]:
-    """List the images that files, folders and glob patterns name.
-
-    Parameters
-    ----------
-    paths : iterable of str or pathlib.Path
-        Files, taken whatever their suffix; folders, searched with all folders below them; glob
-        patterns, where ``**`` stands for any number of folders, which match folders and files.
-        In folders and patterns only `IMAGE_SUFFIXES` count, in either case, and hidden files and
-        folders do not.
-
-    Returns
-    -------
-    list of pathlib.Path
-        In the order of `paths`, sorted within each, every file once.
-
-    Raises
-    ------
-    OptionError
-        If one of `paths` does not exist, matches no image, or cannot be listed.
-    """
-    if isinstance(paths, str | Path):
-        paths = [paths]
-    found: dict[str, Path] = {}
-    for path in map(str, paths):
-        if Path(path).is_dir():
-            images = sorted(_walk(path))
-            if not images:
-                suffixes = " ".join(sorted(IMAGE_SUFFIXES))
-                raise OptionError(f"{path}: no images in this folder (looked for {suffixes})")
-        elif os.path.lexists(path):
-            images = [Path(path)]
-        elif glob.has_magic(path):
-            images = sorted(_match(path))
-            if not images:
-                raise OptionError(f"{path}: the pattern matches no image; check it, and quote it")
-        else:
-            raise OptionError(f"{path}: no such file or folder; check the path")
-        for image in images:
-            found.setdefault(os.path.abspath(image), image)  # noqa: PTH100 (symlinks stay apart)
-    return list(found.values())
-
-
 def content_digest(image: NDArray[Any]) -> str:
     """SHA-256, in hex, of an array's shape, type and pixels: equal for the same picture only."""
     digest = hashlib.sha256(f"{image.shape} {image.dtype.str} ".encode())
     digest.update(np.ascontiguousarray(image).data)
     return digest.hexdigest()
-
-
-def _walk(folder: str) -> list[Path]:
-    def refuse(error: OSError) -> None:
-        raise OptionError(f"{error.filename}: cannot be listed ({error.strerror})") from error
-
-    images: list[Path] = []
-    seen: set[str] = set()
-    for here, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
-        # A link to a folder above would otherwise be followed round and round.
-        real = os.path.realpath(here)
-        folders[:] = [] if real in seen else [f for f in sorted(folders) if not f.startswith(".")]
-        if real not in seen:
-            images += [Path(here, f) for f in files if not f.startswith(".") and _is_image_name(f)]
-        seen.add(real)
-    return images
-
-
-def _match(pattern: str) -> list[Path]:
-    images: list[Path] = []
-    for match in glob.glob(pattern, recursive=True):  # noqa: PTH207 (patterns may be absolute)
-        if Path(match).is_dir():
-            images += _walk(match)
-        elif _is_image_name(match):
-            images.append(Path(match))
-    return images
-
-
-def _is_image_name(name: str) -> bool:
-    return Path(name).suffix.lower() in IMAGE_SUFFIXES
 
 
 def _read_file(path: object, name: str) -> NDArray[Any]:

@@ -13,7 +13,8 @@ _GAP = 8  # pixels between two pictures set side by side
 
 def _level(anomaly_map: NDArray[np.floating], low: float, high: float) -> NDArray[np.float32]:
     span = max(high - low, float(np.finfo(np.float32).tiny))
-    return np.clip((anomaly_map - low) / span, 0, 1).astype(np.float32)
+    level: NDArray[np.float32] = np.clip((anomaly_map - low) / span, 0, 1).astype(np.float32)
+    return level
 
 
 def colour_map(anomaly_map: NDArray[np.floating], low: float, high: float) -> Image:

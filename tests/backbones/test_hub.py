@@ -29,10 +29,10 @@ def hub(content: bytes) -> Iterator[tuple[str, list[str]]]:
     seen: list[str] = []
 
     class Hub(BaseHTTPRequestHandler):
-        def do_HEAD(self) -> None:  # noqa: N802
+        def do_HEAD(self) -> None:
             self.answer(with_body=False)
 
-        def do_GET(self) -> None:  # noqa: N802
+        def do_GET(self) -> None:
             self.answer(with_body=True)
 
         def answer(self, with_body: bool) -> None:

@@ -6,13 +6,13 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
+from tests.seeded import dinov2_vits14, save_dinov2_vits14
 from torch import Tensor
 
 from offnominal.backbones import load_backbone
 from offnominal.backbones.positions import interpolate_positions
 from offnominal.backbones.timm import TimmBackbone
 from offnominal.errors import BackboneError, OptionError, WeightsError
-from tests.seeded import dinov2_vits14, save_dinov2_vits14
 
 
 @pytest.fixture(scope="module")
@@ -35,9 +35,7 @@ def test_frozen_and_described(dinov2: TimmBackbone) -> None:
     assert dinov2.mask_threshold == 10
 
 
-def test_same_features_and_digest_from_either_naming(
-    dinov2: TimmBackbone, tmp_path: Path
-) -> None:
+def test_same_features_and_digest_from_either_naming(dinov2: TimmBackbone, tmp_path: Path) -> None:
     path = tmp_path / "timm.safetensors"
     save_file({k: v.contiguous() for k, v in dinov2.model.state_dict().items()}, path)
     again = load_backbone("dinov2_vits14", path)

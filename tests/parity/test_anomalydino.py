@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.lib.npyio import NpzFile
+from tests.seeded import save_dinov2_vits14
 
 from offnominal import AnomalyDINO, BatchedAnomalyDINO, Prediction
-from tests.seeded import save_dinov2_vits14
 
 
 class Case:

@@ -148,9 +148,9 @@ def _timm_name(name: str) -> str:
     return timm_name
 
 
-def _create(timm_name: str, arguments: dict[str, object]) -> Any:
+def _create(timm_name: str, arguments: dict[str, Any]) -> Any:
     """Build a network without weights; on the meta device where nothing but weights is stored."""
-    options: dict[str, object] = {"pretrained": False, "num_classes": 0, **arguments}
+    options: dict[str, Any] = {"pretrained": False, "num_classes": 0, **arguments}
     if timm_name.startswith("vit_") and "dinov3" not in timm_name:
         options["dynamic_img_size"] = True
     try:

@@ -9,6 +9,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -198,9 +199,9 @@ def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {text[0][:160]}" if text else type(error).__name__
 
 
-def build_arguments(metadata: Mapping[str, str]) -> dict[str, object]:
+def build_arguments(metadata: Mapping[str, str]) -> dict[str, Any]:
     """What a weights file's metadata says of how its network is built, as timm's arguments."""
-    arguments: dict[str, object] = {}
+    arguments: dict[str, Any] = {}
     for key in ("pad_type", "act_layer", "global_pool", "img_size"):
         if key in metadata:
             value = metadata[key]

@@ -9,7 +9,9 @@ from offnominal.backbones.catalogue import CATALOGUE, Entry, closest
 from offnominal.cli.terminal import say
 from offnominal.errors import BackboneError
 
-app = typer.Typer(help="List backbones, or fetch their weights ahead of time.", add_completion=False)
+app = typer.Typer(
+    help="List backbones, or fetch their weights ahead of time.", add_completion=False
+)
 
 
 @app.callback(invoke_without_command=True)

@@ -39,7 +39,7 @@ def calibrate(
 ) -> None:
     """Refine a model's thresholds with more good images."""
     from offnominal.detectors.saving import load
-    from offnominal.images import find_images
+    from offnominal.paths import find_images
 
     detector = load(model, weights, device)
     unreadable = Unreadable(strict)

@@ -1,3 +1,40 @@
-"""demo"""
-def demo() -> None:
-    """x"""
+"""``offnominal demo``: the whole path on parts that it draws itself."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from offnominal.cli import options
+from offnominal.cli.terminal import progress_bar, say
+
+
+def demo(
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="Folder for the parts and the page.")
+    ] = Path("demo-report"),
+    backbone: options.Backbone = None,
+    weights: options.Weights = None,
+    seed: Annotated[int, typer.Option(help="Seed of the parts.")] = 0,
+) -> None:
+    """Draw synthetic parts, run the whole path on them, and write a page to look at.
+
+    Without --backbone or --weights it uses the built-in backbone, which needs no weights.
+    """
+    from offnominal.demo import run_demo
+
+    if backbone is None and weights is None:
+        backbone = "builtin"
+    say("drawing parts of three looks, with defects")
+    with progress_bar(None) as advance:
+        result = run_demo(output, backbone, weights, seed, progress=advance)
+    _table(result.figures)
+    typer.echo(f"\nOpen {result.page.absolute()}")
+
+
+def _table(figures: list[dict[str, object]]) -> None:
+    names = list(figures[0])
+    typer.echo("".join(f"{name.replace('_', ' '):>14}" for name in names))
+    for row in figures:
+        cells = (f"{v:.3f}" if isinstance(v, float) else str(v) for v in row.values())
+        typer.echo("".join(f"{cell:>14}" for cell in cells))

@@ -13,7 +13,9 @@ from offnominal._version import __version__
 
 def doctor() -> None:
     """Say what is installed, which devices and weights there are, and what is missing."""
-    typer.echo(f"offnominal {__version__}, Python {platform.python_version()}, {platform.platform()}")
+    typer.echo(
+        f"offnominal {__version__}, Python {platform.python_version()}, {platform.platform()}"
+    )
     missing = _packages()
     _devices()
     here = _weights()
@@ -59,7 +61,7 @@ def _devices() -> None:
 def _bf16() -> str:
     import torch
 
-    fast = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    fast = torch.ops.mkldnn._is_mkldnn_bf16_supported()
     return "bf16 in hardware" if fast else "no bf16 in hardware"
 
 
@@ -72,7 +74,9 @@ def _weights() -> list[str]:
     here = [e.name for e in CATALOGUE.values() if e.timm and cached_file(*e.hub)]
     offline = os.environ.get("HF_HUB_OFFLINE", "") not in ("", "0")
     typer.echo("\nweights")
-    typer.echo(f"  {'cache':<24}{Path(HF_HUB_CACHE)}{' (HF_HUB_OFFLINE is set)' if offline else ''}")
+    typer.echo(
+        f"  {'cache':<24}{Path(HF_HUB_CACHE)}{' (HF_HUB_OFFLINE is set)' if offline else ''}"
+    )
     typer.echo(f"  {'here':<24}{', '.join(here) or 'none'}")
     typer.echo(f"  {'without weights':<24}builtin, builtin-aligned")
     return here

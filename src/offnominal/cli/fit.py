@@ -59,7 +59,7 @@ def fit(
     strict: options.Strict = False,
 ) -> None:
     """Learn from images of good parts and write a model file."""
-    from offnominal.images import find_images
+    from offnominal.paths import find_images
 
     if not output.absolute().parent.is_dir():
         raise OptionError(f"-o {output}: the folder {output.parent} does not exist; create it")
@@ -105,12 +105,14 @@ def draw_shots(files: list[Path], shots: int | None, seed: int) -> list[Path]:
 
 
 def _report(detector: "Detector", output: Path) -> None:
-    from offnominal.detectors.anomalydino import PatchDetector
+    from offnominal.detectors.patches import PatchDetector
     from offnominal.images import read_image
 
     count = len(detector.references_)
     say(f"{output}: {detector.method} on {count} good image{'s' if count > 1 else ''}")
-    say(f"  backbone   {detector.load_network().name}, digest {detector.load_network().digest[:12]}")
+    say(
+        f"  backbone   {detector.load_network().name}, digest {detector.load_network().digest[:12]}"
+    )
     if isinstance(detector, PatchDetector):
         say(f"  bank       {len(detector.bank.rows):,} patches")
         test = detector.masking_test_

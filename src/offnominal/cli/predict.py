@@ -82,7 +82,7 @@ def predict(
     The options from --backbone to --precision, but for --weights and --device, belong to
     --zero-shot-batch: a model file brings its own.
     """
-    from offnominal.images import find_images
+    from offnominal.paths import find_images
 
     of_batch = {
         "backbone": backbone,
@@ -191,9 +191,7 @@ def _print(prediction: "Prediction", as_json: bool) -> None:
     print(f"{verdict:<7}{prediction.score:<10.4g}{prediction.source}", flush=True)
 
 
-def _both(
-    unreadable: Unreadable, writer: "ResultWriter"
-) -> Callable[[ImageError], None]:
+def _both(unreadable: Unreadable, writer: "ResultWriter") -> Callable[[ImageError], None]:
     def note(error: ImageError) -> None:
         writer.write_error(error)
         unreadable(error)

@@ -12,9 +12,11 @@ import torch
 from torch import Tensor
 
 from offnominal.backbones.base import Normalize
-from offnominal.detectors.anomalydino import MaskMode, PatchDetector
-from offnominal.detectors.base import CommonOptions, OnError, Progress, Views
+from offnominal.detectors.base import OnError, Progress
+from offnominal.detectors.common import CommonOptions
+from offnominal.detectors.patches import MaskMode, PatchDetector
 from offnominal.detectors.prediction import Prediction
+from offnominal.detectors.views import Views
 from offnominal.errors import OptionError
 from offnominal.foreground import Morphology
 from offnominal.images import ImageSource, describe
@@ -77,7 +79,9 @@ class BatchedAnomalyDINO(PatchDetector):
         net = self.load_network()
         if self.resolution is None and net.mask_threshold is not None:
             self.resolution = _RESOLUTION
-        readable, starts, masks, layouts = [], [0], [], []
+        readable: list[ImageSource] = []
+        starts, layouts = [0], []
+        masks: list[Tensor] = []
         self.prepare_state()
         with torch.inference_mode():
             for source, image in self._read(images, on_error):
@@ -90,7 +94,7 @@ class BatchedAnomalyDINO(PatchDetector):
                     self.bank.add(tokens if raw else self._normalised(tokens), len(readable))
                     masks.append(self.foreground(tokens, grid))
                     starts.append(starts[-1] + len(tokens))
-                layouts.append((Views([], views.tiles, views.cover), len(views.pixels)))
+                layouts.append((views.layout(), len(views.pixels)))
                 readable.append(source)
                 if progress:
                     progress("features", len(readable))
@@ -117,7 +121,7 @@ class BatchedAnomalyDINO(PatchDetector):
                     queries = self.bank.rows[starts[view] : starts[view + 1]]
                     distance = self._mean_below_quantile(queries, index)
                     scores.append(distance.reshape(masks[view].shape) * masks[view])
-                merged = self.merge(scores, layout)
+                merged = layout.merge(scores)
                 yield self._prediction(describe(source), image, merged, layout.cover)
             first += count
 

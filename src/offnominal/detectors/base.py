@@ -3,9 +3,8 @@
 import inspect
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self, TypedDict, get_args
+from typing import Any, ClassVar, Literal, Self, get_args
 
 import numpy as np
 import torch
@@ -14,63 +13,26 @@ from torch import Tensor, nn
 from offnominal.backbones import load_backbone
 from offnominal.backbones.base import Backbone, Resize
 from offnominal.calibration import Threshold, check_rate, choose_threshold, p_value
+from offnominal.detectors.common import CommonOptions, Precision, check_choice, choose_device
 from offnominal.detectors.prediction import Prediction
+from offnominal.detectors.views import Views, tiled_views, whole_view
 from offnominal.errors import ImageError, NotFittedError, OptionError
-from offnominal.images import ImageSource, content_digest, describe, read_image
+from offnominal.images import (
+    ImageSource,
+    content_digest,
+    describe,
+    parse_sixteen_bit,
+    read_image,
+)
 from offnominal.prefetch import prefetch
-from offnominal.scoring import aggregate, anomaly_map, check_aggregate
-from offnominal.sizing import Tile, blend_tiles, pad_image, resize_image, tile_grid, to_pixels
+from offnominal.scoring import aggregate, anomaly_map
 
-__all__ = [
-    "CommonOptions",
-    "Detector",
-    "OnError",
-    "Precision",
-    "Progress",
-    "Views",
-    "check_choice",
-    "choose_device",
-]
+__all__ = ["Detector", "OnError", "Progress"]
 
-Precision = Literal["fp32", "bf16", "fp16"]
 OnError = Callable[[ImageError], None]
 Progress = Callable[[str, int], None]
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-class CommonOptions(TypedDict, total=False):
-    """Options of every detector; :class:`Detector` says what they mean."""
-
-    backbone: str | None
-    weights: str | None
-    layers: Sequence[int] | None
-    resolution: int | None
-    resize: Resize | None
-    tile: int | None
-    sixteen_bit: str
-    smoothing: float
-    false_reject: float
-    precision: Precision
-    device: str
-
-
-@dataclass(frozen=True)
-class Views:
-    """An image as the backbone sees it: one view, or overlapping tiles.
-
-    Attributes
-    ----------
-    pixels : list of Tensor of shape (3, h, w), float32
-    tiles : list of Tile
-        Where the views lie; empty for a single view of the whole image.
-    cover : (H, W) or None
-        The padded size that the tiles cover.
-    """
-
-    pixels: list[Tensor]
-    tiles: list[Tile]
-    cover: tuple[int, int] | None
 
 
 class Detector(nn.Module):
@@ -125,6 +87,7 @@ class Detector(nn.Module):
     ) -> None:
         super().__init__()
         check_rate(false_reject)
+        parse_sixteen_bit(sixteen_bit)
         check_choice("precision", precision, get_args(Precision))
         if resize is not None:
             check_choice("resize", resize, get_args(Resize))
@@ -213,9 +176,7 @@ class Detector(nn.Module):
         def good() -> Iterator[tuple[int, np.ndarray]]:
             for source, image in self._read(images, on_error):
                 index = len(self.references_)
-                self.references_.append(
-                    {"file": describe(source), "digest": content_digest(image)}
-                )
+                self.references_.append({"file": describe(source), "digest": content_digest(image)})
                 yield index, image
 
         with torch.inference_mode():
@@ -329,9 +290,7 @@ class Detector(nn.Module):
         save(self, Path(path))
 
     @classmethod
-    def load(
-        cls, path: str | Path, weights: str | None = None, device: str = "auto"
-    ) -> "Detector":
+    def load(cls, path: str | Path, weights: str | None = None, device: str = "auto") -> "Detector":
         """Open a saved detector; see :func:`offnominal.detectors.saving.load`."""
         from offnominal.detectors.saving import load
 
@@ -348,23 +307,12 @@ class Detector(nn.Module):
         return self.network
 
     def views(self, image: np.ndarray) -> Views:
-        """Size an image for the backbone, or cut it into tiles.
-
-        Parameters
-        ----------
-        image : uint8 array of shape (H, W, 3)
-        """
+        """Size an image, uint8 (H, W, 3), for the backbone, or cut it into tiles."""
         net = self.load_network()
         if self.tile:
-            if self.tile < net.multiple:
-                raise OptionError(f"--tile {self.tile}: give at least {net.multiple} px")
-            cover, tiles = tile_grid(*image.shape[:2], self.tile, net.multiple)
-            padded = pad_image(image, *cover)
-            cuts = [padded[t.top : t.top + t.height, t.left : t.left + t.width] for t in tiles]
-            return Views([to_pixels(cut, net.mean, net.std) for cut in cuts], tiles, cover)
+            return tiled_views(image, net, self.tile)
         resolution = self.resolution or net.resolution
-        sized = resize_image(image, resolution, net.multiple, self.resize or net.resize)
-        return Views([to_pixels(sized, net.mean, net.std)], [], None)
+        return whole_view(image, net, resolution, self.resize or net.resize)
 
     def features(self, pixels: Tensor) -> Tensor:
         """Patch features (B, D, gh, gw) in float32 of pixels (B, 3, h, w) on any device."""
@@ -374,12 +322,6 @@ class Detector(nn.Module):
         with torch.autocast(pixels.device.type, dtype=dtype, enabled=dtype is not None):
             maps: Tensor = net(pixels)
         return maps.float()
-
-    def merge(self, patch_scores: list[Tensor], views: Views) -> Tensor:
-        """One grid of patch scores for the image, from those of its views."""
-        if views.cover is None:
-            return patch_scores[0]
-        return blend_tiles(patch_scores, views.tiles, views.cover, self.load_network().stride)
 
     def _image_score(
         self, patch_scores: Tensor, size: tuple[int, int], cover: tuple[int, int] | None = None
@@ -391,7 +333,7 @@ class Detector(nn.Module):
     @torch.inference_mode()
     def _predict_image(self, source: str, image: np.ndarray) -> Prediction:
         views = self.views(image)
-        merged = self.merge([self._patch_scores(p[None])[0] for p in views.pixels], views)
+        merged = views.merge([self._patch_scores(p[None])[0] for p in views.pixels])
         return self._prediction(source, image, merged, views.cover)
 
     def _prediction(
@@ -439,29 +381,3 @@ class Detector(nn.Module):
     def _check_fitted(self) -> None:
         if not self.is_fitted:
             raise NotFittedError(f"this {type(self).__name__} has learned nothing yet: call fit")
-
-
-def check_choice(option: str, value: object, choices: Sequence[object]) -> None:
-    """Raise an :class:`OptionError` that lists the choices."""
-    if value not in choices:
-        raise OptionError(f"{option} {value!r}: choose one of {', '.join(map(str, choices))}")
-
-
-def choose_device(device: str) -> torch.device:
-    """The device that ``auto``, ``cpu``, ``cuda`` or ``cuda:N`` names.
-
-    Raises
-    ------
-    OptionError
-        If it is not on this machine.
-    """
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        chosen = torch.device(device)
-        torch.empty(1, device=chosen)
-    except (RuntimeError, AssertionError) as error:
-        raise OptionError(
-            f"--device {device}: not on this machine; `offnominal doctor` lists what is"
-        ) from error
-    return chosen

@@ -18,7 +18,8 @@ from safetensors.torch import save_file
 
 from offnominal._version import __version__
 from offnominal.detectors import METHODS, detector_class
-from offnominal.detectors.base import Detector, choose_device
+from offnominal.detectors.base import Detector
+from offnominal.detectors.common import choose_device
 from offnominal.errors import ModelFileError
 
 __all__ = ["FORMAT", "load", "read_header", "save"]

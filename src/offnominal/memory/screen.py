@@ -54,8 +54,10 @@ class Screen:
         """
         # 2⁻¹⁸ covers the rounding of the exact distance: at most 64 float32 roundings deep.
         reach = (distances * (-0.5 * (1 + 2.0**-18)))[:, None] - self.slack[ids]
-        # One roundoff for the product's result, one for this conversion, and second-order terms.
-        reach = (reach - 4 * self.roundoff * reach.abs()).to(self.maxima.dtype)
+        # A product of at least `reach` is rounded to at least this. Rounding the threshold to the
+        # same format keeps the order, so loses no group either.
+        margin = 1.01 * self.roundoff + 2.0**-22
+        reach = (reach - margin * reach.abs()).to(self.maxima.dtype)
         # Groups at -inf do not exist or are crossed off, even where nothing was found so far.
         return reach.clamp_(min=torch.finfo(reach.dtype).min)
 

@@ -8,7 +8,7 @@ blocks, nor the number of threads, nor the format of the first stage can change 
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -57,7 +57,9 @@ class Plan:
         """Choose sizes whose workspace stays within ``memory`` bytes, as far as 1 row allows."""
         # On a CPU a block and its products should stay in the caches; a GPU wants large ones.
         cached = device.type == "cpu"
-        group = 16 if k <= 8 else 4 if k <= 64 else 1
+        # Large groups make the first stage cheap, small ones the second, which weighs more in a
+        # small bank and for many neighbours.
+        group = 2 if k > 100 else 4 if k > 8 else 8 if n_rows <= 2**15 else 16
         queries = max(1, min(n_queries, 1024 if cached else 4096, memory // (64 * k * group)))
         product = min(memory // 16, 2**23 if cached else 2**28)
         rows = min(max(product // (4 * queries), 256), 2**14 if cached else 2**17, n_rows)
@@ -95,7 +97,7 @@ def exact_distances(rows: Tensor, queries: Tensor) -> Tensor:
     width = squares.shape[-1]
     while width > 1:
         half = width // 2
-        squares[..., :half] += squares[..., width - half : width]
+        squares.narrow(-1, 0, half).add_(squares.narrow(-1, width - half, half))
         width -= half
     return squares[..., 0]
 
@@ -160,38 +162,46 @@ class _Span:
         self.stop = bounds[:, 1:].expand(-1, groups).flatten()
         self.size = sum(stop - start for start, stop in blocks)
 
-    def search(self, queries: Tensor, best: Tensor, dtype: torch.dtype) -> None:
-        """Offer every row of these blocks to ``best`` (Q, k), in place."""
+    def search(
+        self, queries: Tensor, best: Tensor, dtype: torch.dtype, final: bool = False
+    ) -> None:
+        """Offer every row of these blocks to ``best`` (Q, k), in place.
+
+        Queries with so many candidates that listing them one by one would take longer than
+        narrowing them down are searched again, the ``final`` time: in float32, row by row, and
+        without rows that repeat others.
+        """
+        k = best.shape[1]
         before = best.clone()
         screened = screen(self.rows, queries, self.blocks, self.centre, dtype, self.plan.group)
-        last = dtype == torch.float32
-        heavy, touched = [], 0
+        if final:
+            screened.maxima.flatten(1)[:, self._repeated(k)] = -math.inf
+        touched, again = 0, torch.zeros(len(queries), dtype=torch.bool, device=best.device)
         everyone = torch.arange(len(queries), device=best.device)
         for ids in torch.split(everyone, self.plan.refine):
-            who, which = self._nearest_groups(screened.maxima, ids, best.shape[1])
+            who, which = self._nearest_groups(screened.maxima, ids, k)
             self._offer(queries, best, ids, who, which)
             who, which = self._candidates(screened, ids, best)
-            counts = who.bincount(minlength=len(ids)) * self.plan.group
-            crowded = counts * _EXACT_COST > max(self.size, 1024 * self.plan.group)
-            heavy.append(ids[crowded])
-            touched += int(counts[crowded].sum())
-            light = ~crowded[who]
-            self._offer(queries, best, ids, who[light], which[light])
-        again = torch.cat(heavy)
-        if len(again) == 0:
-            return
-        # A second product costs a pass over the rows, and then a share of each query.
-        if not last and touched > self.size * (1.5 + len(again) / _EXACT_COST):
-            narrowed = before[again]
-            self.search(queries[again], narrowed, torch.float32)
-            best[again] = narrowed
-            return
-        keep = self._not_repeated(best.shape[1]) if touched > self.size else None
-        for ids in torch.split(again, self.plan.refine):
-            who, which = self._candidates(screened, ids, best)
-            if keep is not None:
-                who, which = who[keep[which]], which[keep[which]]
+            if not final:
+                counts = who.bincount(minlength=len(ids)) * self.plan.group
+                crowded = counts * _EXACT_COST > max(self.size, 1024 * self.plan.group)
+                again[ids] = crowded
+                touched += int(counts[crowded].sum())
+                who, which = who[~crowded[who]], which[~crowded[who]]
             self._offer(queries, best, ids, who, which)
+        ids = again.nonzero().flatten()
+        if touched <= self.size * (1.5 + len(ids) / _EXACT_COST):
+            # Narrowing costs a pass over the rows and a share of each query: not worth it.
+            for part in torch.split(ids, self.plan.refine):
+                self._offer(queries, best, part, *self._candidates(screened, part, best))
+            return
+        del screened
+        narrowed = before[ids]
+        plan = replace(self.plan, group=1)
+        for batch in _batches(len(self.blocks), max(1, plan.blocks // self.plan.group)):
+            span = _Span(self.rows, self.blocks[batch], self.centre, plan)
+            span.search(queries[ids], narrowed, torch.float32, final=True)
+        best[ids] = narrowed
 
     def _nearest_groups(self, maxima: Tensor, ids: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """List the ``k`` most promising groups of each query, and cross them off."""
@@ -240,22 +250,20 @@ class _Span:
             return keys.amin(1, keepdim=True)
         return keys.topk(k, largest=False).values if k < self.plan.group else keys
 
-    def _not_repeated(self, k: int) -> Tensor:
-        """Mark the groups with a row that fewer than ``k`` earlier rows of its block equal.
+    def _repeated(self, k: int) -> Tensor:
+        """Mark the groups whose every row equals ``k`` or more earlier rows of its block.
 
         Equal rows are equally far from any query, so only the first ``k`` of them can matter.
         Without this a bank that repeats itself would be compared row by row.
         """
-        keep = torch.zeros(len(self.first), dtype=torch.bool, device=self.rows.device)
+        repeated = torch.ones(len(self.first), dtype=torch.bool, device=self.rows.device)
         per_block = len(self.first) // len(self.blocks)
         for number, (start, stop) in enumerate(self.blocks):
             kind = torch.unique(self.rows[start:stop], dim=0, return_inverse=True)[1]
             kind, order = kind.sort(stable=True)
-            place = torch.arange(len(kind), device=kind.device)
-            rank = place - torch.searchsorted(kind, kind)
-            groups = order[rank < k] // self.plan.group
-            keep[number * per_block + groups] = True
-        return keep
+            rank = torch.arange(len(kind), device=kind.device) - torch.searchsorted(kind, kind)
+            repeated[number * per_block + order[rank < k] // self.plan.group] = False
+        return repeated
 
 
 def _batches(stop: int, size: int, start: int = 0) -> Iterator[slice]:

@@ -1,0 +1,49 @@
+# `make demo` and `make test` work from a clean clone: each installs what it needs into .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format docs clean
+
+help:
+	@echo "make demo    install, run the whole path on synthetic parts, name the report to open"
+	@echo "make test    install what tests need and run them all"
+	@echo "make lint    ruff and mypy"
+	@echo "make docs    build the documentation into site/"
+
+$(BIN)/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv $(VENV)
+
+# One stamp per set of packages; a change of the requirements installs anew.
+$(VENV)/.base: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing offnominal (torch is large: this takes a minute or two)"
+	$(PIP) install --constraint constraints.txt --editable .
+	@touch $@
+
+$(VENV)/.%: pyproject.toml constraints.txt $(VENV)/.base
+	$(PIP) install --constraint constraints.txt --editable ".[$*]"
+	@touch $@
+
+demo: $(VENV)/.base
+	$(BIN)/offnominal demo -o demo-report
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.lint
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: $(VENV)/.docs
+	$(BIN)/mkdocs build --strict
+
+clean:
+	rm -rf $(VENV) site demo-report

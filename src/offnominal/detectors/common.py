@@ -1,0 +1,55 @@
+"""Options that every detector takes, and checks of their values."""
+
+from collections.abc import Sequence
+from typing import Literal, TypedDict
+
+import torch
+
+from offnominal.backbones.base import Resize
+from offnominal.errors import OptionError
+
+__all__ = ["CommonOptions", "Precision", "check_choice", "choose_device"]
+
+Precision = Literal["fp32", "bf16", "fp16"]
+
+
+class CommonOptions(TypedDict, total=False):
+    """Options of every detector; the base class says what they mean."""
+
+    backbone: str | None
+    weights: str | None
+    layers: Sequence[int] | None
+    resolution: int | None
+    resize: Resize | None
+    tile: int | None
+    sixteen_bit: str
+    smoothing: float
+    false_reject: float
+    precision: Precision
+    device: str
+
+
+def check_choice(option: str, value: object, choices: Sequence[object]) -> None:
+    """Raise an :class:`OptionError` that lists the choices."""
+    if value not in choices:
+        raise OptionError(f"{option} {value!r}: choose one of {', '.join(map(str, choices))}")
+
+
+def choose_device(device: str) -> torch.device:
+    """The device that ``auto``, ``cpu``, ``cuda`` or ``cuda:N`` names.
+
+    Raises
+    ------
+    OptionError
+        If it is not on this machine.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+        torch.empty(1, device=chosen)
+    except (RuntimeError, AssertionError) as error:
+        raise OptionError(
+            f"--device {device}: not on this machine; `offnominal doctor` lists what is"
+        ) from error
+    return chosen

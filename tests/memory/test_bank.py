@@ -1,0 +1,347 @@
+"""The memory bank: exactness against brute force, independence of how work is cut, loading."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.nn import functional as F
+
+from offnominal.errors import OptionError
+from offnominal.memory import MemoryBank
+from offnominal.memory.screen import screen
+from offnominal.memory.search import Plan, nearest
+
+DIM = 48
+FORMATS = [torch.float32, torch.bfloat16, torch.float16]
+PLANS = [
+    Plan(queries=100, rows=256, blocks=100, group=16, touch=4096, refine=100),
+    Plan(queries=7, rows=91, blocks=2, group=7, touch=333, refine=5),
+    Plan(queries=21, rows=1000, blocks=1, group=1, touch=50, refine=21),
+    Plan(queries=20, rows=200, blocks=3, group=200, touch=999, refine=3),
+]
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def unit(*shape: int, seed: int = 0) -> Tensor:
+    return F.normalize(normal(*shape, seed=seed), dim=1)
+
+
+def outlier() -> Tensor:
+    rows = 100 * normal(1000, DIM)
+    rows[7] *= 1e4
+    return rows
+
+
+CASES: dict[str, tuple[Tensor, Tensor]] = {
+    "unit": (unit(1000, DIM), unit(21, DIM, seed=1)),
+    "queries equal rows": (unit(1000, DIM), unit(1000, DIM)[300:321]),
+    "all rows the same": (unit(1, DIM).repeat(1000, 1), unit(21, DIM, seed=1)),
+    "rows repeat": (unit(50, DIM).repeat(20, 1), unit(50, DIM)[:21] + 1e-4 * normal(21, DIM)),
+    "near copies": (unit(1, DIM) + 1e-3 * normal(1000, DIM), unit(1, DIM) + 1e-3 * normal(21, DIM)),
+    "large and far from the origin": (100 * normal(1000, DIM) + 500, 100 * normal(21, DIM) + 500),
+    "one huge row": (outlier(), 100 * normal(21, DIM, seed=1)),
+    "tiny": (1e-15 * unit(1000, DIM), 1e-15 * unit(21, DIM, seed=1)),
+    "zero": (torch.zeros(1000, DIM), torch.zeros(21, DIM)),
+}
+
+
+def brute_force(
+    rows: Tensor, queries: Tensor, k: int, spans: list[tuple[int, int]]
+) -> tuple[Tensor, Tensor]:
+    """Every distance, by the documented tree: the top half of what is left onto the bottom half."""
+    index = torch.cat([torch.arange(*span) for span in spans])
+    squares = (rows[index] - queries[:, None]) ** 2
+    while (width := squares.shape[-1]) > 1:
+        half = width // 2
+        low, middle, high = squares.split([half, width - 2 * half, half], dim=-1)
+        squares = torch.cat([low + high, middle], dim=-1)
+    distances, order = squares[..., 0].sort(dim=1, stable=True)
+    return distances[:, :k], index[order[:, :k]]
+
+
+@pytest.mark.parametrize("k", [1, 5, 120])
+@pytest.mark.parametrize("case", CASES)
+def test_same_bits_as_brute_force_however_cut(case: str, k: int) -> None:
+    rows, queries = CASES[case]
+    for spans in ([(0, 1000)], [(3, 4), (10, 300), (301, 640)]):
+        expected = brute_force(rows, queries, k, spans)
+        for plan in PLANS:
+            for dtype in FORMATS:
+                found = nearest(rows, queries, k, spans, dtype, plan)
+                assert torch.equal(found[0], expected[0]), (plan, dtype)
+                assert torch.equal(found[1], expected[1]), (plan, dtype)
+
+
+@pytest.mark.parametrize("dim", [1, 2, 3, 48, 385])
+def test_agrees_with_float64(dim: int) -> None:
+    rows, queries = normal(300, dim), normal(20, dim, seed=1)
+    bank = MemoryBank(dim)
+    bank.add(rows)
+    found, index = bank.search(queries, 4)
+    true = ((queries[:, None].double() - rows.double()) ** 2).sum(-1)
+    torch.testing.assert_close(
+        found.double(), true.topk(4, largest=False).values, rtol=1e-6, atol=1e-12
+    )
+    torch.testing.assert_close(found.double(), true.gather(1, index), rtol=1e-6, atol=1e-12)
+    assert found.dtype == torch.float32
+    assert index.dtype == torch.int64
+
+
+@pytest.mark.parametrize("dtype", FORMATS)
+@pytest.mark.parametrize("queries", [1, 2, 33])
+@pytest.mark.parametrize("case", [c for c in CASES if c != "zero"])
+def test_first_stage_keeps_its_promise(case: str, queries: int, dtype: torch.dtype) -> None:
+    """No group's true nearness exceeds what its maximum and the stated error allow."""
+    rows, group, blocks = CASES[case][0], 8, [(0, 512), (512, 1000)]
+    near = CASES[case][1][:1] + normal(queries, DIM, seed=2) * rows.std()
+    found = screen(rows, near, blocks, rows.mean(0), dtype, group)
+    true = -((near[:, None].double() - rows.double()) ** 2).sum(-1) / 2
+    for number, (start, stop) in enumerate(blocks):
+        best = true[:, start:stop].unflatten(1, (-1, group)).amax(2)
+        maxima = found.maxima[:, number, : best.shape[1]].double()
+        allowed = found.slack[:, number, None] + best.abs() * found.roundoff
+        assert ((maxima - best).abs() <= allowed).all()
+        # With a distance as far as the group's own best, the group must not be ruled out.
+        for g in range(0, best.shape[1], 7):
+            distances = (-2 * best[:, g]).float()
+            limit = found.threshold(distances, torch.arange(queries))[:, number]
+            assert (found.maxima[:, number, g] >= limit).all()
+
+
+def test_threads_and_memory_do_not_change_the_result() -> None:
+    rows, queries = unit(5000, 96), unit(300, 96, seed=1)
+    results, threads = [], torch.get_num_threads()
+    try:
+        for number in (1, 2):
+            torch.set_num_threads(number)
+            for memory in (2**20, 2**22, 2**29):
+                for precision in ("fp32", "bf16", "auto"):
+                    bank = MemoryBank(96, memory, precision)  # type: ignore[arg-type]
+                    bank.add(rows)
+                    results.append(bank.search(queries, 3))
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(d, results[0][0]) for d, _ in results)
+    assert all(torch.equal(i, results[0][1]) for _, i in results)
+
+
+def test_reduced_precision_settings_of_pytorch_do_not_change_the_result() -> None:
+    bank = MemoryBank(DIM, precision="fp32")
+    bank.add(unit(1000, DIM))
+    queries = unit(1000, DIM)[:50] + 1e-4 * normal(50, DIM)
+    expected = bank.search(queries)
+    before = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision("medium")
+        with torch.autocast("cpu", torch.bfloat16):
+            found = bank.search(queries)
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert torch.equal(found[0], expected[0])
+    assert torch.equal(found[1], expected[1])
+
+
+def test_equal_distances_give_the_lowest_row() -> None:
+    bank = MemoryBank(2)
+    bank.add(torch.tensor([[0.0, 1.0], [1.0, 0.0], [0.0, -1.0], [-1.0, 0.0]]).repeat(100, 1))
+    distances, index = bank.search(torch.zeros(1, 2), 6)
+    assert index.tolist() == [[0, 1, 2, 3, 4, 5]]
+    assert distances.tolist() == [[1.0] * 6]
+
+
+def test_workspace_is_bounded() -> None:
+    """The whole matrix of similarities would take 800 MiB; 48 MiB are allowed."""
+    program = """
+import resource, torch
+from offnominal.memory import MemoryBank
+torch.set_num_threads(1)
+bank = MemoryBank(16, memory=48 * 2**20)
+bank.add(torch.randn(102400, 16))
+queries = torch.randn(2048, 16)
+bank.search(queries[:4])
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+bank.search(queries)
+copies = torch.zeros(102400, 16)
+bank = MemoryBank(16, memory=48 * 2**20)
+bank.add(copies)
+bank.search(queries)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+"""
+    if sys.platform != "linux":
+        pytest.skip("ru_maxrss is in KiB on Linux only")
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    # The second bank and what it was made from take 13 MiB; the allocator keeps some back.
+    assert int(done.stdout) < 48 + 13 + 32
+
+
+def test_add_appends_converts_and_keeps_owners() -> None:
+    bank = MemoryBank(3)
+    assert bank.rows.shape == (0, 3)
+    parts = [normal(n, 3, seed=n) for n in (1, 0, 4, 30, 2)]
+    for number, part in enumerate(parts):
+        bank.add(part.double(), owner=number)
+    bank.add(torch.ones(1, 3, dtype=torch.bfloat16))
+    assert torch.equal(bank.rows, torch.cat([*parts, torch.ones(1, 3)]))
+    assert bank.owner.tolist() == [0] + [2] * 4 + [3] * 30 + [4] * 2 + [-1]
+    assert bank.rows.dtype == torch.float32
+    assert bank.owner.dtype == torch.int32
+    assert bank.rows.is_contiguous()
+
+
+def test_adding_does_not_copy_what_is_there_every_time() -> None:
+    bank, places = MemoryBank(8), set()
+    for number in range(1000):
+        bank.add(torch.zeros(8, 8), owner=number)
+        places.add(bank.rows.data_ptr())
+    assert len(places) < 40
+
+
+def test_adding_never_writes_into_rows_handed_out() -> None:
+    bank = MemoryBank(4)
+    bank.add(normal(10, 4))
+    rows, kept = bank.rows, bank.rows.clone()
+    bank.rows, bank.owner = rows[:5], bank.owner[:5]
+    bank.add(torch.zeros(20, 4))
+    assert torch.equal(rows, kept)
+    assert len(bank.rows) == len(bank.owner) == 25
+
+
+def test_skip_leaves_out_an_image() -> None:
+    bank = MemoryBank(DIM)
+    rows = unit(600, DIM)
+    for owner in range(6):
+        bank.add(rows[100 * owner : 100 * (owner + 1)], owner)
+    for skip, spans in [(0, [(100, 600)]), (3, [(0, 300), (400, 600)]), (5, [(0, 500)])]:
+        expected = brute_force(rows, rows[::50], 2, spans)
+        found = bank.search(rows[::50], 2, skip=skip)
+        assert torch.equal(found[0], expected[0])
+        assert torch.equal(found[1], expected[1])
+    assert torch.equal(bank.search(rows[:5], skip=99)[1][:, 0], torch.arange(5))
+
+
+@pytest.mark.parametrize("assign", [False, True])
+def test_empty_bank_loads_any_number_of_rows(tmp_path, assign: bool) -> None:
+    bank = MemoryBank(DIM)
+    bank.add(unit(500, DIM), owner=3)
+    save_file(bank.state_dict(), tmp_path / "bank.safetensors")
+    # Memory-mapped: on Linux a write into it would end the process.
+    state = load_file(tmp_path / "bank.safetensors")
+    loaded = torch.nn.ModuleDict({"bank": MemoryBank(DIM)})
+    loaded.load_state_dict({f"bank.{name}": t for name, t in state.items()}, assign=assign)
+    assert (loaded["bank"].rows.data_ptr() == state["rows"].data_ptr()) is assign
+    queries = unit(20, DIM, seed=1)
+    with torch.inference_mode():
+        found = loaded["bank"].search(queries, 2)
+    expected = bank.search(queries, 2)
+    assert torch.equal(found[0], expected[0])
+    assert torch.equal(found[1], expected[1])
+    kept = state["rows"].clone()
+    loaded["bank"].add(unit(7, DIM), owner=4)
+    assert len(loaded["bank"].rows) == 507
+    assert torch.equal(state["rows"], kept)
+
+
+def test_loading_refuses_what_is_no_bank() -> None:
+    rows, owner = torch.zeros(5, DIM), torch.zeros(5, dtype=torch.int32)
+    for state in (
+        {"rows": rows.half(), "owner": owner},
+        {"rows": rows, "owner": owner[:3]},
+        {"rows": rows[:, :3], "owner": owner},
+        {"rows": rows},
+    ):
+        for assign in (False, True):
+            with pytest.raises(RuntimeError, match="owner"):
+                MemoryBank(DIM).load_state_dict(state, assign=assign)
+
+
+def test_rows_added_in_inference_mode_can_be_used_outside() -> None:
+    bank = MemoryBank(DIM)
+    with torch.inference_mode():
+        bank.add(unit(30, DIM))
+    bank.add(unit(30, DIM, seed=1))
+    bank.rows[0] = 0
+    assert not bank.rows.is_inference()
+
+
+def test_half_precision_modules_keep_exact_rows() -> None:
+    bank = MemoryBank(DIM)
+    bank.add(unit(30, DIM))
+    kept = bank.rows.clone()
+    bank.half()
+    assert torch.equal(bank.rows, kept)
+
+
+def test_autograd_is_left_out() -> None:
+    bank = MemoryBank(DIM)
+    bank.add(unit(30, DIM).requires_grad_())
+    distances, _ = bank.search(unit(3, DIM).requires_grad_())
+    assert not bank.rows.requires_grad
+    assert not distances.requires_grad
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), 1e30])
+def test_refuses_values_that_are_not_finite(bad: float) -> None:
+    features = unit(30, DIM)
+    features[4, 5] = bad
+    bank = MemoryBank(DIM)
+    with pytest.raises(OptionError, match="features: values must be finite"):
+        bank.add(features)
+    bank.add(unit(30, DIM))
+    with pytest.raises(OptionError, match="queries: values must be finite"):
+        bank.search(features)
+    bank.rows = features
+    with pytest.raises(OptionError, match="memory bank: rows must be finite"):
+        bank.search(unit(3, DIM))
+
+
+def test_errors_name_the_option() -> None:
+    with pytest.raises(OptionError, match="dim"):
+        MemoryBank(0)
+    with pytest.raises(OptionError, match="memory"):
+        MemoryBank(4, memory=10)
+    with pytest.raises(OptionError, match="precision"):
+        MemoryBank(4, precision="int8")  # type: ignore[arg-type]
+    bank = MemoryBank(4)
+    with pytest.raises(OptionError, match="among 0"):
+        bank.search(torch.zeros(1, 4))
+    bank.add(torch.zeros(5, 4), owner=1)
+    bank.add(torch.zeros(5, 4), owner=2)
+    for k in (0, 11):
+        with pytest.raises(OptionError, match="among 10"):
+            bank.search(torch.zeros(1, 4), k)
+    with pytest.raises(OptionError, match="among 5 without those of image 2"):
+        bank.search(torch.zeros(1, 4), 6, skip=2)
+    for queries in (torch.zeros(1, 5), torch.zeros(4), torch.zeros(1, 4, dtype=torch.int64)):
+        with pytest.raises(OptionError, match="queries"):
+            bank.search(queries)
+    for quantile in (0.0, 1.1):
+        with pytest.raises(OptionError, match="quantile"):
+            bank.distances_below_quantile(torch.zeros(1, 4), quantile)
+    assert bank.search(torch.zeros(0, 4), 2)[0].shape == (0, 2)
+
+
+@pytest.mark.parametrize("quantile", [0.001, 0.003, 0.01, 0.25, 1.0])
+def test_mean_below_quantile(quantile: float) -> None:
+    bank = MemoryBank(DIM)
+    rows, queries = unit(1000, DIM), unit(15, DIM, seed=1)
+    bank.add(rows[:200], owner=0)
+    bank.add(rows[200:], owner=1)
+    found = bank.distances_below_quantile(queries, quantile, skip=0)
+    cosine = (1 - queries.double() @ rows[200:].double().T).sort(dim=1).values
+    kth = int(quantile * 800)
+    expected = cosine[:, : kth - 1].mean(1) if kth > 1 else cosine[:, 0]
+    torch.testing.assert_close(found, expected.float(), rtol=1e-5, atol=1e-6)
+
+
+def test_mean_below_quantile_without_smaller_distances() -> None:
+    bank = MemoryBank(2)
+    bank.add(torch.tensor([[0.0, 1.0]]).repeat(100, 1))
+    found = bank.distances_below_quantile(torch.tensor([[1.0, 0.0]]), 0.5, skip=None)
+    assert found.tolist() == [1.0]
