@@ -29,3 +29,24 @@ def tiles(shared: Path) -> Path:
 def mobilenet(shared: Path) -> Path:
     """Weights of a real ImageNet MobileNetV2, so that features mean something."""
     return shared / "weights" / "mobilenetv2_100_imagenet.safetensors"
+
+
+@pytest.fixture(scope="session")
+def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Synthetic parts in MVTec layout, a few of each look."""
+    from offnominal.datasets.synthetic import write_dataset
+
+    root = tmp_path_factory.mktemp("parts") / "parts"
+    write_dataset(root, n_train=6, n_good=3, n_per_defect=1)
+    return root
+
+
+@pytest.fixture(scope="session")
+def fabric_model(parts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A detector fitted on synthetic fabric, saved."""
+    from offnominal import AnomalyDINO
+
+    path = tmp_path_factory.mktemp("model") / "fabric.offn"
+    detector = AnomalyDINO(backbone="builtin", rotations="none", false_reject=0.2)
+    detector.fit(sorted((parts / "fabric" / "train" / "good").iterdir())).save(path)
+    return path

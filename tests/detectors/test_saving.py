@@ -1,0 +1,174 @@
+"""Saved detectors: whole, exact, atomic, and precise about what is wrong with a file."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from offnominal import AnomalyDINO, Detector
+from offnominal.detectors.saving import FORMAT, read_header
+from offnominal.errors import ModelFileError, NotFittedError, WeightsError
+from tests.seeded import save_dinov2_vits14
+
+
+def rewrite(source: Path, target: Path, **changes: object) -> Path:
+    """A copy of a model file with another header."""
+    header = read_header(source) | changes
+    with safe_open(source, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    save_file(tensors, target, metadata={"offnominal": json.dumps(header)})
+    return target
+
+
+def test_loaded_detector_predicts_the_same_bits(fabric_model: Path, parts: Path) -> None:
+    files = sorted((parts / "fabric" / "train" / "good").iterdir())
+    fitted = AnomalyDINO(backbone="builtin", rotations="none", false_reject=0.2).fit(files)
+    loaded = Detector.load(fabric_model, device="cpu")
+    assert isinstance(loaded, AnomalyDINO)
+    test = sorted((parts / "fabric" / "test").rglob("*.png"))[:3]
+    for a, b in zip(fitted.stream(test), loaded.stream(test), strict=True):
+        assert (a.score, a.threshold, a.pixel_threshold, a.p_value) == (
+            b.score, b.threshold, b.pixel_threshold, b.p_value,
+        )  # fmt: skip
+        assert np.array_equal(a.anomaly_map, b.anomaly_map)
+    assert loaded.masking_test_ == fitted.masking_test_
+    assert loaded.references_ == fitted.references_
+
+
+def test_header_says_what_the_file_depends_on(fabric_model: Path) -> None:
+    header = read_header(fabric_model)
+    assert header["format"] == FORMAT
+    assert header["method"] == "anomalydino"
+    assert header["backbone"]["name"] == "builtin"
+    assert header["options"]["false_reject"] == 0.2
+    assert header["options"]["sixteen_bit"] == "range"
+    assert len(header["state"]["references_"]) == 6
+
+
+def test_sixteen_bit_scaling_is_applied_the_same_after_loading(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    good = [
+        (1000 + 200 * rng.random((96, 96)) + 300 * (np.arange(96) % 16 > 7)).astype(np.uint16)
+        for _ in range(3)
+    ]
+    options = {"backbone": "builtin", "rotations": "none", "resolution": 96}
+    wide = AnomalyDINO(**options, sixteen_bit="0.5,99.5").fit(good[:2])
+    wide.save(tmp_path / "wide.offn")
+    loaded = Detector.load(tmp_path / "wide.offn", device="cpu")
+    assert loaded.sixteen_bit == "0.5,99.5"
+    [a], [b] = wide.predict(good[2]), loaded.predict(good[2])
+    assert a.score == b.score
+    assert a.image.max() == 255
+    [dark] = AnomalyDINO(**options).fit(good[:2]).predict(good[2])
+    assert dark.image.max() < 10  # of 65,535 it uses next to nothing
+
+
+@pytest.mark.parametrize("kept", [0, 4, 100, 0.5, 0.999])
+def test_truncated_files(fabric_model: Path, tmp_path: Path, kept: float) -> None:
+    content = fabric_model.read_bytes()
+    path = tmp_path / "cut.offn"
+    path.write_bytes(content[: int(kept * len(content)) if kept < 1 else int(kept)])
+    with pytest.raises(ModelFileError, match=r"cut.offn: truncated, or not"):
+        Detector.load(path)
+
+
+def test_foreign_newer_and_unknown_files(fabric_model: Path, tmp_path: Path) -> None:
+    foreign = tmp_path / "weights.offn"
+    save_file({"a": torch.zeros(2)}, foreign)
+    with pytest.raises(ModelFileError, match="not an Offnominal model.*--weights"):
+        Detector.load(foreign)
+    newer = rewrite(fabric_model, tmp_path / "newer.offn", format=FORMAT + 1, version="9.9")
+    with pytest.raises(ModelFileError, match="written by Offnominal 9.9.*upgrade"):
+        Detector.load(newer)
+    unknown = rewrite(fabric_model, tmp_path / "unknown.offn", method="oracle")
+    with pytest.raises(ModelFileError, match="'oracle'"):
+        Detector.load(unknown)
+    damaged = rewrite(fabric_model, tmp_path / "damaged.offn", options={"colour": "red"})
+    with pytest.raises(ModelFileError, match="do not fit its method"):
+        Detector.load(damaged)
+    with pytest.raises(ModelFileError, match="does not exist"):
+        Detector.load(tmp_path / "none.offn")
+    with pytest.raises(ModelFileError, match="is a folder"):
+        Detector.load(tmp_path)
+
+
+def test_other_weights_are_refused(parts: Path, tmp_path: Path) -> None:
+    right = save_dinov2_vits14(tmp_path)
+    wrong = save_dinov2_vits14(tmp_path, norm_scale=2.0)
+    files = sorted((parts / "board" / "train" / "good").iterdir())[:1]
+    detector = AnomalyDINO(weights=str(right), rotations="none", resolution=56, mask="off")
+    detector.fit(files).save(tmp_path / "m.offn")
+    Detector.load(tmp_path / "m.offn", device="cpu")
+    with pytest.raises(ModelFileError, match=r"other weights of dinov2_vits14.*--weights"):
+        Detector.load(tmp_path / "m.offn", weights=str(wrong))
+    moved = right.rename(tmp_path / "moved.pth")
+    with pytest.raises(WeightsError, match="does not exist"):
+        Detector.load(tmp_path / "m.offn")
+    loaded = Detector.load(tmp_path / "m.offn", weights=str(moved), device="cpu")
+    assert loaded.predict(files)[0].score == pytest.approx(0, abs=1e-6)
+
+
+def test_a_failed_save_leaves_the_old_file(fabric_model: Path, tmp_path: Path) -> None:
+    detector = Detector.load(fabric_model, device="cpu")
+    path = tmp_path / "model.offn"
+    path.write_bytes(b"old")
+    with pytest.raises(ModelFileError, match="cannot be written"):
+        detector.save(tmp_path / "absent" / "model.offn")
+    # A limit on file sizes stands in for a full disk.
+    code = (
+        "import resource, signal, sys; from offnominal import Detector\n"
+        "detector = Detector.load(sys.argv[1], device='cpu')\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (10000, 10000))\n"
+        "detector.save(sys.argv[2])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(fabric_model), str(path)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode != 0
+    assert "ModelFileError" in done.stderr
+    assert path.read_bytes() == b"old"
+    assert [p.name for p in tmp_path.iterdir()] == ["model.offn"]
+
+
+def test_nothing_to_save_before_fit(tmp_path: Path) -> None:
+    with pytest.raises(NotFittedError):
+        AnomalyDINO(backbone="builtin").save(tmp_path / "m.offn")
+
+
+def test_a_large_bank_is_mapped_not_read(fabric_model: Path, tmp_path: Path) -> None:
+    """Loading 100 MB must not bring 100 MB into memory."""
+    big = tmp_path / "big.offn"
+    header = read_header(fabric_model)
+    with safe_open(fabric_model, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    rows = 100 * 2**20 // (4 * tensors["bank.rows"].shape[1])
+    tensors["bank.rows"] = torch.zeros(rows, tensors["bank.rows"].shape[1])
+    tensors["bank.owner"] = torch.zeros(rows, dtype=torch.int32)
+    save_file(tensors, big, metadata={"offnominal": json.dumps(header)})
+    code = (
+        "import sys; from offnominal import Detector\n"
+        "Detector.load(sys.argv[1], device='cpu')\n"
+        "def private():\n"
+        "    text = open('/proc/self/smaps_rollup').read()\n"
+        "    return int(text.split('Private_Dirty:')[1].split()[0])\n"
+        "before = private()\n"
+        "detector = Detector.load(sys.argv[2], device='cpu')\n"
+        "print(private() - before, len(detector.bank))\n"
+    )
+    if not Path("/proc/self/smaps_rollup").exists():
+        pytest.skip("this system does not say how much memory is mapped")
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(fabric_model), str(big)],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    grown, length = map(int, done.stdout.split())
+    assert length == rows
+    assert grown < 20 * 1024, f"{grown} KiB of private memory for a mapped bank"
