@@ -12,7 +12,8 @@ from torch import Tensor
 from offnominal.backbones import CATALOGUE, load_backbone
 from offnominal.backbones.builtin import Builtin
 from offnominal.errors import BackboneError
-from offnominal.images import find_images, read_image
+from offnominal.images import read_image
+from offnominal.paths import find_images
 from offnominal.sizing import resize_image, to_pixels
 
 BOTH = pytest.mark.parametrize("aligned", [False, True], ids=["builtin", "aligned"])
@@ -158,7 +159,8 @@ def test_finds_defects_on_real_tiles(aligned: bool, tiles: Path) -> None:
     defective = find_images([tiles / "test" / kind for kind in ("break", "fray", "uneven")])[::5]
 
     def patches(path: Path) -> Tensor:
-        return net(tile_pixels(path))[0].flatten(1).T
+        features: Tensor = net(tile_pixels(path))
+        return features[0].flatten(1).T
 
     bank = torch.cat([patches(path) for path in train])
     assert len(train) == 16

@@ -65,9 +65,7 @@ def test_same_answer_from_path_array_and_pil(fabric: Detector, parts: Path) -> N
     assert all(np.array_equal(r.anomaly_map, results[0].anomaly_map) for r in results)
 
 
-def test_result_does_not_depend_on_neighbours_in_the_stream(
-    fabric: Detector, parts: Path
-) -> None:
+def test_result_does_not_depend_on_neighbours_in_the_stream(fabric: Detector, parts: Path) -> None:
     """Images of different shapes are not stretched to the first one's."""
     files = [images_of(parts / look / "test")[0] for look in ("board", "fabric", "part")]
     together = list(fabric.stream(files))
@@ -150,7 +148,7 @@ def test_bad_images_are_reported_or_raised(fabric: Detector, parts: Path, tmp_pa
     bad = tmp_path / "empty.png"
     bad.touch()
     files = [*images_of(parts / "fabric" / "test")[:2], bad]
-    with pytest.raises(ImageError, match="empty.png"):
+    with pytest.raises(ImageError, match=r"empty\.png"):
         fabric.predict(files)
     errors: list[ImageError] = []
     found = list(fabric.stream([bad, *files], on_error=errors.append))

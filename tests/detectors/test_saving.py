@@ -10,11 +10,11 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
+from tests.seeded import save_dinov2_vits14
 
 from offnominal import AnomalyDINO, Detector
 from offnominal.detectors.saving import FORMAT, read_header
 from offnominal.errors import ModelFileError, NotFittedError, WeightsError
-from tests.seeded import save_dinov2_vits14
 
 
 def rewrite(source: Path, target: Path, **changes: object) -> Path:
@@ -81,10 +81,10 @@ def test_truncated_files(fabric_model: Path, tmp_path: Path, kept: float) -> Non
 def test_foreign_newer_and_unknown_files(fabric_model: Path, tmp_path: Path) -> None:
     foreign = tmp_path / "weights.offn"
     save_file({"a": torch.zeros(2)}, foreign)
-    with pytest.raises(ModelFileError, match="not an Offnominal model.*--weights"):
+    with pytest.raises(ModelFileError, match=r"not an Offnominal model.*--weights"):
         Detector.load(foreign)
     newer = rewrite(fabric_model, tmp_path / "newer.offn", format=FORMAT + 1, version="9.9")
-    with pytest.raises(ModelFileError, match="written by Offnominal 9.9.*upgrade"):
+    with pytest.raises(ModelFileError, match=r"written by Offnominal 9.9.*upgrade"):
         Detector.load(newer)
     unknown = rewrite(fabric_model, tmp_path / "unknown.offn", method="oracle")
     with pytest.raises(ModelFileError, match="'oracle'"):

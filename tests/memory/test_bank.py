@@ -330,7 +330,7 @@ def test_errors_name_the_option() -> None:
 @pytest.mark.parametrize("quantile", [0.001, 0.003, 0.01, 0.25, 1.0])
 def test_mean_below_quantile(quantile: float) -> None:
     bank = MemoryBank(DIM)
-    rows, queries = unit(400, DIM), unit(15, DIM, seed=1)
+    rows, queries = unit(1000, DIM), unit(15, DIM, seed=1)
     bank.add(rows[:200], owner=0)
     bank.add(rows[200:], owner=1)
     found = bank.distances_below_quantile(queries, quantile, skip=0)

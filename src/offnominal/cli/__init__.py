@@ -1,7 +1,9 @@
 """The command line: one file per command, each thin. Importing this pulls in no torch."""
 
+import os
 import signal
 import sys
+import traceback
 from types import FrameType
 from typing import NoReturn
 
@@ -14,7 +16,7 @@ from offnominal.cli.doctor import doctor
 from offnominal.cli.fit import fit
 from offnominal.cli.methods import methods
 from offnominal.cli.predict import predict
-from offnominal.cli.terminal import USAGE, print_error
+from offnominal.cli.terminal import INTERNAL, USAGE, print_error
 from offnominal.errors import OffnominalError
 
 __all__ = ["app", "main"]
@@ -23,7 +25,7 @@ app = typer.Typer(
     name="offnominal",
     help="Visual anomaly detection: shown a few good parts, it finds what is wrong in the next.",
     epilog="Exit codes: 0 all good, 1 anomalies found (with --fail-on-anomaly), 2 wrong usage or "
-    "input, 3 some images unreadable.",
+    "input, 3 some images unreadable, 70 a defect of the program.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -66,8 +68,13 @@ def main() -> NoReturn:
         print_error(str(error))
         sys.exit(USAGE)
     except BrokenPipeError:  # whoever read our output has seen enough
-        sys.stderr.close()
+        # What Python would still flush at exit goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
+    except Exception:  # a defect of ours: never exit code 1, which means an anomaly
+        traceback.print_exc()
+        print_error("this is a defect of offnominal; please report it with the lines above")
+        sys.exit(INTERNAL)
     sys.exit(0)
 
 

@@ -9,6 +9,7 @@ import typer
 from offnominal.cli import options
 from offnominal.cli.fit import describe_threshold
 from offnominal.cli.terminal import UNREADABLE, Unreadable, progress_bar, say
+from offnominal.errors import OptionError
 
 
 def calibrate(
@@ -19,7 +20,10 @@ def calibrate(
     ],
     defects: Annotated[
         list[str] | None,
-        typer.Option("--defects", help="Images of defective parts, to report the miss rate on."),
+        typer.Option(
+            "--defects",
+            help="Folder or quoted glob of defective parts, to report the miss rate; repeatable.",
+        ),
     ] = None,
     output: Annotated[
         Path | None,
@@ -45,6 +49,12 @@ def calibrate(
     unreadable = Unreadable(strict)
     files = find_images(good)
     defective = find_images(defects) if defects else []
+    shared = {file.absolute().parent for file in files} & {f.absolute().parent for f in defective}
+    if shared:
+        raise OptionError(
+            f"--defects: good and defective images both come from {shared.pop()}; name folders, or "
+            "quote the pattern so that the shell does not take it apart"
+        )
     with progress_bar(len(files)) as advance:
         skipped = detector.calibrate(
             _counted(files, lambda done: advance("good", done)), false_reject, unreadable

@@ -1,5 +1,6 @@
 """``offnominal predict``: scores, maps and decisions for new images."""
 
+import json
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -101,7 +102,9 @@ def predict(
             _BATCHED, of_batch | {"weights": weights, "device": device}
         )
         files = find_images(zero_shot_batch)
-        run = {"method": _BATCHED, "options": detector.options(), "images": len(files)}
+        # Every score of a batch depends on all of its images.
+        run: dict[str, Any] = {"method": _BATCHED, "images": [str(file) for file in files]}
+        run["options"] = json.loads(json.dumps(detector.options()))
     else:
         if not arguments or len(arguments) < 2:
             raise OptionError("give a model file and at least one image, folder or glob")
@@ -144,6 +147,11 @@ def _run(
         if output is not None and output != "-":
             folder = Path(output)
             kinds = parse_save(save)
+            if "mask" in kinds and detector.pixel_threshold is None:
+                raise OptionError(
+                    "--save mask needs a threshold, and there is none; calibrate a model, or leave "
+                    "mask out"
+                )
             writer = ResultWriter(folder, kinds, files, run, resume, overwrite)
             stack.enter_context(writer)
             if detector.method != _BATCHED:  # a batch is scored as a whole

@@ -9,6 +9,7 @@ from offnominal.errors import ImageError
 
 __all__ = [
     "ANOMALIES",
+    "INTERNAL",
     "UNREADABLE",
     "USAGE",
     "Unreadable",
@@ -20,6 +21,7 @@ __all__ = [
 ANOMALIES = 1
 USAGE = 2
 UNREADABLE = 3
+INTERNAL = 70
 
 
 def say(text: str = "") -> None:

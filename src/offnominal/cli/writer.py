@@ -158,8 +158,7 @@ def _picture(kind: str, prediction: Prediction) -> Image.Image:
     if kind == "map":
         return Image.fromarray(prediction.anomaly_map)  # 32-bit float
     limit = prediction.pixel_threshold
-    if limit is None:
-        raise OptionError("--save mask needs a threshold; run `offnominal calibrate` first")
+    assert limit is not None, "refused before the run"
     return Image.fromarray(((prediction.anomaly_map > limit) * 255).astype(np.uint8))
 
 

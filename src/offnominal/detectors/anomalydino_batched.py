@@ -5,7 +5,7 @@ good part has near neighbours in many of the other images, and a patch of a defe
 """
 
 from collections.abc import Iterable, Iterator
-from typing import Any, ClassVar, Unpack
+from typing import Any, ClassVar, Self, Unpack
 
 import numpy as np
 import torch
@@ -62,6 +62,15 @@ class BatchedAnomalyDINO(PatchDetector):
         if not 0 < quantile < 1:
             raise OptionError(f"quantile {quantile}: give a share between 0 and 1, as 0.001")
         self.quantile = quantile
+
+    def fit(
+        self,
+        images: Iterable[ImageSource],
+        on_error: OnError | None = None,
+        progress: Progress | None = None,
+    ) -> Self:
+        """Not to be called: raises an :class:`OptionError` that says so."""
+        raise OptionError(f"{self.method} has nothing to fit: it scores the images of a batch")
 
     def stream(
         self,
@@ -126,10 +135,13 @@ class BatchedAnomalyDINO(PatchDetector):
             first += count
 
     def _mean_below_quantile(self, queries: Tensor, owner: int) -> Tensor:
-        return self.bank.distances_below_quantile(queries, self.quantile, skip=owner)
+        half = self.bank.distances_below_quantile(queries, self.quantile, skip=owner)
+        # Half the squared distance is the cosine distance of unit vectors; of others, take the
+        # root of the mean square, so that the unit is that of the few-shot form.
+        return half if self.normalization == "l2" else (2 * half).sqrt()
 
     def _fit(self, images: Iterator[tuple[int, np.ndarray]], progress: Progress | None) -> None:
-        raise OptionError(f"{self.method} has nothing to fit: it scores the images of a batch")
+        raise NotImplementedError
 
     def _patch_scores(self, pixels: Tensor) -> Tensor:
         raise OptionError(f"{self.method} scores batches: use predict or stream with all images")

@@ -57,7 +57,7 @@ class Card:
         ``hit`` (defective, rejected), ``miss`` (defective, passed), ``false alarm`` (good,
         rejected) or ``good`` (good, passed).
     score, threshold : float
-        The image's score, and the score from which images are rejected.
+        The image's score, and the score above which images are rejected.
     p_value : float
         Share of good images expected to score as high; nan where it is not known.
     image, map_picture, overlay : uint8 array of shape (H, W, 3)

@@ -20,7 +20,7 @@ class Scores:
     good, defective : sequence of float
         Scores of the good and of the defective images.
     threshold : float
-        Images that score at least this are rejected.
+        Images that score more than this are rejected.
     """
 
     category: str

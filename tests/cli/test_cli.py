@@ -1,0 +1,326 @@
+"""The command line as a user runs it: real processes, real files."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+MAIN = [sys.executable, "-c", "from offnominal.cli import main; main()"]
+
+
+def offnominal(
+    *arguments: object, stdin: str | None = None, cwd: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*MAIN, *map(str, arguments)],
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+        cwd=cwd,
+        env=os.environ | {"COLUMNS": "100", "HF_HUB_OFFLINE": "1"},
+    )
+
+
+def rows_of(folder: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
+
+
+def test_start_up_imports_nothing_heavy() -> None:
+    """What makes the start fast: counted, not timed."""
+    heavy = ("torch", "timm", "numpy", "cv2", "scipy", "sklearn", "PIL", "huggingface_hub")
+    for code, most in [
+        ("import offnominal", 80),
+        ("from offnominal.cli import app; from offnominal.detectors import METHODS", 500),
+    ]:
+        done = subprocess.run(
+            [sys.executable, "-c", f"{code}; import sys; print(' '.join(sys.modules))"],
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        modules = done.stdout.split()
+        assert not set(heavy) & set(modules), set(heavy) & set(modules)
+        assert len(modules) < most
+
+
+def test_help_and_methods_stay_light() -> None:
+    for arguments in (["--help"], ["methods"], ["fit", "--help"]):
+        code = (
+            f"import sys; sys.argv = ['offnominal', *{arguments!r}]\n"
+            "from offnominal.cli import main\n"
+            "try: main()\n"
+            "except SystemExit as end: assert not end.code\n"
+            "assert 'torch' not in sys.modules and 'numpy' not in sys.modules"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stdout
+
+
+def test_fit_then_predict_into_a_folder(parts: Path, tmp_path: Path) -> None:
+    model, out = tmp_path / "board.offn", tmp_path / "out"
+    fitted = offnominal(
+        "fit", parts / "board/train/good", "-o", model, "--backbone", "builtin",
+        "--rotations", "none", "--shots", 4, "--seed", 1, "--false-reject", 0.2,
+    )  # fmt: skip
+    assert fitted.returncode == 0, fitted.stderr
+    assert fitted.stdout == ""
+    assert "4 good images" in fitted.stderr
+    assert "the object fills the frame" in fitted.stderr
+    assert "at most 20 % of good parts are rejected" in fitted.stderr
+    with Image.open(model.with_suffix(".mask.png")) as picture:
+        assert picture.size == (3 * 384 + 16, 288)
+
+    done = offnominal(
+        "predict", model, parts / "board/test", "-o", out, "--save", "overlay,map,mask,json,csv"
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == ""
+    images = sorted((parts / "board/test").rglob("*.png"))
+    rows = rows_of(out)
+    assert [row["image"] for row in rows] == [str(path) for path in images]
+    first = rows[0]
+    assert first["is_anomalous"] == (first["score"] > first["threshold"])
+    heat = cv2.imread(str(out / first["map"]), cv2.IMREAD_UNCHANGED)
+    assert (heat.shape, heat.dtype) == ((288, 384), np.float32)
+    assert first["regions"] == [] or heat.max() == pytest.approx(first["regions"][0]["peak"])
+    with Image.open(out / first["overlay"]) as overlay:
+        assert overlay.size == (2 * 384 + 8, 288)
+    with Image.open(out / first["mask"]) as mask:
+        assert mask.mode == "L"
+        assert (np.asarray(mask) > 0).sum() == sum(r["area"] for r in first["regions"])
+    with (out / "results.csv").open(newline="") as file:
+        table = list(csv.DictReader(file))
+    assert [float(row["score"]) for row in table] == [row["score"] for row in rows]
+    assert [int(row["regions"]) for row in table] == [len(row["regions"]) for row in rows]
+
+
+def test_json_lines_on_a_pipe_and_nothing_else(fabric_model: Path, parts: Path) -> None:
+    good = parts / "fabric/test/good"
+    piped = offnominal("predict", fabric_model, good)
+    dashed = offnominal("predict", fabric_model, good, "-o", "-")
+    named = offnominal(
+        "predict", fabric_model, "-", stdin="".join(f"{p}\n" for p in sorted(good.iterdir()))
+    )
+    assert piped.stdout == dashed.stdout == named.stdout
+    rows = [json.loads(line) for line in piped.stdout.splitlines()]
+    assert len(rows) == 3
+    assert "3 images" in piped.stderr
+
+
+def test_globs_are_expanded_by_the_program_too(fabric_model: Path, parts: Path) -> None:
+    done = offnominal("predict", fabric_model, f"{parts}/fabric/test/*/00*.png", "-o", "-")
+    assert len(done.stdout.splitlines()) == len(list((parts / "fabric/test").rglob("*.png")))
+
+
+def test_unreadable_images_are_listed_at_the_end(
+    fabric_model: Path, parts: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    whole = sorted((parts / "fabric/test/good").iterdir())
+    (folder / "a.png").write_bytes(whole[0].read_bytes())
+    (folder / "b.png").write_bytes(whole[1].read_bytes()[:2000])
+    (folder / "c.png").touch()
+    (folder / "d.png").write_bytes(whole[2].read_bytes())
+    done = offnominal("predict", fabric_model, folder, "-o", tmp_path / "out")
+    assert done.returncode == 3
+    assert "2 images could not be read:" in done.stderr
+    assert "b.png" in done.stderr
+    assert "c.png" in done.stderr
+    assert "Traceback" not in done.stderr
+    rows = rows_of(tmp_path / "out")
+    assert [Path(row["image"]).name for row in rows] == ["a.png", "b.png", "c.png", "d.png"]
+    assert ["score" in row for row in rows] == [True, False, False, True]
+
+    strict = offnominal("predict", fabric_model, folder, "-o", tmp_path / "strict", "--strict")
+    assert strict.returncode == 2
+    assert "b.png" in strict.stderr
+    # What was computed before is there.
+    assert "score" in rows_of(tmp_path / "strict")[0]
+
+    fitted = offnominal(
+        "fit", folder, "-o", tmp_path / "m.offn", "--backbone", "builtin", "--rotations", "none"
+    )
+    assert fitted.returncode == 3
+    assert "2 good images" in fitted.stderr
+    assert (tmp_path / "m.offn").exists()
+
+
+def test_resume_goes_on_where_it_stopped(fabric_model: Path, parts: Path, tmp_path: Path) -> None:
+    out, test = tmp_path / "out", parts / "fabric/test"
+    count = len(list(test.rglob("*.png")))
+    assert offnominal("predict", fabric_model, test, "-o", out).returncode == 0
+    whole = rows_of(out)
+    lines = (out / "results.jsonl").read_text().splitlines(keepends=True)
+    # As after a stop: the third line is cut short, the rest is missing.
+    (out / "results.jsonl").write_text("".join(lines[:2]) + lines[2][:30])
+
+    refused = offnominal("predict", fabric_model, test, "-o", out)
+    assert refused.returncode == 2
+    assert "--resume" in refused.stderr
+    assert "--overwrite" in refused.stderr
+    resumed = offnominal("predict", fabric_model, test, "-o", out, "--resume")
+    assert resumed.returncode == 0, resumed.stderr
+    assert f"{count - 2} images, 2 done before" in resumed.stderr
+    assert rows_of(out) == whole
+    with (out / "results.csv").open(newline="") as file:
+        assert len(list(csv.DictReader(file))) == count
+
+    other = offnominal(
+        "calibrate", fabric_model, parts / "fabric/test/good", "-o", tmp_path / "other.offn"
+    )
+    assert other.returncode == 0, other.stderr
+    mixed = offnominal("predict", tmp_path / "other.offn", test, "-o", out, "--resume")
+    assert mixed.returncode == 2
+    assert "another model" in mixed.stderr
+    again = offnominal("predict", fabric_model, test, "-o", out, "--overwrite")
+    assert again.returncode == 0
+    assert rows_of(out) == whole
+
+
+def test_a_stop_loses_nothing(fabric_model: Path, parts: Path, tmp_path: Path) -> None:
+    """SIGTERM ends a run at once, and what was computed is there, whole."""
+    folder, out = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    source = sorted((parts / "fabric/test").rglob("*.png"))
+    for index in range(300):
+        (folder / f"{index:03}.png").symlink_to(source[index % len(source)])
+    process = subprocess.Popen(
+        [*MAIN, "predict", str(fabric_model), str(folder), "-o", str(out)],
+        stderr=subprocess.DEVNULL,
+    )
+    results = out / "results.jsonl"
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not (
+        results.exists() and results.read_text().count("\n") >= 3
+    ):
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=30) == 128 + signal.SIGTERM
+    done = len(rows_of(out))
+    assert 3 <= done < 300
+    assert not list(out.rglob(".*.part"))
+
+
+def test_fail_on_anomaly(fabric_model: Path, parts: Path) -> None:
+    stain = parts / "fabric/test/stain"
+    assert offnominal("predict", fabric_model, stain, "--fail-on-anomaly").returncode == 1
+    assert offnominal("predict", fabric_model, stain).returncode == 0
+    train = parts / "fabric/train/good"
+    assert offnominal("predict", fabric_model, train, "--fail-on-anomaly").returncode == 0
+
+
+def test_calibrate_reports_the_miss_rate(fabric_model: Path, parts: Path, tmp_path: Path) -> None:
+    new = tmp_path / "new.offn"
+    done = offnominal(
+        "calibrate", fabric_model, parts / "fabric/test/good", parts / "fabric/train/good",
+        parts / "fabric/test/stain/000.png", "--defects", parts / "fabric/test/stain",
+        "--false-reject", 0.25, "-o", new,
+    )  # fmt: skip
+    assert done.returncode == 2, "as when the shell takes a pattern apart"
+    assert "good and defective images both come from" in done.stderr
+    done = offnominal(
+        "calibrate", fabric_model, parts / "fabric/test/good", parts / "fabric/train/good",
+        "--defects", parts / "fabric/test/stain", "--defects", parts / "fabric/test/hole",
+        "--false-reject", 0.25, "-o", new,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "calibrated on 3 good images" in done.stderr
+    assert "left out   6 that the model has learned from" in done.stderr
+    assert "at most 25 % of good parts" in done.stderr
+    assert "of 2 defective images pass" in done.stderr
+    assert new.exists()
+
+
+def test_zero_shot_batch(parts: Path, tmp_path: Path) -> None:
+    done = offnominal(
+        "predict", "--zero-shot-batch", parts / "fabric/test", "--backbone", "builtin",
+        "-o", tmp_path, "--save", "map,json",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "without a decision" in done.stderr
+    rows = rows_of(tmp_path)
+    assert len(rows) == len(list((parts / "fabric/test").rglob("*.png")))
+    assert all(row["threshold"] is None for row in rows)
+    good = [row["score"] for row in rows if "/good/" in row["image"]]
+    assert np.mean(good) < np.mean([row["score"] for row in rows])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["fit", "GOOD", "-o", "x.offn", "--method", "magic"], "--method magic"),
+        (["fit", "GOOD", "-o", "absent/x.offn"], "-o absent/x.offn"),
+        (["fit", "nowhere", "-o", "x.offn"], "nowhere: no such file or folder"),
+        (["fit", "GOOD", "-o", "x.offn", "--shots", "99"], "--shots 99"),
+        (["fit", "GOOD", "-o", "x.offn", "--layers", "one"], "--layers one"),
+        (["fit", "GOOD", "-o", "x.offn", "--false-reject", "2"], "--false-reject 2"),
+        (["fit", "GOOD", "-o", "x.offn", "--device", "cuda:9"], "--device cuda:9"),
+        (["fit", "GOOD", "-o", "x.offn", "--backbone", "resnet19"], "did you mean resnet18"),
+        (["fit", "GOOD", "-o", "x.offn", "--method", "anomalydino-batched"], "nothing to fit"),
+        (["predict", "MODEL"], "at least one image"),
+        (["predict", "MODEL", "nowhere.png"], "nowhere.png"),
+        (["predict", "MODEL", "GOOD", "--mask", "on"], "--mask is settled in the model file"),
+        (["predict", "MODEL", "GOOD", "-o", "out", "--save", "gif"], "--save gif"),
+        (["predict", "MODEL", "GOOD", "--resume"], "need a folder"),
+        (["predict", "MODEL", "--zero-shot-batch", "GOOD"], "--zero-shot-batch takes a folder"),
+        (["predict", "GOOD/000.png", "GOOD"], "not an Offnominal model file"),
+    ],
+)
+def test_wrong_usage_exits_with_two_and_says_why(
+    arguments: list[str], message: str, fabric_model: Path, parts: Path, tmp_path: Path
+) -> None:
+    good = str(parts / "fabric/train/good")
+    given = [a.replace("GOOD", good).replace("MODEL", str(fabric_model)) for a in arguments]
+    if given[0] == "fit" and "--backbone" not in given:
+        given += ["--backbone", "builtin"]
+    if "--layers" in given:
+        given[given.index("builtin")] = "resnet18"
+    done = offnominal(*given, cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.glob("*.offn"))
+
+
+def test_doctor_says_what_is_here(tmp_path: Path) -> None:
+    done = offnominal("doctor")
+    assert done.returncode == 0, done.stderr
+    for word in ("torch", "timm", "devices", "cpu", "weights", "builtin", "advice"):
+        assert word in done.stdout
+
+
+def test_version() -> None:
+    from offnominal import __version__
+
+    assert offnominal("--version").stdout.strip() == f"offnominal {__version__}"
+
+
+def test_demo_draws_runs_and_names_the_page(tmp_path: Path) -> None:
+    from offnominal.demo import run_demo
+    from offnominal.errors import OptionError
+
+    small = {"n_train": 4, "n_good": 2, "n_per_defect": 1, "looks": ("fabric",)}
+    first = run_demo(tmp_path / "a", **small)
+    assert first.figures[0]["image_auroc"] > 0.8
+    assert (tmp_path / "a" / "fabric.offn").exists()
+    # Deterministic, and it draws over its own parts only.
+    again = run_demo(tmp_path / "a", **small)
+    assert first.figures == again.figures
+    page = first.page.read_text()
+    assert run_demo(tmp_path / "b", **small).page.read_text() == page
+    (tmp_path / "c" / "parts").mkdir(parents=True)
+    with pytest.raises(OptionError, match="not from an earlier demonstration"):
+        run_demo(tmp_path / "c", **small)
