@@ -53,8 +53,11 @@ def overlay(
     regions : bool array of shape (H, W) or None
         Pixels to outline.
     """
-    alpha = 0.65 * _level(anomaly_map, low, high)[..., None]
-    heat = colour_map(anomaly_map, low - 0.5 * (high - low), high)
+    alpha = 0.5 * _level(anomaly_map, low, high)[..., None]
+    # From violet to orange: the map's pale end would hide what lies under it.
+    heat = colour_map(
+        np.minimum(anomaly_map, high), 1.5 * low - 0.5 * high, 1.35 * high - 0.35 * low
+    )
     mixed = (image * (1 - alpha) + heat * alpha + 0.5).astype(np.uint8)
     return outline(mixed, regions) if regions is not None else mixed
 

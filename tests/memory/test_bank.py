@@ -131,20 +131,22 @@ def test_threads_and_memory_do_not_change_the_result() -> None:
     assert all(torch.equal(i, results[0][1]) for _, i in results)
 
 
-def test_reduced_precision_settings_of_pytorch_do_not_change_the_result() -> None:
-    bank = MemoryBank(DIM, precision="fp32")
-    bank.add(unit(400, DIM))
-    queries = unit(400, DIM)[:50] + 1e-4 * normal(50, DIM)
-    expected = bank.search(queries)
+def test_reduced_float32_products_widen_the_bound() -> None:
+    """PyTorch may be told to compute float32 products in bfloat16; not every CPU obeys."""
+    rows, queries = CASES["unit"]
+    nothing = torch.zeros(DIM)
     before = torch.get_float32_matmul_precision()
     try:
         torch.set_float32_matmul_precision("medium")
-        with torch.autocast("cpu", torch.bfloat16):
-            found = bank.search(queries)
+        slack = screen(rows, queries, [(0, 400)], nothing, torch.float32, 1).slack
     finally:
         torch.set_float32_matmul_precision(before)
-    assert torch.equal(found[0], expected[0])
-    assert torch.equal(found[1], expected[1])
+    plain = screen(rows, queries, [(0, 400)], nothing, torch.float32, 1).slack
+    true = -((queries[:, None].double() - rows.double()) ** 2).sum(-1) / 2
+    rounded = queries.bfloat16().double() @ rows.bfloat16().double().T - 1
+    error = (rounded - true).abs().amax(1)
+    assert (error <= slack[:, 0]).all()
+    assert (error > plain[:, 0]).all()
 
 
 def test_equal_distances_give_the_lowest_row() -> None:

@@ -21,9 +21,10 @@ _WAVELENGTH = 4.0
 _ENVELOPE = 2.0
 _CHROMA_ORIENTATIONS = 4
 _MID_GREY = 0.5
-_DARK = 0.02  # keeps a black image's noise from being amplified without bound
+_DARK = 0.01  # keeps a black image's noise from being amplified without bound
 _LOG_FLOOR = 1e-3
 _CONTRAST_FLOOR = 0.15
+_STRENGTH_FLOOR = 0.02
 _EXTRA_WEIGHT = 0.3  # of contrast strength and colour beside the normalised parts
 
 
@@ -147,7 +148,7 @@ def _contrast_features(
     features = torch.cat(
         [
             bright / (strength + _CONTRAST_FLOOR),
-            _EXTRA_WEIGHT * (strength + _DARK).log(),
+            _EXTRA_WEIGHT * (strength + _STRENGTH_FLOOR).log(),
             tinted / (_norm(tinted) + strength + _CONTRAST_FLOOR),
             *(_EXTRA_WEIGHT * colour for colour in colours[-2:]),
         ],

@@ -207,7 +207,7 @@ class _Span:
         """List the ``k`` most promising groups of each query, and cross them off."""
         part = maxima[int(ids[0]) : int(ids[-1]) + 1].flatten(1)
         which = part.topk(min(k, part.shape[1])).indices
-        pass
+        part.scatter_(1, which, -math.inf)
         who = torch.arange(len(ids), device=ids.device)[:, None].expand_as(which)
         return who.flatten(), which.flatten()
 
