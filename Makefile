@@ -31,7 +31,7 @@ demo: $(VENV)/.base
 	$(BIN)/offnominal demo -o demo-report
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadscope
 
 lint: $(VENV)/.lint
 	$(BIN)/ruff check .

@@ -84,9 +84,9 @@ def main() -> None:
     parser.add_argument("data", type=Path, help="folder with train/good and test")
     parser.add_argument("--weights", type=Path, help="weights of a learned network to set beside")
     parser.add_argument("--shots", type=int, nargs="+", default=[1, 4, 16, 200])
-    parser.add_argument("--seeds", type=int, nargs="+", default=[8, 5, 2, 1], help="for each shots")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[5, 3, 2, 1], help="for each shots")
     parser.add_argument("--resize", choices=["square", "short"], help="default: each one's own")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     if len(options.seeds) != len(options.shots):
         parser.error("--seeds needs one number for each of --shots")

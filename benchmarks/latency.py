@@ -52,9 +52,15 @@ def random_weights(backbone: str, folder: Path) -> Path | None:
     name = CATALOGUE[backbone].timm if backbone in CATALOGUE else backbone
     if not name:
         return None
-    torch.manual_seed(0)
+    # Spread wide enough that patches differ, as trained features do; timm's own start makes them
+    # all but equal, which no search can tell apart cheaply.
+    generator = torch.Generator().manual_seed(0)
+    tensors = timm.create_model(name, num_classes=0).state_dict()
+    for tensor in tensors.values():
+        if tensor.ndim > 1:
+            tensor.normal_(generator=generator).div_(max(1, tensor[0].numel()) ** 0.5)
     path = folder / "random.safetensors"
-    save_file(timm.create_model(name, num_classes=0).state_dict(), path)
+    save_file(tensors, path)
     return path
 
 

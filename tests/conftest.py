@@ -5,6 +5,10 @@ from pathlib import Path
 
 import pytest
 
+# Tests run side by side, one process a core: more threads in each would only wait for one another.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"
+
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
