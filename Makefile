@@ -20,11 +20,11 @@ $(BIN)/python:
 # One stamp per set of packages; a change of the requirements installs anew.
 $(VENV)/.base: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "installing offnominal (torch is large: this takes a minute or two)"
-	$(PIP) install --constraint constraints.txt --editable .
+	$(PIP) install --no-compile --constraint constraints.txt --editable .
 	@touch $@
 
 $(VENV)/.%: pyproject.toml constraints.txt $(VENV)/.base
-	$(PIP) install --constraint constraints.txt --editable ".[$*]"
+	$(PIP) install --no-compile --constraint constraints.txt --editable ".[$*]"
 	@touch $@
 
 demo: $(VENV)/.base

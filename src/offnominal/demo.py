@@ -43,7 +43,7 @@ class DemoResult:
 
 def run_demo(
     folder: Path,
-    backbone: str | None = "builtin",
+    backbone: str | None = "builtin-aligned",
     weights: str | None = None,
     seed: int = 0,
     looks: Sequence[str] = LOOKS,

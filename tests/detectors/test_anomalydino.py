@@ -1,5 +1,6 @@
 """AnomalyDINO as a user meets it, on synthetic and on real parts."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +51,18 @@ def test_regions_are_areas_above_the_threshold(fabric: Detector) -> None:
     assert sum(region.area for region in regions) == (found.anomaly_map > limit).sum()
     assert [r.peak for r in regions] == sorted((r.peak for r in regions), reverse=True)
     assert found.regions(limit, min_area=10**6) == []
+
+
+def test_a_rejection_always_says_where(fabric: Detector) -> None:
+    [found] = fabric.predict([draw_defective("fabric", 5, 1, "hole")[0]])
+    peak = float(found.anomaly_map.max())
+    plain = replace(found, threshold=0.0, pixel_threshold=0.5 * peak)
+    assert plain.region_threshold == 0.5 * peak
+    above = replace(found, threshold=0.0, pixel_threshold=2 * peak)
+    assert above.regions()[0].peak == pytest.approx(peak)
+    assert sum(r.area for r in above.regions()) == (found.anomaly_map > 0.75 * peak).sum()
+    passed = replace(found, threshold=1e9, pixel_threshold=2 * peak)
+    assert passed.regions() == []
 
 
 def test_same_answer_from_path_array_and_pil(fabric: Detector, parts: Path) -> None:

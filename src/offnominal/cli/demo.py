@@ -24,7 +24,7 @@ def demo(
     from offnominal.demo import run_demo
 
     if backbone is None and weights is None:
-        backbone = "builtin"
+        backbone = "builtin-aligned"  # the parts lie in one place
     say("drawing parts of three looks, with defects")
     with progress_bar(None) as advance:
         result = run_demo(output, backbone, weights, seed, progress=advance)

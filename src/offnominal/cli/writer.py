@@ -157,7 +157,7 @@ def _picture(kind: str, prediction: Prediction) -> Image.Image:
         return Image.fromarray(beside(prediction.image, prediction.overlay()))
     if kind == "map":
         return Image.fromarray(prediction.anomaly_map)  # 32-bit float
-    limit = prediction.pixel_threshold
+    limit = prediction.region_threshold
     assert limit is not None, "refused before the run"
     return Image.fromarray(((prediction.anomaly_map > limit) * 255).astype(np.uint8))
 

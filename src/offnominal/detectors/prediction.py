@@ -11,6 +11,8 @@ from offnominal.pictures import Image, overlay
 
 __all__ = ["Prediction", "Region"]
 
+_NEAR_PEAK = 0.75  # share of the peak that counts as part of it
+
 
 @dataclass(frozen=True)
 class Region:
@@ -69,17 +71,29 @@ class Prediction:
         """Whether to reject; None without a threshold."""
         return None if self.threshold is None else self.score > self.threshold
 
+    @property
+    def region_threshold(self) -> float | None:
+        """Where regions begin: the pixel threshold, or lower for a rejected image that stays under.
+
+        The score and the map have thresholds of their own, so an image can be rejected for many
+        moderate patches with no pixel above the pixel threshold. Its regions are then what comes
+        within a quarter of its own peak: a rejection always says where.
+        """
+        if self.pixel_threshold is None or not self.is_anomalous:
+            return self.pixel_threshold
+        return min(self.pixel_threshold, _NEAR_PEAK * float(self.anomaly_map.max()))
+
     def regions(self, threshold: float | None = None, min_area: int = 1) -> list[Region]:
         """Connected areas (8-connected) above a threshold, the highest peak first.
 
         Parameters
         ----------
         threshold : float or None
-            In the map's unit; None: the detector's own pixel threshold, and no regions without one.
+            In the map's unit; None: :attr:`region_threshold`, and no regions without one.
         min_area : int
             Smaller areas are left out, in pixels.
         """
-        threshold = self.pixel_threshold if threshold is None else threshold
+        threshold = self.region_threshold if threshold is None else threshold
         if threshold is None:
             return []
         above = (self.anomaly_map > threshold).astype(np.uint8)
@@ -109,7 +123,8 @@ class Prediction:
 
     def overlay(self) -> Image:
         """The image with the heat laid over it and the regions outlined, uint8 (H, W, 3)."""
-        above = None if self.pixel_threshold is None else self.anomaly_map > self.pixel_threshold
+        limit = self.region_threshold
+        above = None if limit is None else self.anomaly_map > limit
         return overlay(self.image, self.anomaly_map, *self.colour_range, above)
 
     def as_row(self) -> dict[str, Any]:
