@@ -6,7 +6,8 @@ import pytest
 
 from offnominal.augment import AGNOSTIC_ANGLES, parse_rotations, rotate_image
 from offnominal.errors import OptionError
-from offnominal.images import find_images, read_image
+from offnominal.images import read_image
+from offnominal.paths import find_images
 
 
 @pytest.mark.parametrize(

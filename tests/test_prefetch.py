@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from offnominal.errors import ImageError, OptionError
-from offnominal.images import find_images, read_image
+from offnominal.images import read_image
+from offnominal.paths import find_images
 from offnominal.prefetch import prefetch
 
 

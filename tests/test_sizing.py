@@ -7,7 +7,8 @@ from PIL import Image
 from torchvision import transforms
 
 from offnominal.errors import OptionError
-from offnominal.images import find_images, read_image
+from offnominal.images import read_image
+from offnominal.paths import find_images
 from offnominal.sizing import (
     Tile,
     blend_tiles,

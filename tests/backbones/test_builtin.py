@@ -27,7 +27,8 @@ def _no_gradients() -> object:
 
 def tile_pixels(path: Path) -> Tensor:
     net = Builtin()
-    image = resize_image(read_image(path), net.resolution, net.multiple, net.resize)
+    # One size for all, which is several times faster than the shapes that the tiles have.
+    image = resize_image(read_image(path), net.resolution, net.multiple, "square")
     return to_pixels(image, net.mean, net.std)[None]
 
 
@@ -155,8 +156,8 @@ def test_exports_to_one_graph(aligned: bool) -> None:
 def test_finds_defects_on_real_tiles(aligned: bool, tiles: Path) -> None:
     net = Builtin(aligned)
     train = find_images([tiles / "train" / "good"])[::48]
-    good = find_images([tiles / "test" / "good"])[::4]
-    defective = find_images([tiles / "test" / kind for kind in ("break", "fray", "uneven")])[::5]
+    good = find_images([tiles / "test" / "good"])[::6]
+    defective = find_images([tiles / "test" / kind for kind in ("break", "fray", "uneven")])[::7]
 
     def patches(path: Path) -> Tensor:
         features: Tensor = net(tile_pixels(path))

@@ -54,7 +54,7 @@ class Builtin(Backbone):
     mean = (0.0, 0.0, 0.0)
     std = (1.0, 1.0, 1.0)
     resolution = 256
-    resize = "square"
+    resize = "short"
     stride = _STRIDE
     multiple = _STRIDE
 
