@@ -13,13 +13,10 @@ import torch
 from torch import Tensor
 
 from offnominal.augment import parse_rotations, rotate_image
-from offnominal.backbones.base import Normalize
 from offnominal.detectors.base import Progress
-from offnominal.detectors.common import CommonOptions
-from offnominal.detectors.patches import MaskMode, PatchDetector
+from offnominal.detectors.patches import PatchDetector, PatchOptions
 from offnominal.detectors.views import Views
 from offnominal.errors import OptionError
-from offnominal.foreground import Morphology
 from offnominal.scoring import anomaly_map
 
 __all__ = ["AnomalyDINO"]
@@ -63,21 +60,13 @@ class AnomalyDINO(PatchDetector):
 
     def __init__(
         self,
-        mask: MaskMode = "auto",
         mask_references: bool = False,
-        mask_threshold: float | None = None,
-        morphology: Morphology = "2d",
         rotations: str | Sequence[float] = "agnostic",
         neighbours: int = 1,
-        aggregate: str = "top1",
-        normalize: Normalize | None = None,
         calibrate_on: int = 128,
-        search_memory: int = 512,
-        **common: Unpack[CommonOptions],
+        **options: Unpack[PatchOptions],
     ) -> None:
-        super().__init__(
-            mask, mask_threshold, morphology, aggregate, normalize, search_memory, **common
-        )
+        super().__init__(**options)
         parse_rotations(rotations)
         if neighbours < 1:
             raise OptionError(f"--neighbours {neighbours}: give 1 or more")

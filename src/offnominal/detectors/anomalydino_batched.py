@@ -11,14 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from offnominal.backbones.base import Normalize
 from offnominal.detectors.base import OnError, Progress
-from offnominal.detectors.common import CommonOptions
-from offnominal.detectors.patches import MaskMode, PatchDetector
+from offnominal.detectors.patches import PatchDetector, PatchOptions
 from offnominal.detectors.prediction import Prediction
 from offnominal.detectors.views import Views
 from offnominal.errors import OptionError
-from offnominal.foreground import Morphology
 from offnominal.images import ImageSource, describe
 
 __all__ = ["BatchedAnomalyDINO"]
@@ -48,17 +45,9 @@ class BatchedAnomalyDINO(PatchDetector):
     def __init__(
         self,
         quantile: float = 0.001,
-        mask: MaskMode = "auto",
-        mask_threshold: float | None = None,
-        morphology: Morphology = "2d",
-        aggregate: str = "top1",
-        normalize: Normalize | None = None,
-        search_memory: int = 512,
-        **common: Unpack[CommonOptions],
+        **options: Unpack[PatchOptions],
     ) -> None:
-        super().__init__(
-            mask, mask_threshold, morphology, aggregate, normalize, search_memory, **common
-        )
+        super().__init__(**options)
         if not 0 < quantile < 1:
             raise OptionError(f"quantile {quantile}: give a share between 0 and 1, as 0.001")
         self.quantile = quantile

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from offnominal.backbones import load_backbone
 from offnominal.backbones.base import Backbone, Resize
 from offnominal.calibration import Threshold, check_rate, choose_threshold, p_value
-from offnominal.detectors.common import CommonOptions, Precision, check_choice, choose_device
+from offnominal.detectors.common import Precision, check_choice, choose_device
 from offnominal.detectors.prediction import Prediction
 from offnominal.detectors.views import Views, tiled_views, whole_view
 from offnominal.errors import ImageError, NotFittedError, OptionError
@@ -126,9 +126,11 @@ class Detector(nn.Module):
     @classmethod
     def option_names(cls) -> tuple[str, ...]:
         """Names of the constructor's arguments, all of them plain values."""
-        own = inspect.signature(cls.__init__).parameters.values()
-        names = [p.name for p in own if p.name != "self" and p.kind is not p.VAR_KEYWORD]
-        return tuple(dict.fromkeys([*names, *CommonOptions.__annotations__]))
+        # A subclass names its own arguments and passes the rest on to its base.
+        bases = [base for base in cls.__mro__ if issubclass(base, Detector)]
+        named = [p for base in bases for p in inspect.signature(base.__init__).parameters.values()]
+        names = [p.name for p in named if p.name != "self" and p.kind is not p.VAR_KEYWORD]
+        return tuple(dict.fromkeys(names))
 
     def options(self) -> dict[str, Any]:
         """The constructor's arguments and their values; the device is left out."""

@@ -18,9 +18,20 @@ from offnominal.memory import MemoryBank
 from offnominal.pictures import beside, colour_map, outline
 from offnominal.scoring import check_aggregate
 
-__all__ = ["MaskMode", "PatchDetector"]
+__all__ = ["MaskMode", "PatchDetector", "PatchOptions"]
 
 MaskMode = Literal["auto", "on", "off"]
+
+
+class PatchOptions(CommonOptions, total=False):
+    """Options that :class:`PatchDetector` adds, for those who pass them on."""
+
+    mask: MaskMode
+    mask_threshold: float | None
+    morphology: Morphology
+    aggregate: str
+    normalize: Normalize | None
+    search_memory: int
 
 
 class PatchDetector(Detector):
