@@ -238,7 +238,7 @@ def test_calibrate_reports_the_miss_rate(fabric_model: Path, parts: Path, tmp_pa
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "calibrated on 3 good images" in done.stderr
-    assert "left out   6 that the model has learned from" in done.stderr
+    assert "left out   6 that it knows already" in done.stderr
     assert "at most 25 % of good parts" in done.stderr
     assert "of 2 defective images pass" in done.stderr
     assert new.exists()

@@ -131,6 +131,30 @@ def test_calibrate_on_limits_the_references_scored(parts: Path) -> None:
     assert set(some.good_scores_.tolist()) < set(every.good_scores_.tolist())
 
 
+def test_copies_count_once(parts: Path, tmp_path: Path) -> None:
+    """A copy would score nothing against its twin and pull the threshold down."""
+    files = images_of(parts / "board" / "train")[:4]
+    copy = tmp_path / "copy.png"
+    copy.write_bytes(files[0].read_bytes())
+    once = AnomalyDINO(backbone="builtin", rotations="none").fit(files)
+    twice = AnomalyDINO(backbone="builtin", rotations="none").fit([*files, copy])
+    assert (twice.copies_, len(twice.references_)) == (1, 4)
+    assert torch.equal(twice.good_scores_, once.good_scores_)
+    fresh = images_of(parts / "board" / "test" / "good")
+    assert twice.calibrate([*fresh, fresh[0], copy]) == 2
+    assert len(twice.good_scores_) == len(fresh)
+
+
+def test_a_fit_that_broke_off_is_no_fit(parts: Path, tmp_path: Path) -> None:
+    bad = tmp_path / "empty.png"
+    bad.touch()
+    detector = AnomalyDINO(backbone="builtin", rotations="none")
+    with pytest.raises(ImageError):
+        detector.fit([*images_of(parts / "board" / "train")[:2], bad])
+    with pytest.raises(NotFittedError):
+        detector.predict(images_of(parts / "board" / "test")[:1])
+
+
 def test_one_reference_gives_scores_but_no_decision(parts: Path) -> None:
     files = images_of(parts / "board" / "train")
     detector = AnomalyDINO(backbone="builtin", rotations="none").fit(files[:1])

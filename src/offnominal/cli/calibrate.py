@@ -62,7 +62,7 @@ def calibrate(
     detector.save(output or model)
     say(f"{output or model}: calibrated on {len(detector.good_scores_)} good images")
     if skipped:
-        say(f"  left out   {skipped} that the model has learned from")
+        say(f"  left out   {skipped} that it knows already: references, or copies")
     say(f"  threshold  {describe_threshold(detector)}")
     if defective:
         with progress_bar(len(defective)) as advance:

@@ -110,6 +110,8 @@ def _report(detector: "Detector", output: Path) -> None:
 
     count = len(detector.references_)
     say(f"{output}: {detector.method} on {count} good image{'s' if count > 1 else ''}")
+    if detector.copies_:
+        say(f"  left out   {detector.copies_} exact copies of others")
     say(
         f"  backbone   {detector.load_network().name}, digest {detector.load_network().digest[:12]}"
     )

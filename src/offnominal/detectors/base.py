@@ -107,6 +107,7 @@ class Detector(nn.Module):
         self.network: Backbone | None = None
         self._device = torch.device("cpu")
         self.references_: list[dict[str, str]] = []
+        self.copies_ = 0
         self.calibration_: Literal["none", "leave-one-out", "held-out"] = "none"
         self.register_buffer("good_scores_", torch.empty(0, dtype=torch.float64))
         self.register_buffer("good_peaks_", torch.empty(0, dtype=torch.float64))
@@ -159,6 +160,8 @@ class Detector(nn.Module):
         Parameters
         ----------
         images : iterable of paths, uint8 or uint16 arrays, or PIL images
+            Exact copies of an image count once (``copies_`` says how many were left out): a copy
+            among the references would score nothing against its twin and spoil the threshold.
         on_error : callable or None
             Called with each :class:`ImageError`, and the image is left out; None: it is raised.
         progress : callable or None
@@ -171,20 +174,28 @@ class Detector(nn.Module):
         """
         self.load_network()
         self.references_ = []
+        self.copies_ = 0
         self.calibration_ = "none"
         self.good_scores_ = self.good_scores_.new_empty(0)
         self.good_peaks_ = self.good_peaks_.new_empty(0)
 
+        references: dict[str, str] = {}
+
         def good() -> Iterator[tuple[int, np.ndarray]]:
             for source, image in self._read(images, on_error):
-                index = len(self.references_)
-                self.references_.append({"file": describe(source), "digest": content_digest(image)})
-                yield index, image
+                digest = content_digest(image)
+                if digest in references:
+                    self.copies_ += 1
+                    continue
+                references[digest] = describe(source)
+                yield len(references) - 1, image
 
         with torch.inference_mode():
             self._fit(good(), progress)
-        if not self.references_:
+        if not references:
             raise OptionError("no image to learn from: give at least one image of a good part")
+        # Only now: a fit that was broken off must not pass for a whole one.
+        self.references_ = [{"file": file, "digest": key} for key, file in references.items()]
         return self
 
     def predict(self, images: Iterable[ImageSource] | ImageSource) -> list[Prediction]:
@@ -248,22 +259,23 @@ class Detector(nn.Module):
 
         They replace the scores of the references, which are a little too high: each reference was
         scored against a bank without itself. Images that are references are left out, since they
-        would score next to nothing.
+        would score next to nothing, and so are copies of images given before.
 
         Returns
         -------
         int
-            How many images were left out because the detector has learned from them.
+            How many images were left out because the detector knows them already.
         """
         if false_reject is not None:
             check_rate(false_reject)
-            self.false_reject = false_reject
         known = {reference["digest"] for reference in self.references_}
         scores, peaks, skipped = [], [], 0
         for prediction in self.stream(images, on_error):
-            if content_digest(prediction.image) in known:
+            digest = content_digest(prediction.image)
+            if digest in known:
                 skipped += 1
                 continue
+            known.add(digest)
             scores.append(prediction.score)
             peaks.append(float(prediction.anomaly_map.max()))
         if not scores:
@@ -271,6 +283,8 @@ class Detector(nn.Module):
                 "no image to calibrate with: give good images that the detector has not learned "
                 f"from ({skipped} of those given are among its references)"
             )
+        if false_reject is not None:
+            self.false_reject = false_reject
         self._set_good(scores, peaks, "held-out")
         return skipped
 
@@ -303,8 +317,8 @@ class Detector(nn.Module):
     def load_network(self) -> Backbone:
         """Build the backbone on first use and move everything to the device."""
         if self.network is None:
-            self.network = load_backbone(self.backbone, self.weights, self.layers)
             self._device = choose_device(self.device)
+            self.network = load_backbone(self.backbone, self.weights, self.layers)
             self.to(self._device)
         return self.network
 
