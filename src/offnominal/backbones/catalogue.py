@@ -88,7 +88,7 @@ _ROWS = [
     ("clip_vitl14_336", "vit_large_patch14_clip_quickgelu_336.openai", 303.5, 1024, 14, _MIT, 336, "CLIP L/14 336, visual tower"),
     ("clip_resnet50", "resnet50_clip.openai", 36.2, 1536, 8, _MIT, 256, "CLIP RN50, visual tower"),
     ("builtin", "", 0.0, 59, 8, _APACHE, 256, "no weights: Gabor energies"),
-    ("builtin-aligned", "", 0.0, 158, 8, _APACHE, 256, "no weights: for 50 or more aligned images"),
+    ("builtin-aligned", "", 0.0, 158, 8, _APACHE, 256, "no weights: for parts in one place"),
 ]  # fmt: skip
 
 CATALOGUE: dict[str, Entry] = {row[0]: Entry(*row) for row in _ROWS}
