@@ -91,11 +91,8 @@ def run_demo(
         )
         detector.fit([s.image for s in train], progress=_named(progress, look))
         detector.save(folder / f"{look}.offn")
-        predictions = []
-        for prediction in detector.stream([s.image for s in test]):
-            predictions.append(prediction)
-            if progress:
-                progress(f"{look}: predict", len(predictions))
+        images = [s.image for s in test]
+        predictions = list(detector.stream(images, progress=_named(progress, look)))
         figures.append(_measure(look, test, predictions))
         scores.append(_scores(look, test, predictions))
         cards += [

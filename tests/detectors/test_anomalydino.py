@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 from sklearn.metrics import roc_auc_score
+from tests.seeded import save_dinov2_vits14
 
 from offnominal import AnomalyDINO, BatchedAnomalyDINO, Detector
 from offnominal.datasets.synthetic import draw_defective, draw_good
@@ -261,6 +262,52 @@ def test_batched_ranks_the_odd_one_first(parts: Path) -> None:
         BatchedAnomalyDINO(backbone="builtin").predict(good[:1])
     with pytest.raises(OptionError, match="nothing to fit"):
         BatchedAnomalyDINO(backbone="builtin").fit(good)
+
+
+def test_batched_takes_the_papers_resolution_with_dinov2_only(tmp_path: Path) -> None:
+    weights = str(save_dinov2_vits14(tmp_path))
+    image = draw_good("fabric", 0, 0)
+    detector = BatchedAnomalyDINO(weights=weights)
+    assert detector.views(image).pixels[0].shape == (3, 672, 672)
+    assert detector.resolution is None, "an option keeps the value that it was given"
+    assert AnomalyDINO(weights=weights).views(image).pixels[0].shape == (3, 448, 448)
+    small = BatchedAnomalyDINO(backbone="builtin")
+    assert small.views(image).pixels[0].shape == (3, 256, 256)
+
+
+def test_progress_is_told_of_every_stage(parts: Path) -> None:
+    files = images_of(parts / "board" / "train")[:3]
+    told: list[tuple[str, int]] = []
+
+    def progress(stage: str, done: int) -> None:
+        told.append((stage, done))
+
+    detector = AnomalyDINO(backbone="builtin", rotations="none").fit(files, progress=progress)
+    assert told == [*(("features", n) for n in (1, 2, 3)), *(("threshold", n) for n in (1, 2, 3))]
+    told.clear()
+    list(detector.stream(files, progress=progress))
+    assert told == [("predict", n) for n in (1, 2, 3)]
+    told.clear()
+    list(BatchedAnomalyDINO(backbone="builtin").stream(files, progress=progress))
+    assert told == [*(("features", n) for n in (1, 2, 3)), *(("predict", n) for n in (1, 2, 3))]
+
+
+def test_a_mask_that_leaves_nothing_is_said(parts: Path) -> None:
+    files = images_of(parts / "board" / "train")[:2]
+    detector = AnomalyDINO(
+        backbone="builtin", rotations="none", mask="on", mask_references=True, mask_threshold=1e9
+    )
+    with pytest.raises(OptionError, match="--mask-references"):
+        detector.fit(files)
+
+
+def test_a_detector_without_its_two_methods_cannot_be_made() -> None:
+    class Half(Detector):
+        def _fit(self, images: object, progress: object) -> None:
+            pass
+
+    with pytest.raises(TypeError, match="_patch_scores"):
+        Half()
 
 
 def test_not_fitted() -> None:

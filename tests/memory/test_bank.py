@@ -347,3 +347,12 @@ def test_mean_below_quantile_without_smaller_distances() -> None:
     bank.add(torch.tensor([[0.0, 1.0]]).repeat(100, 1))
     found = bank.distances_below_quantile(torch.tensor([[1.0, 0.0]]), 0.5, skip=None)
     assert found.tolist() == [1.0]
+
+
+def test_adding_nothing_to_an_empty_bank_is_nothing() -> None:
+    with torch.inference_mode():
+        bank = MemoryBank(4).to("cpu")
+        bank.add(torch.empty(0, 4), owner=0)
+        assert len(bank) == 0
+        bank.add(torch.ones(2, 4), owner=1)
+    assert len(bank) == 2

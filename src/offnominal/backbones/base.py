@@ -1,5 +1,6 @@
 """What every backbone is: pixels in, a grid of patch features out."""
 
+from abc import ABC, abstractmethod
 from typing import Literal
 
 from torch import Tensor, nn
@@ -12,7 +13,7 @@ Normalize = Literal["l2", "standardize", "none"]
 Resize = Literal["short", "square"]
 
 
-class Backbone(nn.Module):
+class Backbone(nn.Module, ABC):
     """A frozen network that turns pixels into patch features.
 
     A backbone has no fitted state: whatever depends on the good images belongs to the detector.
@@ -57,6 +58,7 @@ class Backbone(nn.Module):
     layers: tuple[int, ...] = ()
     digest: str = ""
 
+    @abstractmethod
     def forward(self, pixels: Tensor) -> Tensor:
         """Patch features of a batch.
 
@@ -74,7 +76,6 @@ class Backbone(nn.Module):
         BackboneError
             If a side is not a multiple of ``multiple``.
         """
-        raise NotImplementedError
 
     def check_size(self, pixels: Tensor) -> None:
         """Raise a :class:`BackboneError` that names the size to crop to."""

@@ -1,6 +1,5 @@
 """``offnominal calibrate``: thresholds from more good images, and the miss rate on defects."""
 
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -56,9 +55,7 @@ def calibrate(
             "quote the pattern so that the shell does not take it apart"
         )
     with progress_bar(len(files)) as advance:
-        skipped = detector.calibrate(
-            _counted(files, lambda done: advance("good", done)), false_reject, unreadable
-        )
+        skipped = detector.calibrate(files, false_reject, unreadable, advance)
     detector.save(output or model)
     say(f"{output or model}: calibrated on {len(detector.good_scores_)} good images")
     if skipped:
@@ -66,18 +63,11 @@ def calibrate(
     say(f"  threshold  {describe_threshold(detector)}")
     if defective:
         with progress_bar(len(defective)) as advance:
-            counted = _counted(defective, lambda done: advance("defects", done))
-            decisions = [p.is_anomalous for p in detector.stream(counted, unreadable)]
+            found = detector.stream(defective, unreadable, advance)
+            decisions = [prediction.is_anomalous for prediction in found]
         missed = sum(decision is False for decision in decisions)
         share = f"{100 * missed / len(decisions):.1f} %" if decisions else "none readable"
         say(f"  miss rate  {share} ({missed} of {len(decisions)} defective images pass)")
     unreadable.report()
     if unreadable.errors:
         raise typer.Exit(UNREADABLE)
-
-
-def _counted(files: list[Path], advance: Callable[[int], None]) -> Iterator[Path]:
-    for done, file in enumerate(files):
-        advance(done)
-        yield file
-    advance(len(files))

@@ -159,7 +159,11 @@ def _run(
             on_error = _both(unreadable, writer)
         advance = stack.enter_context(progress_bar(len(todo)))
         before = len(files) - len(todo)
-        for prediction in detector.stream(todo, on_error):
+
+        def progress(stage: str, done: int) -> None:
+            advance(stage, done + len(unreadable.errors))
+
+        for prediction in detector.stream(todo, on_error, progress):
             count += 1
             if writer is None:
                 _print(prediction, as_json=output == "-" or not sys.stdout.isatty())
@@ -167,7 +171,6 @@ def _run(
                 writer.write(Path(prediction.source), prediction)
             anomalous += prediction.is_anomalous is True
             undecided += prediction.is_anomalous is None
-            advance("predict", count + len(unreadable.errors))
         if writer is not None:
             anomalous = writer.anomalous
     _summary(count, before, anomalous, undecided, output)

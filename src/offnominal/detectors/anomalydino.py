@@ -44,9 +44,11 @@ class AnomalyDINO(PatchDetector):
     neighbours : int
         The distance of a patch is the mean over this many nearest neighbours.
     calibrate_on : int
-        At most this many references, evenly spread, are scored to set the threshold; 0: all.
+        0: every reference is scored to set the threshold. A number: at most so many, evenly spread,
+        to save time with very many.
     **options
-        See :class:`PatchDetector` and :class:`~offnominal.detectors.base.Detector`.
+        See :class:`~offnominal.detectors.patches.PatchDetector` and
+        :class:`~offnominal.detectors.base.Detector`.
 
     Examples
     --------
@@ -63,7 +65,7 @@ class AnomalyDINO(PatchDetector):
         mask_references: bool = False,
         rotations: str | Sequence[float] = "agnostic",
         neighbours: int = 1,
-        calibrate_on: int = 128,
+        calibrate_on: int = 0,
         **options: Unpack[PatchOptions],
     ) -> None:
         super().__init__(**options)
@@ -81,15 +83,16 @@ class AnomalyDINO(PatchDetector):
         self.prepare_state()
         angles = parse_rotations(self.rotations)
         references: list[tuple[Views, tuple[int, int], list[_Seen]]] = []
-        rows = 0
+        rows, decided = 0, False
         for index, image in images:
             seen: list[_Seen] = []
             for angle in angles:
                 views = self.views(rotate_image(image, angle))
                 for pixels in views.pixels:
                     tokens, grid = self._tokens(pixels)
-                    if not rows:
+                    if not decided:
                         self._decide_mask(tokens, grid)
+                        decided = True
                     mask = self.foreground(tokens, grid)
                     kept = tokens[mask.flatten()] if self.mask_references else tokens
                     raw = self.normalization != "l2"
@@ -102,8 +105,10 @@ class AnomalyDINO(PatchDetector):
                     references.append((views.layout(), size, seen))
             if progress:
                 progress("features", index + 1)
-        if not rows:
+        if not references:
             return
+        if not rows:
+            raise OptionError("--mask-references: the mask leaves nothing to learn; leave it out")
         if self.normalization == "standardize":
             self._standardize_bank()
         self._score_references(references, progress)

@@ -5,12 +5,13 @@ good part has near neighbours in many of the other images, and a patch of a defe
 """
 
 from collections.abc import Iterable, Iterator
-from typing import Any, ClassVar, Self, Unpack
+from typing import Any, ClassVar, Unpack
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from offnominal.backbones.base import Backbone
 from offnominal.detectors.base import OnError, Progress
 from offnominal.detectors.patches import PatchDetector, PatchOptions
 from offnominal.detectors.prediction import Prediction
@@ -37,7 +38,7 @@ class BatchedAnomalyDINO(PatchDetector):
     resolution : int or None
         None: 672 with DINOv2, as in the paper, otherwise the backbone's default.
     **options
-        See :class:`~offnominal.detectors.anomalydino.PatchDetector`.
+        See :class:`~offnominal.detectors.patches.PatchDetector`.
     """
 
     method: ClassVar[str] = "anomalydino-batched"
@@ -52,14 +53,8 @@ class BatchedAnomalyDINO(PatchDetector):
             raise OptionError(f"quantile {quantile}: give a share between 0 and 1, as 0.001")
         self.quantile = quantile
 
-    def fit(
-        self,
-        images: Iterable[ImageSource],
-        on_error: OnError | None = None,
-        progress: Progress | None = None,
-    ) -> Self:
-        """Not to be called: raises an :class:`OptionError` that says so."""
-        raise OptionError(f"{self.method} has nothing to fit: it scores the images of a batch")
+    def _default_resolution(self, net: Backbone) -> int:
+        return _RESOLUTION if "dinov2" in net.name else net.resolution
 
     def stream(
         self,
@@ -74,9 +69,6 @@ class BatchedAnomalyDINO(PatchDetector):
         OptionError
             If there are fewer than two readable images.
         """
-        net = self.load_network()
-        if self.resolution is None and net.mask_threshold is not None:
-            self.resolution = _RESOLUTION
         readable: list[ImageSource] = []
         starts, layouts = [0], []
         masks: list[Tensor] = []
@@ -100,7 +92,11 @@ class BatchedAnomalyDINO(PatchDetector):
                 raise OptionError("a batch needs at least two readable images to compare")
             if self.normalization == "standardize":
                 self._standardize_bank()
-        yield from self._score(readable, starts, masks, layouts)
+        scored = self._score(readable, starts, masks, layouts)
+        for done, prediction in enumerate(scored, start=1):
+            if progress:
+                progress("predict", done)
+            yield prediction
 
     def _score(
         self,
@@ -130,7 +126,7 @@ class BatchedAnomalyDINO(PatchDetector):
         return half if self.normalization == "l2" else (2 * half).sqrt()
 
     def _fit(self, images: Iterator[tuple[int, np.ndarray]], progress: Progress | None) -> None:
-        raise NotImplementedError
+        raise OptionError(f"{self.method} has nothing to fit: it scores the images of a batch")
 
     def _patch_scores(self, pixels: Tensor) -> Tensor:
         raise OptionError(f"{self.method} scores batches: use predict or stream with all images")

@@ -1,7 +1,7 @@
 """What every detector shares: images in, calibration, predictions out."""
 
 import inspect
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, get_args
@@ -35,7 +35,7 @@ Progress = Callable[[str, int], None]
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-class Detector(nn.Module):
+class Detector(nn.Module, ABC):
     """Base of every method.
 
     Parameters
@@ -116,7 +116,7 @@ class Detector(nn.Module):
 
     @abstractmethod
     def _fit(self, images: Iterator[tuple[int, np.ndarray]], progress: Progress | None) -> None:
-        """Learn from numbered uint8 images; the network is loaded and on its device."""
+        """Learn from numbered uint8 images."""
 
     @abstractmethod
     def _patch_scores(self, pixels: Tensor) -> Tensor:
@@ -172,7 +172,6 @@ class Detector(nn.Module):
         OptionError
             If there is no image to learn from.
         """
-        self.load_network()
         self.references_ = []
         self.copies_ = 0
         self.calibration_ = "none"
@@ -215,7 +214,10 @@ class Detector(nn.Module):
         return list(self.stream(images))  # type: ignore[arg-type]  # narrowed just above
 
     def stream(
-        self, images: Iterable[ImageSource], on_error: OnError | None = None
+        self,
+        images: Iterable[ImageSource],
+        on_error: OnError | None = None,
+        progress: Progress | None = None,
     ) -> Iterator[Prediction]:
         """Predictions as they come, in order and in constant memory, reading ahead.
 
@@ -224,11 +226,16 @@ class Detector(nn.Module):
         images : iterable of paths, uint8 or uint16 arrays, or PIL images
         on_error : callable or None
             Called with each :class:`ImageError`, and the image is left out; None: it is raised.
+        progress : callable or None
+            Called with the stage and the number of images that it has done.
         """
         self._check_fitted()
         self.load_network()
-        for source, image in self._read(images, on_error):
-            yield self._predict_image(describe(source), image)
+        for done, (source, image) in enumerate(self._read(images, on_error), start=1):
+            prediction = self._predict_image(describe(source), image)
+            if progress:
+                progress("predict", done)
+            yield prediction
 
     def forward(self, pixels: Tensor, size: tuple[int, int] | None = None) -> tuple[Tensor, Tensor]:
         """Image scores and patch scores of a batch of prepared pixels.
@@ -254,6 +261,7 @@ class Detector(nn.Module):
         images: Iterable[ImageSource],
         false_reject: float | None = None,
         on_error: OnError | None = None,
+        progress: Progress | None = None,
     ) -> int:
         """Set the thresholds from good images that the detector has not learned from.
 
@@ -270,7 +278,7 @@ class Detector(nn.Module):
             check_rate(false_reject)
         known = {reference["digest"] for reference in self.references_}
         scores, peaks, skipped = [], [], 0
-        for prediction in self.stream(images, on_error):
+        for prediction in self.stream(images, on_error, progress):
             digest = content_digest(prediction.image)
             if digest in known:
                 skipped += 1
@@ -327,8 +335,11 @@ class Detector(nn.Module):
         net = self.load_network()
         if self.tile:
             return tiled_views(image, net, self.tile)
-        resolution = self.resolution or net.resolution
+        resolution = self.resolution or self._default_resolution(net)
         return whole_view(image, net, resolution, self.resize or net.resize)
+
+    def _default_resolution(self, net: Backbone) -> int:
+        return net.resolution
 
     def features(self, pixels: Tensor) -> Tensor:
         """Patch features (B, D, gh, gw) in float32 of pixels (B, 3, h, w) on any device."""

@@ -93,6 +93,8 @@ class MemoryBank(nn.Module):
             If the shape is another, or a value is not finite.
         """
         self._check(features, "features")
+        if not len(features):
+            return
         # Outside inference mode, so that the rows can still be moved and loaded into later.
         with torch.inference_mode(False), torch.no_grad():
             start, stop = len(self), len(self) + len(features)
