@@ -1,0 +1,76 @@
+"""One cell of a benchmark: a method with its options, a category, some references."""
+
+import hashlib
+import json
+import re
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+__all__ = ["SCORING_OPTIONS", "Cell", "Sampling"]
+
+Sampling = Literal["first", "random"]
+
+# Options that act on patch scores only: cells that differ in nothing else share one fit and one
+# pass over the test images.
+SCORING_OPTIONS = ("aggregate", "smoothing", "false_reject")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What one result is the result of. Equal settings are the same cell on every machine.
+
+    Attributes
+    ----------
+    dataset : str
+        Name of the data set.
+    category : str
+    samples : str
+        Digest of the category's files and labels: a data set that changed gives other cells.
+    method : str
+        As the registry names it.
+    shots : int or None
+        Number of references; None: every training image; 0: none (batched zero-shot).
+    seed : int
+    sampling : {"first", "random"}
+        How the references are drawn.
+    options : dict
+        The detector's options, all of them, as plain values; ``weights`` is a digest of the file.
+    cached : bool
+        Whether features may come from the cache, so that times are not those of the network.
+    """
+
+    dataset: str
+    category: str
+    samples: str
+    method: str
+    shots: int | None
+    seed: int
+    sampling: Sampling
+    options: dict[str, Any]
+    cached: bool = True
+
+    @property
+    def name(self) -> str:
+        """Name of the cell's folder: readable, and unlike that of any other cell."""
+        shots = "full" if self.shots is None else f"{self.shots}shot"
+        words = [self.dataset, self.category, self.method, shots, f"seed{self.seed}"]
+        readable = "-".join(re.sub(r"[^A-Za-z0-9_.]+", "_", word) for word in words)
+        return f"{readable}-{_digest(asdict(self))[:10]}"
+
+    @property
+    def group(self) -> str:
+        """Equal for cells that share a fit and the patch scores of every test image."""
+        settings = asdict(self)
+        settings["options"] = {
+            name: value for name, value in self.options.items() if name not in SCORING_OPTIONS
+        }
+        return _digest(settings)
+
+    def settings(self) -> dict[str, Any]:
+        """Plain values for ``settings.json``."""
+        return asdict(self)
+
+
+def _digest(value: object) -> str:
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()

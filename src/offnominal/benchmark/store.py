@@ -1,0 +1,238 @@
+"""The folder of results: one folder a finished cell, which appears whole or not at all.
+
+``RUNS/cells/NAME/`` holds ``settings.json`` (what was run), ``run.json`` (versions, device, times,
+thresholds), ``metrics.json``, ``scores.parquet`` (one row an image), ``patch_scores.npz`` and,
+where they were asked for, ``maps/``. ``RUNS/plans/NAME.json`` says which cells answer which
+question, for the report.
+"""
+
+import json
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from offnominal.benchmark.cell import Cell
+from offnominal.errors import DatasetError, OptionError
+
+__all__ = ["FinishedCell", "Plan", "Store", "read_runs", "require"]
+
+Floats = npt.NDArray[np.float32]
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class FinishedCell:
+    """One finished cell, read from its folder.
+
+    Attributes
+    ----------
+    folder : Path
+    settings : dict
+        The fields of :class:`~offnominal.benchmark.cell.Cell`, ``data`` (root, layout, counts) and
+        ``references`` (paths relative to the root).
+    run : dict
+        Versions, device, times by stage, thresholds, notes.
+    metrics : dict
+        ``figures``, ``intervals``, ``curves``, ``regions`` and counts; an undefined figure is nan.
+    """
+
+    folder: Path
+    settings: dict[str, Any]
+    run: dict[str, Any]
+    metrics: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """The cell's name, which is that of its folder."""
+        return self.folder.name
+
+    @cached_property
+    def scores(self) -> dict[str, list[Any]]:
+        """Columns of ``scores.parquet``, one entry an image."""
+        from pyarrow import parquet
+
+        columns: dict[str, list[Any]] = parquet.read_table(
+            self.folder / "scores.parquet"
+        ).to_pydict()
+        return columns
+
+    def patch_scores(self) -> list[Floats]:
+        """Patch scores of every image, each of shape (gh, gw), in the order of `scores`."""
+        with np.load(self.folder / "patch_scores.npz", allow_pickle=False) as stored:
+            values, shapes = stored["values"], stored["shapes"]
+        ends = np.cumsum(shapes.prod(1))[:-1]
+        pieces = np.split(values, ends)
+        return [piece.reshape(shape) for piece, shape in zip(pieces, shapes, strict=True)]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which cells answer one question.
+
+    Attributes
+    ----------
+    name : str
+        The preset's name, or ``grid``.
+    title : str
+        The question in words.
+    axes : tuple of str
+        The settings that vary, the one that the figure shows first: ``shots``, ``backbone``, ...
+    cells : tuple of str
+        Names of the cells, finished or not.
+    """
+
+    name: str
+    title: str
+    axes: tuple[str, ...]
+    cells: tuple[str, ...]
+
+
+class Store:
+    """The folder of results, for those who write to it.
+
+    Parameters
+    ----------
+    root : Path
+        Made if absent.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.cells = root / "cells"
+        try:
+            self.cells.mkdir(parents=True, exist_ok=True)
+            (root / "plans").mkdir(exist_ok=True)
+        except OSError as error:
+            raise OptionError(f"-o {root}: cannot be written ({error.strerror})") from error
+
+    def has(self, cell: Cell) -> bool:
+        """Whether a cell is finished."""
+        return (self.cells / cell.name).is_dir()
+
+    @contextmanager
+    def draft(self, cell: Cell) -> Iterator[Path]:
+        """A folder to write a cell into; it takes its name when the block ends without an error."""
+        folder = Path(tempfile.mkdtemp(dir=self.cells, prefix=f".{cell.name}."))
+        try:
+            yield folder
+            mask = os.umask(0)
+            os.umask(mask)
+            folder.chmod(0o777 & ~mask)
+            try:
+                folder.rename(self.cells / cell.name)
+            except OSError:
+                # Another process finished the same cell first; its result is as good.
+                if not self.has(cell):
+                    raise
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def add_plan(self, plan: Plan) -> None:
+        """Write a plan down; cells that an earlier plan of the same name had stay in it."""
+        path = self.root / "plans" / f"{plan.name}.json"
+        old = _read_json(path)["cells"] if path.exists() else []
+        cells = list(dict.fromkeys([*old, *plan.cells]))
+        content = {"title": plan.title, "axes": list(plan.axes), "cells": cells}
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        with os.fdopen(handle, "w") as file:
+            json.dump(content, file, indent=1)
+        Path(temporary).replace(path)
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write plain values; what is not finite becomes null, which every reader of JSON takes."""
+    path.write_text(json.dumps(_finite(content), indent=1, ensure_ascii=False) + "\n")
+
+
+def write_scores(folder: Path, columns: Mapping[str, Sequence[Any]]) -> None:
+    """Write ``scores.parquet`` of a cell."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    parquet.write_table(pa.table(dict(columns)), folder / "scores.parquet")
+
+
+def write_patch_scores(folder: Path, grids: Sequence[Floats]) -> None:
+    """Write ``patch_scores.npz`` of a cell."""
+    shapes = np.array([grid.shape for grid in grids], np.int32).reshape(-1, 2)
+    values = np.concatenate([grid.ravel() for grid in grids]) if grids else np.empty(0)
+    np.savez_compressed(
+        folder / "patch_scores.npz", values=values.astype(np.float32), shapes=shapes
+    )
+
+
+def read_runs(root: Path) -> tuple[list[FinishedCell], list[Plan]]:
+    """Every finished cell of a folder, sorted by name, and its plans.
+
+    Raises
+    ------
+    DatasetError
+        If the folder holds no finished cell, or one of them is damaged.
+    """
+    folders = sorted(f for f in (root / "cells").glob("[!.]*") if f.is_dir())
+    if not folders:
+        raise DatasetError(
+            f"{root}: holds no finished cell; `offnominal benchmark --data DATASET -o {root}` "
+            "makes some"
+        )
+    cells = []
+    for folder in folders:
+        settings = _read_json(folder / "settings.json")
+        if settings.get("format", 0) > FORMAT:
+            raise DatasetError(
+                f"{folder}: written by a newer Offnominal; upgrade with `pip install -U offnominal`"
+            )
+        metrics = _undefined_to_nan(_read_json(folder / "metrics.json"))
+        cells.append(FinishedCell(folder, settings, _read_json(folder / "run.json"), metrics))
+    plans = []
+    for path in sorted((root / "plans").glob("*.json")):
+        plan = _read_json(path)
+        plans.append(Plan(path.stem, plan["title"], tuple(plan["axes"]), tuple(plan["cells"])))
+    return cells, plans
+
+
+def require(package: str, command: str) -> None:
+    """Raise an :class:`OptionError` if a package of the extra ``benchmark`` is absent."""
+    from importlib.util import find_spec
+
+    if find_spec(package) is None:
+        raise OptionError(
+            f"{command} needs {package}: install it with `pip install 'offnominal[benchmark]'`"
+        )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise DatasetError(
+            f"{path}: damaged or absent ({error}); delete its folder, and run the benchmark again"
+        ) from error
+    return content
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(entry) for entry in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def _undefined_to_nan(metrics: dict[str, Any]) -> dict[str, Any]:
+    figures = metrics.get("figures", {})
+    nan = float("nan")
+    return metrics | {"figures": {k: nan if v is None else v for k, v in figures.items()}}
