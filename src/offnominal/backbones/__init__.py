@@ -10,7 +10,23 @@ from offnominal.errors import BackboneError, OptionError
 if TYPE_CHECKING:  # listing backbones must not cost an import of torch
     from offnominal.backbones.base import Backbone
 
-__all__ = ["CATALOGUE", "DEFAULT", "load_backbone"]
+__all__ = ["CATALOGUE", "DEFAULT", "backbone_name", "load_backbone"]
+
+
+def backbone_name(name: str | None = None, weights: str | Path | None = None) -> str:
+    """The backbone that `load_backbone` would build, without building it.
+
+    Raises
+    ------
+    BackboneError
+        If the name contradicts what the weights file says.
+    """
+    named = _name_in_file(weights) if weights is not None else None
+    if name is None:
+        return named or DEFAULT
+    if named is not None and named.split(".")[0] != _architecture(name):
+        raise BackboneError(f"{weights}: says that it is {named}, but --backbone is {name}")
+    return name
 
 
 def load_backbone(
@@ -38,11 +54,7 @@ def load_backbone(
     WeightsError
         If the weights cannot be had or do not fit; never falls back to another backbone.
     """
-    named = _name_in_file(weights) if weights is not None else None
-    if name is None:
-        name = named or DEFAULT
-    elif named is not None and named.split(".")[0] != _architecture(name):
-        raise BackboneError(f"{weights}: says that it is {named}, but --backbone is {name}")
+    name = backbone_name(name, weights)
     if name in CATALOGUE and not CATALOGUE[name].timm:
         from offnominal.backbones.builtin import Builtin
 

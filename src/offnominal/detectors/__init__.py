@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from offnominal.errors import OptionError
 
@@ -28,6 +28,8 @@ class Method:
         What it does, in a line.
     paper : str
         Authors, year, and where to find it.
+    references : {"required", "none"}
+        Whether it is fitted to good images.
     """
 
     name: str
@@ -35,6 +37,7 @@ class Method:
     needs: str
     about: str
     paper: str
+    references: Literal["required", "none"] = "required"
 
 
 METHODS: dict[str, Method] = {
@@ -53,6 +56,7 @@ METHODS: dict[str, Method] = {
             "nothing: a batch of mostly good images",
             "the images of a batch judge each other (predict --zero-shot-batch)",
             "Damm et al., 2024, appendix D",
+            references="none",
         ),
     )
 }

@@ -13,11 +13,10 @@ import torch
 from torch import Tensor
 
 from offnominal.augment import parse_rotations, rotate_image
-from offnominal.detectors.base import Progress
+from offnominal.detectors.base import Progress, Scored
 from offnominal.detectors.patches import PatchDetector, PatchOptions
 from offnominal.detectors.views import Views
 from offnominal.errors import OptionError
-from offnominal.scoring import anomaly_map
 
 __all__ = ["AnomalyDINO"]
 
@@ -126,15 +125,14 @@ class AnomalyDINO(PatchDetector):
         if len(references) < 2:
             return
         step = max(1, len(references) / self.calibrate_on) if self.calibrate_on else 1
-        scores, peaks = [], []
+        scored: list[Scored] = []
         for turn in range(int(len(references) / step)):
             layout, size, seen = references[int(turn * step)]
             merged = layout.merge([self._score_seen(view) for view in seen])
-            scores.append(float(self._image_score(merged, size, layout.cover)))
-            peaks.append(float(anomaly_map(merged, size, self.smoothing, layout.cover).max()))
+            scored.append((merged, size, layout.cover))
             if progress:
                 progress("threshold", turn + 1)
-        self._set_good(scores, peaks, "leave-one-out")
+        self._set_good(scored, "leave-one-out")
 
     def _score_seen(self, view: _Seen) -> Tensor:
         grid = view.mask.shape

@@ -26,13 +26,17 @@ from offnominal.images import (
 )
 from offnominal.prefetch import prefetch
 from offnominal.scoring import aggregate, anomaly_map
+from offnominal.sizing import tile_grid
 
-__all__ = ["Detector", "OnError", "Progress"]
+__all__ = ["Detector", "OnError", "Progress", "Scored"]
 
 OnError = Callable[[ImageError], None]
 Progress = Callable[[str, int], None]
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+# Patch scores of an image, its size, and the padded size that tiles cover.
+Scored = tuple[Tensor, tuple[int, int], tuple[int, int] | None]
 
 
 class Detector(nn.Module, ABC):
@@ -109,6 +113,8 @@ class Detector(nn.Module, ABC):
         self.references_: list[dict[str, str]] = []
         self.copies_ = 0
         self.calibration_: Literal["none", "leave-one-out", "held-out"] = "none"
+        # What the thresholds were set from, for `rescored`; a saved detector does not keep it.
+        self._good: list[Scored] = []
         self.register_buffer("good_scores_", torch.empty(0, dtype=torch.float64))
         self.register_buffer("good_peaks_", torch.empty(0, dtype=torch.float64))
 
@@ -177,6 +183,7 @@ class Detector(nn.Module, ABC):
         self.calibration_ = "none"
         self.good_scores_ = self.good_scores_.new_empty(0)
         self.good_peaks_ = self.good_peaks_.new_empty(0)
+        self._good = []
 
         references: dict[str, str] = {}
 
@@ -277,24 +284,60 @@ class Detector(nn.Module, ABC):
         if false_reject is not None:
             check_rate(false_reject)
         known = {reference["digest"] for reference in self.references_}
-        scores, peaks, skipped = [], [], 0
+        scored: list[Scored] = []
+        skipped = 0
         for prediction in self.stream(images, on_error, progress):
             digest = content_digest(prediction.image)
             if digest in known:
                 skipped += 1
                 continue
             known.add(digest)
-            scores.append(prediction.score)
-            peaks.append(float(prediction.anomaly_map.max()))
-        if not scores:
+            scored.append(self._scored(prediction))
+        if not scored:
             raise OptionError(
                 "no image to calibrate with: give good images that the detector has not learned "
                 f"from ({skipped} of those given are among its references)"
             )
         if false_reject is not None:
             self.false_reject = false_reject
-        self._set_good(scores, peaks, "held-out")
+        self._set_good(scored, "held-out")
         return skipped
+
+    def rescored(self, **changes: Any) -> Self:
+        """A detector that has learned the same and scores it another way, sharing its bank.
+
+        Parameters
+        ----------
+        **changes
+            ``aggregate``, ``smoothing`` or ``false_reject``; thresholds are set anew.
+
+        Raises
+        ------
+        OptionError
+            If another option is named, or the detector was loaded from a file, which does not keep
+            the patch scores that its thresholds were set from.
+        """
+        for name in changes:
+            if name not in ("aggregate", "smoothing", "false_reject"):
+                raise OptionError(f"{name}: takes another fit; only the scoring can be changed")
+        if len(self._good) != len(self.good_scores_):
+            raise OptionError("a detector that was loaded cannot be scored anew: fit it here")
+        other = type(self)(**(self.options() | changes), device=self.device)
+        checked = {name: getattr(other, name) for name in changes}
+        other.__dict__ = self.__dict__ | checked
+        other._buffers = dict(self._buffers)
+        other._set_good(self._good, self.calibration_)
+        return other
+
+    def rescore(self, prediction: Prediction) -> Prediction:
+        """A prediction of the same fit, with this detector's scoring and thresholds."""
+        patch_scores, _, cover = self._scored(prediction)
+        return self._prediction(prediction.source, prediction.image, patch_scores, cover)
+
+    def _scored(self, prediction: Prediction) -> Scored:
+        size = (prediction.image.shape[0], prediction.image.shape[1])
+        cover = tile_grid(*size, self.tile, self.load_network().multiple)[0] if self.tile else None
+        return torch.from_numpy(prediction.patch_scores).to(self._device), size, cover
 
     @property
     def threshold(self) -> Threshold | None:
@@ -325,10 +368,15 @@ class Detector(nn.Module, ABC):
     def load_network(self) -> Backbone:
         """Build the backbone on first use and move everything to the device."""
         if self.network is None:
-            self._device = choose_device(self.device)
-            self.network = load_backbone(self.backbone, self.weights, self.layers)
-            self.to(self._device)
+            self.use_network(load_backbone(self.backbone, self.weights, self.layers))
+        assert self.network is not None
         return self.network
+
+    def use_network(self, network: Backbone) -> None:
+        """Adopt a backbone that is there already, so that several detectors share one."""
+        self._device = choose_device(self.device)
+        self.network = network
+        self.to(self._device)
 
     def views(self, image: np.ndarray) -> Views:
         """Size an image, uint8 (H, W, 3), for the backbone, or cut it into tiles."""
@@ -397,10 +445,16 @@ class Detector(nn.Module, ABC):
 
     def _set_good(
         self,
-        scores: Sequence[float],
-        peaks: Sequence[float],
-        calibration: Literal["leave-one-out", "held-out"],
+        scored: list[Scored],
+        calibration: Literal["none", "leave-one-out", "held-out"],
     ) -> None:
+        """Set the thresholds from the patch scores of good images."""
+        scores = [float(self._image_score(*each)) for each in scored]
+        peaks = [
+            float(anomaly_map(grid, size, self.smoothing, cover).max())
+            for grid, size, cover in scored
+        ]
+        self._good = scored
         self.good_scores_ = torch.tensor(scores, dtype=torch.float64)
         self.good_peaks_ = torch.tensor(peaks, dtype=torch.float64)
         self.calibration_ = calibration
