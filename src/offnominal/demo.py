@@ -7,13 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
+from offnominal.datasets.masks import read_mask
 from offnominal.datasets.sample import Sample
 from offnominal.datasets.synthetic import LOOKS, write_dataset
 from offnominal.detectors.anomalydino import AnomalyDINO
 from offnominal.detectors.prediction import Prediction
 from offnominal.errors import OptionError
 from offnominal.images import read_image
-from offnominal.metrics import image_metrics, pixel_metrics, read_mask
+from offnominal.metrics import image_metrics, pixel_metrics
 from offnominal.pictures import colour_map
 from offnominal.report import Card, Scores, write_page
 from offnominal.report.strip import Outcome

@@ -81,7 +81,7 @@ def fit(
         "false_reject": false_reject,
     }
     detector = options.build_detector(method, given)
-    files = draw_shots(find_images(good), shots, seed)
+    files = _draw(find_images(good), shots, seed)
     unreadable = Unreadable(strict)
     with progress_bar(len(files)) as advance:
         detector.fit(files, on_error=unreadable, progress=advance)
@@ -92,16 +92,15 @@ def fit(
         raise typer.Exit(UNREADABLE)
 
 
-def draw_shots(files: list[Path], shots: int | None, seed: int) -> list[Path]:
-    """Some of the files, drawn at random with a seed and kept in their order."""
+def _draw(files: list[Path], shots: int | None, seed: int) -> list[Path]:
+    """Some of the files, as the benchmark draws them, kept in their order."""
     if shots is None:
         return files
     if not 1 <= shots <= len(files):
         raise OptionError(f"--shots {shots}: there are {len(files)} images; give 1 to that many")
-    import numpy as np
+    from offnominal.datasets.shots import draw_numbers
 
-    drawn = np.random.default_rng(seed).choice(len(files), shots, replace=False)
-    return [files[index] for index in sorted(drawn)]
+    return [files[number] for number in sorted(draw_numbers(len(files), shots, seed))]
 
 
 def _report(detector: "Detector", output: Path) -> None:

@@ -1,0 +1,264 @@
+"""Opening a data set: which layout it is in, and its images by category and split."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from offnominal.datasets import (
+    dagm,
+    folders,
+    kolektor,
+    manifest,
+    medical,
+    meta_json,
+    mvtec,
+    video,
+    visa,
+)
+from offnominal.datasets.catalogue import LAYOUTS, PRESETS
+from offnominal.datasets.reading import Options, Reading, slug, subfolders
+from offnominal.datasets.sample import Sample
+from offnominal.errors import DatasetError, OptionError
+
+__all__ = ["Dataset", "open_dataset"]
+
+Recognise = Callable[[Path], str | None]
+Read = Callable[[Path, Options], Reading]
+
+_READERS: dict[str, tuple[Recognise, Read]] = {
+    "mvtec": (mvtec.recognise, mvtec.read),
+    "visa": (visa.recognise, visa.read),
+    "ksdd": (kolektor.recognise_sdd, kolektor.read_sdd),
+    "ksdd2": (kolektor.recognise_sdd2, kolektor.read_sdd2),
+    "dagm": (dagm.recognise, dagm.read),
+    "folders": (folders.recognise, folders.read),
+    "manifest": (manifest.recognise, manifest.read),
+    "meta": (meta_json.recognise, meta_json.read),
+    "video": (video.recognise, video.read),
+    "medical": (medical.recognise, medical.read),
+}
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The images of a data set, with what is known about each.
+
+    Attributes
+    ----------
+    name : str
+        Preset's name, or the folder's, fit for a file name.
+    root : Path
+        Where it lies.
+    layout : str
+        The layout that it was read in, one of `catalogue.LAYOUTS`.
+    samples : tuple of Sample
+        All images of the categories asked for.
+    notes : tuple of str
+        What the reader decided on its own, in words: how good images were divided, what was left
+        out.
+    """
+
+    name: str
+    root: Path
+    layout: str
+    samples: tuple[Sample, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def categories(self) -> tuple[str, ...]:
+        """Names of the categories, sorted."""
+        return tuple(sorted({sample.category for sample in self.samples}))
+
+    def train(self, category: str) -> list[Sample]:
+        """The good images to learn from, sorted by file path; none for zero-shot sets."""
+        return [s for s in self._of(category, "train") if s.label == 0]
+
+    def test(self, category: str) -> list[Sample]:
+        """The images to test on, good and defective, sorted by file path."""
+        return self._of(category, "test")
+
+    def _of(self, category: str, split: str) -> list[Sample]:
+        if category not in self.categories:
+            raise OptionError(f"no category {category!r}; there are {', '.join(self.categories)}")
+        chosen = [s for s in self.samples if s.category == category and s.split == split]
+        return sorted(chosen, key=lambda s: s.image)
+
+
+def open_dataset(
+    root: str | Path | None = None,
+    layout: str = "auto",
+    *,
+    categories: Sequence[str] | None = None,
+    name: str | None = None,
+    good: folders.Paths | None = None,
+    defects: folders.Paths | None = None,
+    masks: str | Path | None = None,
+    test_good: folders.Paths | None = None,
+    train_share: float = 0.5,
+    frame_step: int = 1,
+    mask_threshold: int | None = None,
+) -> Dataset:
+    """Open a data set. No image is read, only names (and, for Kolektor's, the masks).
+
+    Parameters
+    ----------
+    root : path or None
+        The data set's folder, the folder of one of its categories, or a manifest. None where
+        `good` and `defects` name the folders.
+    layout : str, default "auto"
+        A layout's name, a preset's (see `catalogue`), or ``auto``: told from what is there.
+    categories : sequence of str or None
+        Those wanted; all by default.
+    name : str or None
+        Of the data set; the preset's or the folder's by default.
+    good, defects, masks, test_good
+        Plain folders or patterns; see `folders.read_named`.
+    train_share : float, default 0.5
+        In [0, 1]: share of the good images to learn from, where the layout does not say which. It
+        is a hash of their names that decides, and a note says so.
+    frame_step : int, default 1
+        For videos: every n-th frame of a clip.
+    mask_threshold : int or None
+        Smallest grey level, 1 to 255, that means defective, in place of the layout's own.
+
+    Returns
+    -------
+    Dataset
+
+    Raises
+    ------
+    DatasetError
+        If no layout fits or two do, or what the layout promises is not there.
+    OptionError
+        If an option is outside its range, contradicts another, or names no category of this set.
+    """
+    _check_options(root, layout, good, defects, masks, test_good)
+    if not 0 <= train_share <= 1:
+        raise OptionError(f"train_share is {train_share}: give a share from 0 to 1")
+    if frame_step < 1:
+        raise OptionError(f"frame_step is {frame_step}: give a whole number from 1")
+    if mask_threshold is not None and not 1 <= mask_threshold <= 255:
+        raise OptionError(f"mask_threshold is {mask_threshold}: give a grey level from 1 to 255")
+
+    if root is None:
+        assert good is not None  # _check_options
+        assert defects is not None
+        home = _common_folder(good)
+        title, chosen = slug(name or home.resolve().name), "folders"
+
+        def read(options: Options) -> Reading:
+            return folders.read_named(good, defects, masks, test_good, options)
+    else:
+        home = Path(root)
+        if not home.exists():
+            raise DatasetError(f"{home}: no such data set; check the path")
+        if home.name in ("", ".."):
+            home = home.resolve()
+        chosen = _choose(home, layout)
+        # MVTec layout is everyone's, so that its name says nothing about the data.
+        preset = layout if layout in PRESETS and layout != "mvtec" else ""
+        title = slug(name or preset or (home.stem if home.is_file() else home.name))
+
+        def read(options: Options) -> Reading:
+            return _READERS[chosen][1](home, options)
+
+    only = frozenset(categories) if categories else None
+    options = Options(title, only, train_share, frame_step, layout)
+    reading = read(options)
+    found = {sample.category for sample in reading.samples}
+    if only and (unknown := sorted(only - found)):
+        known = {s.category for s in read(dataclasses.replace(options, only=None)).samples}
+        raise OptionError(
+            f"no category {', '.join(unknown)} in {home}; there are {', '.join(sorted(known))}"
+        )
+    if not found:
+        raise DatasetError(f"{home}: no images in {chosen} layout; check what lies there")
+    for category in sorted(found):
+        if not any(s.split == "test" for s in reading.samples if s.category == category):
+            raise DatasetError(
+                f"{home}: no images to test on in {category}; add some, or leave it out with "
+                "--categories"
+            )
+    samples = reading.samples
+    if mask_threshold is not None:
+        samples = [dataclasses.replace(s, mask_threshold=mask_threshold) for s in samples]
+    return Dataset(title, home, chosen, tuple(samples), tuple(reading.notes))
+
+
+def _check_options(root: object, layout: str, good: object, defects: object, *rest: object) -> None:
+    if layout != "auto" and layout not in LAYOUTS and layout not in PRESETS:
+        names = ", ".join(dict.fromkeys(["auto", *LAYOUTS, *PRESETS]))
+        raise OptionError(f"layout {layout!r} is not known; there are {names}")
+    named = [option for option in (good, defects, *rest) if option is not None]
+    if root is None and not named:
+        raise OptionError("no data set: name its folder, or its parts with --good and --defects")
+    if root is None and (good is None or defects is None):
+        raise OptionError("--good and --defects are both needed where no data set is named")
+    if root is not None and named:
+        raise OptionError(
+            "--good, --defects, --masks and --test-good take the place of a data set's folder: "
+            "give the one or the others"
+        )
+    if root is None and layout not in ("auto", "folders"):
+        raise OptionError(f"layout {layout!r} needs a data set's folder, not --good and --defects")
+
+
+def _choose(root: Path, layout: str) -> str:
+    """The layout to read: the one that was named, or the only one that fits."""
+    if layout in PRESETS:
+        for candidate in PRESETS[layout].layouts:
+            fits = (
+                medical.fits(root, layout)
+                if candidate == "medical"
+                else _READERS[candidate][0](root)
+            )
+            if fits:
+                return candidate
+        return PRESETS[layout].layouts[0]  # its reader says what is missing
+    if layout != "auto":
+        return layout
+    fitting = {name: what for name in _READERS if (what := _READERS[name][0](root))}
+    if len(fitting) == 1:
+        return next(iter(fitting))
+    if fitting:
+        both = " and ".join(f"{name} ({what})" for name, what in fitting.items())
+        raise DatasetError(
+            f"{root}: several layouts fit, {both}; choose with --layout {next(iter(fitting))}"
+        )
+    looked = "\n".join(f"  {entry.name}: {entry.looks_for}" for entry in LAYOUTS.values())
+    raise DatasetError(
+        f"{root}: no known layout. Looked for\n{looked}\nFound {_contents(root)}.\n{_advice(root)}"
+    )
+
+
+def _contents(root: Path) -> str:
+    if root.is_file():
+        return f"a file called {root.name}"
+    inner = sorted(path for path in root.iterdir() if not path.name.startswith("."))
+    directories = [f"{path.name}/" for path in inner if path.is_dir()]
+    files = [path.name for path in inner if not path.is_dir()]
+    parts = [
+        f"{len(names)} {noun}{'' if len(names) == 1 else 's'} ({', '.join(names[:4])}"
+        f"{', ...' if len(names) > 4 else ''})"
+        for names, noun in ((directories, "folder"), (files, "file"))
+        if names
+    ]
+    return " and ".join(parts) or "nothing"
+
+
+def _advice(root: Path) -> str:
+    for folder in subfolders(root):
+        for name, (recognise, _) in _READERS.items():
+            if recognise(folder):
+                return f"{folder} is in {name} layout: open that."
+    return "Name a preset with --layout (see `offnominal datasets`), or --good and --defects."
+
+
+def _common_folder(good: folders.Paths) -> Path:
+    """The folder that gives a data set of plain folders its name."""
+    first = Path(good) if isinstance(good, str | Path) else Path(next(iter(good)))
+    home = first if first.is_dir() else folders.fixed_part(str(first))
+    # "parts/good" is called parts, since every folder of good images is called good.
+    generic = home.resolve().name.lower() in folders.GOOD_FOLDERS
+    return home.resolve().parent if generic else home

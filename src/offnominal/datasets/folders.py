@@ -1,0 +1,196 @@
+"""Plain folders: one of good images, one of defective ones, perhaps one of masks.
+
+::
+
+    good/000.png
+    defects/scratch/001.png          a folder below names the kind of defect
+    masks/scratch/001_mask.png       mirrors defects by place, or by name alone
+
+The folders are named one by one, or found under a common one: there the folder called ``good``,
+``ok``, ``normal`` or ``no`` holds the good images, ``masks``, ``mask`` or ``ground_truth`` the
+masks, and every other folder the defective ones.
+"""
+
+import glob
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from offnominal.datasets.reading import (
+    GOOD_NAMES,
+    MaskFolder,
+    Options,
+    Reading,
+    counted,
+    divide,
+    division_note,
+    images_below,
+    subfolders,
+    such_as,
+)
+from offnominal.datasets.sample import Sample
+from offnominal.errors import DatasetError, OptionError
+from offnominal.paths import find_images
+
+__all__ = ["GOOD_FOLDERS", "fixed_part", "read", "read_named", "recognise"]
+
+Paths = str | Path | Sequence[str | Path]
+
+GOOD_FOLDERS = GOOD_NAMES | {"no"}
+_MASKS = frozenset({"mask", "masks", "ground_truth"})
+# Folders of other layouts: a folder called "good" beside them is not the whole story.
+_OTHERS = frozenset({"train", "test", "training", "testing", "data"})
+
+
+def recognise(root: Path) -> str | None:
+    """What of this layout lies here, in words, or None."""
+    good, defects, _ = _parts(root)
+    if len(good) != 1 or not defects or any(f.name.lower() in _OTHERS for f in defects):
+        return None
+    if not images_below(good[0]) or not any(images_below(folder) for folder in defects):
+        return None
+    return f"{good[0].name} beside {', '.join(folder.name for folder in defects[:3])}"
+
+
+def read(root: Path, options: Options) -> Reading:
+    """Read the folders below `root`.
+
+    Raises
+    ------
+    DatasetError
+        If there is no folder of good images, more than one, or none of defective ones.
+    OptionError
+        As `read_named` does.
+    """
+    good, defects, masks = _parts(root)
+    if len(good) != 1 or not defects:
+        raise DatasetError(
+            f"{root}: needs one folder called {', '.join(sorted(GOOD_FOLDERS))}, and others for "
+            "the defects; or name the folders with --good and --defects"
+        )
+    if unclear := [f for f in defects if GOOD_FOLDERS & set(re.findall("[a-z]+", f.name.lower()))]:
+        raise DatasetError(
+            f"{unclear[0]}: good or defective? Name the folders with --good, --test-good and "
+            "--defects"
+        )
+    # Every kind has a folder here, so that its place below the root names it.
+    found = [
+        (image, image.relative_to(root)) for folder in defects for image in images_below(folder)
+    ]
+    masks_at = masks[0] if masks else None
+    reading = _join(find_images([good[0]]), found, masks_at, None, options, root)
+    kinds = ", ".join(folder.name for folder in defects)
+    note = f"good images from {good[0].name}, defective ones from {kinds}"
+    reading.notes.insert(0, f"{note}, masks from {masks[0].name}" if masks else note)
+    return reading
+
+
+def read_named(
+    good: Paths,
+    defects: Paths,
+    masks: str | Path | None,
+    test_good: Paths | None,
+    options: Options,
+) -> Reading:
+    """Read folders or patterns that are named one by one.
+
+    Parameters
+    ----------
+    good, defects : path, pattern, or several
+        As `find_images` takes them. A folder below one of `defects` names the kind of defect.
+    masks : path or None
+        Folder of the masks.
+    test_good : path, pattern, several, or None
+        Good images to test on. Without them those of `good` are divided, and a note says how.
+    options : Options
+        Name, which is also the category, and train share.
+
+    Raises
+    ------
+    OptionError
+        If a path does not exist or holds no image, or an image is both good and defective, or both
+        to learn from and to test on.
+    DatasetError
+        If `masks` is not a folder.
+    """
+    if masks is not None and not Path(masks).is_dir():
+        raise DatasetError(f"{masks}: no such folder of masks; check --masks")
+    found = []
+    for root in _several(defects):
+        base = Path(root) if Path(root).is_dir() else fixed_part(str(root))
+        found += [(image, image.relative_to(base)) for image in find_images([root])]
+    tests = None if test_good is None else find_images(_several(test_good))
+    base = Path(_several(good)[0])
+    base = base if base.is_dir() else fixed_part(str(base))
+    masks_at = None if masks is None else Path(masks)
+    return _join(find_images(_several(good)), found, masks_at, tests, options, base)
+
+
+def _parts(root: Path) -> tuple[list[Path], list[Path], list[Path]]:
+    folders = subfolders(root)
+    good = [f for f in folders if f.name.lower() in GOOD_FOLDERS]
+    masks = [f for f in folders if f.name.lower() in _MASKS]
+    return good, [f for f in folders if f not in good and f not in masks], masks
+
+
+def _join(
+    good: list[Path],
+    defects: list[tuple[Path, Path]],
+    masks: Path | None,
+    tests: list[Path] | None,
+    options: Options,
+    base: Path,
+) -> Reading:
+    reading = Reading([], [])
+    category = options.name
+    if masks is not None:
+        inside = [pair for pair in defects if pair[0].is_relative_to(masks)]
+        if inside:
+            reading.notes.append(f"{masks} lies among the defects: its images are masks only")
+            defects = [pair for pair in defects if pair not in set(inside)]
+    bad = {image.absolute() for image, _ in defects}
+    _refuse_shared(good, bad, "--good and --defects")
+    if tests is None:
+        sides = divide(good, lambda image: _name(image, base), options.train_share)
+        train = [image for image, side in zip(good, sides, strict=True) if side]
+        tests = [image for image, side in zip(good, sides, strict=True) if not side]
+        reading.notes.append(division_note(category, len(train), len(tests), options.train_share))
+    else:
+        _refuse_shared(tests, bad, "--test-good and --defects")
+        _refuse_shared(tests, {image.absolute() for image in good}, "--test-good and --good")
+        train = good
+    reading.samples += [Sample(image, 0, None, "good", category, "train") for image in train]
+    reading.samples += [Sample(image, 0, None, "good", category, "test") for image in tests]
+    folder = MaskFolder(masks) if masks is not None else None
+    for image, relative in defects:
+        kind = relative.parts[0] if len(relative.parts) > 1 else "defect"
+        mask = folder.find(relative, anywhere=True) if folder else None
+        reading.samples.append(Sample(image, 1, mask, kind, category, "test"))
+    if folder:
+        reading.notes += folder.notes()
+    return reading
+
+
+def _refuse_shared(images: list[Path], others: set[Path], options: str) -> None:
+    shared = [image for image in images if image.absolute() in others]
+    if shared:
+        raise OptionError(
+            f"{counted(shared, 'image')} in both {options}, {such_as(shared)}: name folders that "
+            "do not contain each other, and quote patterns"
+        )
+
+
+def _name(image: Path, base: Path) -> str:
+    return (image.relative_to(base) if image.is_relative_to(base) else Path(image.name)).as_posix()
+
+
+def fixed_part(pattern: str) -> Path:
+    """The folder above the first wildcard of a pattern, or above a file."""
+    path = Path(pattern)
+    while glob.has_magic(str(path)):
+        path = path.parent
+    return path if path.is_dir() else path.parent
+
+
+def _several(paths: Paths) -> list[str | Path]:
+    return [paths] if isinstance(paths, str | Path) else list(paths)

@@ -1,0 +1,188 @@
+"""A manifest: a table of images, as CSV or as JSON lines.
+
+Columns ``image`` and ``label``, and if wanted ``mask``, ``defect``, ``category`` and ``split``.
+Paths are relative to the manifest's folder, or absolute.
+"""
+
+import csv
+import difflib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from offnominal.datasets.reading import (
+    GOOD_NAMES,
+    Options,
+    Reading,
+    counted,
+    divide,
+    division_note,
+    trained_on_defects_note,
+)
+from offnominal.datasets.sample import Sample
+from offnominal.errors import DatasetError
+
+__all__ = ["read", "recognise"]
+
+COLUMNS = ("image", "label", "mask", "defect", "category", "split")
+_BAD_NAMES = frozenset({"bad", "ng", "defect", "defective", "anomaly", "anomalous", "abnormal"})
+_SPLITS = {"train": "train", "test": "test", "validation": "validation", "val": "validation"}
+# Names that manifests of published codes use.
+_ALIASES = {
+    "image_path": "image",
+    "mask_path": "mask",
+    "class_name": "category",
+    "defect_type": "defect",
+}
+_FILES = ("manifest.csv", "manifest.jsonl")
+
+Row = dict[str, Any]
+
+
+def recognise(root: Path) -> str | None:
+    """What of this layout lies here, in words, or None."""
+    if root.is_file():
+        return root.name if root.suffix.lower() in (".csv", ".jsonl") else None
+    found = [name for name in _FILES if (root / name).is_file()]
+    return found[0] if len(found) == 1 else None
+
+
+def read(root: Path, options: Options) -> Reading:
+    """Read a manifest, or the one of that name in a folder.
+
+    Columns that are not known are passed over with a note, but one that looks like a misspelt
+    ``mask`` or ``split`` is refused. A label is 0 or 1, or a word such as ``good`` or
+    ``defective``. In rows without a split, defective images are for testing, and good ones are
+    divided with a note.
+
+    Raises
+    ------
+    DatasetError
+        Naming file and line: if a column is missing or misspelt, a value is wrong, an image is
+        named twice, or an image or a mask does not exist.
+    """
+    file = root if root.is_file() else root / (recognise(root) or _FILES[0])
+    reading = Reading([], [])
+    undivided: list[int] = []
+    places: list[str] = []
+    seen: dict[Path, int] = {}
+    try:
+        for line, row in _rows(file, reading.notes):
+            where = f"{file}:{line}"
+            sample = _sample(row, where, file.parent, options.name)
+            if earlier := seen.get(sample.image):
+                raise DatasetError(f"{where}: {row['image']} is in line {earlier} too; remove one")
+            seen[sample.image] = line
+            if not options.wants(sample.category):
+                continue
+            if not sample.split:
+                undivided.append(len(reading.samples))
+                places.append(str(row["image"]))
+            reading.samples.append(sample)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DatasetError(f"{file}: cannot be read ({error}); save it as UTF-8") from error
+    if undivided:
+        _divide(reading, undivided, places, options)
+    if learned := sum(s.split == "train" and s.label for s in reading.samples):
+        reading.notes.append(trained_on_defects_note(learned))
+    return reading
+
+
+def _rows(file: Path, notes: list[str]) -> Iterator[tuple[int, Row]]:
+    """Line numbers and rows, under the names of `COLUMNS`."""
+    ignored: set[str] = set()
+    # utf-8-sig: spreadsheets put a byte order mark before the first column's name.
+    with file.open(newline="", encoding="utf-8-sig") as lines:
+        if file.suffix.lower() == ".jsonl":
+            for number, text in enumerate(lines, 1):
+                if text.strip():
+                    yield (
+                        number,
+                        _named(_parse(text, f"{file}:{number}"), f"{file}:{number}", ignored),
+                    )
+        else:
+            head = lines.readline()
+            lines.seek(0)
+            delimiter = max(",;\t", key=head.count)
+            table = csv.DictReader(lines, delimiter=delimiter, restkey="", strict=True)
+            for entry in table:
+                where = f"{file}:{table.line_num}"
+                if "" in entry:
+                    raise DatasetError(
+                        f"{where}: more values than columns; quote values with commas"
+                    )
+                yield table.line_num, _named(entry, where, ignored)
+    if ignored:
+        notes.append(f"{file.name}: columns not known and not used: {', '.join(sorted(ignored))}")
+
+
+def _parse(text: str, where: str) -> Row:
+    try:
+        row = json.loads(text)
+    except ValueError as error:
+        raise DatasetError(f"{where}: not JSON ({error}); write one object a line") from error
+    if not isinstance(row, dict):
+        raise DatasetError(f"{where}: not an object; write one object a line, with image and label")
+    return row
+
+
+def _named(entry: Row, where: str, ignored: set[str]) -> Row:
+    row: Row = {}
+    for name, value in entry.items():
+        plain = str(name).strip()
+        plain = _ALIASES.get(plain, plain)
+        if plain not in COLUMNS:
+            # A column of masks under a wrong name would be lost without a word.
+            if close := difflib.get_close_matches(plain.lower(), COLUMNS, 1, 0.75):
+                raise DatasetError(f"{where}: column {name!r}: call it {close[0]!r}, or remove it")
+            ignored.add(plain)
+        else:
+            row[plain] = value.strip() if isinstance(value, str) else value
+    for needed in ("image", "label"):
+        if row.get(needed) in (None, ""):
+            raise DatasetError(f"{where}: no {needed}; the columns image and label are needed")
+    return row
+
+
+def _sample(row: Row, where: str, home: Path, name: str) -> Sample:
+    label = _label(row["label"], where)
+    split = str(row.get("split") or "").lower()
+    if split and split not in _SPLITS:
+        raise DatasetError(f"{where}: split {row['split']!r}; write train, test or validation")
+    if not split and label:
+        split = "test"
+    image = home / str(row["image"])
+    if not image.is_file():
+        raise DatasetError(f"{where}: no such image {image}; paths start at the manifest's folder")
+    mask = home / str(row["mask"]) if row.get("mask") else None
+    if mask is not None and not mask.exists():
+        raise DatasetError(f"{where}: no such mask {mask}; leave the field empty if there is none")
+    defect = str(row.get("defect") or "defect") if label else "good"
+    category = str(row.get("category") or name)
+    return Sample(image, label, mask if label else None, defect, category, _SPLITS.get(split, ""))
+
+
+def _label(value: Any, where: str) -> int:
+    text = str(value).lower()
+    if text in ("0", "0.0") or text in GOOD_NAMES:
+        return 0
+    if text in ("1", "1.0") or text in _BAD_NAMES:
+        return 1
+    raise DatasetError(f"{where}: label {value!r}; write 0 (good) or 1 (defective)")
+
+
+def _divide(reading: Reading, undivided: list[int], places: list[str], options: Options) -> None:
+    """Give a split to the good images that have none."""
+    by_category: dict[str, list[tuple[int, str]]] = {}
+    for position, place in zip(undivided, places, strict=True):
+        by_category.setdefault(reading.samples[position].category, []).append((position, place))
+    for category, members in sorted(by_category.items()):
+        sides = divide(members, lambda member: member[1], options.train_share)
+        for (position, _), side in zip(members, sides, strict=True):
+            s = reading.samples[position]
+            split = "train" if side else "test"
+            reading.samples[position] = Sample(s.image, 0, None, "good", s.category, split)
+        train = sum(sides)
+        what = f"{category} ({counted(members, 'good image')} without a split)"
+        reading.notes.append(division_note(what, train, len(members) - train, options.train_share))

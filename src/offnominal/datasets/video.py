@@ -1,0 +1,114 @@
+"""Frames of videos with a label for each frame, read as an image set (ShanghaiTech and the like).
+
+::
+
+    training/frames/01_001/000.jpg            or training/01_001/000.jpg
+    testing/frames/01_0014/000.jpg            or testing/01_0014/000.jpg
+    testing/test_frame_mask/01_0014.npy       or test_frame_mask/01_0014.npy: 0 or 1 for each frame
+
+The category is the scene, the number before the underscore, where all clips have one.
+"""
+
+import re
+from pathlib import Path
+
+from offnominal.datasets.reading import Options, Reading, counted, images_in, subfolders, such_as
+from offnominal.datasets.sample import Sample
+from offnominal.errors import DatasetError
+
+__all__ = ["read", "recognise"]
+
+_LABELS = "test_frame_mask"
+
+
+def recognise(root: Path) -> str | None:
+    """What of this layout lies here, in words, or None."""
+    labels = _label_folder(root)
+    if labels is None or not (root / "testing").is_dir():
+        return None
+    return f"testing and {labels.relative_to(root)}"
+
+
+def read(root: Path, options: Options) -> Reading:
+    """Read the frames of all clips.
+
+    Raises
+    ------
+    DatasetError
+        If there are no frames, or the labels of a test clip are missing, unreadable, not 0 or 1, or
+        not as many as its frames.
+    """
+    labels = _label_folder(root)
+    clips = {split: _clips(root / f"{split}ing") for split in ("train", "test")}
+    if labels is None or not clips["test"]:
+        raise DatasetError(
+            f"{root}: needs frames as testing/frames/CLIP/000.jpg and labels as "
+            f"testing/{_LABELS}/CLIP.npy; extract the frames of videos first"
+        )
+    every = clips["train"] + clips["test"]
+    scenes = all(re.match(r"\d+_", clip.name) for clip in every)
+    reading = Reading([], [])
+    for split in ("train", "test"):
+        for clip in clips[split]:
+            category = clip.name.split("_")[0] if scenes else options.name
+            if not options.wants(category):
+                continue
+            frames = sorted(images_in(clip), key=_frame_number)
+            values = (
+                _frame_labels(labels, clip, len(frames)) if split == "test" else [0] * len(frames)
+            )
+            for frame, label in list(zip(frames, values, strict=True))[:: options.frame_step]:
+                kind = "anomaly" if label else "good"
+                reading.samples.append(Sample(frame, label, None, kind, category, split))
+    if options.frame_step > 1:
+        reading.notes.append(f"one frame in {options.frame_step} of each clip, from its first")
+    pixel = labels.parent / "test_pixel_mask"
+    if pixel.is_dir():
+        reading.notes.append(
+            f"{pixel.name} holds arrays of whole clips: not used, no pixel metrics"
+        )
+    videos = [f for split in ("training", "testing") for f in (root / split).rglob("*.avi")]
+    if videos and not clips["train"]:
+        reading.notes.append(
+            f"{counted(videos, 'video')}, {such_as(videos)}: not read; extract their frames"
+        )
+    return reading
+
+
+def _label_folder(root: Path) -> Path | None:
+    for folder in (root / "testing" / _LABELS, root / _LABELS):
+        if folder.is_dir():
+            return folder
+    return None
+
+
+def _clips(split: Path) -> list[Path]:
+    home = split / "frames" if (split / "frames").is_dir() else split
+    return [folder for folder in subfolders(home) if images_in(folder)]
+
+
+def _frame_number(frame: Path) -> tuple[int, str]:
+    """Frames in the order of the film, whether or not their numbers are padded with zeros."""
+    number = re.search(r"\d+$", frame.stem)
+    return (int(number.group()) if number else 0, frame.name)
+
+
+def _frame_labels(folder: Path, clip: Path, frames: int) -> list[int]:
+    # NumPy is needed for this layout only; listing the layouts must not wait for it.
+    import numpy as np
+
+    file = folder / f"{clip.name}.npy"
+    try:
+        labels = np.load(file, allow_pickle=False).squeeze()
+    except FileNotFoundError as error:
+        raise DatasetError(f"{file}: no labels for the frames of {clip}; add them") from error
+    except (OSError, ValueError, EOFError) as error:
+        raise DatasetError(f"{file}: cannot be read ({error}); copy it again") from error
+    if labels.ndim != 1 or len(labels) != frames:
+        raise DatasetError(
+            f"{file}: holds labels of shape {labels.shape} and {clip} {frames} frames; "
+            "give one label for each frame"
+        )
+    if not np.isin(labels, (0, 1)).all():
+        raise DatasetError(f"{file}: holds labels other than 0 and 1; 1 means anomalous")
+    return [int(label) for label in labels]
