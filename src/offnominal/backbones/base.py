@@ -1,16 +1,32 @@
 """What every backbone is: pixels in, a grid of patch features out."""
 
 from abc import ABC, abstractmethod
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from torch import Tensor, nn
 
 from offnominal.errors import BackboneError
 
-__all__ = ["Backbone", "Normalize", "Resize"]
+__all__ = ["Backbone", "Levels", "Normalize", "Resize"]
 
 Normalize = Literal["l2", "standardize", "none"]
 Resize = Literal["short", "square"]
+
+
+class Levels(NamedTuple):
+    """The feature levels of a batch, one by one.
+
+    Attributes
+    ----------
+    maps : list of Tensor
+        Each (B, C, gh, gw), from the finest level to the coarsest, as ``layers`` names them.
+    summary : Tensor
+        (B, C') float: one vector for each image. The class token of a transformer that has one,
+        normalised as the patch tokens are; otherwise the mean over the last level's positions.
+    """
+
+    maps: list[Tensor]
+    summary: Tensor
 
 
 class Backbone(nn.Module, ABC):
@@ -76,6 +92,24 @@ class Backbone(nn.Module, ABC):
         BackboneError
             If a side is not a multiple of ``multiple``.
         """
+
+    def levels(self, pixels: Tensor, norm: bool = True) -> Levels:
+        """Feature levels of a batch before they are joined, and a vector for the whole image.
+
+        Parameters
+        ----------
+        pixels : Tensor of shape (B, 3, h, w), float32
+            As for :meth:`forward`.
+        norm : bool
+            Transformers only: whether the final layer norm is applied to every level.
+
+        Returns
+        -------
+        Levels
+            A backbone without levels gives what ``forward`` does as its only one.
+        """
+        features = self(pixels)
+        return Levels([features], features.mean((2, 3)))
 
     def check_size(self, pixels: Tensor) -> None:
         """Raise a :class:`BackboneError` that names the size to crop to."""

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from offnominal.backbones import weights as files
-from offnominal.backbones.base import Backbone
+from offnominal.backbones.base import Backbone, Levels
 from offnominal.backbones.catalogue import CATALOGUE, closest
 from offnominal.backbones.positions import use_original_positions
 from offnominal.errors import BackboneError, OptionError
@@ -91,12 +91,21 @@ class TimmBackbone(Backbone):
         self.resolution = entry.resolution if entry else int(config["input_size"][-1])
         self.eval().requires_grad_(False)
 
-    def levels(self, pixels: Tensor) -> list[Tensor]:
-        """The chosen feature levels, each (B, C, h / its stride, w / its stride)."""
+    def levels(self, pixels: Tensor, norm: bool = True) -> Levels:
+        """Feature levels and a vector for the whole image; see :class:`Backbone`."""
+        if not self.is_transformer:
+            maps = self._intermediates(pixels)
+            return Levels(maps, maps[-1].mean((2, 3)))
+        found = self._intermediates(pixels, norm=norm, return_prefix_tokens=True)
+        last_map, last_prefix = found[-1]
+        has_class = getattr(self.model, "cls_token", None) is not None
+        summary = last_prefix[:, 0] if has_class else last_map.mean((2, 3))
+        return Levels([each for each, _ in found], summary)
+
+    def _intermediates(self, pixels: Tensor, **options: Any) -> list[Any]:
         self.check_size(pixels)
-        options: dict[str, Any] = {"norm": True} if self.is_transformer else {}
         try:
-            maps: list[Tensor] = self.model.forward_intermediates(
+            found: list[Any] = self.model.forward_intermediates(
                 pixels,
                 indices=list(self.layers),
                 stop_early=True,
@@ -109,13 +118,14 @@ class TimmBackbone(Backbone):
                 f"{self.name} does not take {pixels.shape[-2]} x {pixels.shape[-1]} px ({error}); "
                 f"use --resize square --resolution {self.model.pretrained_cfg['input_size'][-1]}"
             ) from error
-        return maps
+        return found
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Patch features (B, dim, h / stride, w / stride); see :class:`Backbone`."""
-        maps = self.levels(pixels)
         if self.is_transformer:
+            maps = self._intermediates(pixels, norm=True)
             return maps[0] if len(maps) == 1 else torch.cat(maps, dim=1)
+        maps = self._intermediates(pixels)
         maps = [F.avg_pool2d(m, 3, stride=1, padding=1, count_include_pad=False) for m in maps]
         finest = max((m.shape[-2:] for m in maps), key=lambda size: size[0] * size[1])
         aligned = [
