@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from offnominal.backbones import load_backbone
     from offnominal.backbones.base import Backbone
     from offnominal.calibration import Threshold
+    from offnominal.datasets.dataset import Dataset, open_dataset
     from offnominal.datasets.sample import Sample
     from offnominal.detectors.anomalydino import AnomalyDINO
     from offnominal.detectors.anomalydino_batched import BatchedAnomalyDINO
@@ -30,6 +31,7 @@ _HOMES = {
     "AnomalyDINO": "offnominal.detectors.anomalydino",
     "Backbone": "offnominal.backbones.base",
     "BatchedAnomalyDINO": "offnominal.detectors.anomalydino_batched",
+    "Dataset": "offnominal.datasets.dataset",
     "Detector": "offnominal.detectors.base",
     "MemoryBank": "offnominal.memory",
     "Prediction": "offnominal.detectors.prediction",
@@ -38,6 +40,7 @@ _HOMES = {
     "Threshold": "offnominal.calibration",
     "find_images": "offnominal.paths",
     "load_backbone": "offnominal.backbones",
+    "open_dataset": "offnominal.datasets.dataset",
     "read_image": "offnominal.images",
 }
 
@@ -45,6 +48,7 @@ __all__ = [
     "AnomalyDINO",
     "Backbone",
     "BatchedAnomalyDINO",
+    "Dataset",
     "Detector",
     "MemoryBank",
     "Prediction",
@@ -54,6 +58,7 @@ __all__ = [
     "__version__",
     "find_images",
     "load_backbone",
+    "open_dataset",
     "read_image",
 ]
 

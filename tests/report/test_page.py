@@ -1,8 +1,6 @@
 """The HTML page, opened in a real browser where there is one."""
 
 import re
-import shutil
-import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -11,14 +9,11 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from PIL import Image
+from tests.report.browser import chromium
 
 from offnominal.datasets.synthetic import DEFECTS, LOOKS, draw_defective, draw_good, object_mask
 from offnominal.errors import OptionError
 from offnominal.report import Card, Scores, write_page
-
-BROWSER = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-)
 
 
 def heat_of(mask: npt.NDArray[np.bool_], seed: int) -> npt.NDArray[np.float32]:
@@ -164,15 +159,6 @@ def test_wrong_cards_are_refused(tmp_path: Path) -> None:
         write_page(tmp_path / "a.html", "t", [], [odd])
     with pytest.raises(OptionError, match="cannot be written"):
         write_page(tmp_path / "absent" / "a.html", "t", [], [])
-
-
-def chromium(*options: str) -> subprocess.CompletedProcess[str]:
-    if BROWSER is None:
-        pytest.skip("no Chromium on this machine")
-    fixed = ["--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
-    return subprocess.run(
-        [BROWSER, *fixed, *options], capture_output=True, text=True, timeout=120, check=True
-    )
 
 
 def test_browser_draws_it_and_runs_its_filter(page: Path, tmp_path: Path) -> None:

@@ -4,11 +4,11 @@ import hashlib
 import json
 import re
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
 
-__all__ = ["SCORING_OPTIONS", "Cell", "Sampling"]
+from offnominal.datasets.shots import Sampling
 
-Sampling = Literal["first", "random"]
+__all__ = ["SCORING_OPTIONS", "Cell"]
 
 # Options that act on patch scores only: cells that differ in nothing else share one fit and one
 # pass over the test images.
@@ -37,6 +37,8 @@ class Cell:
         The detector's options, all of them, as plain values; ``weights`` is a digest of the file.
     cached : bool
         Whether features may come from the cache, so that times are not those of the network.
+    model : str or None
+        Digest of the saved detector that was evaluated; None: fitted for the cell.
     """
 
     dataset: str
@@ -48,6 +50,7 @@ class Cell:
     sampling: Sampling
     options: dict[str, Any]
     cached: bool = True
+    model: str | None = None
 
     @property
     def name(self) -> str:

@@ -141,9 +141,10 @@ class Store:
     def add_plan(self, plan: Plan) -> None:
         """Write a plan down; cells that an earlier plan of the same name had stay in it."""
         path = self.root / "plans" / f"{plan.name}.json"
-        old = _read_json(path)["cells"] if path.exists() else []
-        cells = list(dict.fromkeys([*old, *plan.cells]))
-        content = {"title": plan.title, "axes": list(plan.axes), "cells": cells}
+        old = _read_json(path) if path.exists() else {"cells": [], "axes": []}
+        cells = list(dict.fromkeys([*old["cells"], *plan.cells]))
+        axes = list(dict.fromkeys([*plan.axes, *old["axes"]]))
+        content = {"title": plan.title, "axes": axes, "cells": cells}
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         with os.fdopen(handle, "w") as file:
             json.dump(content, file, indent=1)

@@ -10,10 +10,14 @@ from typing import NoReturn
 import typer
 
 from offnominal.cli.backbones import app as backbones_app
+from offnominal.cli.benchmark import benchmark
 from offnominal.cli.calibrate import calibrate
+from offnominal.cli.datasets import app as datasets_app
 from offnominal.cli.demo import demo
 from offnominal.cli.doctor import doctor
+from offnominal.cli.evaluate import evaluate
 from offnominal.cli.fit import fit
+from offnominal.cli.many import ManyValues
 from offnominal.cli.methods import methods
 from offnominal.cli.predict import predict
 from offnominal.cli.terminal import INTERNAL, USAGE, print_error
@@ -53,6 +57,9 @@ def _root(
 app.command()(fit)
 app.command()(predict)
 app.command()(calibrate)
+app.command()(evaluate)
+app.command(cls=ManyValues)(benchmark)
+app.add_typer(datasets_app, name="datasets")
 app.command()(methods)
 app.add_typer(backbones_app, name="backbones")
 app.command()(demo)

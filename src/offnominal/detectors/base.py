@@ -131,13 +131,18 @@ class Detector(nn.Module, ABC):
     # -- the estimator's contract -------------------------------------------------------------
 
     @classmethod
-    def option_names(cls) -> tuple[str, ...]:
-        """Names of the constructor's arguments, all of them plain values."""
+    def option_defaults(cls) -> dict[str, Any]:
+        """The constructor's arguments, all of them plain values, and their defaults."""
         # A subclass names its own arguments and passes the rest on to its base.
         bases = [base for base in cls.__mro__ if issubclass(base, Detector)]
         named = [p for base in bases for p in inspect.signature(base.__init__).parameters.values()]
-        names = [p.name for p in named if p.name != "self" and p.kind is not p.VAR_KEYWORD]
-        return tuple(dict.fromkeys(names))
+        own = [p for p in named if p.name != "self" and p.kind is not p.VAR_KEYWORD]
+        return {p.name: p.default for p in reversed(own)}
+
+    @classmethod
+    def option_names(cls) -> tuple[str, ...]:
+        """Names of the constructor's arguments."""
+        return tuple(reversed(cls.option_defaults()))
 
     def options(self) -> dict[str, Any]:
         """The constructor's arguments and their values; the device is left out."""

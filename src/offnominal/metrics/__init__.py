@@ -1,6 +1,20 @@
-"""Image-level and pixel-level metrics, exact, on raw scores."""
+"""Image-level and pixel-level metrics, on raw scores."""
 
-from offnominal.metrics.image import image_metrics
-from offnominal.metrics.pixel import pixel_metrics, read_mask
+from offnominal.metrics.image import (
+    FALSE_REJECTS,
+    image_curves,
+    image_intervals,
+    image_metrics,
+)
+from offnominal.metrics.pixel import PixelMetrics, pixel_metrics
+from offnominal.metrics.regions import SIZE_CLASSES
 
-__all__ = ["image_metrics", "pixel_metrics", "read_mask"]
+__all__ = [
+    "FALSE_REJECTS",
+    "SIZE_CLASSES",
+    "PixelMetrics",
+    "image_curves",
+    "image_intervals",
+    "image_metrics",
+    "pixel_metrics",
+]

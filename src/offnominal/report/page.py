@@ -1,48 +1,21 @@
 """A self-contained HTML page of results: what was found, where, and how the threshold was met."""
 
-import base64
-import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, get_args
 
-import cv2
 import numpy as np
 import numpy.typing as npt
-from jinja2 import Environment, PackageLoader, StrictUndefined, Template
-from PIL import Image
 
 from offnominal._version import __version__
 from offnominal.errors import OptionError
+from offnominal.report.html import Picture, embed, outlined, plain, template, write_html
 from offnominal.report.strip import Outcome, Scores, strip_plot
+from offnominal.report.words import METRICS
 
 __all__ = ["Card", "Outcome", "Scores", "write_page"]
-
-Picture = npt.NDArray[np.uint8]
-
-_LARGEST = 480  # longest side of an embedded picture, in pixels
-_TRUTH = (255, 214, 10)  # colour of the truth's outline, told from both metal and lacquer
-
-#: Column headings and, for the page's key, what a figure means in plain words.
-_FIGURES = {
-    "image_auroc": (
-        "Image AUROC",
-        "the chance that a defective image scores higher than a good one; 0.5 is guessing",
-    ),
-    "image_ap": ("Image AP", "precision averaged over all thresholds, counting images"),
-    "image_f1_max": ("Image F1-max", "balance of caught and false alarms at the best threshold"),
-    "pixel_auroc": ("Pixel AUROC", "the same chance, for a defective and a good pixel"),
-    "pixel_ap": ("Pixel AP", "precision averaged over all thresholds, counting pixels"),
-    "pixel_f1_max": ("Pixel F1-max", "balance of found and false pixels at the best threshold"),
-    "aupro": (
-        "AUPRO",
-        "how much of each defect is covered while few good pixels are; small defects count as "
-        "much as large ones",
-    ),
-}
 
 
 @dataclass(frozen=True)
@@ -142,13 +115,13 @@ def write_page(
         for name in names
     ]
     columns = list(dict.fromkeys(key for row in summary for key in row))
-    html = _template().render(
+    html = template("page.html.j2").render(
         title=title,
         version=__version__,
         headline=_headline(scores) if headline is None else headline,
-        columns=[_FIGURES.get(key, (_plain(key), ""))[0] for key in columns],
+        columns=[METRICS[key].heading if key in METRICS else plain(key) for key in columns],
         rows=[[_cell(row.get(key, "")) for key in columns] for row in summary],
-        key=[_FIGURES[key] for key in columns if key in _FIGURES],
+        key=[(METRICS[key].heading, METRICS[key].meaning) for key in columns if key in METRICS],
         looks=looks,
         outcomes=[
             (kind, sum(card.outcome == kind for card in cards)) for kind in get_args(Outcome)
@@ -157,28 +130,10 @@ def write_page(
             (name, [line.partition(": ")[::2] for line in lines])
             for name, lines in (decisions or {}).items()
         ],
-        pictures=[(caption, _embed(picture)) for caption, picture in pictures],
+        pictures=[(caption, embed(picture)) for caption, picture in pictures],
     )
-    draft = path.with_name(f".{path.name}.partial")
-    try:
-        draft.write_text(html, encoding="utf-8")
-        draft.replace(path)
-    except OSError as error:
-        raise OptionError(f"{path}: the page cannot be written ({error}); name another") from error
+    write_html(path, html)
     return path
-
-
-@lru_cache(maxsize=1)
-def _template() -> Template:
-    loader = PackageLoader("offnominal", "report")
-    environment = Environment(
-        loader=loader,
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("page.html.j2")
 
 
 def _check(card: Card) -> None:
@@ -223,25 +178,28 @@ def _headline(scores: Sequence[Scores]) -> str:
 
 def _show(card: Card) -> dict[str, Any]:
     """Values of a card for the template."""
-    what = "a good part" if card.defect == "good" else _plain(card.defect).lower()
+    what = "a good part" if card.defect == "good" else plain(card.defect).lower()
     subject = f"{card.category}, {what}"
     truth = ""
     if card.truth is not None and card.truth.any():
-        told, truth = f"The true defect outlined: {subject}", _embed(_outlined(card))
+        told, truth = (
+            f"The true defect outlined: {subject}",
+            embed(outlined(card.image, card.truth)),
+        )
     elif card.outcome in ("hit", "miss"):
         told = "No ground truth for this image"
     else:
         told = "A good part: nothing to outline"
     height, width = card.image.shape[:2]
     panels = [
-        ("Image", f"Photograph: {subject}", _embed(card.image)),
+        ("Image", f"Photograph: {subject}", embed(card.image)),
         ("Truth", told, truth),
-        ("Heat map", f"Anomaly map: {subject}", _embed(card.map_picture)),
-        ("Overlay", f"Anomaly map over the photograph: {subject}", _embed(card.overlay)),
+        ("Heat map", f"Anomaly map: {subject}", embed(card.map_picture)),
+        ("Overlay", f"Anomaly map over the photograph: {subject}", embed(card.overlay)),
     ]
     return {
         "outcome": card.outcome,
-        "defect": _plain(card.defect),
+        "defect": plain(card.defect),
         "name": card.name,
         "score": f"{card.score:.3g}",
         "threshold": f"{card.threshold:.3g}",
@@ -249,33 +207,6 @@ def _show(card: Card) -> dict[str, Any]:
         "panels": panels,
         "aspect": f"{width} / {height}",
     }
-
-
-def _outlined(card: Card) -> Picture:
-    """The image with the outline of the truth a little outside its edge."""
-    assert card.truth is not None
-    width = max(1, round(max(card.truth.shape) / 200))
-    mask = cv2.dilate(card.truth.astype(np.uint8), np.ones((5, 5), np.uint8))
-    contours, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    picture = card.image.copy()
-    # A dark line under the bright one keeps it legible on any ground.
-    cv2.drawContours(picture, contours, -1, (20, 20, 20), width + 2, cv2.LINE_AA)
-    cv2.drawContours(picture, contours, -1, _TRUTH, width, cv2.LINE_AA)
-    return picture
-
-
-def _embed(picture: Picture) -> str:
-    """A picture as a data URI: WebP, no larger than it is shown on a dense screen."""
-    image = Image.fromarray(picture)
-    image.thumbnail((_LARGEST, _LARGEST), Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    image.save(buffer, "WEBP", quality=78, method=3)
-    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
-
-
-def _plain(name: str) -> str:
-    words = name.replace("_", " ").strip()
-    return words[:1].upper() + words[1:]
 
 
 def _cell(value: object) -> tuple[str, bool]:

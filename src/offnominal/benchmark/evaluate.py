@@ -1,0 +1,134 @@
+"""Measuring one saved detector on a data set."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from offnominal.benchmark.cell import Cell
+from offnominal.benchmark.measure import measure
+from offnominal.benchmark.plan import samples_digest
+from offnominal.benchmark.record import Record
+from offnominal.benchmark.store import Plan, Store
+from offnominal.datasets import Dataset
+from offnominal.detectors.base import Detector
+from offnominal.errors import DatasetError, ImageError
+
+__all__ = ["Evaluation", "evaluate_detector"]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a detector did on one category.
+
+    Attributes
+    ----------
+    category : str
+    figures : dict of str to float
+        Image-level and pixel-level figures; nan where undefined.
+    intervals : dict of str to tuple
+        Bootstrap intervals of the image-level figures.
+    good, defective : int
+        Images measured.
+    notes : list of str
+        What was left out, and why.
+    """
+
+    category: str
+    figures: dict[str, float]
+    intervals: dict[str, tuple[float, float]]
+    good: int
+    defective: int
+    notes: list[str]
+
+
+def evaluate_detector(
+    detector: Detector,
+    model: Path,
+    dataset: Dataset,
+    output: Path | None = None,
+    keep_maps: bool = False,
+    on_error: Callable[[ImageError], None] | None = None,
+    progress: Callable[[str, int], None] | None = None,
+) -> list[Evaluation]:
+    """Score the test images of every category and measure.
+
+    Test images that the detector was fitted to are left out: they score next to nothing and would
+    flatter it.
+
+    Parameters
+    ----------
+    detector : Detector
+        Loaded from `model`.
+    model : Path
+    dataset : Dataset
+    output : Path or None
+        A folder of results, as the benchmark writes it; None: nothing is written.
+    keep_maps : bool
+        Write every map as well.
+    on_error : callable or None
+        Called with each image that cannot be read; None: it is raised.
+    progress : callable or None
+
+    Raises
+    ------
+    DatasetError
+        If a category has no test image.
+    """
+    found = []
+    store = Store(output) if output is not None else None
+    with model.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    cells = []
+    for category in dataset.categories:
+        test = dataset.test(category)
+        if not test:
+            raise DatasetError(
+                f"{dataset.root}: {category} has no test image; `offnominal datasets check` says "
+                "what was understood"
+            )
+        options = detector.options()
+        options["weights"] = None  # the model's digest stands for everything that it was made with
+        options["backbone"] = detector.load_network().name
+        cell = Cell(
+            dataset.name,
+            category,
+            samples_digest(dataset, category),
+            detector.method,
+            len(detector.references_),
+            0,
+            "random",
+            json.loads(json.dumps(options)),
+            cached=False,
+            model=digest,
+        )
+        with ExitStack() as stack:
+            folder = stack.enter_context(store.draft(cell)) if store is not None else None
+            maps = folder / "maps" if folder is not None and keep_maps else None
+            if maps is not None:
+                maps.mkdir()
+            files = [reference["file"] for reference in detector.references_]
+            record = Record(cell, detector, dataset, files, maps=maps)
+            measure([record], test, on_error, progress, skip_references=True)
+            if folder is not None:
+                record.write(folder)
+        found.append(_evaluation(record))
+        cells.append(cell.name)
+    if store is not None:
+        title = f"How good is {model.name}?"
+        store.add_plan(Plan("evaluate", title, ("method",), tuple(cells)))
+    return found
+
+
+def _evaluation(record: Record) -> Evaluation:
+    labels = record.labels
+    return Evaluation(
+        record.cell.category,
+        record.figures(),
+        record.intervals(),
+        labels.count(0),
+        labels.count(1),
+        record.notes,
+    )

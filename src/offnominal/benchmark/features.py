@@ -1,0 +1,208 @@
+"""Patch features kept on disk, so that cells which see the same pixels share one forward pass.
+
+An entry is found by the digest of the prepared pixels and by everything else that the features
+depend on, so it cannot be stale: another resolution, rotation, crop, layer or weights file gives
+another key. Entries hold float32, as the network gave it, and a run with the cache gives the same
+figures as one without.
+"""
+
+import hashlib
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from zipfile import BadZipFile
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from offnominal.backbones.base import Backbone, Levels
+from offnominal.errors import OptionError
+
+__all__ = ["FeatureCache", "MeasuredBackbone", "default_cache"]
+
+Compute = Callable[[Tensor], list[Tensor]]
+
+# What a backbone says of itself, for those who ask the wrapper.
+_SHARED = tuple(Backbone.__annotations__)
+
+
+def default_cache() -> Path:
+    """``features`` in ``$OFFNOMINAL_CACHE``, or in ``offnominal`` in the user's cache folder."""
+    own = os.environ.get("OFFNOMINAL_CACHE")
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return (Path(own) if own else Path(base) / "offnominal") / "features"
+
+
+class FeatureCache:
+    """Arrays on disk under a size limit; safe to share between processes.
+
+    Parameters
+    ----------
+    folder : Path
+        Made if absent.
+    limit : int
+        Bytes that it may take, and never more than half of what was free on the disk. Where it is
+        full, entries that this process has not used make room, the oldest first; when there are
+        none left, new ones are not kept. (Throwing out what this run still needs would only make
+        every later cell miss.)
+    """
+
+    def __init__(self, folder: Path, limit: int) -> None:
+        self.folder = folder
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OptionError(
+                f"--cache {folder}: cannot be made ({error.strerror}); name another folder, or "
+                "give --no-cache"
+            ) from error
+        self.size = sum(path.stat().st_size for path in _entries(folder))
+        self.limit = min(limit, self.size + shutil.disk_usage(folder).free // 2)
+        self._began = time.time()
+
+    def get(self, key: str) -> list[np.ndarray] | None:
+        """An entry, or None; a damaged one is removed, and made again by whoever needs it."""
+        path = self._path(key)
+        try:
+            with np.load(path, allow_pickle=False) as stored:
+                entry = [stored[f"arr_{number}"] for number in range(len(stored.files))]
+            os.utime(path)
+        except FileNotFoundError:
+            return None
+        except (ValueError, EOFError, KeyError, OSError, BadZipFile):
+            path.unlink(missing_ok=True)
+            return None
+        return entry
+
+    def put(self, key: str, entry: Sequence[np.ndarray]) -> None:
+        """Keep an entry, if there is room."""
+        needed = sum(array.nbytes for array in entry)
+        if self.size + needed > self.limit and not self._make_room(needed):
+            return
+        path = self._path(key)
+        path.parent.mkdir(exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".part")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                np.savez(file, *entry)
+            Path(temporary).replace(path)
+            self.size += needed
+        except OSError:
+            # A full disk must not end a benchmark: it only loses the gain.
+            self.limit = 0
+        finally:
+            Path(temporary).unlink(missing_ok=True)
+
+    def _path(self, key: str) -> Path:
+        return self.folder / key[:2] / f"{key}.npz"
+
+    def _make_room(self, needed: int) -> bool:
+        """Remove old entries down to nine tenths of the limit; whether there is room now."""
+        found = []
+        for path in _entries(self.folder):
+            try:
+                state = path.stat()
+            except FileNotFoundError:  # another process removed it
+                continue
+            found.append((state.st_mtime, state.st_size, path))
+        self.size = sum(size for _, size, _ in found)
+        for used, size, path in sorted(found):
+            if self.size + needed <= 0.9 * self.limit or used >= self._began:
+                break
+            path.unlink(missing_ok=True)
+            self.size -= size
+        return self.size + needed <= self.limit
+
+
+class MeasuredBackbone(Backbone):
+    """A backbone that measures its own time, and asks a cache before it works.
+
+    Parameters
+    ----------
+    network : Backbone
+    cache : FeatureCache or None
+        None: every image goes through the network.
+    conditions : sequence of str
+        What features depend on besides the pixels and the weights: precision, device.
+
+    Attributes
+    ----------
+    seconds : float
+        Spent in the network so far.
+    computed, from_cache : int
+        Images that went through the network, and those that did not.
+    """
+
+    def __init__(
+        self, network: Backbone, cache: FeatureCache | None, conditions: Sequence[str]
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.cache = cache
+        for name in _SHARED:
+            setattr(self, name, getattr(network, name))
+        known = [network.name, network.digest, str(network.layers), torch.__version__, *conditions]
+        self._known = "\n".join(known).encode()
+        self.seconds = 0.0
+        self.computed = 0
+        self.from_cache = 0
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Patch features of a batch (B, 3, h, w), as the network gives them."""
+        [features] = self._through(pixels, "features", lambda batch: [self.network(batch)])
+        return features
+
+    def levels(self, pixels: Tensor, norm: bool = True) -> Levels:
+        """Feature levels of a batch (B, 3, h, w), as the network gives them."""
+
+        def compute(batch: Tensor) -> list[Tensor]:
+            maps, summary = self.network.levels(batch, norm)
+            return [*maps, summary]
+
+        *maps, summary = self._through(pixels, f"levels {norm}", compute)
+        return Levels(maps, summary)
+
+    def _through(self, pixels: Tensor, what: str, compute: Compute) -> list[Tensor]:
+        if self.cache is None:
+            return self._timed(pixels, compute)
+        found = [self._look_up(self.cache, one, what, compute) for one in pixels]
+        return [torch.cat(parts) for parts in zip(*found, strict=True)]
+
+    def _look_up(
+        self, cache: FeatureCache, pixels: Tensor, what: str, compute: Compute
+    ) -> list[Tensor]:
+        content = np.ascontiguousarray(pixels.cpu().numpy())
+        total = hashlib.blake2b(self._known, digest_size=20)
+        total.update(f"{what} {content.shape}".encode())
+        total.update(content.data)
+        key = total.hexdigest()
+        entry = cache.get(key)
+        if entry is not None:
+            self.from_cache += 1
+            return [torch.from_numpy(array).to(pixels.device) for array in entry]
+        found = [tensor.float() for tensor in self._timed(pixels[None], compute)]
+        cache.put(key, [tensor.cpu().numpy() for tensor in found])
+        return found
+
+    def _timed(self, pixels: Tensor, compute: Compute) -> list[Tensor]:
+        _wait(pixels.device)
+        start = time.perf_counter()
+        found = compute(pixels)
+        _wait(pixels.device)
+        self.seconds += time.perf_counter() - start
+        self.computed += len(pixels)
+        return found
+
+
+def _wait(device: torch.device) -> None:
+    """Let a card finish, so that the clock measures its work."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _entries(folder: Path) -> list[Path]:
+    return list(folder.glob("??/*.npz"))

@@ -1,0 +1,219 @@
+"""From what was asked for to cells: every data set, category, method, setting, shots and seed."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from offnominal.backbones import backbone_name
+from offnominal.benchmark.cell import Cell
+from offnominal.benchmark.grid import combinations
+from offnominal.benchmark.record import relative
+from offnominal.datasets import Dataset, draw_shots
+from offnominal.datasets.shots import Sampling
+from offnominal.detectors import METHODS, detector_class
+from offnominal.errors import OptionError, WeightsError
+
+__all__ = ["Request", "Work", "make_plan", "samples_digest"]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What was asked for.
+
+    Attributes
+    ----------
+    methods : sequence of str
+    shots : sequence of int or None
+        None: every training image.
+    seeds : int
+        Seeds 0 to ``seeds`` - 1; methods and cells that draw nothing have seed 0 only.
+    sampling : {"first", "random"}
+    backbones : sequence of str
+        Names, files of weights that say what they are, or ``NAME=FILE``; empty: the default.
+    sets : mapping of str to sequence
+        Values of detector options. One that a method does not have is left out for it.
+    cached : bool
+        Whether features may come from the cache.
+    """
+
+    methods: Sequence[str] = ("anomalydino",)
+    shots: Sequence[int | None] = (1,)
+    seeds: int = 3
+    sampling: Sampling = "random"
+    backbones: Sequence[str] = ()
+    sets: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    cached: bool = True
+
+
+@dataclass
+class Work:
+    """What is to be done.
+
+    Attributes
+    ----------
+    cells : list of Cell
+        Each once, those of a group together.
+    datasets : dict of str to Dataset
+    weights : dict of str to str
+        Files of weights by their digest.
+    impossible : list of str
+        Cells that cannot be had, and why, in words.
+    """
+
+    cells: list[Cell]
+    datasets: dict[str, Dataset]
+    weights: dict[str, str]
+    impossible: list[str]
+
+
+def make_plan(datasets: Sequence[Dataset], request: Request) -> Work:
+    """List the cells of a request.
+
+    Raises
+    ------
+    OptionError
+        If nothing can be run, two data sets have one name, or an option is wrong.
+    """
+    names = [dataset.name for dataset in datasets]
+    if len(set(names)) < len(names):
+        raise OptionError(f"--data: two data sets are called {max(names, key=names.count)}")
+    work = Work([], {dataset.name: dataset for dataset in datasets}, {}, [])
+    variants = [
+        (method, options)
+        for method in request.methods
+        for options in _variants(method, request, work.weights)
+    ]
+    cells: dict[str, Cell] = {}
+    for dataset in datasets:
+        for category in dataset.categories:
+            if not _measurable(dataset, category, work.impossible):
+                continue
+            samples = samples_digest(dataset, category)
+            for method, options in variants:
+                for shots, seed in _draws(method, request, work.impossible):
+                    refused = _refused(dataset, category, shots, seed, request.sampling)
+                    if refused:
+                        _say_once(work.impossible, refused)
+                        continue
+                    cell = Cell(
+                        dataset.name,
+                        category,
+                        samples,
+                        method,
+                        shots,
+                        seed,
+                        request.sampling,
+                        options,
+                        request.cached,
+                    )
+                    cells.setdefault(cell.name, cell)
+    if not cells:
+        raise OptionError("nothing can be run: " + "; ".join(work.impossible))
+    groups: dict[str, list[Cell]] = {}
+    for cell in cells.values():
+        groups.setdefault(cell.group, []).append(cell)
+    work.cells = [cell for group in groups.values() for cell in group]
+    return work
+
+
+def _variants(method: str, request: Request, weights: dict[str, str]) -> list[dict[str, Any]]:
+    """Full options of a method for every combination of backbones and sets."""
+    kind = detector_class(method)
+    known = kind.option_names()
+    sets = {name: values for name, values in request.sets.items() if name in known}
+    backbones = list(request.backbones) or list(sets.pop("backbone", [None]))
+    sets.pop("backbone", None)
+    found = []
+    for backbone in backbones:
+        name, file = _split(backbone)
+        for chosen in combinations(sets):
+            options = kind(**chosen, backbone=name, weights=file).options()
+            options["backbone"] = backbone_name(name, file)
+            if file is not None:
+                digest = _file_digest(Path(file))
+                weights[digest] = str(Path(file).absolute())
+                options["weights"] = digest
+            # As JSON will have it: a tuple is a list, so that a cell read back equals itself.
+            found.append(json.loads(json.dumps(options)))
+    return found
+
+
+def _split(backbone: str | None) -> tuple[str | None, str | None]:
+    if backbone is None:
+        return None, None
+    name, equals, file = backbone.partition("=")
+    if equals:
+        return name, file
+    if backbone.endswith((".safetensors", ".pth", ".pt", ".bin")):
+        return None, backbone
+    return backbone, None
+
+
+def _file_digest(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def _draws(method: str, request: Request, impossible: list[str]) -> list[tuple[int | None, int]]:
+    """Shots and seeds for a method; where nothing is drawn at random there is one seed only."""
+    if request.seeds < 1:
+        raise OptionError(f"--seeds {request.seeds}: give 1 or more")
+    references = METHODS[method].references
+    if references == "none":
+        return [(0, 0)]
+    draws: list[tuple[int | None, int]] = []
+    for shots in dict.fromkeys(request.shots):
+        if shots is not None and shots < 0:
+            raise OptionError(f"--shots {shots}: give 0 (none), a number, or full")
+        if shots == 0 and references == "required":
+            _say_once(impossible, f"{method} needs references: 0 shots are left out for it")
+            continue
+        draws += [(shots, seed) for seed in range(request.seeds if shots else 1)]
+    return draws
+
+
+def _refused(
+    dataset: Dataset, category: str, shots: int | None, seed: int, sampling: Sampling
+) -> str:
+    """Why references cannot be drawn, or nothing."""
+    if shots == 0:
+        return ""
+    train = dataset.train(category)
+    if not train:
+        return f"{dataset.name}, {category}: has no good training image to take as a reference"
+    try:
+        draw_shots(train, shots, seed, sampling)
+    except OptionError as error:
+        return f"{dataset.name}, {category}, {shots} shots, seed {seed}: {error}"
+    return ""
+
+
+def _measurable(dataset: Dataset, category: str, impossible: list[str]) -> bool:
+    if dataset.test(category):
+        return True
+    impossible.append(f"{dataset.name}, {category}: has no test image")
+    return False
+
+
+def samples_digest(dataset: Dataset, category: str) -> str:
+    """Which files a category has and what they are said to be, wherever the root lies."""
+    total = hashlib.sha256()
+    samples = [s for s in dataset.samples if s.category == category]
+    lines = [
+        f"{relative(s.image, dataset.root)}\t{s.label}\t{s.split}\t{s.mask is not None}"
+        for s in samples
+    ]
+    for line in sorted(lines):
+        total.update(f"{line}\n".encode())
+    return total.hexdigest()[:16]
+
+
+def _say_once(impossible: list[str], text: str) -> None:
+    if text not in impossible:
+        impossible.append(text)

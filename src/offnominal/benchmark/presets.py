@@ -1,0 +1,98 @@
+"""The ablations of the AnomalyDINO paper, each as a question and the settings that answer it.
+
+Damm et al., 2024 (arXiv 2405.14529), sections 4 and 5 and the appendices.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+__all__ = ["PRESETS", "Preset"]
+
+_SIZES = ("dinov2_vits14", "dinov2_vitb14", "dinov2_vitl14")
+
+
+@dataclass(frozen=True)
+class Preset:
+    """One question.
+
+    Parameters
+    ----------
+    name : str
+        As ``--preset`` takes it.
+    title : str
+        The question in words, for the report's heading.
+    axes : tuple of str
+        What varies, first what the figure shows.
+    method : str
+    shots : tuple of int
+    sets : dict
+        Values of detector options.
+    cached : bool
+        Whether features may come from the cache; not where time is what is measured.
+    """
+
+    name: str
+    title: str
+    axes: tuple[str, ...]
+    method: str = "anomalydino"
+    shots: tuple[int, ...] = (1,)
+    sets: dict[str, tuple[Any, ...]] = field(default_factory=dict)
+    cached: bool = True
+
+
+PRESETS: dict[str, Preset] = {
+    preset.name: preset
+    for preset in (
+        Preset(
+            "shots",
+            "How many good images are worth collecting?",
+            ("shots",),
+            shots=(1, 2, 4, 8, 16),
+        ),
+        Preset(
+            "preprocessing",
+            "What do the foreground mask and rotated references bring?",
+            ("rotations", "mask"),
+            sets={"rotations": ("none", "agnostic"), "mask": ("off", "auto", "on")},
+        ),
+        Preset(
+            "aggregation",
+            "Which statistic of the patch scores makes the best image score?",
+            ("aggregate",),
+            sets={"aggregate": ("top1", "top5", "max", "map-max", "quantile99", "mean")},
+        ),
+        Preset(
+            "resolution",
+            "Which resolution is enough?",
+            ("resolution",),
+            sets={"resolution": (224, 448, 672)},
+        ),
+        Preset(
+            "backbone-size",
+            "Does a larger backbone pay?",
+            ("backbone",),
+            sets={"backbone": _SIZES},
+        ),
+        Preset(
+            "imagenet-vs-dinov2",
+            "Features learned from labels, or without?",
+            ("backbone",),
+            sets={"backbone": ("dinov2_vits14", "vit_s16", "resnet50", "wide_resnet50_2")},
+        ),
+        Preset(
+            "inference-time",
+            "What does accuracy cost in time?",
+            ("backbone", "resolution"),
+            sets={"backbone": _SIZES[:2], "resolution": (224, 448, 672)},
+            cached=False,
+        ),
+        Preset(
+            "batched-zero-shot",
+            "How far do the test images get by judging each other, without any reference?",
+            ("resolution",),
+            method="anomalydino-batched",
+            shots=(0,),
+            sets={"resolution": (448, 672)},
+        ),
+    )
+}

@@ -1,0 +1,124 @@
+"""``offnominal evaluate``: how good a fitted detector is, on images whose labels are known."""
+
+import json
+import math
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from offnominal.cli import options
+from offnominal.cli.datasets import (
+    Categories,
+    Defects,
+    FrameStep,
+    Good,
+    Layout,
+    Masks,
+    MaskThreshold,
+    Root,
+    open_from_options,
+)
+from offnominal.cli.terminal import UNREADABLE, Unreadable, progress_bar, say
+
+if TYPE_CHECKING:
+    from offnominal.benchmark.evaluate import Evaluation
+
+_ROWS = (
+    ("image_auroc", "image AUROC"),
+    ("image_ap", "image AP"),
+    ("image_f1_max", "image F1-max"),
+    ("image_miss_at_0.1%", "missed at 0.1 % false rejects"),
+    ("image_miss_at_1%", "missed at 1 % false rejects"),
+    ("image_miss_at_5%", "missed at 5 % false rejects"),
+    ("pixel_auroc", "pixel AUROC"),
+    ("pixel_ap", "pixel AP"),
+    ("pixel_f1_max", "pixel F1-max"),
+    ("aupro", "AUPRO to 0.3"),
+    ("aupro_0.05", "AUPRO to 0.05"),
+)
+
+
+def evaluate(
+    model: Annotated[Path, typer.Argument(help="Model file made by `offnominal fit`.")],
+    dataset: Root = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o",
+            "--output",
+            help="Folder of results, for `offnominal report`.",
+            show_default="none",
+        ),
+    ] = None,
+    layout: Layout = "auto",
+    categories: Categories = None,
+    good: Good = None,
+    defects: Defects = None,
+    masks: Masks = None,
+    frame_step: FrameStep = 1,
+    mask_threshold: MaskThreshold = None,
+    weights: options.Weights = None,
+    device: options.Device = "auto",
+    maps: Annotated[bool, typer.Option("--maps", help="With -o: keep every anomaly map.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    strict: options.Strict = False,
+) -> None:
+    """Measure a fitted detector on a data set's test images.
+
+    With --good and --defects, all the good images are tested on: name such as it has not learned.
+    """
+    from offnominal.benchmark.evaluate import evaluate_detector
+    from offnominal.benchmark.store import require
+    from offnominal.detectors.saving import load
+
+    if output is not None:
+        require("pyarrow", "evaluate -o")
+    detector = load(model, weights, device)
+    # Of plain folders all the good images are tested on: the detector has learned elsewhere.
+    found = open_from_options(
+        dataset, layout, categories, good, defects, masks, None, 0.0, frame_step, mask_threshold
+    )
+    unreadable = Unreadable(strict)
+    with progress_bar(sum(len(found.test(c)) for c in found.categories)) as advance:
+        results = evaluate_detector(detector, model, found, output, maps, unreadable, advance)
+    if as_json:
+        typer.echo(json.dumps([_plain(asdict(result)) for result in results], indent=1))
+    else:
+        for result in results:
+            _print(result)
+    for result in results:
+        for note in result.notes:
+            say(note)
+    if output is not None:
+        say(f"Make a page of it with: offnominal report {output}")
+    unreadable.report()
+    if unreadable.errors:
+        raise typer.Exit(UNREADABLE)
+
+
+def _print(result: "Evaluation") -> None:
+    typer.echo(f"{result.category}: {result.good} good and {result.defective} defective images")
+    for key, words in _ROWS:
+        value = result.figures.get(key, math.nan)
+        if math.isnan(value):
+            continue
+        spread = ""
+        if key in result.intervals:
+            low, high = result.intervals[key]
+            spread = f"   95 %: {100 * low:.1f} to {100 * high:.1f}"
+        typer.echo(f"  {words:<32}{100 * value:6.1f}{spread}")
+    for key, words in (("false_rejects", "good images rejected"), ("misses", "defects missed")):
+        value = result.figures[key]
+        if not math.isnan(value):
+            typer.echo(f"  {words + ', own threshold':<32}{100 * value:6.1f}")
+
+
+def _plain(content: object) -> object:
+    """What is not a number is null in JSON."""
+    if isinstance(content, dict):
+        return {key: _plain(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_plain(value) for value in content]
+    return None if isinstance(content, float) and math.isnan(content) else content

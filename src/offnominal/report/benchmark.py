@@ -1,0 +1,142 @@
+"""The report of a benchmark: one HTML page, and its tables as CSV and LaTeX."""
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from offnominal._version import __version__
+from offnominal.benchmark.store import FinishedCell, Plan, read_runs, require
+from offnominal.errors import DatasetError, OptionError
+from offnominal.report import sections
+from offnominal.report.conditions import conditions
+from offnominal.report.export import latex, write_cells, write_results
+from offnominal.report.gallery import choose, make_cards
+from offnominal.report.html import template, write_html
+from offnominal.report.results import gather
+from offnominal.report.sentences import headline
+from offnominal.report.tables import Sources
+from offnominal.report.words import join
+
+__all__ = ["write_report"]
+
+Progress = Callable[[str, int], None]
+
+_MOST_CURVES = 120  # cells whose curves are drawn, so that the page stays one that opens
+
+
+def write_report(
+    runs: Path,
+    output: Path | None = None,
+    data: Path | None = None,
+    title: str | None = None,
+    gallery: bool = True,
+    progress: Progress | None = None,
+) -> Path:
+    """Write ``report.html``, ``cells.csv``, ``results.csv`` and ``results.tex``.
+
+    Parameters
+    ----------
+    runs : Path
+        Folder that ``offnominal benchmark`` wrote.
+    output : Path or None
+        Folder for the files; ``RUNS/report`` if None. Files of an earlier report are replaced.
+    data : Path or None
+        Root of the data set, if it has moved since.
+    title : str or None
+        Heading of the page; it names the data sets if None.
+    gallery : bool
+        Whether to show images.
+    progress : callable or None
+        Called with the stage and how many of its steps are done.
+
+    Returns
+    -------
+    Path
+        The page.
+
+    Raises
+    ------
+    DatasetError
+        If there is no finished cell, or one is damaged.
+    OptionError
+        If a package is missing, `data` is no folder, or the files cannot be written.
+    """
+    for package in ("pyarrow", "matplotlib"):
+        require(package, "offnominal report")
+    if data is not None and not data.is_dir():
+        raise OptionError(f"--data {data}: no such folder; name the data set's root")
+    cells, plans = read_runs(runs)
+    output = output or runs / "report"
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OptionError(f"-o {output}: cannot be made ({error.strerror})") from error
+    setups = gather(cells)
+    names = list(dict.fromkeys(setup.dataset for setup in setups))
+    sources = Sources()
+    parts = [
+        sections.plan_section(plan, setups, sources) for plan in _told(plans, cells) if plan.cells
+    ]
+    shown = sections.shown_cells(setups)
+    _check(cell for group in shown.values() for cell in group)
+    tell = progress or (lambda stage, done: None)
+    pictured = sections.galleries(shown)
+    if sum(map(len, shown.values())) > _MOST_CURVES:
+        shown = {"best of each category": pictured[:_MOST_CURVES]}
+    curves = []
+    for done, (group, mine) in enumerate(shown.items(), 1):
+        curves += sections.curve_blocks({group: mine})
+        tell("curves", done)
+    # Few categories leave room for more images of each.
+    each, typical = max(4, 60 // len(pictured)), max(2, min(8, 30 // len(pictured)))
+    choices = [choice for cell in pictured for choice in choose(cell, min(each, 24), typical)]
+    cards, gone, left_out = make_cards(choices, data, progress) if gallery else ([], [], 0)
+    html = template("benchmark.html.j2").render(
+        title=title or f"Benchmark on {join(names)}",
+        version=__version__,
+        headline=headline(cells, setups),
+        plans=parts,
+        key=sections.metric_key(setups),
+        curves=curves,
+        speed=sections.speed(setups, plans),
+        gallery=gallery,
+        gallery_words=sections.gallery_words(choices) if choices else "",
+        cards=[sections.card_values(card, len(names) > 1) for card in cards],
+        gone=gone,
+        left_out=left_out,
+        conditions=conditions(cells, setups),
+        sources=sources.texts,
+    )
+    page = output / "report.html"
+    write_html(page, html)
+    tables = [
+        table for part in parts for p in part["parts"] for table in (p["table"], *p["categories"])
+    ]
+    try:
+        write_cells(output / "cells.csv", cells)
+        write_results(output / "results.csv", setups)
+        (output / "results.tex").write_text(latex(tables, sources.texts), encoding="utf-8")
+    except OSError as error:
+        raise OptionError(f"-o {output}: cannot be written ({error.strerror})") from error
+    return page
+
+
+def _check(cells: Iterable[FinishedCell]) -> None:
+    """Read the scores of the cells whose curves are shown."""
+    for cell in cells:
+        try:
+            damaged = "" if cell.scores["score"] else "empty"
+        except (OSError, ValueError, KeyError) as error:
+            damaged = str(error)
+        if damaged:
+            raise DatasetError(
+                f"{cell.folder / 'scores.parquet'}: damaged or absent ({damaged}); delete the "
+                "cell's folder, and run the benchmark again"
+            )
+
+
+def _told(plans: Sequence[Plan], cells: Sequence[FinishedCell]) -> list[Plan]:
+    """The plans, and one more for the cells that none of them names."""
+    named = {name for plan in plans for name in plan.cells}
+    rest = tuple(cell.name for cell in cells if cell.name not in named)
+    extra = [Plan("other", "Other results" if plans else "Results", (), rest)] if rest else []
+    return [*plans, *extra]

@@ -1,0 +1,76 @@
+"""What the pages share: templates, embedded pictures, and writing a file in one step."""
+
+import base64
+import io
+from functools import lru_cache
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+from PIL import Image
+
+from offnominal.errors import OptionError
+
+__all__ = ["Picture", "embed", "outlined", "plain", "template", "write_html"]
+
+Picture = npt.NDArray[np.uint8]
+
+_TRUTH = (255, 214, 10)  # colour of the truth's outline, told from both metal and lacquer
+
+
+@lru_cache(maxsize=4)
+def template(name: str) -> Template:
+    """A template of this folder; what it prints is escaped unless marked safe."""
+    environment = Environment(
+        loader=PackageLoader("offnominal", "report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(name)
+
+
+def write_html(path: Path, html: str) -> None:
+    """Write a page in one step, so that a half-written one is never seen.
+
+    Raises
+    ------
+    OptionError
+        If the file cannot be written.
+    """
+    draft = path.with_name(f".{path.name}.partial")
+    try:
+        draft.write_text(html, encoding="utf-8")
+        draft.replace(path)
+    except OSError as error:
+        raise OptionError(f"{path}: the page cannot be written ({error}); name another") from error
+
+
+def embed(picture: Picture, largest: int = 480, quality: int = 78) -> str:
+    """A picture as a data URI: WebP, its longest side at most `largest` pixels."""
+    image = Image.fromarray(picture)
+    image.thumbnail((largest, largest), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    image.save(buffer, "WEBP", quality=quality, method=3)
+    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def outlined(image: Picture, truth: npt.NDArray[np.bool_]) -> Picture:
+    """The image with the outline of the truth a little outside its edge."""
+    width = max(1, round(max(truth.shape) / 200))
+    mask = cv2.dilate(truth.astype(np.uint8), np.ones((5, 5), np.uint8))
+    contours, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    picture = image.copy()
+    # A dark line under the bright one keeps it legible on any ground.
+    cv2.drawContours(picture, contours, -1, (20, 20, 20), width + 2, cv2.LINE_AA)
+    cv2.drawContours(picture, contours, -1, _TRUTH, width, cv2.LINE_AA)
+    return picture
+
+
+def plain(name: str) -> str:
+    """A name from a file or an option, in words."""
+    words = name.replace("_", " ").strip()
+    return words[:1].upper() + words[1:]

@@ -1,0 +1,260 @@
+"""The parts of a benchmark report, each as plain values for the template."""
+
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+from offnominal.benchmark.store import FinishedCell, Plan
+from offnominal.report.curves import cell_figure, cell_words
+from offnominal.report.drawing import svg
+from offnominal.report.figures import is_numeric, plan_figure, speed_figure
+from offnominal.report.gallery import Choice, Shown
+from offnominal.report.html import plain
+from offnominal.report.results import Setup, label_setups, varying
+from offnominal.report.sentences import best_line, learning_line
+from offnominal.report.tables import Sources, by_category, overview, present
+from offnominal.report.words import METRICS, join, setting_words
+
+#: The plan whose figure is time against accuracy.
+TIMED = "inference-time"
+
+__all__ = ["curve_blocks", "galleries", "plan_section", "shown_cells", "speed"]
+
+
+def plan_section(plan: Plan, setups: Sequence[Setup], sources: Sources) -> dict[str, Any]:
+    """A plan's tables, figure and sentences, for each data set that it has cells of.
+
+    Parameters
+    ----------
+    plan : Plan
+    setups : sequence of Setup
+        All that were finished.
+    sources : Sources
+        Gets the sources of the published figures.
+    """
+    names = set(plan.cells)
+    place = {name: number for number, name in enumerate(plan.cells)}
+    mine = sorted(
+        (setup for setup in setups if setup.names & names),
+        key=lambda setup: min(place[name] for name in setup.names & names),
+    )
+    parts = []
+    for dataset in dict.fromkeys(setup.dataset for setup in mine):
+        own = [setup for setup in mine if setup.dataset == dataset]
+        labels = label_setups(own, plan.axes)
+        name = f"{plan.name}-{dataset}" if len({s.dataset for s in mine}) > 1 else plan.name
+        table = overview(name, f"{plan.title} {dataset}", own, plan.axes, sources)
+        figure = _timed(own) if plan.name == TIMED else plan_figure(own, plan.axes)
+        lines = _lines(own, labels, plan.axes)
+        metrics = present(own)
+        parts.append(
+            {
+                "dataset": dataset,
+                "lines": lines,
+                "figure": svg(figure, " ".join(lines)) if figure else "",
+                "key": _figure_key(plan, own),
+                "table": table,
+                "categories": [
+                    by_category(f"{name}-{metric}", metric, own, labels, sources)
+                    for metric in metrics
+                ],
+            }
+        )
+    finished = {name for setup in setups for name in setup.names}
+    return {
+        "name": plan.name,
+        "title": plan.title,
+        "parts": parts,
+        "missing": [name for name in plan.cells if name not in finished],
+        "cells": len(plan.cells),
+    }
+
+
+def shown_cells(setups: Sequence[Setup]) -> dict[str, list[FinishedCell]]:
+    """The cells whose curves and images are shown: of each method the one with most references.
+
+    Where several setups of a method share the most references, the one with the best image AUROC
+    in the category is taken; of its seeds the first.
+
+    Returns
+    -------
+    dict of str to list of FinishedCell
+        By data set and method, in words; the cells by category.
+    """
+    groups: dict[str, list[Setup]] = {}
+    several = len({setup.dataset for setup in setups}) > 1
+    for setup in setups:
+        key = f"{setup.dataset}, {setup.method}" if several else setup.method
+        groups.setdefault(key, []).append(setup)
+    found = {}
+    for key, mine in groups.items():
+        names = sorted({category for setup in mine for category in setup.categories})
+        found[key] = [_most_references(mine, category) for category in names]
+    return found
+
+
+def curve_blocks(shown: dict[str, list[FinishedCell]]) -> list[dict[str, Any]]:
+    """Histograms and curves of the shown cells, in groups to choose from."""
+    blocks = []
+    for group, cells in shown.items():
+        figures = []
+        for cell in cells:
+            words = cell_words(cell)
+            figures.append((cell.settings["category"], words, svg(cell_figure(cell), words)))
+        blocks.append({"group": group, "what": _which(cells), "figures": figures})
+    return blocks
+
+
+def galleries(shown: dict[str, list[FinishedCell]]) -> list[FinishedCell]:
+    """For each data set and category the shown cell with the best image AUROC."""
+    best: dict[tuple[str, str], FinishedCell] = {}
+    for cell in (cell for cells in shown.values() for cell in cells):
+        place = cell.settings["dataset"], cell.settings["category"]
+        if place not in best or _auroc(cell) > _auroc(best[place]):
+            best[place] = cell
+    return [cell for _, cell in sorted(best.items())]
+
+
+def speed(setups: Sequence[Setup], plans: Sequence[Plan]) -> dict[str, Any]:
+    """The figure of speed against AUROC, of those setups that were timed without a cache."""
+    timed = [setup for setup in setups if _seconds(setup) is not None]
+    planned = {name for plan in plans if plan.name == TIMED for name in plan.cells}
+    told = bool(timed) and all(setup.names & planned for setup in timed)
+    figure = None if told else _timed(timed)
+    without = len(setups) - len(timed)
+    note = ""
+    if without:
+        what = "setup has" if without == 1 else "setups have"
+        note = (
+            f"{without} {what} no honest speed, because features came from the cache; run with "
+            "--no-cache to time."
+        )
+    words = "Image AUROC against the time for one image."
+    return {"figure": svg(figure, words) if figure else "", "note": note, "told": told}
+
+
+def card_values(card: Shown, several: bool) -> dict[str, Any]:
+    """A card of the gallery for the template; of `several` data sets, each card names its own."""
+    choice = card.choice
+    dataset = f"{choice.cell.settings['dataset']}, " if several else ""
+    return {
+        "category": dataset + choice.value("category"),
+        "defect": plain(choice.value("defect")),
+        "outcome": choice.outcome,
+        "score": choice.value("score"),
+        "limit": choice.limit,
+        "ratio": choice.value("score") / choice.limit if choice.limit > 0 else 0.0,
+        "first": choice.rank == 0,
+        "name": choice.value("image"),
+        "p_value": choice.value("p_value"),
+        "card": card,
+    }
+
+
+def gallery_words(choices: Sequence[Choice]) -> str:
+    """Which cells the gallery shows, and by which threshold."""
+    cells = list({choice.cell.name: choice.cell for choice in choices}.values())
+    told = f"Each category shows {_which(cells)}."
+    if any(not choice.own for choice in choices):
+        told += (
+            " Where a detector has no threshold of its own, the one with the best F1 on the test "
+            "images stands in; it has seen the answers."
+        )
+    return told
+
+
+def _lines(setups: Sequence[Setup], labels: Sequence[str], axes: Sequence[str]) -> list[str]:
+    lines = []
+    names = varying(setups, axes)
+    if "shots" in names and is_numeric(setups, "shots"):
+        rest = [name for name in names if name != "shots"]
+        groups: dict[str, list[Setup]] = {}
+        for setup in setups:
+            words = [setting_words(name, setup.value(name), alone=True) for name in rest]
+            groups.setdefault(", ".join(words), []).append(setup)
+        for group, mine in groups.items():
+            line = learning_line(mine)
+            several = len(groups) > 1 and line
+            lines.append(f"{group}: {line}" if several else line)
+    if names != ["shots"]:
+        lines.append(best_line(setups, labels))
+    return [line for line in lines if line]
+
+
+def _figure_key(plan: Plan, setups: Sequence[Setup]) -> str:
+    """What bands, bars and dots of a plan's figure mean."""
+    names = varying(setups, plan.axes)
+    if plan.name == TIMED or not names:
+        return ""
+    if is_numeric(setups, names[0]):
+        several = any(len(setup.seeds) > 1 for setup in setups)
+        return "Bands: standard deviation over seeds." if several else ""
+    return "Grey: single categories. Bars: standard deviation over seeds. Dotted: the best mean."
+
+
+def _timed(setups: Sequence[Setup]) -> Any:
+    setups = [setup for setup in setups if _seconds(setup)]
+    told = label_setups(setups) if len(setups) > 1 else [setup.label for setup in setups]
+    labels = dict(zip(map(id, setups), told, strict=True))
+    devices = {id(setup): _device(setup) for setup in setups}
+    several = len(set(devices.values())) > 1
+    points = []
+    for setup in setups:
+        seconds, auroc = _seconds(setup), setup.mean("image_auroc")
+        if seconds and auroc.whole:
+            group = devices[id(setup)] if several else setup.method
+            points.append((group, labels[id(setup)], seconds, auroc.mean))
+    return speed_figure(points) if points else None
+
+
+def _seconds(setup: Setup) -> float | None:
+    """Median time of an image over the cells that were timed without a cache."""
+    times = []
+    for cell in setup.cells.values():
+        found = cell.run.get("features") or {}
+        cold = not cell.settings["cached"] or (
+            found.get("from_cache") == 0 and bool(found.get("computed"))
+        )
+        seconds = (cell.run.get("timings") or {}).get("per_image")
+        if cold and seconds:
+            times.append(float(seconds))
+    return statistics.median(times) if times else None
+
+
+def _device(setup: Setup) -> str:
+    run = next(iter(setup.cells.values())).run
+    device = str(run.get("device", "not known"))
+    return f"{run.get('cpu', 'CPU')}, {run.get('threads')} threads" if device == "cpu" else device
+
+
+def _most_references(setups: Sequence[Setup], category: str) -> FinishedCell:
+    def rank(cell: FinishedCell) -> tuple[float, float]:
+        shots = cell.settings["shots"]
+        return (float("inf") if shots is None else shots), _auroc(cell)
+
+    first = [
+        setup.cells[category, min(s for c, s in setup.cells if c == category)]
+        for setup in setups
+        if category in setup.categories
+    ]
+    return max(first, key=rank)
+
+
+def _auroc(cell: FinishedCell) -> float:
+    value = float(cell.metrics["figures"].get("image_auroc", 0.0))
+    return value if value == value else 0.0
+
+
+def _which(cells: Sequence[FinishedCell]) -> str:
+    """What some cells are, where they agree, in words."""
+    methods = list(dict.fromkeys(cell.settings["method"] for cell in cells))
+    shots = list(dict.fromkeys(cell.settings["shots"] for cell in cells))
+    seeds = sorted({cell.settings["seed"] for cell in cells})
+    images = join([setting_words("shots", number, alone=True) for number in shots])
+    given = "" if shots == [0] else f" with {images}"
+    return f"{' or '.join(methods)}{given}, seed {join([str(seed) for seed in seeds])}"
+
+
+def metric_key(setups: Sequence[Setup]) -> list[tuple[str, str]]:
+    """Headings and meanings of the figures in the tables."""
+    return [(METRICS[m].heading, METRICS[m].meaning) for m in present(setups)]

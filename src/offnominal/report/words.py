@@ -1,0 +1,148 @@
+"""Figures and settings in words, and numbers as they are printed."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = [
+    "METRICS",
+    "Metric",
+    "axis_heading",
+    "count",
+    "difference",
+    "join",
+    "percent",
+    "setting_words",
+    "spread",
+]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How a figure is called, and what it means in plain words.
+
+    Attributes
+    ----------
+    heading : str
+    meaning : str
+    higher : bool
+        Whether higher is better.
+    """
+
+    heading: str
+    meaning: str
+    higher: bool = True
+
+
+METRICS = {
+    "image_auroc": Metric(
+        "Image AUROC",
+        "the chance that a defective image scores higher than a good one; 0.5 is guessing",
+    ),
+    "image_ap": Metric("Image AP", "precision averaged over all thresholds, counting images"),
+    "image_f1_max": Metric(
+        "Image F1-max", "balance of caught and false alarms at the best threshold"
+    ),
+    "pixel_auroc": Metric("Pixel AUROC", "the same chance, for a defective and a good pixel"),
+    "pixel_ap": Metric("Pixel AP", "precision averaged over all thresholds, counting pixels"),
+    "pixel_f1_max": Metric(
+        "Pixel F1-max", "balance of found and false pixels at the best threshold"
+    ),
+    "aupro": Metric(
+        "AUPRO",
+        "how much of each defect is covered while few good pixels are; small defects count as "
+        "much as large ones",
+    ),
+    "aupro_0.05": Metric("AUPRO 5 %", "the same, while at most 5 % of the good pixels are covered"),
+    "image_miss_at_0.1%": Metric(
+        "Missed at 0.1 %", "defective images passed when 0.1 % of good ones are rejected", False
+    ),
+    "image_miss_at_1%": Metric(
+        "Missed at 1 %", "defective images passed when 1 % of good ones are rejected", False
+    ),
+    "image_miss_at_5%": Metric(
+        "Missed at 5 %", "defective images passed when 5 % of good ones are rejected", False
+    ),
+    "false_rejects": Metric(
+        "False rejects", "good test images above the threshold that the detector set itself", False
+    ),
+    "misses": Metric("Misses", "defective images below that threshold", False),
+}
+
+_HEADINGS = {
+    "shots": "Good images",
+    "method": "Method",
+    "dataset": "Data set",
+    "sampling": "References",
+    "false_reject": "False-reject rate",
+}
+
+
+def percent(value: float) -> str:
+    """A share of 1 in percent, one decimal."""
+    return "–" if math.isnan(value) else f"{100 * value:.1f}"
+
+
+def spread(mean: float, std: float) -> str:
+    """Mean and standard deviation of shares, in percent; without a deviation, the mean."""
+    return percent(mean) if math.isnan(std) else f"{percent(mean)} ± {100 * std:.1f}"
+
+
+def difference(points: float) -> str:
+    """A difference in percentage points, with its sign."""
+    rounded = round(points, 1)
+    return "±0.0" if rounded == 0 else f"{rounded:+.1f}".replace("-", "−")
+
+
+def axis_heading(axis: str) -> str:
+    """Heading of a column that holds a setting."""
+    if axis in _HEADINGS:
+        return _HEADINGS[axis]
+    words = axis.replace("_", " ")
+    return words[:1].upper() + words[1:]
+
+
+def setting_words(axis: str, value: Any, *, alone: bool = False) -> str:
+    """A setting's value as it is printed.
+
+    Parameters
+    ----------
+    axis : str
+        The setting, such as ``shots`` or ``rotations``.
+    value : object
+        A plain value.
+    alone : bool
+        The setting's name is not beside it, so that the value must speak for itself.
+    """
+    if axis == "shots":
+        number = {None: "all", 0: "none"}.get(value, str(value))
+        if not alone:
+            return number
+        return "no images" if value == 0 else f"{number} image{'' if value == 1 else 's'}"
+    if isinstance(value, bool):
+        text = "yes" if value else "no"
+    elif value is None:
+        text = "default"
+    elif isinstance(value, float):
+        text = f"{value:g}"
+    elif isinstance(value, list | tuple):
+        text = ", ".join(map(str, value))
+    else:
+        text = str(value)
+    if not alone or axis in ("method", "dataset", "backbone"):
+        return text
+    return f"{axis.replace('_', ' ')} {text}"
+
+
+def count(number: int, what: str) -> str:
+    """A number of things, such as ``1,725 images``."""
+    plural = what[:-1] + "ies" if what.endswith("y") else what + "s"
+    return f"{number:,} {what if number == 1 else plural}"
+
+
+def join(words: Sequence[str]) -> str:
+    """A list in a sentence."""
+    if len(words) < 2:
+        return "".join(words)
+    return ", ".join(words[:-1]) + " and " + words[-1]

@@ -1,0 +1,146 @@
+"""The cache of features: the same figures as without, bounded, and never stale."""
+
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from offnominal import AnomalyDINO
+from offnominal.backbones import load_backbone
+from offnominal.benchmark.features import FeatureCache, MeasuredBackbone, default_cache
+from offnominal.errors import OptionError
+
+BIG = 10**9
+
+
+def entry(value: float, count: int = 250) -> list[np.ndarray]:
+    return [np.full(count, value, np.float32), np.full(3, -value, np.float32)]
+
+
+def key(number: int) -> str:
+    return f"{number:040x}"[::-1]
+
+
+def test_what_was_put_comes_back(tmp_path: Path) -> None:
+    cache = FeatureCache(tmp_path / "deep" / "down", BIG)
+    assert cache.get(key(1)) is None
+    cache.put(key(1), entry(3.5))
+    found = cache.get(key(1))
+    assert found is not None
+    for array, expected in zip(found, entry(3.5), strict=True):
+        np.testing.assert_array_equal(array, expected)
+    # Another process sees it, and knows how much there is.
+    other = FeatureCache(tmp_path / "deep" / "down", BIG)
+    assert other.get(key(1)) is not None
+    assert other.size >= 1000
+
+
+def test_a_damaged_entry_is_made_again(tmp_path: Path) -> None:
+    cache = FeatureCache(tmp_path, BIG)
+    cache.put(key(1), entry(1))
+    [file] = tmp_path.glob("??/*.npz")
+    file.write_bytes(file.read_bytes()[:500])
+    assert cache.get(key(1)) is None
+    assert not file.exists()
+    cache.put(key(1), entry(2))
+    found = cache.get(key(1))
+    assert found is not None
+    assert found[0][0] == 2
+
+
+def test_the_limit_holds_and_old_entries_make_room(tmp_path: Path) -> None:
+    before = FeatureCache(tmp_path, BIG)
+    for number in range(8):
+        before.put(key(number), entry(number))
+    past = time.time() - 1000
+    for age, file in enumerate(sorted(tmp_path.glob("??/*.npz"))):
+        os.utime(file, (past + age, past + age))
+    cache = FeatureCache(tmp_path, 10_000)
+    assert cache.get(key(3)) is not None  # used by this run: it stays
+    for number in range(100, 130):
+        cache.put(key(number), entry(number))
+        on_disk = sum(file.stat().st_size for file in tmp_path.glob("??/*.npz"))
+        assert on_disk <= 10_000 + 40 * 600  # file headers are not counted when they are written
+    assert cache.get(key(3)) is not None
+    assert cache.get(key(0)) is None
+    # Entries of this run are never thrown out for later ones of the same run.
+    assert cache.get(key(100)) is not None
+    assert cache.get(key(129)) is None
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OptionError, match="--no-cache"):
+        FeatureCache(tmp_path / "file" / "cache", BIG)
+
+
+def test_default_place_follows_the_environment(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "x"))
+    monkeypatch.delenv("OFFNOMINAL_CACHE", raising=False)
+    assert default_cache() == tmp_path / "x" / "offnominal" / "features"
+    monkeypatch.setenv("OFFNOMINAL_CACHE", str(tmp_path / "own"))
+    assert default_cache() == tmp_path / "own" / "features"
+
+
+def test_a_second_pass_takes_all_from_the_cache_and_scores_alike(
+    parts: Path, tmp_path: Path
+) -> None:
+    images = sorted((parts / "fabric").rglob("*.png"))[:7]
+    network = load_backbone("builtin")
+    found, counts = [], []
+    for cache in (None, FeatureCache(tmp_path, BIG), FeatureCache(tmp_path, BIG)):
+        measured = MeasuredBackbone(network, cache, ("fp32", "cpu"))
+        detector = AnomalyDINO(backbone="builtin", rotations="0,90", device="cpu")
+        detector.use_network(measured)
+        detector.fit(images[:3])
+        found.append([prediction.score for prediction in detector.predict(images[3:])])
+        counts.append((measured.computed, measured.from_cache))
+    assert found[0] == found[1] == found[2]
+    # Three references at two angles, and four test images.
+    assert counts == [(10, 0), (10, 0), (0, 10)]
+
+
+def test_other_pixels_or_other_conditions_are_other_entries(tmp_path: Path) -> None:
+    cache = FeatureCache(tmp_path, BIG)
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.rand(1, 3, 64, 64, generator=generator)
+    network = load_backbone("builtin")
+    first = MeasuredBackbone(network, cache, ("fp32", "cpu"))
+    first(pixels)
+    cases = [
+        (network, ("bf16", "cpu"), pixels),
+        (network, ("fp32", "card"), pixels),
+        (load_backbone("builtin-aligned"), ("fp32", "cpu"), pixels),
+        (network, ("fp32", "cpu"), pixels.transpose(2, 3).contiguous()),
+        (network, ("fp32", "cpu"), pixels.reshape(1, 3, 32, 128)),
+    ]
+    for net, conditions, shown in cases:
+        again = MeasuredBackbone(net, cache, conditions)
+        again(shown)
+        assert (again.computed, again.from_cache) == (1, 0)
+    again = MeasuredBackbone(network, cache, ("fp32", "cpu"))
+    torch.testing.assert_close(again(pixels), network(pixels), rtol=0, atol=0)
+    assert (again.computed, again.from_cache) == (0, 1)
+    assert (again.dim, again.stride, again.name) == (network.dim, network.stride, network.name)
+
+
+def test_levels_are_kept_as_well(mobilenet: Path, tmp_path: Path) -> None:
+    pixels = torch.rand(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+    network = load_backbone(weights=mobilenet)
+    cache = FeatureCache(tmp_path, BIG)
+    plain = network.levels(pixels)
+    assert [tuple(each.shape[-2:]) for each in plain.maps] == [(8, 12), (4, 6)]
+    for counts in ((2, 0), (0, 2)):
+        measured = MeasuredBackbone(network, cache, ("fp32", "cpu"))
+        found = measured.levels(pixels)
+        assert (measured.computed, measured.from_cache) == counts
+        for kept, expected in zip(
+            [*found.maps, found.summary], [*plain.maps, plain.summary], strict=True
+        ):
+            # One image at a time or two together: the last bit may differ.
+            torch.testing.assert_close(kept, expected, rtol=1e-4, atol=1e-5)

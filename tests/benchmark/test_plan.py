@@ -1,0 +1,114 @@
+"""From requests to cells."""
+
+from pathlib import Path
+
+import pytest
+
+from offnominal.benchmark.plan import Request, make_plan
+from offnominal.datasets import Dataset, open_dataset
+from offnominal.errors import OptionError, WeightsError
+
+BUILTIN = ("builtin",)
+
+
+@pytest.fixture(scope="module")
+def dataset(parts: Path) -> Dataset:
+    return open_dataset(parts)
+
+
+def test_every_combination_once(dataset: Dataset) -> None:
+    request = Request(
+        shots=(1, 4, None),
+        seeds=2,
+        backbones=BUILTIN,
+        sets={"rotations": ["none", "agnostic"], "aggregate": ["top1", "max", "top1"]},
+    )
+    work = make_plan([dataset], request)
+    # Three categories, (2 + 2 + 1) draws, two rotations and two statistics.
+    assert len(work.cells) == 3 * 5 * 2 * 2
+    assert len({cell.name for cell in work.cells}) == len(work.cells)
+    # The two statistics share a fit, and stand together.
+    groups = [cell.group for cell in work.cells]
+    assert len(set(groups)) == 3 * 5 * 2
+    assert groups[::2] == groups[1::2]
+    assert work.impossible == []
+
+
+def test_a_name_is_the_same_in_every_run_and_tells_what_it_is(dataset: Dataset) -> None:
+    names = [
+        make_plan([dataset], Request(shots=(4,), seeds=1, backbones=BUILTIN)).cells[0].name
+        for _ in range(2)
+    ]
+    assert names[0] == names[1]
+    assert names[0].startswith("parts-board-anomalydino-4shot-seed0-")
+
+
+def test_what_changes_the_result_changes_the_name(dataset: Dataset, tmp_path: Path) -> None:
+    def name(changed: Dataset = dataset, **request: object) -> str:
+        asked = {"shots": (4,), "seeds": 1, "backbones": BUILTIN} | request
+        return make_plan([changed], Request(**asked)).cells[0].name
+
+    fewer = Dataset("parts", dataset.root, dataset.layout, dataset.samples[1:])
+    names = [
+        name(),
+        name(shots=(2,)),
+        name(sampling="first"),
+        name(sets={"smoothing": [0.0]}),
+        name(backbones=("builtin-aligned",)),
+        name(cached=False),
+        name(fewer),
+    ]
+    assert len(set(names)) == len(names)
+    # Where the data set lies is not part of it.
+    assert name(Dataset("parts", dataset.root, "x", dataset.samples)) == names[0]
+
+
+def test_a_method_without_references_runs_once(dataset: Dataset) -> None:
+    request = Request(
+        methods=("anomalydino", "anomalydino-batched"),
+        shots=(0, 1),
+        seeds=3,
+        backbones=BUILTIN,
+        sets={"rotations": ["none"]},
+    )
+    work = make_plan([dataset], request)
+    drawn = [(c.method, c.shots, c.seed) for c in work.cells if c.category == "fabric"]
+    assert drawn == [
+        ("anomalydino", 1, 0),
+        ("anomalydino", 1, 1),
+        ("anomalydino", 1, 2),
+        ("anomalydino-batched", 0, 0),
+    ]
+    assert work.impossible == ["anomalydino needs references: 0 shots are left out for it"]
+
+
+def test_what_cannot_be_drawn_is_said_and_the_rest_goes_on(dataset: Dataset) -> None:
+    # There are six training images: the third lot of three does not exist.
+    request = Request(shots=(3, 99), seeds=3, sampling="first", backbones=BUILTIN)
+    work = make_plan([dataset], request)
+    assert len(work.cells) == 3 * 2
+    assert len(work.impossible) == 3 * (1 + 3)
+    assert "board, 3 shots, seed 2" in work.impossible[0]
+
+
+def test_nothing_to_run_is_an_error(dataset: Dataset) -> None:
+    with pytest.raises(OptionError, match="nothing can be run"):
+        make_plan([dataset], Request(shots=(99,), backbones=BUILTIN))
+    with pytest.raises(OptionError, match="two data sets are called parts"):
+        make_plan([dataset, dataset], Request(backbones=BUILTIN))
+    with pytest.raises(OptionError, match="--seeds 0"):
+        make_plan([dataset], Request(seeds=0, backbones=BUILTIN))
+    with pytest.raises(OptionError, match="--shots -1"):
+        make_plan([dataset], Request(shots=(-1,), backbones=BUILTIN))
+    with pytest.raises(OptionError, match="aggregate"):
+        make_plan([dataset], Request(backbones=BUILTIN, sets={"aggregate": ["best"]}))
+    with pytest.raises(WeightsError, match=r"absent\.safetensors"):
+        make_plan([dataset], Request(backbones=("resnet18=absent.safetensors",)))
+
+
+def test_weights_are_known_by_their_content(dataset: Dataset, mobilenet: Path) -> None:
+    for asked in (str(mobilenet), f"mobilenetv2_100={mobilenet}"):
+        work = make_plan([dataset], Request(seeds=1, backbones=(asked,)))
+        options = work.cells[0].options
+        assert options["backbone"].startswith("mobilenetv2_100")
+        assert work.weights == {options["weights"]: str(mobilenet.absolute())}

@@ -1,0 +1,225 @@
+"""The runner on real parts: what it writes, that it resumes, and that several share the work."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from offnominal import AnomalyDINO
+from offnominal.benchmark.features import FeatureCache
+from offnominal.benchmark.plan import Request, Work, make_plan
+from offnominal.benchmark.runner import Runner
+from offnominal.benchmark.store import FinishedCell, Store, read_runs
+from offnominal.datasets import Dataset, open_dataset, read_mask
+from offnominal.errors import DatasetError
+from offnominal.metrics import image_metrics, pixel_metrics
+from offnominal.scoring import anomaly_map
+
+AGGREGATES = ["top1", "max", "map-max"]
+
+
+def plan(dataset: Dataset, **request: Any) -> Work:
+    asked: dict[str, Any] = {
+        "shots": (2, 4),
+        "seeds": 2,
+        "backbones": ("builtin",),
+        "sets": {"rotations": ["none"], "aggregate": AGGREGATES},
+    }
+    return make_plan([dataset], Request(**(asked | request)))
+
+
+@pytest.fixture(scope="module")
+def dataset(parts: Path) -> Dataset:
+    return open_dataset(parts, categories=["fabric"])
+
+
+@pytest.fixture(scope="module")
+def runs(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("runs")
+    cache = FeatureCache(tmp_path_factory.mktemp("cache"), 10**9)
+    outcome = Runner(plan(dataset), Store(root), cache, keep_maps=True).run()
+    assert (outcome.finished, outcome.failed) == (12, [])
+    # Six training images at most and the test images, once each, for four fits.
+    views = len(dataset.test("fabric")) + len(dataset.train("fabric"))
+    assert outcome.computed <= views
+    assert outcome.from_cache > 2 * outcome.computed
+    return root
+
+
+def cell_of(cells: list[FinishedCell], **wanted: Any) -> FinishedCell:
+    def fits(cell: FinishedCell) -> bool:
+        known = cell.settings | cell.settings["options"]
+        return all(known[name] == value for name, value in wanted.items())
+
+    [found] = [cell for cell in cells if fits(cell)]
+    return found
+
+
+def test_a_cell_is_what_a_detector_of_its_own_gives(runs: Path, dataset: Dataset) -> None:
+    cells, _ = read_runs(runs)
+    test = dataset.test("fabric")
+    for how in AGGREGATES:
+        cell = cell_of(cells, shots=4, seed=1, aggregate=how)
+        detector = AnomalyDINO(backbone="builtin", rotations="none", aggregate=how)
+        detector.fit([dataset.root / name for name in cell.settings["references"]])
+        predictions = detector.predict([sample.image for sample in test])
+        scores = [prediction.score for prediction in predictions]
+        assert cell.scores["score"] == pytest.approx(scores, rel=1e-6)
+        assert detector.threshold is not None
+        assert cell.run["threshold"]["value"] == pytest.approx(detector.threshold.value, rel=1e-6)
+        labels = [sample.label for sample in test]
+        assert cell.scores["label"] == labels
+        expected = image_metrics(labels, scores)
+        for name, value in expected.items():
+            assert cell.metrics["figures"][name] == pytest.approx(value, nan_ok=True), name
+        masks = [
+            np.zeros(p.anomaly_map.shape, bool)
+            if sample.mask is None
+            else read_mask(sample.mask, p.anomaly_map.shape)
+            for sample, p in zip(test, predictions, strict=True)
+        ]
+        exact = pixel_metrics([p.anomaly_map for p in predictions], masks)
+        for name in ("pixel_auroc", "pixel_ap", "pixel_f1_max", "aupro"):
+            assert cell.metrics["figures"][name] == pytest.approx(exact[name], abs=1e-4), name
+
+
+def test_a_cell_keeps_what_the_report_needs(runs: Path, dataset: Dataset) -> None:
+    cells, _ = read_runs(runs)
+    cell = cell_of(cells, shots=2, seed=0, aggregate="max")
+    assert len(cell.settings["references"]) == 2
+    assert (dataset.root / cell.scores["image"][0]).is_file()
+    assert cell.settings["data"]["test_good"] == 3
+    assert {"version", "device", "packages", "threads", "timings", "backbone"} <= set(cell.run)
+    assert cell.run["timings"]["predict"] > cell.run["timings"]["per_image"] > 0
+    assert cell.run["shared_with"] == 2
+    grids = cell.patch_scores()
+    assert len(grids) == len(cell.scores["image"])
+    rows = zip(cell.scores["height"], cell.scores["width"], grids, strict=True)
+    for number, (height, width, grid) in enumerate(rows):
+        heat = anomaly_map(torch.from_numpy(grid), (height, width), 4.0).numpy()
+        assert float(heat.max()) == pytest.approx(cell.scores["map_max"][number], rel=1e-5)
+        kept = np.load(cell.folder / "maps" / f"{number:05d}.npy")
+        np.testing.assert_allclose(kept, heat, rtol=2e-3)
+    figures = cell.metrics["figures"]
+    decided = np.array(cell.scores["is_anomalous"], dtype=object)
+    labels = np.array(cell.scores["label"])
+    if decided[0] is not None:
+        assert figures["false_rejects"] == np.mean(decided[labels == 0].astype(bool))
+        assert figures["misses"] == 1 - np.mean(decided[labels == 1].astype(bool))
+
+
+def test_a_rerun_does_only_what_is_missing(runs: Path, dataset: Dataset) -> None:
+    work = plan(dataset)
+    store = Store(runs)
+    before = {path: path.stat().st_mtime_ns for path in runs.glob("cells/*/*.json")}
+    outcome = Runner(work, store).run()
+    assert (outcome.finished, outcome.before) == (0, 12)
+    assert {path: path.stat().st_mtime_ns for path in runs.glob("cells/*/*.json")} == before
+    gone = store.cells / work.cells[4].name
+    for file in sorted(gone.rglob("*"), reverse=True):
+        file.rmdir() if file.is_dir() else file.unlink()
+    gone.rmdir()
+    outcome = Runner(work, store).run()
+    assert (outcome.finished, outcome.before) == (1, 11)
+    assert not list(runs.glob("claims/*"))
+
+
+def test_a_cell_that_fails_leaves_nothing_and_the_others_go_on(
+    dataset: Dataset, tmp_path: Path
+) -> None:
+    # A tile smaller than the backbone takes is found out only when the first image is cut.
+    work = plan(dataset, shots=(2,), seeds=1, sets={"rotations": ["none"], "tile": [4, 128]})
+    outcome = Runner(work, Store(tmp_path)).run()
+    assert outcome.finished == 1
+    assert len(outcome.failed) == 1
+    assert "--tile 4" in outcome.failed[0]
+    assert len(list((tmp_path / "cells").iterdir())) == 1
+
+
+def test_unreadable_images_are_left_out_and_told(dataset: Dataset, tmp_path: Path) -> None:
+    broken = tmp_path / "parts" / "fabric"
+    for sample in dataset.samples:
+        new = broken / sample.image.relative_to(dataset.root / "fabric")
+        new.parent.mkdir(parents=True, exist_ok=True)
+        new.write_bytes(sample.image.read_bytes())
+    victim = sorted((broken / "test" / "good").iterdir())[1]
+    victim.write_bytes(victim.read_bytes()[:200])
+    found = open_dataset(tmp_path / "parts")
+    work = plan(found, shots=(2,), seeds=1, sets={"rotations": ["none"]})
+    outcome = Runner(work, Store(tmp_path / "runs")).run()
+    assert len(outcome.unreadable) == 1
+    [cell] = read_runs(tmp_path / "runs")[0]
+    assert victim.name in cell.run["unreadable"][0]
+    assert len(cell.scores["image"]) == len(found.test("fabric")) - 1
+    # Without masks there are no pixel figures, and none is made up.
+    assert "pixel_auroc" not in cell.metrics["figures"]
+
+
+def test_the_batched_form_runs_without_references(dataset: Dataset, tmp_path: Path) -> None:
+    work = plan(dataset, methods=("anomalydino-batched",), sets={"aggregate": ["top1", "max"]})
+    outcome = Runner(work, Store(tmp_path)).run()
+    assert (outcome.finished, outcome.failed) == (2, [])
+    cells, _ = read_runs(tmp_path)
+    aurocs = [cell.metrics["figures"]["image_auroc"] for cell in cells]
+    assert all(0 <= auroc <= 1 for auroc in aurocs)
+    assert cells[0].scores["score"] != cells[1].scores["score"]
+    assert cells[0].settings["references"] == []
+
+
+RUN = """
+import sys
+from pathlib import Path
+from offnominal.benchmark.plan import Request, make_plan
+from offnominal.benchmark.runner import Runner
+from offnominal.benchmark.store import Store
+from offnominal.datasets import open_dataset
+import torch
+torch.set_num_threads(1)
+request = Request(shots=(1, 2, 3), seeds=3, backbones=("builtin",), sets={"rotations": ["none"]})
+work = make_plan([open_dataset(Path(sys.argv[1]))], request)
+def tell(cell, figures):
+    print(cell.name, flush=True)
+outcome = Runner(work, Store(Path(sys.argv[2]))).run(finished=tell)
+print("end", outcome.finished, outcome.before, outcome.elsewhere, flush=True)
+"""
+
+
+def test_processes_share_a_folder_and_a_killed_one_leaves_nothing_half_done(
+    parts: Path, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-c", RUN, str(parts / "fabric"), str(tmp_path)]
+    # The first is killed in the middle, without a chance to clean up.
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as doomed:
+        assert doomed.stdout is not None
+        doomed.stdout.readline()
+        time.sleep(0.2)
+        doomed.send_signal(signal.SIGKILL)
+    for stale in tmp_path.glob("claims/*.claim"):
+        os.utime(stale, (0, 0))
+    racers = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    outputs = [racer.communicate()[0].splitlines() for racer in racers]
+    assert all(racer.returncode == 0 for racer in racers)
+    run = [line for lines in outputs for line in lines if not line.startswith("end")]
+    assert len(run) == len(set(run))  # no cell was run twice
+    cells, _ = read_runs(tmp_path)
+    assert len(cells) == 9
+    assert {cell.name for cell in cells} >= set(run)
+    for cell in cells:
+        assert len(cell.scores["score"]) == len(cell.patch_scores())
+
+
+def test_an_empty_or_damaged_folder_is_named(tmp_path: Path, runs: Path) -> None:
+    with pytest.raises(DatasetError, match="no finished cell"):
+        read_runs(tmp_path)
+    broken = tmp_path / "cells" / "one"
+    broken.mkdir(parents=True)
+    (broken / "settings.json").write_text("{")
+    with pytest.raises(DatasetError, match=r"settings\.json"):
+        read_runs(tmp_path)
