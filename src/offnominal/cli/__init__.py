@@ -20,6 +20,7 @@ from offnominal.cli.fit import fit
 from offnominal.cli.many import ManyValues
 from offnominal.cli.methods import methods
 from offnominal.cli.predict import predict
+from offnominal.cli.report import report
 from offnominal.cli.terminal import INTERNAL, USAGE, print_error
 from offnominal.errors import OffnominalError
 
@@ -59,6 +60,7 @@ app.command()(predict)
 app.command()(calibrate)
 app.command()(evaluate)
 app.command(cls=ManyValues)(benchmark)
+app.command()(report)
 app.add_typer(datasets_app, name="datasets")
 app.command()(methods)
 app.add_typer(backbones_app, name="backbones")

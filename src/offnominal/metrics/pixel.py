@@ -20,7 +20,7 @@ Floats = npt.NDArray[np.floating]
 Doubles = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 
-_BUFFER = 2**23  # good pixels held before they are folded into the bins, 4 bytes each
+_BUFFER = 12_000_000  # good pixels held before they are folded into the bins, 4 bytes each
 _COST = 4  # memory of a defective pixel, its region and their sorting, in good pixels
 _BLOCK = 2**24  # good pixels in a block of exact mode
 _RATES = (0.01, 0.05, 0.3)
@@ -36,7 +36,7 @@ class PixelMetrics:
     Parameters
     ----------
     mode : {"binned", "exact"}, default "binned"
-        ``"binned"`` holds up to 8.4 million good pixels and sums up the rest in some 200,000 bins:
+        ``"binned"`` holds up to 12 million good pixels and sums up the rest in some 200,000 bins:
         at most about 150 MB, whatever the number of images. :attr:`error` bounds what that costs,
         under 1e-4 as a rule, and 0 while the pixels fit. ``"exact"`` keeps every pixel: 4 bytes a
         good pixel and 8 a defective one (float32 maps; twice that for float64).
