@@ -22,7 +22,7 @@ from offnominal.metrics import PixelMetrics, image_curves, image_intervals, imag
 
 __all__ = ["Record", "relative"]
 
-_PACKAGES = ("torch", "timm", "numpy", "scipy", "scikit-learn", "opencv-python-headless", "pillow")
+_PACKAGES = ("torch", "timm", "numpy", "scipy", "opencv-python-headless", "pillow")
 _COLUMNS = (
     "image",  # relative to the data set's root, as is the mask
     "mask",
