@@ -9,6 +9,7 @@ import pytest
 from offnominal.benchmark.store import FinishedCell
 from offnominal.errors import DatasetError
 from offnominal.report.results import Setup, best_setup, gather, label_setups, varying
+from offnominal.report.sections import size_rows
 from offnominal.report.sentences import best_line, learning_line
 from offnominal.report.tables import Sources, by_category, overview
 
@@ -140,3 +141,15 @@ def test_best_is_lowest_where_lower_is_better() -> None:
     [(_, one), (_, mean)] = table.rows
     assert [entry.best for entry in one] == [True, False]
     assert [entry.text for entry in mean] == ["10.0", "20.0"]
+
+
+def test_defects_are_told_by_size_where_there_are_any() -> None:
+    size = {"name": "tiny", "lower": 0.0, "upper": 0.0001, "regions": 4}
+    shares = {"recall_at_1%": 0.25, "found_at_1%": 0.5, "recall_at_5%": 0.5, "found_at_5%": 1.0}
+    last = {"recall_at_30%": 1.0, "found_at_30%": None}
+    empty = size | {"name": "large", "regions": 0} | dict.fromkeys([*shares, *last])
+    cell = FinishedCell(Path("cell"), {}, {}, {"regions": [size | shares | last, empty]})
+    assert size_rows(cell) == [
+        ["tiny, 0 to 0.01 % of the image", "4", "25", "50", "50", "100", "100", "–"]
+    ]
+    assert size_rows(FinishedCell(Path("cell"), {}, {}, {})) == []

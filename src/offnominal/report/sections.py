@@ -18,7 +18,7 @@ from offnominal.report.words import METRICS, join, setting_words
 #: The plan whose figure is time against accuracy.
 TIMED = "inference-time"
 
-__all__ = ["curve_blocks", "galleries", "plan_section", "shown_cells", "speed"]
+__all__ = ["curve_blocks", "galleries", "plan_section", "shown_cells", "size_rows", "speed"]
 
 
 def plan_section(plan: Plan, setups: Sequence[Setup], sources: Sources) -> dict[str, Any]:
@@ -100,9 +100,33 @@ def curve_blocks(shown: dict[str, list[FinishedCell]]) -> list[dict[str, Any]]:
         figures = []
         for cell in cells:
             words = cell_words(cell)
-            figures.append((cell.settings["category"], words, svg(cell_figure(cell), words)))
+            figure = svg(cell_figure(cell), words)
+            figures.append((cell.settings["category"], words, figure, size_rows(cell)))
         blocks.append({"group": group, "what": _which(cells), "figures": figures})
     return blocks
+
+
+def size_rows(cell: FinishedCell) -> list[list[str]]:
+    """Recall of the defective regions by their size, a row for each size that occurs.
+
+    Returns
+    -------
+    list of list of str
+        Size and share of the image's area, number of regions, and for 1, 5 and 30 % false positives
+        the share of their pixels that is covered and the share of regions with any pixel found.
+    """
+    rows = []
+    for size in cell.metrics.get("regions", []):
+        if not size["regions"]:
+            continue
+        area = f"{100 * size['lower']:g} to {100 * size['upper']:g} % of the image"
+        found = [
+            "–" if size[key] is None else f"{100 * size[key]:.0f}"
+            for rate in ("1%", "5%", "30%")
+            for key in (f"recall_at_{rate}", f"found_at_{rate}")
+        ]
+        rows.append([f"{size['name']}, {area}", str(size["regions"]), *found])
+    return rows
 
 
 def galleries(shown: dict[str, list[FinishedCell]]) -> list[FinishedCell]:
