@@ -62,9 +62,8 @@ def compare(given: argparse.Namespace, folder: Path) -> None:
     work = make_plan([dataset], request)
     groups = len({cell.group for cell in work.cells})
     images = [sample.image for sample in dataset.samples]
-    print(
-        f"{given.backbone} at {given.resolution}, {len(images)} images, {torch.get_num_threads()} threads"
-    )
+    setting = f"{given.backbone} at {given.resolution}, {torch.get_num_threads()} threads"
+    print(f"{setting}, {len(images)} images")
     print(f"{len(work.cells)} cells = {groups} fits x {len(STATISTICS)} statistics\n")
 
     alone = time_one_pass(images, given, weights)

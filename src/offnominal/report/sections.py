@@ -144,7 +144,8 @@ def speed(setups: Sequence[Setup], plans: Sequence[Plan]) -> dict[str, Any]:
     timed = [setup for setup in setups if _seconds(setup) is not None]
     planned = {name for plan in plans if plan.name == TIMED for name in plan.cells}
     told = bool(timed) and all(setup.names & planned for setup in timed)
-    figure = None if told else _timed(timed)
+    # One point compares nothing.
+    figure = _timed(timed) if len(timed) > 1 and not told else None
     without = len(setups) - len(timed)
     note = ""
     if without:
