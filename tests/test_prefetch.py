@@ -217,8 +217,10 @@ def test_bad_options_are_refused_at_once(options):
 @pytest.mark.skipif(os.name != "posix", reason="sends SIGINT to a process of its own")
 def test_ctrl_c_stops_promptly():
     script = (
-        "import itertools, time\n"
+        "import itertools, signal, time\n"
         "from offnominal.prefetch import prefetch\n"
+        # A shell starts what it puts in the background with SIGINT ignored.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "def work(item):\n"
         "    time.sleep(0.2)\n"
         "    return item\n"
