@@ -22,7 +22,16 @@ if TYPE_CHECKING:
     from offnominal.detectors.anomalydino import AnomalyDINO
     from offnominal.detectors.anomalydino_batched import BatchedAnomalyDINO
     from offnominal.detectors.base import Detector
+    from offnominal.detectors.dn2 import DN2
+    from offnominal.detectors.ensemble import Ensemble
+    from offnominal.detectors.multilayer import MultiLayerNN
+    from offnominal.detectors.padim import PaDiM
+    from offnominal.detectors.patchcore import PatchCore
     from offnominal.detectors.prediction import Prediction, Region
+    from offnominal.detectors.softpatch import SoftPatch
+    from offnominal.detectors.spade import SPADE
+    from offnominal.detectors.subspacead import SubspaceAD
+    from offnominal.detectors.subspacead_batched import BatchedSubspaceAD
     from offnominal.images import read_image
     from offnominal.memory import MemoryBank
     from offnominal.paths import find_images
@@ -31,12 +40,21 @@ _HOMES = {
     "AnomalyDINO": "offnominal.detectors.anomalydino",
     "Backbone": "offnominal.backbones.base",
     "BatchedAnomalyDINO": "offnominal.detectors.anomalydino_batched",
+    "BatchedSubspaceAD": "offnominal.detectors.subspacead_batched",
     "Dataset": "offnominal.datasets.dataset",
     "Detector": "offnominal.detectors.base",
+    "DN2": "offnominal.detectors.dn2",
+    "Ensemble": "offnominal.detectors.ensemble",
     "MemoryBank": "offnominal.memory",
+    "MultiLayerNN": "offnominal.detectors.multilayer",
+    "PaDiM": "offnominal.detectors.padim",
+    "PatchCore": "offnominal.detectors.patchcore",
     "Prediction": "offnominal.detectors.prediction",
     "Region": "offnominal.detectors.prediction",
     "Sample": "offnominal.datasets.sample",
+    "SoftPatch": "offnominal.detectors.softpatch",
+    "SPADE": "offnominal.detectors.spade",
+    "SubspaceAD": "offnominal.detectors.subspacead",
     "Threshold": "offnominal.calibration",
     "find_images": "offnominal.paths",
     "load_backbone": "offnominal.backbones",
@@ -45,15 +63,24 @@ _HOMES = {
 }
 
 __all__ = [
+    "DN2",
+    "SPADE",
     "AnomalyDINO",
     "Backbone",
     "BatchedAnomalyDINO",
+    "BatchedSubspaceAD",
     "Dataset",
     "Detector",
+    "Ensemble",
     "MemoryBank",
+    "MultiLayerNN",
+    "PaDiM",
+    "PatchCore",
     "Prediction",
     "Region",
     "Sample",
+    "SoftPatch",
+    "SubspaceAD",
     "Threshold",
     "__version__",
     "find_images",

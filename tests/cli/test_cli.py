@@ -324,3 +324,36 @@ def test_demo_draws_runs_and_names_the_page(tmp_path: Path) -> None:
     (tmp_path / "c" / "parts").mkdir(parents=True)
     with pytest.raises(OptionError, match="not from an earlier demonstration"):
         run_demo(tmp_path / "c", **small)
+
+
+def test_any_option_of_a_method_can_be_set(parts: Path, tmp_path: Path) -> None:
+    good = parts / "fabric" / "train" / "good"
+    model = tmp_path / "part.offn"
+    fit = ["fit", good, "-o", model, "--method", "subspacead", "--backbone", "builtin"]
+    done = offnominal(*fit, "--rotations", "none", "--set", "variance=0.9", "--set", "seed=3")
+    assert done.returncode == 0, done.stderr
+    from offnominal import Detector
+
+    options = Detector.load(model).options()
+    assert (options["variance"], options["seed"]) == (0.9, 3)
+    for wrong, word in [
+        (["--set", "variance=0.9,0.8"], "give one value"),
+        (["--set", "colour=red"], "no option 'colour'"),
+        (["--rotations", "none", "--set", "rotations=agnostic"], "give one value"),
+    ]:
+        done = offnominal(*fit, *wrong)
+        assert done.returncode == 2
+        assert word in done.stderr
+
+
+def test_a_batch_can_be_judged_by_another_method(parts: Path) -> None:
+    folder = parts / "fabric" / "test"
+    batch = ["predict", "--zero-shot-batch", folder, "--backbone", "builtin", "-o", "-"]
+    plain = offnominal(*batch)
+    other = offnominal(*batch, "--method", "subspacead-batched", "--set", "variance=0.9")
+    assert other.returncode == 0, other.stderr
+    assert len(other.stdout.splitlines()) == len(plain.stdout.splitlines()) > 0
+    assert other.stdout != plain.stdout
+    refused = offnominal(*batch, "--method", "anomalydino")
+    assert refused.returncode == 2
+    assert "needs references" in refused.stderr

@@ -13,8 +13,17 @@ if TYPE_CHECKING:  # listing backbones must not cost an import of torch
 __all__ = ["CATALOGUE", "DEFAULT", "backbone_name", "load_backbone"]
 
 
-def backbone_name(name: str | None = None, weights: str | Path | None = None) -> str:
+def backbone_name(
+    name: str | None = None, weights: str | Path | None = None, default: str = DEFAULT
+) -> str:
     """The backbone that `load_backbone` would build, without building it.
+
+    Parameters
+    ----------
+    name, weights
+        As for `load_backbone`.
+    default : str
+        What it is where neither says; methods have defaults of their own.
 
     Raises
     ------
@@ -23,7 +32,7 @@ def backbone_name(name: str | None = None, weights: str | Path | None = None) ->
     """
     named = _name_in_file(weights) if weights is not None else None
     if name is None:
-        return named or DEFAULT
+        return named or default
     if named is not None and named.split(".")[0] != _architecture(name):
         raise BackboneError(f"{weights}: says that it is {named}, but --backbone is {name}")
     return name

@@ -1,7 +1,8 @@
 """What every backbone is: pixels in, a grid of patch features out."""
 
 from abc import ABC, abstractmethod
-from typing import Literal, NamedTuple
+from collections.abc import Sequence
+from typing import Literal, NamedTuple, Self
 
 from torch import Tensor, nn
 
@@ -57,6 +58,8 @@ class Backbone(nn.Module, ABC):
         where no fixed value is known; Otsu's threshold is used then.
     layers : tuple of int
         Which feature levels are used, counted from 0 at the input.
+    level_count : int
+        How many feature levels there are to choose from.
     digest : str
         Fingerprint of the weights; a saved detector refuses to load against another.
     """
@@ -72,6 +75,7 @@ class Backbone(nn.Module, ABC):
     normalize: Normalize = "l2"
     mask_threshold: float | None = None
     layers: tuple[int, ...] = ()
+    level_count: int = 1
     digest: str = ""
 
     @abstractmethod
@@ -110,6 +114,17 @@ class Backbone(nn.Module, ABC):
         """
         features = self(pixels)
         return Levels([features], features.mean((2, 3)))
+
+    def at_levels(self, layers: Sequence[int]) -> Self:
+        """The same network, sharing its weights, that gives other levels.
+
+        Parameters
+        ----------
+        layers : sequence of int
+            Counted from 0, or negative from the end; those that it does not have are left out. A
+            backbone with one level only is itself.
+        """
+        return self
 
     def check_size(self, pixels: Tensor) -> None:
         """Raise a :class:`BackboneError` that names the size to crop to."""

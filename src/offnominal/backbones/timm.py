@@ -1,8 +1,9 @@
 """Any timm network with patch tokens or feature maps, behind one call."""
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import timm
 import torch
@@ -82,14 +83,26 @@ class TimmBackbone(Backbone):
 
         levels = _levels(self.model, name)
         self.is_transformer = len({reduction for _, reduction in levels}) == 1
-        self.layers = _choose_layers(layers, levels, self.is_transformer, name)
-        chosen = [levels[index] for index in self.layers]
-        self.dim = sum(channels for channels, _ in chosen)
-        self.stride = min(reduction for _, reduction in chosen)
-        self.multiple = max(reduction for _, reduction in chosen)
+        self.level_count = len(levels)
+        self._use(_choose_layers(layers, levels, self.is_transformer, name))
         entry = CATALOGUE.get(name)
         self.resolution = entry.resolution if entry else int(config["input_size"][-1])
         self.eval().requires_grad_(False)
+
+    def _use(self, layers: tuple[int, ...]) -> None:
+        chosen = [_levels(self.model, self.name)[index] for index in layers]
+        self.layers = layers
+        self.dim = sum(channels for channels, _ in chosen)
+        self.stride = min(reduction for _, reduction in chosen)
+        self.multiple = max(reduction for _, reduction in chosen)
+
+    def at_levels(self, layers: Sequence[int]) -> Self:
+        """The same network, sharing its weights, that gives other levels; see :class:`Backbone`."""
+        count = self.level_count
+        there = {index % count for index in layers if -count <= index < count}
+        other = copy.copy(self)  # shallow: one model
+        other._use(tuple(sorted(there)))
+        return other
 
     def levels(self, pixels: Tensor, norm: bool = True) -> Levels:
         """Feature levels and a vector for the whole image; see :class:`Backbone`."""

@@ -131,7 +131,7 @@ def _variants(method: str, request: Request, weights: dict[str, str]) -> list[di
         name, file = _split(backbone)
         for chosen in combinations(sets):
             options = kind(**chosen, backbone=name, weights=file).options()
-            options["backbone"] = backbone_name(name, file)
+            options["backbone"] = backbone_name(name, file, kind.default_backbone)
             if file is not None:
                 digest = _file_digest(Path(file))
                 weights[digest] = str(Path(file).absolute())

@@ -195,7 +195,8 @@ class Runner:
             }
         cache = self.cache if cell.cached else None
         conditions = (str(options["precision"]), _kind(self.device))
-        network = MeasuredBackbone(self._networks[key], cache, conditions)
+        chosen = detector.choose_levels(self._networks[key])
+        network = MeasuredBackbone(chosen, cache, conditions)
         detector.use_network(network)
         return detector, network
 

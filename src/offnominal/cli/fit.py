@@ -47,6 +47,7 @@ def fit(
         typer.Option(help="Nearest neighbours whose distances are averaged.", show_default="1"),
     ] = None,
     aggregate: options.Aggregate = None,
+    sets: options.Sets = None,
     shots: Annotated[
         int | None,
         typer.Option(help="Use this many of the images, drawn at random.", show_default="all"),
@@ -80,7 +81,7 @@ def fit(
         "precision": precision,
         "false_reject": false_reject,
     }
-    detector = options.build_detector(method, given)
+    detector = options.build_detector(method, given, sets)
     files = _draw(find_images(good), shots, seed)
     unreadable = Unreadable(strict)
     with progress_bar(len(files)) as advance:

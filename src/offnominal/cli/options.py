@@ -101,21 +101,39 @@ FalseReject = Annotated[
 ]
 
 
-def build_detector(method: str, given: dict[str, Any]) -> "Detector":
+Sets = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="NAME=VALUE",
+        help="Any other option of the method, as coreset=0.01; its page lists them; repeatable.",
+        show_default=False,
+    ),
+]
+
+
+def build_detector(method: str, given: dict[str, Any], sets: list[str] | None = None) -> "Detector":
     """Construct a method with the options that were given; the others keep their defaults.
 
     Raises
     ------
     OptionError
-        If the method does not know an option that was given.
+        If the method does not know an option that was given, or one is given twice.
     """
     from offnominal.detectors import detector_class
 
     chosen = {name: value for name, value in given.items() if value is not None}
+    if sets:
+        from offnominal.benchmark.grid import parse_sets
+
+        for name, values in parse_sets(sets, [method]).items():
+            if len(values) > 1 or name in chosen:
+                raise OptionError(f"--set {name}: given more than once; give one value")
+            chosen[name] = values[0]
     if "weights" in chosen:
         # The model file remembers where the weights lie, from wherever it is opened.
         chosen["weights"] = str(Path(chosen["weights"]).absolute())
-    if "layers" in chosen:
+    if isinstance(chosen.get("layers"), str):
         chosen["layers"] = _parse_layers(chosen["layers"])
     known = detector_class(method).option_names()
     for name in chosen:

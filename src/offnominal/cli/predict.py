@@ -17,6 +17,7 @@ from offnominal.cli.terminal import (
     progress_bar,
     say,
 )
+from offnominal.detectors import METHODS
 from offnominal.errors import ImageError, OptionError
 
 if TYPE_CHECKING:
@@ -66,6 +67,13 @@ def predict(
             help="No model: score every image of a folder against all the others.",
         ),
     ] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(
+            help="With --zero-shot-batch: a method without references.", show_default=_BATCHED
+        ),
+    ] = None,
+    sets: options.Sets = None,
     backbone: options.Backbone = None,
     weights: options.Weights = None,
     layers: options.Layers = None,
@@ -80,12 +88,14 @@ def predict(
 ) -> None:
     """Score images and say where they are anomalous and whether to reject them.
 
-    The options from --backbone to --precision, but for --weights and --device, belong to
+    The options from --method to --precision, but for --weights and --device, belong to
     --zero-shot-batch: a model file brings its own.
     """
     from offnominal.paths import find_images
 
     of_batch = {
+        "method": method,
+        "set": sets,
         "backbone": backbone,
         "layers": layers,
         "resolution": resolution,
@@ -98,12 +108,15 @@ def predict(
     if zero_shot_batch:
         if arguments:
             raise OptionError("--zero-shot-batch takes a folder, and no model or further images")
-        detector = options.build_detector(
-            _BATCHED, of_batch | {"weights": weights, "device": device}
-        )
+        chosen = method or _BATCHED
+        given = of_batch | {"weights": weights, "device": device}
+        del given["method"], given["set"]
+        detector = options.build_detector(chosen, given, sets)
+        if METHODS[chosen].references != "none":
+            raise OptionError(f"--method {chosen}: needs references; fit it with `offnominal fit`")
         files = find_images(zero_shot_batch)
         # Every score of a batch depends on all of its images.
-        run: dict[str, Any] = {"method": _BATCHED, "images": [str(file) for file in files]}
+        run: dict[str, Any] = {"method": chosen, "images": [str(file) for file in files]}
         run["options"] = json.loads(json.dumps(detector.options()))
     else:
         if not arguments or len(arguments) < 2:

@@ -129,7 +129,7 @@ class AnomalyDINO(PatchDetector):
         for turn in range(int(len(references) / step)):
             layout, size, seen = references[int(turn * step)]
             merged = layout.merge([self._score_seen(view) for view in seen])
-            scored.append((merged, size, layout.cover))
+            scored.append(Scored(merged, size, layout.cover))
             if progress:
                 progress("threshold", turn + 1)
         self._set_good(scored, "leave-one-out")

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from offnominal.backbones.base import Backbone
-from offnominal.detectors.base import OnError, Progress
+from offnominal.detectors.base import OnError, Progress, Scored
 from offnominal.detectors.patches import PatchDetector, PatchOptions
 from offnominal.detectors.prediction import Prediction
 from offnominal.detectors.views import Views
@@ -116,7 +116,9 @@ class BatchedAnomalyDINO(PatchDetector):
                     distance = self._mean_below_quantile(queries, index)
                     scores.append(distance.reshape(masks[view].shape) * masks[view])
                 merged = layout.merge(scores)
-                yield self._prediction(describe(source), image, merged, layout.cover)
+                size = (image.shape[0], image.shape[1])
+                scored = Scored(merged, size, layout.cover)
+                yield self._prediction(describe(source), image, scored)
             first += count
 
     def _mean_below_quantile(self, queries: Tensor, owner: int) -> Tensor:

@@ -4,14 +4,14 @@ import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self, get_args
+from typing import Any, ClassVar, Literal, NamedTuple, Self, get_args
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from offnominal.backbones import load_backbone
-from offnominal.backbones.base import Backbone, Resize
+from offnominal.backbones import DEFAULT, backbone_name, load_backbone
+from offnominal.backbones.base import Backbone, Levels, Resize
 from offnominal.calibration import Threshold, check_rate, choose_threshold, p_value
 from offnominal.detectors.common import Precision, check_choice, choose_device
 from offnominal.detectors.prediction import Prediction
@@ -28,15 +28,34 @@ from offnominal.prefetch import prefetch
 from offnominal.scoring import aggregate, anomaly_map
 from offnominal.sizing import tile_grid
 
-__all__ = ["Detector", "OnError", "Progress", "Scored"]
+__all__ = ["Detector", "OnError", "Progress", "Scored", "Size"]
 
 OnError = Callable[[ImageError], None]
 Progress = Callable[[str, int], None]
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
-# Patch scores of an image, its size, and the padded size that tiles cover.
-Scored = tuple[Tensor, tuple[int, int], tuple[int, int] | None]
+Size = tuple[int, int]
+
+
+class Scored(NamedTuple):
+    """All that an image's score and map are made of, whatever the statistic.
+
+    Attributes
+    ----------
+    patch_scores : Tensor of shape (gh, gw)
+    size : (H, W)
+        Of the image.
+    cover : (H', W') or None
+        The padded size that tiles cover.
+    image_term : float or None
+        What the image score takes beside the patch scores; most methods have no such thing.
+    """
+
+    patch_scores: Tensor
+    size: Size
+    cover: Size | None
+    image_term: float | None = None
 
 
 class Detector(nn.Module, ABC):
@@ -45,7 +64,8 @@ class Detector(nn.Module, ABC):
     Parameters
     ----------
     backbone : str or None
-        Short name or timm name; None: what the weights file says of itself, otherwise DINOv2 S.
+        Short name or timm name; None: what the weights file says of itself, otherwise the method's
+        ``default_backbone``, which is DINOv2 S unless its page says otherwise.
     weights : str or None
         Local weights file; None: from the hub's cache, or fetched from the hub.
     layers : sequence of int or None
@@ -70,6 +90,7 @@ class Detector(nn.Module, ABC):
     """
 
     method: ClassVar[str]
+    default_backbone: ClassVar[str] = DEFAULT
     aggregate: str = "top1"
 
     good_scores_: Tensor
@@ -336,13 +357,13 @@ class Detector(nn.Module, ABC):
 
     def rescore(self, prediction: Prediction) -> Prediction:
         """A prediction of the same fit, with this detector's scoring and thresholds."""
-        patch_scores, _, cover = self._scored(prediction)
-        return self._prediction(prediction.source, prediction.image, patch_scores, cover)
+        return self._prediction(prediction.source, prediction.image, self._scored(prediction))
 
     def _scored(self, prediction: Prediction) -> Scored:
         size = (prediction.image.shape[0], prediction.image.shape[1])
         cover = tile_grid(*size, self.tile, self.load_network().multiple)[0] if self.tile else None
-        return torch.from_numpy(prediction.patch_scores).to(self._device), size, cover
+        patch_scores = torch.from_numpy(prediction.patch_scores).to(self._device)
+        return Scored(patch_scores, size, cover, prediction.image_term)
 
     @property
     def threshold(self) -> Threshold | None:
@@ -373,14 +394,19 @@ class Detector(nn.Module, ABC):
     def load_network(self) -> Backbone:
         """Build the backbone on first use and move everything to the device."""
         if self.network is None:
-            self.use_network(load_backbone(self.backbone, self.weights, self.layers))
+            name = backbone_name(self.backbone, self.weights, self.default_backbone)
+            self.use_network(load_backbone(name, self.weights, self.layers))
         assert self.network is not None
         return self.network
+
+    def choose_levels(self, network: Backbone) -> Backbone:
+        """The network at the levels that this method uses where ``layers`` names none."""
+        return network
 
     def use_network(self, network: Backbone) -> None:
         """Adopt a backbone that is there already, so that several detectors share one."""
         self._device = choose_device(self.device)
-        self.network = network
+        self.network = self.choose_levels(network)
         self.to(self._device)
 
     def views(self, image: np.ndarray) -> Views:
@@ -396,42 +422,67 @@ class Detector(nn.Module, ABC):
 
     def features(self, pixels: Tensor) -> Tensor:
         """Patch features (B, D, gh, gw) in float32 of pixels (B, 3, h, w) on any device."""
-        net = self.load_network()
-        pixels = pixels.to(self._device)
-        dtype = _DTYPES.get(self.precision)
-        with torch.autocast(pixels.device.type, dtype=dtype, enabled=dtype is not None):
-            maps: Tensor = net(pixels)
+        with self._autocast():
+            maps: Tensor = self.load_network()(pixels.to(self._device))
         return maps.float()
 
+    def levels(self, pixels: Tensor, norm: bool = True) -> Levels:
+        """Feature levels and a vector for each image in float32, of pixels on any device."""
+        with self._autocast():
+            maps, summary = self.load_network().levels(pixels.to(self._device), norm)
+        return Levels([each.float() for each in maps], summary.float())
+
+    def _autocast(self) -> torch.autocast:
+        self.load_network()
+        dtype = _DTYPES.get(self.precision)
+        return torch.autocast(self._device.type, dtype=dtype, enabled=dtype is not None)
+
+    # -- from patch scores to a prediction ----------------------------------------------------
+
+    def _score_view(self, pixels: Tensor) -> tuple[Tensor, float | None]:
+        """Patch scores (gh, gw) of one view (3, h, w), and what its image score takes beside."""
+        return self._patch_scores(pixels[None])[0], None
+
     def _image_score(
-        self, patch_scores: Tensor, size: tuple[int, int], cover: tuple[int, int] | None = None
+        self,
+        patch_scores: Tensor,
+        size: Size,
+        cover: Size | None = None,
+        image_term: float | None = None,
     ) -> Tensor:
         if self.aggregate == "map-max":
-            return anomaly_map(patch_scores, size, self.smoothing, cover).max()
+            return self._map(patch_scores, size, cover).max()
         return aggregate(patch_scores, self.aggregate)
+
+    def _map(self, patch_scores: Tensor, size: Size, cover: Size | None) -> Tensor:
+        return anomaly_map(patch_scores, size, self.smoothing, cover)
 
     @torch.inference_mode()
     def _predict_image(self, source: str, image: np.ndarray) -> Prediction:
         views = self.views(image)
-        merged = views.merge([self._patch_scores(p[None])[0] for p in views.pixels])
-        return self._prediction(source, image, merged, views.cover)
-
-    def _prediction(
-        self, source: str, image: np.ndarray, patch_scores: Tensor, cover: tuple[int, int] | None
-    ) -> Prediction:
+        found = [self._score_view(pixels) for pixels in views.pixels]
+        merged = views.merge([patch_scores for patch_scores, _ in found])
+        # Of several views the most anomalous one speaks for the image.
+        term = found[0][1]
+        if term is not None and len(found) > 1:
+            term = max(found, key=lambda view: float(view[0].max()))[1]
         size = (image.shape[0], image.shape[1])
-        score = float(self._image_score(patch_scores, size, cover))
-        heat = anomaly_map(patch_scores, size, self.smoothing, cover)
+        return self._prediction(source, image, Scored(merged, size, views.cover, term))
+
+    def _prediction(self, source: str, image: np.ndarray, scored: Scored) -> Prediction:
+        score = float(self._image_score(*scored))
+        heat = self._map(scored.patch_scores, scored.size, scored.cover)
         threshold, pixel_threshold = self.threshold, self.pixel_threshold
         return Prediction(
             source=source,
             score=score,
             anomaly_map=heat.cpu().numpy(),
-            patch_scores=patch_scores.cpu().numpy(),
+            patch_scores=scored.patch_scores.cpu().numpy(),
             image=image,
             threshold=threshold.value if threshold else None,
             pixel_threshold=pixel_threshold.value if pixel_threshold else None,
             p_value=p_value(score, self.good_scores_.cpu().numpy()),
+            image_term=scored.image_term,
         )
 
     def _read(
@@ -455,10 +506,7 @@ class Detector(nn.Module, ABC):
     ) -> None:
         """Set the thresholds from the patch scores of good images."""
         scores = [float(self._image_score(*each)) for each in scored]
-        peaks = [
-            float(anomaly_map(grid, size, self.smoothing, cover).max())
-            for grid, size, cover in scored
-        ]
+        peaks = [float(self._map(*each[:3]).max()) for each in scored]
         self._good = scored
         self.good_scores_ = torch.tensor(scores, dtype=torch.float64)
         self.good_peaks_ = torch.tensor(peaks, dtype=torch.float64)

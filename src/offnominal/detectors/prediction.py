@@ -55,6 +55,9 @@ class Prediction:
         The same for the map.
     p_value : float or None
         Conformal p-value of the score among those of good images.
+    image_term : float or None
+        What the score takes beside the patch scores, where a method has such: PatchCore's weight,
+        SPADE's distance of the retrieved images.
     """
 
     source: str
@@ -65,6 +68,7 @@ class Prediction:
     threshold: float | None = None
     pixel_threshold: float | None = None
     p_value: float | None = None
+    image_term: float | None = None
 
     @property
     def is_anomalous(self) -> bool | None:

@@ -1,0 +1,105 @@
+"""Locally aware patch features: feature levels in, one vector for every patch out.
+
+Roth, Pemula, Zepeda, Schölkopf, Brox and Gehler, "Towards Total Recall in Industrial Anomaly
+Detection", CVPR 2022 (arXiv 2106.08265), section 3.1, eq. 1-3. How the neighbourhood is averaged is
+not in the paper; it is taken from the authors' released code, which
+
+1. cuts every level into patches of 3 x 3 positions, with zeros beyond the border,
+2. interpolates the patches of the coarser levels, position by position, to the finest grid,
+3. flattens every patch (channel by channel) and averages it adaptively to 1024 values,
+4. joins the levels and averages adaptively again, to the final length.
+
+Steps 1, 3 and 4 are the same linear map at every position and act on the channels and the patch;
+step 2 is a linear map over the positions that is the same for every channel. So 2 and 3 commute:
+each level is averaged on its own coarse grid first, and only 1024 maps of it are interpolated
+instead of 9 for every channel. And the average of a patch needs no patches: value j is a mean of a
+few entries (channel, row, column), each of which is one shifted map. Nothing larger than the result
+is made, and the result differs from the plain order by rounding only.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+__all__ = ["locally_aware", "pool_patches"]
+
+
+def locally_aware(
+    levels: Sequence[Tensor], patch: int = 3, level_dim: int = 1024, dim: int = 1024
+) -> Tensor:
+    """One feature vector for every position of the finest level.
+
+    Parameters
+    ----------
+    levels : sequence of Tensor, each (B, C, gh, gw), float32
+        The first one gives the grid that the others are interpolated to, bilinearly
+        (``align_corners=False``).
+    patch : int
+        Side of the neighbourhood, in positions of each level's own grid; odd.
+    level_dim : int
+        Length that each level is averaged to.
+    dim : int
+        Length of the result.
+
+    Returns
+    -------
+    Tensor of shape (B, dim, gh, gw), float32
+    """
+    grid = levels[0].shape[-2:]
+    pooled = [pool_patches(level, patch, level_dim) for level in levels]
+    aligned = [
+        each
+        if each.shape[-2:] == grid
+        else F.interpolate(each, size=grid, mode="bilinear", align_corners=False)
+        for each in pooled
+    ]
+    return pool_patches(torch.cat(aligned, dim=1), 1, dim)
+
+
+def pool_patches(maps: Tensor, patch: int, size: int) -> Tensor:
+    """Adaptive average of every flattened patch, without cutting patches out.
+
+    Parameters
+    ----------
+    maps : Tensor of shape (B, C, h, w), float32
+    patch : int
+        Side of a patch, odd; zeros lie beyond the border. 1: an average over channels alone.
+    size : int
+        Length of the result. As in adaptive average pooling, value j is the mean of the entries
+        from ``floor(j L / size)`` up to ``ceil((j + 1) L / size)``, where L = C * patch ** 2
+        entries are counted channel by channel, then row by row.
+
+    Returns
+    -------
+    Tensor of shape (B, size, h, w)
+    """
+    channels, area = maps.shape[1], patch * patch
+    if channels % size == 0:
+        # Every value is made of whole channels.
+        means = F.avg_pool2d(maps, patch, stride=1, padding=patch // 2) if patch > 1 else maps
+        if channels == size:
+            return means
+        count, _, height, width = maps.shape
+        return means.reshape(count, size, -1, height, width).mean(2)
+    length = channels * area
+    number = torch.arange(size)
+    first = number * length // size
+    last = ((number + 1) * length + size - 1) // size - 1
+    most = int((last - first).max()) + 1
+    first, last = first.to(maps.device), last.to(maps.device)
+    reach = patch // 2
+    padded = F.pad(maps, (reach, reach, reach, reach)) if reach else maps
+    # A view: (C, patch, patch, B, h, w) over the same memory.
+    shifted = padded.unfold(2, patch, 1).unfold(3, patch, 1).permute(1, 4, 5, 0, 2, 3)
+    total: Tensor | None = None
+    for step in range(most):
+        entry = first + step
+        counts = (entry <= last).view(-1, 1, 1, 1)
+        entry = torch.minimum(entry, last)
+        row, column = entry % area // patch, entry % patch
+        part = shifted[entry // area, row, column] * counts
+        total = part if total is None else total.add_(part)
+    assert total is not None
+    return total.div_((last - first + 1).view(-1, 1, 1, 1)).transpose(0, 1)

@@ -1,0 +1,123 @@
+"""An ensemble of backbones: means of normalised scores and maps."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from offnominal import Detector
+from offnominal.detectors.ensemble import PAPER_BACKBONES, Ensemble, EnsemblePrediction
+from offnominal.detectors.patchcore import PatchCore
+from offnominal.errors import OptionError
+
+SETTINGS = {"coreset": 0.5, "dim": 32, "crop": 128}
+
+
+@pytest.fixture(scope="module")
+def files(parts: Path) -> list[Path]:
+    return sorted((parts / "board" / "train" / "good").iterdir())
+
+
+def build(**options: object) -> Ensemble:
+    return Ensemble(
+        backbone="builtin,builtin-aligned", settings=SETTINGS, device="cpu", false_reject=0.3
+    )
+
+
+@pytest.fixture(scope="module")
+def fitted(files: list[Path]) -> Ensemble:
+    return build().fit(files[:4])
+
+
+def test_scores_and_maps_are_means_of_the_scaled_members(
+    fitted: Ensemble, files: list[Path]
+) -> None:
+    scores, maps = [], []
+    for name in ("builtin", "builtin-aligned"):
+        member = PatchCore(backbone=name, **SETTINGS, device="cpu").fit(files[:4])
+        scale = member.good_scores_.mean().item()
+        [one] = member.predict(files[4])
+        scores.append(one.score / scale)
+        maps.append(one.anomaly_map / scale)
+    [found] = fitted.predict(files[4])
+    assert found.score == pytest.approx(np.mean(scores), rel=1e-6)
+    np.testing.assert_allclose(found.anomaly_map, np.mean(maps, axis=0), rtol=1e-5)
+    assert fitted.good_scores_.mean().item() == pytest.approx(1), "what a good part scores"
+    assert found.threshold is not None
+    assert found.p_value is not None
+
+
+def test_peaks_are_bounded_from_above(fitted: Ensemble, files: list[Path]) -> None:
+    for number, file in enumerate(files[:4]):
+        [alone] = build().fit([f for f in files[:4] if f != file]).predict(file)
+        # The scales are those of other references, so only roughly.
+        assert alone.anomaly_map.max() < 1.25 * fitted.good_peaks_[number].item()
+
+
+def test_saved_and_loaded_it_is_the_same(
+    fitted: Ensemble, files: list[Path], tmp_path: Path
+) -> None:
+    fitted.save(tmp_path / "part.offn")
+    assert not [name for name in fitted.state_dict() if ".network." in name]
+    again = Detector.load(tmp_path / "part.offn", device="cpu")
+    assert isinstance(again, Ensemble)
+    assert again.options() == fitted.options()
+    [one], [two] = fitted.predict(files[4]), again.predict(files[4])
+    assert (one.score, one.threshold, one.p_value) == (two.score, two.threshold, two.p_value)
+    assert np.array_equal(one.anomaly_map, two.anomaly_map)
+
+
+def test_rescored_is_a_fit_with_other_options(fitted: Ensemble, files: list[Path]) -> None:
+    other = fitted.rescored(aggregate="top5")
+    wanted = Ensemble(
+        backbone="builtin,builtin-aligned",
+        settings=SETTINGS | {"aggregate": "top5"},
+        device="cpu",
+        false_reject=0.3,
+    ).fit(files[:4])
+    torch.testing.assert_close(other.good_scores_, wanted.good_scores_)
+    rescored = other.rescore(fitted.predict(files[4])[0])
+    assert rescored.score == pytest.approx(wanted.predict(files[4])[0].score, rel=1e-6)
+    assert fitted.rescored(false_reject=0.5).threshold != fitted.threshold
+
+
+def test_calibrate(files: list[Path]) -> None:
+    ensemble = build().fit(files[:3])
+    assert ensemble.calibrate(files[2:6]) == 1, "a reference is left out"
+    scores = [found.score for found in ensemble.predict(files[3:6])]
+    assert ensemble.good_scores_.tolist() == pytest.approx(scores)
+    with pytest.raises(OptionError, match="after calibrate"):
+        ensemble.rescored(false_reject=0.1)
+
+
+def test_members_are_kept_in_the_prediction(fitted: Ensemble, files: list[Path]) -> None:
+    [found] = fitted.predict(files[4])
+    assert isinstance(found, EnsemblePrediction)
+    assert [one.patch_scores.shape for one in found.members] == [found.patch_scores.shape] * 2
+
+
+def test_the_papers_three_are_the_default() -> None:
+    ensemble = Ensemble()
+    assert ensemble.options()["backbone"] == PAPER_BACKBONES
+    assert [member.options()["coreset"] for member in ensemble.members] == [0.01] * 3
+    assert [member.options()["dim"] for member in ensemble.members] == [384] * 3
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"backbone": "builtin"}, "at least two"),
+        ({"backbone": "resnet18,resnet50", "weights": "a.pth"}, "weights"),
+        ({"settings": {"colour": 1}}, "settings colour"),
+        ({"of": "nonsense"}, "nonsense"),
+    ],
+)
+def test_options_are_checked_at_once(options: dict[str, object], message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        Ensemble(**options)
+
+
+def test_one_reference_is_not_enough(files: list[Path]) -> None:
+    with pytest.raises(OptionError, match="2 or more"):
+        build().fit(files[:1])

@@ -1,0 +1,283 @@
+"""PatchCore: its features, its scores, its thresholds, on synthetic and on real parts."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from sklearn.metrics import roc_auc_score
+from torch import Tensor
+
+from offnominal import Detector, load_backbone
+from offnominal.backbones.base import Backbone, Levels
+from offnominal.datasets.synthetic import draw_defective, draw_good
+from offnominal.detectors.locally_aware import locally_aware
+from offnominal.detectors.patchcore import PatchCore
+from offnominal.errors import OptionError
+from offnominal.images import read_image
+
+# Short features and a small crop: what is tested does not depend on either.
+FULL = {"backbone": "builtin", "coreset": 1, "dim": 48, "crop": 160, "device": "cpu"}
+
+
+def images_of(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.rglob("*") if p.suffix in (".png", ".jpg"))
+
+
+def plain(levels: list[Tensor], patch: int, level_dim: int, dim: int) -> Tensor:
+    """The released code's order: cut patches out, align them, average, join, average."""
+    grid = levels[0].shape[-2:]
+    pooled = []
+    for level in levels:
+        patches = F.unfold(level, patch, padding=patch // 2).unflatten(2, level.shape[-2:])
+        aligned = F.interpolate(patches, size=grid, mode="bilinear", align_corners=False)
+        pooled.append(F.adaptive_avg_pool1d(aligned.flatten(2).mT, level_dim))
+    joined = F.adaptive_avg_pool1d(torch.stack(pooled, 2).flatten(2), dim)
+    return joined.mT.unflatten(2, grid)
+
+
+@pytest.mark.parametrize("channels", [(512, 1024), (32, 96), (59,), (7, 5, 3)])
+@pytest.mark.parametrize(("patch", "level_dim", "dim"), [(3, 1024, 1024), (5, 256, 96), (1, 8, 9)])
+def test_features_are_those_of_the_plain_order(
+    channels: tuple[int, ...], patch: int, level_dim: int, dim: int
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    sizes = [(10, 14), (5, 7), (3, 4)]
+    levels = [
+        torch.randn(2, count, *size, generator=generator)
+        for count, size in zip(channels, sizes, strict=False)
+    ]
+    found = locally_aware(levels, patch, level_dim, dim)
+    assert found.shape == (2, dim, 10, 14)
+    torch.testing.assert_close(found, plain(levels, patch, level_dim, dim), rtol=1e-5, atol=2e-6)
+
+
+def test_scores_are_nearest_distances_weighted_by_the_neighbourhood(parts: Path) -> None:
+    """Eq. 6 and 7 written out, on all pairs."""
+    files = images_of(parts / "board" / "train")[:3]
+    detector = PatchCore(**FULL, reweight_neighbours=4).fit(files[:2])
+    [found] = detector.predict(files[2])
+    with torch.inference_mode():
+        rows, grid = detector._rows(detector.views(read_image(files[2])).pixels[0])
+    bank = detector.bank.rows.double().numpy()
+    query = rows.double().numpy()
+    distance = np.sqrt(((query[:, None] - bank[None]) ** 2).sum(-1))
+    nearest = distance.min(1)
+    np.testing.assert_allclose(found.patch_scores.ravel(), nearest, rtol=1e-5)
+    assert found.patch_scores.shape == grid
+    worst = nearest.argmax()
+    star = distance[worst].argmin()
+    around = ((bank - bank[star]) ** 2).sum(-1).argsort(kind="stable")[:4]
+    weight = 1 - np.exp(nearest[worst]) / np.exp(distance[worst][around]).sum()
+    assert found.score == pytest.approx(weight * nearest[worst], rel=1e-5)
+    assert 0 < weight < 1
+
+
+def test_released_code_takes_the_plain_maximum_of_squares(parts: Path) -> None:
+    files = images_of(parts / "board" / "train")[:3]
+    [paper] = PatchCore(**FULL).fit(files[:2]).predict(files[2])
+    [code] = PatchCore(**FULL, reweight=False, distance="squared").fit(files[:2]).predict(files[2])
+    np.testing.assert_allclose(code.patch_scores, paper.patch_scores**2, rtol=1e-5)
+    assert code.score == code.patch_scores.max()
+
+
+def test_several_neighbours_are_averaged(parts: Path) -> None:
+    files = images_of(parts / "board" / "train")[:3]
+    detector = PatchCore(**FULL, neighbours=3).fit(files[:2])
+    [found] = detector.predict(files[2])
+    with torch.inference_mode():
+        rows, _ = detector._rows(detector.views(read_image(files[2])).pixels[0])
+        wanted = torch.cdist(rows, detector.bank.rows).topk(3, largest=False).values.mean(1)
+    np.testing.assert_allclose(found.patch_scores.ravel(), wanted, rtol=1e-3)
+
+
+def test_coreset_keeps_a_share_of_real_rows(parts: Path) -> None:
+    files = images_of(parts / "fabric" / "train")[:4]
+    options = FULL | {"crop": 0}
+    full = PatchCore(**options).fit(files)
+    thin = PatchCore(**options | {"coreset": 0.1}).fit(files)
+    assert len(thin.bank) == len(full.bank) // 10
+    known = {row.numpy().tobytes() for row in full.bank.rows}
+    assert all(row.numpy().tobytes() in known for row in thin.bank.rows)
+    assert (thin.bank.owner.diff() >= 0).all(), "an image's rows lie together"
+    damaged, mask, _ = draw_defective("fabric", 5, 0, "hole")
+    [bad] = thin.predict([damaged])
+    good = thin.predict([draw_good("fabric", 5, i, split="test") for i in range(3)])
+    assert bad.score > max(p.score for p in good)
+    y, x = np.unravel_index(bad.anomaly_map.argmax(), bad.anomaly_map.shape)
+    assert mask[max(0, y - 12) : y + 13, max(0, x - 12) : x + 13].any()
+
+
+def test_leave_one_out_equals_refitting_without_the_reference(parts: Path) -> None:
+    """With the whole bank it is exact, weight and all."""
+    files = images_of(parts / "board" / "train")[:4]
+    detector = PatchCore(**FULL).fit(files)
+    assert detector.calibration_ == "leave-one-out"
+    for index, file in enumerate(files):
+        rest = [f for f in files if f != file]
+        [alone] = PatchCore(**FULL).fit(rest).predict(file)
+        assert detector.good_scores_[index].item() == pytest.approx(alone.score, rel=1e-6)
+        assert detector.good_peaks_[index].item() == pytest.approx(
+            alone.anomaly_map.max(), rel=1e-5
+        )
+
+
+def test_a_reference_never_meets_its_own_rows(parts: Path) -> None:
+    files = images_of(parts / "board" / "train")[:4]
+    detector = PatchCore(**FULL | {"coreset": 0.2}, reweight=False).fit(files)
+    for score, found in zip(detector.good_scores_, detector.stream(files), strict=True):
+        assert score.item() > found.score
+
+
+def test_saved_and_loaded_it_is_the_same(parts: Path, tmp_path: Path) -> None:
+    files = images_of(parts / "board" / "train")[:3]
+    detector = PatchCore(**FULL | {"coreset": 0.5, "neighbours": 2}).fit(files)
+    detector.save(tmp_path / "part.offn")
+    again = Detector.load(tmp_path / "part.offn", device="cpu")
+    assert again.options() == detector.options()
+    assert torch.equal(again.good_scores_, detector.good_scores_)
+    for one, two in zip(detector.predict(files), again.predict(files), strict=True):
+        assert one.score == two.score
+        assert np.array_equal(one.anomaly_map, two.anomaly_map)
+        assert one.p_value == two.p_value
+
+
+def test_fit_is_deterministic(parts: Path) -> None:
+    files = images_of(parts / "board" / "train")[:3]
+    options = FULL | {"coreset": 0.1}
+    one, two = (PatchCore(**options).fit(files).bank.rows for _ in range(2))
+    assert torch.equal(one, two)
+
+
+def test_the_crop_is_the_middle_and_nothing_else_is_judged(parts: Path) -> None:
+    files = images_of(parts / "board" / "train")[:2]
+    detector = PatchCore(backbone="builtin", coreset=1, resolution=256, crop=128)
+    detector.fit(files)
+    image = draw_good("board", 3, 0)[:200]
+    rows, columns = image.shape[:2]
+    assert rows < columns
+    assert detector.views(image).pixels[0].shape == (3, 128, 128)
+    [found] = detector.predict([image])
+    assert found.anomaly_map.shape == (rows, columns)
+    top, left = np.array(np.nonzero(found.anomaly_map)).min(1)
+    bottom, right = np.array(np.nonzero(found.anomaly_map)).max(1) + 1
+    side = rows // 2  # half of the shorter side, in the middle
+    assert (top, bottom) == pytest.approx((rows // 4, rows // 4 + side), abs=1)
+    assert (left, right) == pytest.approx(((columns - side) / 2, (columns + side) / 2), abs=1)
+    outside = image.copy()
+    outside[: rows // 4 - 8] = 255
+    assert detector.predict([outside])[0].score == pytest.approx(found.score, rel=0.2)
+    whole = PatchCore(backbone="builtin", coreset=1, crop=0).fit(files)
+    assert (whole.predict([image])[0].anomaly_map > 0).all()
+    assert whole.predict([outside])[0].score > 1.5 * whole.predict([image])[0].score
+
+
+@pytest.mark.parametrize("changes", [{"aggregate": "top5"}, {"smoothing": 0.0}])
+def test_rescored_is_a_fit_with_other_options(parts: Path, changes: dict[str, object]) -> None:
+    files = images_of(parts / "board" / "train")[:4]
+    first = PatchCore(**FULL).fit(files[:3])
+    other = first.rescored(**changes)
+    wanted = PatchCore(**FULL, **changes).fit(files[:3])
+    assert torch.equal(other.good_scores_, wanted.good_scores_)
+    assert torch.equal(other.good_peaks_, wanted.good_peaks_)
+    [rescored] = [other.rescore(one) for one in first.predict(files[3])]
+    [predicted] = wanted.predict(files[3])
+    assert rescored.score == predicted.score
+    assert np.array_equal(rescored.anomaly_map, predicted.anomaly_map)
+
+
+@pytest.mark.parametrize("how", ["max", "top1", "map-max"])
+def test_forward_gives_the_scores_that_predict_gives(parts: Path, how: str) -> None:
+    files = images_of(parts / "board" / "train")
+    detector = PatchCore(**FULL, aggregate=how).fit(files[:2])
+    [found] = detector.predict(files[3])
+    image = read_image(files[3])
+    with torch.inference_mode():
+        pixels = detector.views(image).pixels[0][None]
+        scores, patch_scores = detector(pixels, (image.shape[0], image.shape[1]))
+    assert scores.tolist() == pytest.approx([found.score], rel=1e-6)
+    assert np.array_equal(patch_scores[0].numpy(), found.patch_scores)
+
+
+def test_calibrate_keeps_the_weight(parts: Path) -> None:
+    files = images_of(parts / "board" / "train")
+    detector = PatchCore(**FULL, reweight_neighbours=3).fit(files[:2])
+    detector.calibrate(files[2:5])
+    scores = [found.score for found in detector.predict(files[2:5])]
+    assert detector.good_scores_.tolist() == pytest.approx(scores, rel=1e-6)
+    assert detector.calibration_ == "held-out"
+
+
+def test_tiles_cover_the_whole_image(parts: Path) -> None:
+    files = images_of(parts / "board" / "train")[:3]
+    detector = PatchCore(**FULL, tile=160).fit(files[:2])
+    [found] = detector.predict(files[2])
+    assert (found.anomaly_map > 0).all()
+
+
+class Two(Backbone):
+    """The same network at two levels, as a stand-in for one with levels of any length."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        inner = load_backbone("builtin")
+        self.inner = inner
+        self.name, self.digest, self.resize = "two", "two", inner.resize
+        self.dim, self.stride, self.multiple = inner.dim, inner.stride, 2 * inner.multiple
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        features: Tensor = self.inner(pixels)
+        return features
+
+    def levels(self, pixels: Tensor, norm: bool = True) -> Levels:
+        fine = self(pixels)
+        return Levels([fine, F.avg_pool2d(fine, 2)], fine.mean((2, 3)))
+
+
+def test_any_backbone_with_any_levels(parts: Path) -> None:
+    files = images_of(parts / "board" / "train")[:3]
+    detector = PatchCore(coreset=1, device="cpu")
+    detector.use_network(Two())
+    detector.fit(files[:2])
+    assert detector.bank.rows.shape[1] == 1024, "the paper's, whatever the backbone"
+    assert np.isfinite(detector.predict(files[2])[0].score)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"coreset": 0}, "--coreset 0"),
+        ({"coreset": 1.5}, "--coreset 1.5"),
+        ({"distance": "cosine"}, "distance 'cosine'"),
+        ({"crop": -1}, "--crop -1"),
+        ({"patch": 4}, "patch 4"),
+        ({"neighbours": 0}, "--neighbours 0"),
+        ({"reweight_neighbours": 1}, "reweight-neighbours 1"),
+        ({"aggregate": "median"}, "--aggregate median"),
+    ],
+)
+def test_options_are_checked_at_once(options: dict[str, object], message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        PatchCore(**options)
+
+
+def test_a_crop_smaller_than_a_patch_is_refused(parts: Path) -> None:
+    with pytest.raises(OptionError, match="crop 4"):
+        PatchCore(**FULL | {"crop": 4}).fit(images_of(parts / "board" / "train")[:2])
+
+
+def test_a_lone_reference_gives_no_threshold(parts: Path) -> None:
+    detector: Detector = PatchCore(**FULL).fit(images_of(parts / "board" / "train")[:1])
+    assert detector.threshold is None
+    assert len(detector.good_scores_) == 0
+
+
+def test_real_tiles_with_a_real_network(tiles: Path, mobilenet: Path) -> None:
+    """Sixteen good magnetic tiles, then a share of the test set: clearly better than guessing."""
+    detector = PatchCore(weights=str(mobilenet), crop=0, resize="square", resolution=160)
+    detector.fit(images_of(tiles / "train")[::48][:16])
+    assert detector.load_network().name.startswith("mobilenetv2_100")
+    test = images_of(tiles / "test")[::14]
+    scores = [prediction.score for prediction in detector.stream(test)]
+    assert roc_auc_score([f.parent.name != "good" for f in test], scores) > 0.65

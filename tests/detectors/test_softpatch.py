@@ -1,0 +1,190 @@
+"""SoftPatch: its outlier values, what it leaves out, and what that is good for."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.covariance import EmpiricalCovariance
+from sklearn.metrics import roc_auc_score
+from sklearn.neighbors import LocalOutlierFactor, NearestNeighbors
+
+from offnominal import Detector, load_backbone
+from offnominal.datasets.synthetic import draw_defective, draw_good
+from offnominal.detectors.patchcore import PatchCore
+from offnominal.detectors.softpatch import (
+    SoftPatch,
+    gaussian_distance,
+    local_outlier_factor,
+    nearest,
+)
+from offnominal.errors import OptionError
+
+SMALL = {"backbone": "builtin", "coreset": 1, "dim": 48, "crop": 160, "device": "cpu"}
+
+
+@pytest.fixture(scope="module")
+def positions() -> torch.Tensor:
+    """Four positions, twenty images, one of which is odd at the first position."""
+    drawn = torch.randn(4, 20, 16, generator=torch.Generator().manual_seed(0))
+    drawn[0, 7] += 4
+    return drawn
+
+
+def test_local_outlier_factor_is_scikit_learns(positions: torch.Tensor) -> None:
+    found = local_outlier_factor(positions, 5)
+    for one, values in zip(positions, found, strict=True):
+        wanted = -LocalOutlierFactor(n_neighbors=5).fit(one.numpy()).negative_outlier_factor_
+        np.testing.assert_allclose(values, wanted, rtol=1e-5)
+    assert found.argmax() == 7
+
+
+def test_nearest_is_the_distance_to_another_image(positions: torch.Tensor) -> None:
+    for one, values in zip(positions, nearest(positions), strict=True):
+        wanted = NearestNeighbors(n_neighbors=1).fit(one.numpy()).kneighbors()[0][:, 0]
+        np.testing.assert_allclose(values, wanted, rtol=1e-5)
+
+
+def test_gaussian_is_the_mahalanobis_distance(positions: torch.Tensor) -> None:
+    for one, values in zip(positions, gaussian_distance(positions), strict=True):
+        fitted = EmpiricalCovariance().fit(one.double().numpy())
+        covariance = fitted.covariance_ * 20 / 19 + 0.01 * np.eye(16)
+        centred = one.double().numpy() - fitted.location_
+        wanted = np.sqrt((centred @ np.linalg.inv(covariance) * centred).sum(1))
+        np.testing.assert_allclose(values, wanted, rtol=1e-5)
+
+
+def test_copies_stay_finite() -> None:
+    copies = torch.ones(2, 6, 3)
+    assert torch.isfinite(local_outlier_factor(copies, 2)).all()
+    assert torch.isfinite(gaussian_distance(copies)).all()
+
+
+@pytest.fixture(scope="module")
+def spoiled() -> tuple[list[np.ndarray], np.ndarray]:
+    """Eleven good fabrics and one with a stain, and where the stain is."""
+    damaged, mask, _ = draw_defective("fabric", 5, 0, "stain")
+    return [*(draw_good("fabric", 5, i) for i in range(11)), damaged], mask
+
+
+@pytest.mark.parametrize("how", ["lof", "nearest", "gaussian"])
+def test_defects_in_training_do_not_become_normal(
+    spoiled: tuple[list[np.ndarray], np.ndarray], how: str
+) -> None:
+    """The stained image was learned from, and its stain is still found; PatchCore has lost it."""
+    images, mask = spoiled
+    options = SMALL | {"crop": 0, "resolution": 128}
+    soft = SoftPatch(**options, discriminator=how).fit(images)
+    hard = PatchCore(**options, reweight=False).fit(images)
+    assert len(soft.bank) == pytest.approx(0.85 * len(hard.bank), rel=0.01)
+    [kept] = hard.predict([images[-1]])
+    assert kept.score == pytest.approx(0, abs=1e-3)
+    [found] = soft.predict([images[-1]])
+    others = soft.predict(images[:-1])
+    assert found.score > max(one.score for one in others)
+    y, x = np.unravel_index(found.anomaly_map.argmax(), found.anomaly_map.shape)
+    assert mask[max(0, y - 16) : y + 17, max(0, x - 16) : x + 17].any()
+
+
+def test_distances_are_multiplied_by_the_nearest_entrys_weight(
+    spoiled: tuple[list[np.ndarray], np.ndarray],
+) -> None:
+    images, _ = spoiled
+    soft = SoftPatch(**SMALL).fit(images)
+    plain = SoftPatch(**SMALL, soft=False).fit(images)
+    assert torch.equal(soft.bank.rows, plain.bank.rows)
+    assert len(soft.weights_) == len(soft.bank)
+    image = draw_good("fabric", 5, 0, split="test")
+    rows, grid = soft._rows(soft.views(image).pixels[0])
+    _, index = soft.bank.search(rows)
+    weights = soft.weights_[index[:, 0]].reshape(grid).numpy()
+    [one], [other] = soft.predict([image]), plain.predict([image])
+    np.testing.assert_allclose(one.patch_scores, other.patch_scores * weights, rtol=1e-5)
+    assert one.score == one.patch_scores.max()
+
+
+def test_nothing_removed_and_no_weights_is_patchcore(
+    spoiled: tuple[list[np.ndarray], np.ndarray],
+) -> None:
+    images = spoiled[0][:4]
+    soft = SoftPatch(**SMALL | {"coreset": 0.2}, noise=0, soft=False).fit(images)
+    hard = PatchCore(**SMALL | {"coreset": 0.2}, reweight=False).fit(images)
+    assert torch.equal(soft.bank.rows, hard.bank.rows)
+    assert torch.equal(soft.good_scores_, hard.good_scores_)
+
+
+def test_contamination_leaves_the_defective_out_of_the_threshold(
+    spoiled: tuple[list[np.ndarray], np.ndarray],
+) -> None:
+    images, _ = spoiled
+    every = SoftPatch(**SMALL, false_reject=0.1).fit(images)
+    clean = SoftPatch(**SMALL, false_reject=0.1, contamination=0.1).fit(images)
+    assert (len(every.good_scores_), len(clean.good_scores_)) == (12, 11)
+    assert every.good_scores_.argmax() == 11, "the stained one scores highest"
+    assert torch.equal(clean.good_scores_, every.good_scores_[:11])
+    assert clean.rescored(aggregate="top5").good_scores_.shape == (11,)
+
+
+def test_saved_and_loaded_it_is_the_same(
+    spoiled: tuple[list[np.ndarray], np.ndarray], tmp_path: Path
+) -> None:
+    images = spoiled[0]
+    detector = SoftPatch(**SMALL | {"coreset": 0.1}).fit(images[:5])
+    detector.save(tmp_path / "part.offn")
+    again = Detector.load(tmp_path / "part.offn", device="cpu")
+    assert again.options() == detector.options()
+    [one], [two] = detector.predict([images[-1]]), again.predict([images[-1]])
+    assert one.score == two.score
+    assert np.array_equal(one.anomaly_map, two.anomaly_map)
+
+
+def test_images_of_different_shapes_are_refused() -> None:
+    images = [draw_good("fabric", 5, 0), draw_good("fabric", 5, 1)[:150]]
+    with pytest.raises(OptionError, match="different grids"):
+        SoftPatch(**SMALL | {"crop": 0}, resize="short").fit(images)
+    with pytest.raises(OptionError, match="at least 2"):
+        SoftPatch(**SMALL).fit(images[:1])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"discriminator": "svm"}, "discriminator 'svm'"),
+        ({"noise": 1}, "--noise 1"),
+        ({"contamination": -0.1}, "--contamination -0.1"),
+        ({"lof_neighbours": 0}, "lof_neighbours 0"),
+        ({"tile": 256}, "--tile"),
+        ({"coreset": 2}, "--coreset 2"),
+    ],
+)
+def test_options_are_checked_at_once(options: dict[str, object], message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        SoftPatch(**options)
+
+
+def test_real_tiles_with_defects_among_them(tiles: Path, mobilenet: Path) -> None:
+    """Six of 51 references are defective: PatchCore calls them normal, SoftPatch still does not."""
+    good = sorted((tiles / "train" / "good").iterdir())[::16][:45]
+    defects = [
+        sorted((tiles / "test" / kind).iterdir())[number]
+        for kind, number in (
+            ("break", 0),
+            ("break", 10),
+            ("crack", 0),
+            ("crack", 10),
+            ("fray", 0),
+            ("fray", 10),
+        )
+    ]
+    clean = sorted((tiles / "test" / "good").iterdir())[::12]
+    network = load_backbone(weights=mobilenet)
+    found = []
+    for kind in (PatchCore, SoftPatch):
+        options = {"crop": 0, "resize": "square", "resolution": 128, "calibrate_on": 1}
+        detector = kind(**options, coreset=0.25, device="cpu")
+        detector.use_network(network)
+        detector.fit([*good, *defects])
+        scores = [one.score for one in detector.stream([*clean, *defects])]
+        found.append(roc_auc_score([False] * len(clean) + [True] * 6, scores))
+    assert found[0] < 0.2
+    assert found[1] > 0.5

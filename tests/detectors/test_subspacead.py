@@ -1,0 +1,359 @@
+"""SubspaceAD: its sums against recomputation, and the detector on drawn and real parts."""
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from sklearn.decomposition import PCA
+from sklearn.metrics import roc_auc_score
+from tests.seeded import save_dinov2_vits14
+
+from offnominal.detectors.saving import read_header
+from offnominal.detectors.subspace import Moments, Subspace
+from offnominal.detectors.subspace_base import reference_map
+from offnominal.detectors.subspacead import SubspaceAD
+from offnominal.detectors.subspacead_batched import BatchedSubspaceAD
+from offnominal.errors import ImageError, NotFittedError, OptionError
+
+SMALL = {"backbone": "builtin", "resolution": 96, "rotations": "none", "device": "cpu"}
+
+
+def images_of(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.rglob("*") if p.suffix in (".png", ".jpg"))
+
+
+@pytest.fixture(scope="module")
+def boards(parts: Path) -> list[Path]:
+    return images_of(parts / "board" / "train")
+
+
+def some_features(seed: int, count: int, dim: int = 12) -> torch.Tensor:
+    rng = np.random.default_rng(seed)
+    mixed = rng.standard_normal((count, dim)) @ np.diag(0.6 ** np.arange(dim))
+    return torch.from_numpy((5 + mixed).astype(np.float32))
+
+
+# -- the sums and the subspace ----------------------------------------------------------------
+
+
+def test_moments_add_and_take_away() -> None:
+    first, second = some_features(0, 40), some_features(1, 25) + 3
+    both = Moments.of(torch.cat([first, second]))
+    added = Moments.of(first).plus(Moments.of(second))
+    left = both.minus(Moments.of(second))
+    for found, wanted in ((added, both), (left, Moments.of(first))):
+        assert found.count == wanted.count
+        torch.testing.assert_close(found.mean, wanted.mean, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(found.scatter, wanted.scatter, rtol=1e-10, atol=1e-9)
+    np.testing.assert_allclose(
+        both.scatter / (both.count - 1), np.cov(torch.cat([first, second]).double().T), rtol=1e-9
+    )
+
+
+@pytest.mark.parametrize("variance", [0.5, 0.9, 0.99])
+def test_subspace_is_scikit_learns(variance: float) -> None:
+    features, fresh = some_features(0, 200), some_features(2, 30) * 1.5
+    found = Subspace.of(Moments.of(features), variance)
+    wanted = PCA(n_components=variance, svd_solver="full").fit(features.double().numpy())
+    assert found.kept == wanted.n_components_
+    np.testing.assert_allclose(
+        found.eigenvalues[: found.kept], wanted.explained_variance_, rtol=1e-8
+    )
+    rebuilt = wanted.inverse_transform(wanted.transform(fresh.double().numpy()))
+    np.testing.assert_allclose(found.reconstruct(fresh), rebuilt, atol=1e-5)
+    residual = ((fresh.numpy() - rebuilt) ** 2).sum(1)
+    np.testing.assert_allclose(found.residual(fresh), residual, rtol=1e-4, atol=1e-6)
+
+
+def test_a_flat_spectrum_leaves_a_direction_over() -> None:
+    """With few equal directions 99 % takes all of them, and every residual would be nothing."""
+    flat = torch.from_numpy(np.random.default_rng(0).standard_normal((500, 4)).astype(np.float32))
+    found = Subspace.of(Moments.of(flat), 0.99)
+    assert found.kept == 3
+    assert found.residual(flat).mean() > 0.1
+
+
+def test_identical_patches_have_a_subspace() -> None:
+    found = Subspace.of(Moments.of(torch.full((20, 5), 2.0)), 0.99)
+    assert found.residual(torch.full((1, 5), 2.0)).item() == 0
+    assert found.residual(torch.full((1, 5), 3.0)).item() > 0
+
+
+@pytest.mark.parametrize("grid", [(24, 24), (7, 11)])
+def test_reference_map_is_opencvs(grid: tuple[int, int]) -> None:
+    scores = np.random.default_rng(0).random(grid).astype(np.float32)
+    rows, columns = 14 * grid[0], 14 * grid[1]
+    large = cv2.resize(scores, (columns, rows), interpolation=cv2.INTER_LINEAR)
+    wanted = cv2.GaussianBlur(large, (3, 3), 4)
+    found = reference_map(torch.from_numpy(scores), (rows, columns))
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
+# -- the detector -----------------------------------------------------------------------------
+
+
+def test_image_score_is_the_top_percent_of_the_map(boards: list[Path]) -> None:
+    detector = SubspaceAD(**SMALL).fit(boards[:2])
+    [found] = detector.predict(boards[3])
+    rows, columns = found.patch_scores.shape
+    heat = reference_map(torch.from_numpy(found.patch_scores), (8 * rows, 8 * columns)).numpy()
+    largest = np.sort(heat.ravel())[-int(0.01 * heat.size) :]
+    assert found.score == pytest.approx(largest.mean(), rel=1e-5)
+    top1 = detector.rescored(aggregate="top1")
+    assert top1.rescore(found).score == pytest.approx(
+        np.sort(found.patch_scores.ravel())[-int(0.01 * rows * columns) :].mean(), rel=1e-5
+    )
+    assert detector.rescored(aggregate="map-top100").rescore(found).score == pytest.approx(
+        heat.mean(), rel=1e-5
+    )
+
+
+@pytest.mark.parametrize("nearest", [0.0, 0.5])
+def test_leave_one_out_equals_refitting_without_the_reference(
+    boards: list[Path], nearest: float
+) -> None:
+    """Taking a reference's sums away is the same as never having seen it or its rotations."""
+    options = SMALL | {"rotations": "0,90", "nearest": nearest}
+    detector = SubspaceAD(**options).fit(boards[:4])
+    assert detector.calibration_ == "leave-one-out"
+    assert len(detector.good_scores_) == 4
+    for index in range(4):
+        rest = [file for file in boards[:4] if file != boards[index]]
+        [alone] = SubspaceAD(**options).fit(rest).predict(boards[index])
+        assert detector.good_scores_[index].item() == pytest.approx(alone.score, rel=1e-4)
+        assert detector.good_peaks_[index].item() == pytest.approx(
+            alone.anomaly_map.max(), rel=1e-4
+        )
+
+
+@pytest.mark.parametrize("nearest", [0.0, 0.5])
+def test_adding_is_fitting_at_once(boards: list[Path], nearest: float) -> None:
+    options = SMALL | {"rotations": "random2", "nearest": nearest}
+    grown, whole = SubspaceAD(**options).fit(boards[:2]), SubspaceAD(**options).fit(boards[:5])
+    [before] = grown.predict(boards[5])
+    threshold_scores = grown.good_scores_
+    fresh = [grown.predict(file)[0].score for file in boards[2:5]]
+    assert grown.add([boards[1], *boards[2:5], boards[2]]) == 3
+    assert grown.references_ == whole.references_
+    assert grown.angles_ == whole.angles_
+    assert (grown.count_, grown.kept_) == (whole.count_, whole.kept_)
+    torch.testing.assert_close(grown.mean_, whole.mean_, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(grown.scatter_, whole.scatter_, rtol=1e-8, atol=1e-8)
+    [a], [b] = grown.predict(boards[5]), whole.predict(boards[5])
+    np.testing.assert_allclose(a.patch_scores, b.patch_scores, rtol=1e-3, atol=1e-5)
+    assert a.score != before.score
+    # Each added image was scored by what was known before.
+    assert grown.good_scores_.tolist()[:2] == threshold_scores.tolist()
+    np.testing.assert_allclose(grown.good_scores_[2:], fresh, rtol=1e-6)
+    assert grown.rescored(aggregate="max").good_scores_.shape == (5,)
+
+
+def test_an_addition_that_breaks_off_leaves_the_detector_as_it_was(
+    boards: list[Path], tmp_path: Path
+) -> None:
+    bad = tmp_path / "empty.png"
+    bad.touch()
+    detector = SubspaceAD(**SMALL, nearest=0.3).fit(boards[:2])
+    [before] = detector.predict(boards[5])
+    state = (len(detector.references_), len(detector.angles_), len(detector.bank))
+    with pytest.raises(ImageError):
+        detector.add([boards[2], bad])
+    [after] = detector.predict(boards[5])
+    assert (len(detector.references_), len(detector.angles_), len(detector.bank)) == state
+    assert np.array_equal(before.patch_scores, after.patch_scores)
+    assert detector.add([boards[2], bad], on_error=lambda error: None) == 1
+    with pytest.raises(NotFittedError):
+        SubspaceAD(**SMALL).add([boards[0]])
+
+
+def test_adding_to_a_loaded_detector(boards: list[Path], tmp_path: Path) -> None:
+    SubspaceAD(**SMALL).fit(boards[:3]).save(tmp_path / "a.offn")
+    loaded = SubspaceAD.load(tmp_path / "a.offn", device="cpu")
+    assert isinstance(loaded, SubspaceAD)
+    loaded.add(boards[3:5])
+    whole = SubspaceAD(**SMALL).fit(boards[:5])
+    np.testing.assert_allclose(
+        loaded.predict(boards[5])[0].patch_scores,
+        whole.predict(boards[5])[0].patch_scores,
+        rtol=1e-3,
+        atol=1e-5,
+    )
+    assert len(loaded.good_scores_) == 5
+    with pytest.raises(OptionError, match="loaded"):
+        loaded.rescored(aggregate="max")
+
+
+@pytest.mark.parametrize("nearest", [0.0, 0.5])
+def test_saved_detector_predicts_the_same_bits(
+    boards: list[Path], tmp_path: Path, nearest: float
+) -> None:
+    detector = SubspaceAD(**SMALL | {"rotations": "random2"}, nearest=nearest).fit(boards[:3])
+    detector.save(tmp_path / "a.offn")
+    loaded = SubspaceAD.load(tmp_path / "a.offn", device="cpu")
+    assert isinstance(loaded, SubspaceAD)
+    for a, b in zip(detector.stream(boards[3:]), loaded.stream(boards[3:]), strict=True):
+        assert (a.score, a.threshold, a.pixel_threshold) == (
+            b.score,
+            b.threshold,
+            b.pixel_threshold,
+        )
+        assert np.array_equal(a.anomaly_map, b.anomaly_map)
+    assert loaded.angles_ == detector.angles_
+    assert loaded.options() == detector.options() | {"backbone": "builtin"}
+
+
+def test_file_and_time_do_not_grow_with_the_references(boards: list[Path], tmp_path: Path) -> None:
+    sizes = []
+    for count in (2, 5):
+        path = tmp_path / f"{count}.offn"
+        SubspaceAD(**SMALL).fit(boards[:count]).save(path)
+        with safe_open(path, framework="pt") as file:
+            shapes = {name: tuple(file.get_tensor(name).shape) for name in file.keys()}  # noqa: SIM118
+        sizes.append({name: shape for name, shape in shapes.items() if "good" not in name})
+    assert sizes[0] == sizes[1]
+    assert sizes[0]["scatter_"] == (59, 59)
+    assert sizes[0]["bank.rows"][0] == 0
+
+
+def test_options_and_the_number_of_components_are_in_the_file(
+    boards: list[Path], tmp_path: Path
+) -> None:
+    path = tmp_path / "a.offn"
+    SubspaceAD(**SMALL, variance=0.9).fit(boards[:2]).save(path)
+    header = read_header(path)
+    assert header["options"]["variance"] == 0.9
+    assert header["state"]["kept_"] > 0
+    header["state"]["kept_"] = 1
+    with safe_open(path, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    save_file(tensors, tmp_path / "b.offn", metadata={"offnominal": json.dumps(header)})
+    first, second = (
+        SubspaceAD.load(tmp_path / name, device="cpu").predict(boards[3])[0].score
+        for name in ("a.offn", "b.offn")
+    )
+    assert second > first, "fewer components explain less"
+
+
+def test_random_rotations_are_stored_and_reproducible(boards: list[Path]) -> None:
+    options = SMALL | {"rotations": "random3"}
+    first, again = SubspaceAD(**options).fit(boards[:2]), SubspaceAD(**options).fit(boards[:2])
+    other = SubspaceAD(**options, seed=1).fit(boards[:2])
+    assert first.angles_ == again.angles_
+    assert torch.equal(first.basis_, again.basis_)
+    assert first.angles_ != other.angles_
+    assert [len(angles) for angles in first.angles_] == [4, 4]
+    assert first.angles_[0] != first.angles_[1]
+    for angles in first.angles_:
+        assert angles[0] == 0
+        assert all(0 <= angle < 345 for angle in angles)
+
+
+def test_calibrate_on_bounds_the_references_scored(boards: list[Path]) -> None:
+    every = SubspaceAD(**SMALL, calibrate_on=0).fit(boards[:6])
+    some = SubspaceAD(**SMALL, calibrate_on=3).fit(boards[:6])
+    assert (len(every.good_scores_), len(some.good_scores_)) == (6, 3)
+    assert set(some.good_scores_.tolist()) < set(every.good_scores_.tolist())
+
+
+def test_one_reference_gives_scores_but_no_decision(boards: list[Path]) -> None:
+    detector = SubspaceAD(**SMALL | {"rotations": "random4"}).fit(boards[:1])
+    [found] = detector.predict(boards[1])
+    assert found.score > 0
+    assert found.is_anomalous is None
+
+
+def test_tiles_cover_large_images(boards: list[Path]) -> None:
+    detector = SubspaceAD(backbone="builtin", tile=64, rotations="none").fit(boards[:2])
+    [found] = detector.predict(boards[2])
+    assert found.anomaly_map.shape == found.image.shape[:2]
+    assert len(detector.good_scores_) == 2
+
+
+def test_blocks_of_a_transformer(tmp_path: Path, boards: list[Path]) -> None:
+    assert SubspaceAD.default_blocks(24) == (6, 7, 8, 9, 10, 11, 12)
+    assert SubspaceAD.default_blocks(40) == (22, 23, 24, 25, 26, 27, 28)
+    small = {"backbone": "dinov2_vits14", "weights": str(save_dinov2_vits14(tmp_path))}
+    detector = SubspaceAD(**small, resolution=70, rotations="none").fit(boards[:1])
+    assert detector.load_network().layers == (3, 4, 5, 6)
+    assert detector.mean_.shape == (384,)
+    [pixels] = detector.views(np.zeros((70, 70, 3), np.uint8)).pixels
+    wanted = [SubspaceAD(**small, layers=[block]).features(pixels[None]) for block in (3, 4, 5, 6)]
+    with torch.inference_mode():
+        torch.testing.assert_close(
+            detector.features(pixels[None]), torch.stack(wanted).mean(0), rtol=1e-4, atol=1e-4
+        )
+    both = SubspaceAD(**small, layers=[3, 4], fusion="concat", resolution=70)
+    assert both.features(pixels[None]).shape[1] == 768
+
+
+def test_defaults_are_the_papers() -> None:
+    options = SubspaceAD.option_defaults()
+    wanted = {
+        "variance": 0.99,
+        "rotations": "random30",
+        "rotation_border": "black",
+        "aggregate": "map-top1",
+        "resize": "square",
+        "nearest": 0.0,
+    }
+    assert {name: options[name] for name in wanted} == wanted
+    detector = SubspaceAD(variance=0.9, rotations=[0, 10], smoothing=2.0)
+    assert SubspaceAD(**detector.options()).options() == detector.options()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"variance": 1.0}, "variance 1.0"),
+        ({"rotations": "sometimes"}, "rotations"),
+        ({"rotation_border": "white"}, "rotation_border"),
+        ({"nearest": 2}, "nearest 2"),
+        ({"calibrate_on": -1}, "calibrate_on"),
+        ({"aggregate": "map-top0"}, "--aggregate map-top0"),
+        ({"fusion": "sum"}, "fusion"),
+    ],
+)
+def test_options_are_checked_at_once(options: dict[str, object], message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        SubspaceAD(**options)
+
+
+# -- the batched form -------------------------------------------------------------------------
+
+
+def test_batch_is_scored_by_its_own_subspace(boards: list[Path]) -> None:
+    options = {name: SMALL[name] for name in ("backbone", "resolution", "device")}
+    batch = BatchedSubspaceAD(**options).predict(boards[:4])
+    fitted = SubspaceAD(**SMALL).fit(boards[:4]).predict(boards[:4])
+    without = BatchedSubspaceAD(**options, leave_one_out=True).predict(boards[:4])
+    for index, (own, other, alone) in enumerate(zip(batch, fitted, without, strict=True)):
+        np.testing.assert_allclose(own.patch_scores, other.patch_scores, rtol=1e-4, atol=1e-6)
+        assert own.threshold is None
+        rest = [file for file in boards[:4] if file != boards[index]]
+        [wanted] = SubspaceAD(**SMALL).fit(rest).predict(boards[index])
+        assert alone.score == pytest.approx(wanted.score, rel=1e-4)
+
+
+def test_batch_needs_two_images_and_learns_nothing(boards: list[Path]) -> None:
+    detector = BatchedSubspaceAD(backbone="builtin", resolution=96)
+    with pytest.raises(OptionError, match="two readable"):
+        detector.predict(boards[:1])
+    with pytest.raises(OptionError, match="nothing to fit"):
+        detector.fit(boards[:2])
+
+
+# -- on real parts ----------------------------------------------------------------------------
+
+
+def test_real_tiles_with_a_real_network(tiles: Path, mobilenet: Path) -> None:
+    """Sixteen good magnetic tiles, then a share of the test set: clearly better than guessing."""
+    detector = SubspaceAD(weights=str(mobilenet), rotations="none")
+    detector.fit(images_of(tiles / "train")[::48][:16])
+    test = images_of(tiles / "test")[::14]
+    scores = [prediction.score for prediction in detector.stream(test)]
+    assert roc_auc_score([f.parent.name != "good" for f in test], scores) > 0.7

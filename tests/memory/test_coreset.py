@@ -1,0 +1,310 @@
+"""The coreset: the plain algorithm's selection, its options, its memory, and the streaming form."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from offnominal.backbones import load_backbone
+from offnominal.errors import OptionError
+from offnominal.images import read_image
+from offnominal.memory import MemoryBank, coreset
+from offnominal.memory.coreset import _pass_per_step, select_coreset
+from offnominal.memory.projection import random_projection
+from offnominal.memory.streaming_coreset import StreamingCoreset
+from offnominal.sizing import resize_image, to_pixels
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def clusters(n: int, dim: int, spread: float) -> Tensor:
+    which = torch.randint(12, (n,), generator=torch.Generator().manual_seed(1))
+    return normal(12, dim)[which] + spread * normal(n, dim, seed=2)
+
+
+def outlier() -> Tensor:
+    rows = normal(1500, 24)
+    rows[77] = 1e5
+    return rows
+
+
+CASES = {
+    "random": normal(1500, 24),
+    "clusters": clusters(1500, 24, 0.1),
+    "tight clusters": clusters(1500, 24, 1e-3),
+    "clusters at the limit of float32": clusters(1500, 24, 1e-6),
+    "far from the origin": normal(1500, 24) + 500,
+    "rows repeat": normal(100, 24).repeat(15, 1),
+    "rows repeat, side by side": normal(750, 24).repeat_interleave(2, 0),
+    "all rows the same": torch.ones(1500, 24),
+    "a grid, where many distances tie": (normal(1500, 12) > 0).float(),
+    "on a line": normal(1500, 1),
+    "few dimensions in many": normal(1500, 3) @ normal(3, 40, seed=1),
+    "one outlier": outlier(),
+    "tiny": 1e-15 * normal(1500, 24),
+    "zero": torch.zeros(1500, 24),
+}
+
+
+def plain_greedy(rows: Tensor, count: int, start: int) -> Tensor:
+    """A pass over all rows for each selected one, in the documented order of additions."""
+    nearest = torch.full((len(rows),), torch.inf)
+    picked = [start]
+    while len(picked) < count:
+        squares = (rows - rows[picked[-1]]) ** 2
+        while (width := squares.shape[1]) > 1:
+            half = width // 2
+            top = squares[:, width - half :]
+            squares = torch.cat([squares[:, :half] + top, squares[:, half : width - half]], 1)
+        nearest = torch.minimum(nearest, squares[:, 0])
+        nearest[picked] = -1
+        picked.append(int((nearest == nearest.max()).nonzero()[0]))
+    return torch.tensor(picked)
+
+
+def one_pass_per_step(
+    rows: Tensor, count: int, start: int, progress: Callable[[str, int], None] | None = None
+) -> Tensor:
+    """The way of other devices, on the CPU."""
+    return _pass_per_step(rows, count, start, progress)
+
+
+def covering_radius(rows: Tensor, chosen: Tensor) -> float:
+    bank = MemoryBank(rows.shape[1])
+    bank.add(chosen)
+    return float(bank.search(rows)[0].max().sqrt())
+
+
+@pytest.fixture
+def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many rounds, blocks and products in a few thousand rows, as in a few hundred thousand."""
+    monkeypatch.setattr(coreset, "_COMPETING_BYTES", 2**12)
+    monkeypatch.setattr(coreset, "_BLOCK_BYTES", 2**14)
+    monkeypatch.setattr(coreset, "_AHEAD", 300)
+    monkeypatch.setattr(coreset, "_CENTRES", 50)
+    monkeypatch.setattr(coreset, "_STEP", 7)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.usefixtures("small_pieces")
+def test_selects_what_the_plain_algorithm_selects(
+    case: str, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    formats = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+    monkeypatch.setattr(coreset, "product_dtype", lambda *_: formats[precision])
+    picked = select_coreset(CASES[case], 120, start=42)
+    assert picked.dtype == torch.int64
+    assert torch.equal(picked, plain_greedy(CASES[case], 120, 42))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_selects_the_same_in_pieces_of_the_usual_size(case: str) -> None:
+    assert torch.equal(select_coreset(CASES[case], 60, start=0), plain_greedy(CASES[case], 60, 0))
+
+
+@pytest.mark.usefixtures("small_pieces")
+def test_every_row_can_be_selected_and_none_twice() -> None:
+    rows = normal(100, 8).repeat(5, 1)
+    picked = select_coreset(rows, 500, start=7)
+    assert sorted(picked.tolist()) == list(range(500))
+    # Copies are left for last, lowest first.
+    assert picked[100:].tolist() == sorted(picked[100:].tolist())
+
+
+@pytest.fixture(scope="session")
+def features(tiles: Path, mobilenet: Path) -> Tensor:
+    """Patch features of real tiles: (12 × 256, 128)."""
+    backbone = load_backbone(weights=mobilenet)
+    rows = []
+    for file in sorted((tiles / "train" / "good").iterdir())[:12]:
+        image = resize_image(read_image(file), 128, 128, "square")
+        with torch.inference_mode():
+            maps = backbone(to_pixels(image, backbone.mean, backbone.std)[None])
+        rows.append(maps[0].flatten(1).T)
+    return torch.cat(rows).clone()
+
+
+@pytest.mark.usefixtures("small_pieces")
+def test_selects_what_the_plain_algorithm_selects_of_real_features(features: Tensor) -> None:
+    assert features.shape == (12 * 256, 128)
+    picked = select_coreset(features, 200, start=5)
+    assert torch.equal(picked, plain_greedy(features, 200, 5))
+
+
+def test_a_pass_per_step_selects_the_same_of_real_features(features: Tensor) -> None:
+    """It rounds in another order; here no two rows are that close."""
+    assert torch.equal(one_pass_per_step(features, 200, start=5), plain_greedy(features, 200, 5))
+
+
+def test_a_pass_per_step_takes_the_lowest_of_copies_and_none_twice() -> None:
+    rows = normal(20, 8).repeat(5, 1)
+    picked = one_pass_per_step(rows, 100, start=0)
+    assert picked[:20].max() < 20
+    assert sorted(picked.tolist()) == list(range(100))
+
+
+def test_covers_better_than_chance_and_within_twice_the_best(features: Tensor) -> None:
+    picked = select_coreset(features, 100)
+    radius = covering_radius(features, features[picked])
+    # Selected rows are that far apart, so 99 other rows cannot do with less than half.
+    apart = torch.cdist(features[picked], features[picked]).fill_diagonal_(torch.inf).min()
+    assert radius <= apart * 1.0001
+    chance = torch.randperm(len(features), generator=torch.Generator().manual_seed(0))[:100]
+    assert radius < 0.75 * covering_radius(features, features[chance])
+
+
+def test_projection_covers_nearly_as_well(features: Tensor) -> None:
+    exact = covering_radius(features, features[select_coreset(features, 100)])
+    projected = select_coreset(features, 100, project=32)
+    assert covering_radius(features, features[projected]) < 1.4 * exact
+    rows = random_projection(features, 32, seed=0)
+    start = int(projected[0])
+    assert torch.equal(projected, select_coreset(rows, 100, start=start))
+    assert start == int(select_coreset(features, 1)[0])
+
+
+def test_projection_keeps_squared_distances_on_average() -> None:
+    rows = normal(400, 256)
+    ratio = torch.cdist(random_projection(rows, 64), random_projection(rows, 64)) ** 2
+    ratio = (ratio / torch.cdist(rows, rows) ** 2)[*torch.triu_indices(400, 400, 1)]
+    # √(2/64) = 0.177
+    assert abs(ratio.mean() - 1) < 0.05
+    assert 0.14 < ratio.std() < 0.22
+    assert random_projection(rows, 256) is rows
+    assert not torch.equal(random_projection(rows, 64, 1), random_projection(rows, 64, 2))
+
+
+def test_threads_do_not_change_the_selection() -> None:
+    rows, before = normal(20000, 64), torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        alone = select_coreset(rows, 300)
+        torch.set_num_threads(2)
+        assert torch.equal(select_coreset(rows, 300), alone)
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_the_seed_decides() -> None:
+    rows = normal(500, 16)
+    for project in (None, 8):
+        first = select_coreset(rows, 20, seed=3, project=project)
+        assert torch.equal(first, select_coreset(rows, 20, seed=3, project=project))
+        assert first[0] != select_coreset(rows, 20, seed=4, project=project)[0]
+
+
+@pytest.mark.parametrize("select", [select_coreset, one_pass_per_step])
+def test_progress_tells_every_selected_row(select: Callable[..., Tensor]) -> None:
+    told: list[tuple[str, int]] = []
+    select(normal(100, 4), 10, start=0, progress=lambda stage, done: told.append((stage, done)))
+    assert told == [("coreset", done) for done in range(2, 11)]
+
+
+def test_rows_need_no_gradient_and_need_not_be_contiguous() -> None:
+    rows = normal(16, 600).T.requires_grad_()
+    picked = select_coreset(rows, 30, start=1)
+    assert torch.equal(picked, plain_greedy(rows.detach().contiguous(), 30, 1))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"rows": torch.zeros(9)}, "shape .9,."),
+        ({"rows": torch.zeros(9, 4).double()}, "float64"),
+        ({"rows": torch.zeros(9, 4).index_fill(0, torch.tensor(3), torch.nan)}, "finite"),
+        ({"rows": torch.full((9, 4), 1e19)}, "norms below 1e.18"),
+        ({"count": 0}, "count: cannot select 0 of 9 rows"),
+        ({"count": 10}, "count: cannot select 10 of 9 rows"),
+        ({"start": 9}, "start: 9 is not one of the rows 0 to 8"),
+        ({"project": 0}, "project: 0"),
+    ],
+)
+def test_errors_name_the_option(change: dict[str, object], message: str) -> None:
+    arguments = {"rows": normal(9, 4), "count": 3} | change
+    with pytest.raises(OptionError, match=message):
+        select_coreset(**arguments)
+
+
+def test_memory_beside_the_rows_is_bounded() -> None:
+    """150 MiB of rows; a copy of them or their products with 1,500 others would show."""
+    program = """
+import resource, torch
+from offnominal.memory.coreset import select_coreset
+torch.set_num_threads(1)
+rows = torch.randn(150000, 256)
+select_coreset(rows[:5000], 50)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+select_coreset(rows, 300)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+"""
+    if sys.platform != "linux":
+        pytest.skip("ru_maxrss is in KiB on Linux only")
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) < 80
+
+
+def stream(rows: Tensor, count: int, **options: int) -> StreamingCoreset:
+    coreset = StreamingCoreset(rows.shape[1], count, **options)
+    for owner, part in enumerate(rows.split(256)):
+        coreset.add(part, owner)
+        assert len(coreset) <= 3 * count
+    return coreset
+
+
+@pytest.mark.parametrize("order", ["as taken", "sorted", "backwards"])
+@pytest.mark.parametrize("project", [None, 32])
+def test_streaming_covers_nearly_as_well(features: Tensor, order: str, project: int | None) -> None:
+    if order == "sorted":
+        features = features[features[:, 0].argsort()]
+    if order == "backwards":
+        features = features.flip(0)
+    full = covering_radius(features, features[select_coreset(features, 100, project=project)])
+    rows, indices, owners = stream(features, 100, project=project).finish()
+    assert torch.equal(rows, features[indices])
+    assert torch.equal(owners, (indices // 256).int())
+    assert len(indices.unique()) == 100
+    assert covering_radius(features, rows) < 1.3 * full
+
+
+def test_streaming_selects_the_same_while_everything_fits() -> None:
+    rows = normal(180, 8)
+    assert torch.equal(
+        stream(rows, 100, seed=5).finish().indices, select_coreset(rows, 100, seed=5)
+    )
+
+
+def test_streaming_goes_on_after_finish_and_takes_any_float() -> None:
+    rows = normal(4000, 8)
+    whole, halves = StreamingCoreset(8, 50), StreamingCoreset(8, 50)
+    whole.add(rows.half())
+    halves.add(rows[:2000].half())
+    halves.finish()
+    halves.add(rows[2000:].half())
+    assert torch.equal(whole.finish().indices, halves.finish().indices)
+    assert whole.added == 4000
+
+
+def test_streaming_of_copies() -> None:
+    streamed = stream(normal(60, 8).repeat(50, 1), 50)
+    assert len(streamed.finish().rows.unique(dim=0)) == 50
+
+
+def test_streaming_errors() -> None:
+    with pytest.raises(OptionError, match="count: cannot select 0"):
+        StreamingCoreset(8, 0)
+    streamed = StreamingCoreset(8, 10)
+    with pytest.raises(OptionError, match=r"shape .4, 7."):
+        streamed.add(torch.zeros(4, 7))
+    with pytest.raises(OptionError, match="finite"):
+        streamed.add(torch.full((4, 8), torch.inf))
+    streamed.add(torch.zeros(4, 8))
+    with pytest.raises(OptionError, match="cannot select 10 of 4 rows"):
+        streamed.finish()
