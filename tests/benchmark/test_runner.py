@@ -18,6 +18,7 @@ from offnominal.benchmark.plan import Request, Work, make_plan
 from offnominal.benchmark.runner import Runner
 from offnominal.benchmark.store import FinishedCell, Store, read_runs
 from offnominal.datasets import Dataset, open_dataset, read_mask
+from offnominal.detectors import detector_class
 from offnominal.errors import DatasetError
 from offnominal.metrics import image_metrics, pixel_metrics
 from offnominal.scoring import anomaly_map
@@ -171,6 +172,36 @@ def test_the_batched_form_runs_without_references(dataset: Dataset, tmp_path: Pa
     assert all(0 <= auroc <= 1 for auroc in aurocs)
     assert cells[0].scores["score"] != cells[1].scores["score"]
     assert cells[0].settings["references"] == []
+
+
+METHODS = ("patchcore", "padim", "dn2", "spade", "subspacead", "multilayer-nn")
+
+
+def check_methods(dataset: Dataset, root: Path, backbone: str, weights: str | None) -> None:
+    sets = {"rotations": ["none"], "aggregate": ["max", "mean"], "resize": ["square"]}
+    work = plan(dataset, methods=METHODS, shots=(3,), seeds=1, sets=sets, backbones=(backbone,))
+    cache = FeatureCache(root / "cache", 10**9)
+    outcome = Runner(work, Store(root), cache).run()
+    assert outcome.failed == []
+    cells, _ = read_runs(root)
+    assert len(cells) == 2 * len(METHODS)
+    test = [sample.image for sample in dataset.test("fabric")][:4]
+    for cell in cells:
+        options = cell.settings["options"] | {"weights": weights}
+        detector = detector_class(cell.settings["method"])(**options, device="cpu")
+        detector.fit([dataset.root / name for name in cell.settings["references"]])
+        scores = [prediction.score for prediction in detector.predict(test)]
+        assert cell.scores["score"][:4] == pytest.approx(scores, rel=1e-4), cell.name
+
+
+def test_every_method_scores_as_it_does_by_itself(dataset: Dataset, tmp_path: Path) -> None:
+    check_methods(dataset, tmp_path, "builtin", None)
+
+
+def test_every_method_has_its_own_levels_of_a_shared_network(
+    dataset: Dataset, mobilenet: Path, tmp_path: Path
+) -> None:
+    check_methods(dataset, tmp_path, str(mobilenet), str(mobilenet))
 
 
 RUN = """

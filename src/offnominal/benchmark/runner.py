@@ -164,7 +164,8 @@ class Runner:
             changes = {name: cell.options[name] for name in SCORING_OPTIONS}
             own = detector if cell is first else detector.rescored(**changes)
             files = [relative(s.image, dataset.root) for s in references]
-            maps = folder / "maps" if self.keep_maps else None
+            # Of a crop the patch scores do not say where in the image they lie.
+            maps = folder / "maps" if self.keep_maps or cell.options.get("crop") else None
             if maps is not None:
                 maps.mkdir()
             records.append(Record(cell, own, dataset, files, maps=maps))
