@@ -26,8 +26,9 @@ class Threshold:
     ----------
     value : float
         A score above it means reject.
-    kind : {"conformal", "estimate"}
-        Whether the rate is promised or extrapolated.
+    kind : {"conformal", "approximate", "estimate"}
+        Whether the rate is promised; or would be, had the good images been scored as a new one is;
+        or is extrapolated.
     false_reject : float
         The rate of rejected good parts that was asked for, on (0, 1).
     count : int
@@ -37,7 +38,7 @@ class Threshold:
     """
 
     value: float
-    kind: Literal["conformal", "estimate"]
+    kind: Literal["conformal", "approximate", "estimate"]
     false_reject: float
     count: int
 
@@ -52,6 +53,12 @@ class Threshold:
             return (
                 f"{self.value:.4g}: at most {_percent(self.false_reject)} of good parts are "
                 f"rejected (conformal, {self.count} good images)"
+            )
+        if self.kind == "approximate":
+            return (
+                f"{self.value:.4g}: about {_percent(self.false_reject)} of good parts are rejected "
+                f"(approximate: {self.count} references, scored by a model that was not fitted "
+                "without them); `offnominal calibrate` with other good images gives a promise"
             )
         needed = math.ceil(1 / self.false_reject) - 1
         return (

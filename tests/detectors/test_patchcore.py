@@ -281,3 +281,17 @@ def test_real_tiles_with_a_real_network(tiles: Path, mobilenet: Path) -> None:
     test = images_of(tiles / "test")[::14]
     scores = [prediction.score for prediction in detector.stream(test)]
     assert roc_auc_score([f.parent.name != "good" for f in test], scores) > 0.65
+
+
+def test_a_thin_coreset_promises_nothing_before_it_is_calibrated(parts: Path) -> None:
+    files = images_of(parts / "board" / "train")
+    whole = PatchCore(**FULL, false_reject=0.3).fit(files[:4])
+    assert whole.threshold is not None
+    assert whole.threshold.kind == "conformal"
+    thin = PatchCore(**FULL | {"coreset": 0.2}, false_reject=0.3).fit(files[:4])
+    assert thin.threshold is not None
+    assert thin.pixel_threshold is not None
+    assert thin.threshold.kind == thin.pixel_threshold.kind == "approximate"
+    assert "offnominal calibrate" in str(thin.threshold)
+    thin.calibrate(images_of(parts / "board" / "test" / "good"))
+    assert thin.threshold.kind == "conformal"

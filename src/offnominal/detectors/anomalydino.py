@@ -14,6 +14,7 @@ from torch import Tensor
 
 from offnominal.augment import parse_rotations, rotate_image
 from offnominal.detectors.base import Progress, Scored
+from offnominal.detectors.common import evenly
 from offnominal.detectors.patches import PatchDetector, PatchOptions
 from offnominal.detectors.views import Views
 from offnominal.errors import OptionError
@@ -124,14 +125,12 @@ class AnomalyDINO(PatchDetector):
         """
         if len(references) < 2:
             return
-        step = max(1, len(references) / self.calibrate_on) if self.calibrate_on else 1
         scored: list[Scored] = []
-        for turn in range(int(len(references) / step)):
-            layout, size, seen = references[int(turn * step)]
+        for layout, size, seen in evenly(references, self.calibrate_on):
             merged = layout.merge([self._score_seen(view) for view in seen])
             scored.append(Scored(merged, size, layout.cover))
             if progress:
-                progress("threshold", turn + 1)
+                progress("threshold", len(scored))
         self._set_good(scored, "leave-one-out")
 
     def _score_seen(self, view: _Seen) -> Tensor:

@@ -3,6 +3,7 @@
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, Self, get_args
 
@@ -368,12 +369,23 @@ class Detector(nn.Module, ABC):
     @property
     def threshold(self) -> Threshold | None:
         """Threshold of the image score; None where too few good images are known."""
-        return choose_threshold(self.good_scores_.cpu().numpy(), self.false_reject)
+        return self._choose_threshold(self.good_scores_)
 
     @property
     def pixel_threshold(self) -> Threshold | None:
         """Threshold of the map: that many good images have no pixel above it."""
-        return choose_threshold(self.good_peaks_.cpu().numpy(), self.false_reject)
+        return self._choose_threshold(self.good_peaks_)
+
+    @property
+    def promises(self) -> bool:
+        """Whether references are scored just as if the detector had been fitted without them."""
+        return True
+
+    def _choose_threshold(self, scores: Tensor) -> Threshold | None:
+        found = choose_threshold(scores.cpu().numpy(), self.false_reject)
+        if found is None or found.kind != "conformal" or self.calibration_ == "held-out":
+            return found
+        return found if self.promises else replace(found, kind="approximate")
 
     def save(self, path: str | Path) -> None:
         """Write one safetensors file, atomically; see :mod:`offnominal.detectors.saving`."""

@@ -1,14 +1,16 @@
 """Options that every detector takes, and checks of their values."""
 
 from collections.abc import Sequence
-from typing import Literal, TypedDict
+from typing import Literal, TypedDict, TypeVar
 
 import torch
 
 from offnominal.backbones.base import Resize
 from offnominal.errors import OptionError
 
-__all__ = ["CommonOptions", "Precision", "check_choice", "choose_device"]
+__all__ = ["CommonOptions", "Precision", "check_choice", "choose_device", "evenly"]
+
+T = TypeVar("T")
 
 Precision = Literal["fp32", "bf16", "fp16"]
 
@@ -53,3 +55,9 @@ def choose_device(device: str) -> torch.device:
             f"--device {device}: not on this machine; `offnominal doctor` lists what is"
         ) from error
     return chosen
+
+
+def evenly(items: Sequence[T], count: int) -> list[T]:
+    """At most `count` of the items, evenly spread; all of them for 0."""
+    step = max(1, len(items) / count) if count else 1
+    return [items[int(turn * step)] for turn in range(int(len(items) / step))]

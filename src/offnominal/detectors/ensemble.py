@@ -142,6 +142,11 @@ class Ensemble(Detector):
     def _members(self) -> list[Detector]:
         return [cast(Detector, member) for member in self.members]
 
+    @property
+    def promises(self) -> bool:
+        """As its members do."""
+        return all(member.promises for member in self._members)
+
     # -- learned state ------------------------------------------------------------------------
 
     def extra_state(self) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from offnominal.detectors.base import Progress, Scored
-from offnominal.detectors.common import CommonOptions, check_choice
+from offnominal.detectors.common import CommonOptions, check_choice, evenly
 from offnominal.detectors.views import Views, whole_view
 from offnominal.detectors.whole import LevelsDetector
 from offnominal.errors import OptionError
@@ -138,6 +138,11 @@ class PaDiM(LevelsDetector):
         side = self.resolution or self._default_resolution(net)
         return whole_view(image, net, side, self.resize or "square")
 
+    @property
+    def promises(self) -> bool:
+        """Not strictly: a Gaussian of one reference fewer may score a part higher or lower."""
+        return False
+
     def _fit(self, images: Iterator[tuple[int, np.ndarray]], progress: Progress | None) -> None:
         net = self.load_network()
         self.grid_ = []
@@ -172,16 +177,14 @@ class PaDiM(LevelsDetector):
         self.mean_ = gaussians.mean.float()
         if len(kept) < 2:
             return
-        step = max(1, len(kept) / self.calibrate_on) if self.calibrate_on else 1
         gaussians.prepare_left_out(self.ridge)
         scored: list[Scored] = []
-        for turn in range(int(len(kept) / step)):
-            chosen = int(turn * step)
+        for chosen in evenly(range(len(kept)), self.calibrate_on):
             x = self._embed(to_pixels(kept[chosen], net.mean, net.std)[None])
             scores = gaussians.distance_left_out(x[0]).float().reshape(self.grid_)
             scored.append(Scored(scores, sizes[chosen], None))
             if progress:
-                progress("threshold", turn + 1)
+                progress("threshold", len(scored))
         self._set_good(scored, "leave-one-out")
 
     def _choose_channels(self, count: int) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from offnominal.backbones.base import Backbone
 from offnominal.detectors.base import Detector, Progress, Scored, Size
-from offnominal.detectors.common import CommonOptions, check_choice
+from offnominal.detectors.common import CommonOptions, check_choice, evenly
 from offnominal.detectors.locally_aware import locally_aware
 from offnominal.detectors.views import Views, tiled_views
 from offnominal.errors import OptionError
@@ -185,6 +185,11 @@ class PatchCore(Detector):
         self.search_memory = search_memory
         self.bank = MemoryBank(1)
 
+    @property
+    def promises(self) -> bool:
+        """Only of the whole bank: see the class's notes on the threshold."""
+        return self.coreset == 1
+
     def prepare_state(self) -> None:
         """An empty bank."""
         self.load_network()
@@ -277,10 +282,8 @@ class PatchCore(Detector):
         """Score references against the bank without their own entries; see the class's notes."""
         if len(references) < 2:
             return
-        step = max(1, len(references) / self.calibrate_on) if self.calibrate_on else 1
         scored: list[Scored] = []
-        for turn in range(int(len(references) / step)):
-            reference = references[int(turn * step)]
+        for reference in evenly(references, self.calibrate_on):
             if not self._left(reference.owner):
                 return  # one image owns the whole bank: there is nothing to score it by
             own = torch.split(rows[reference.start : reference.stop], reference.counts)
@@ -293,7 +296,7 @@ class PatchCore(Detector):
             size, cover = reference.size, reference.layout.cover
             scored.append(Scored(merged, size, cover, float(weight)))
             if progress:
-                progress("threshold", turn + 1)
+                progress("threshold", len(scored))
         self._set_references(scored)
 
     def _set_references(self, scored: list[Scored]) -> None:

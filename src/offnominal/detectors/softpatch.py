@@ -105,6 +105,11 @@ class SoftPatch(PatchCore):
         self.contamination = contamination
         self.register_buffer("weights_", torch.ones(0))
 
+    @property
+    def promises(self) -> bool:
+        """Never: which patches are kept depends on every reference, the one scored among them."""
+        return False
+
     def _choose(
         self, rows: Tensor, references: list[Reference], progress: Progress | None
     ) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from offnominal.backbones.base import Levels
 from offnominal.detectors.base import Progress, Scored, Size
-from offnominal.detectors.common import CommonOptions
+from offnominal.detectors.common import CommonOptions, evenly
 from offnominal.detectors.dn2 import neighbour_distance
 from offnominal.detectors.whole import LevelsDetector
 from offnominal.errors import OptionError
@@ -107,6 +107,11 @@ class SPADE(LevelsDetector):
         """Learned state that is not a tensor."""
         return super().extra_state() | {"shapes_": self.shapes_}
 
+    @property
+    def promises(self) -> bool:
+        """Of the image score always; of the map while every reference is retrieved."""
+        return len(self.vectors_) <= self.neighbours
+
     def _fit(self, images: Iterator[tuple[int, np.ndarray]], progress: Progress | None) -> None:
         self.load_network()
         self.shapes_ = []
@@ -127,15 +132,13 @@ class SPADE(LevelsDetector):
         self.pyramids_ = _joined(pieces)
         if len(sizes) < 2:
             return
-        step = max(1, len(sizes) / self.calibrate_on) if self.calibrate_on else 1
         scored: list[Scored] = []
-        for turn in range(int(len(sizes) / step)):
-            index = int(turn * step)
+        for index in evenly(range(len(sizes)), self.calibrate_on):
             own = self._pyramid(index), self.vectors_[index : index + 1]
             scores, distance = self._compare(*own, skip=index)
             scored.append(Scored(scores, sizes[index], None, distance))
             if progress:
-                progress("threshold", turn + 1)
+                progress("threshold", len(scored))
         self._set_good(scored, "leave-one-out")
 
     def _pyramid(self, index: int) -> list[Tensor]:

@@ -115,6 +115,11 @@ class SubspaceAD(SubspaceModel):
         """Learned state that is not a tensor."""
         return super().extra_state() | {"angles_": self.angles_}
 
+    @property
+    def promises(self) -> bool:
+        """Not strictly: a subspace of one reference fewer may score a part higher or lower."""
+        return False
+
     def _fit(self, images: Iterator[tuple[int, np.ndarray]], progress: Progress | None) -> None:
         self.load_network()
         self.prepare_state()
