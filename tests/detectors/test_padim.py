@@ -12,7 +12,8 @@ from tests.seeded import save_dinov2_vits14
 
 from offnominal import Detector
 from offnominal.datasets.synthetic import draw_good
-from offnominal.detectors.padim import PaDiM, RunningGaussians, left_out
+from offnominal.detectors.gaussians import RunningGaussians, left_out
+from offnominal.detectors.padim import PaDiM
 from offnominal.errors import OptionError
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from offnominal.detectors.base import Progress, Scored
 from offnominal.detectors.common import CommonOptions, check_choice, evenly
+from offnominal.detectors.gaussians import PENDING, RunningGaussians
 from offnominal.detectors.views import Views, whole_view
 from offnominal.detectors.whole import LevelsDetector
 from offnominal.errors import OptionError
@@ -24,9 +25,6 @@ from offnominal.sizing import resize_image, to_pixels
 __all__ = ["PaDiM", "Reduction"]
 
 Reduction = Literal["random", "pca"]
-
-_BLOCK = 16 * 2**20  # bytes of matrices that are factorised at once
-_PENDING = 16  # images whose outer products are added at once: the sums are large to walk through
 
 
 class PaDiM(LevelsDetector):
@@ -159,7 +157,7 @@ class PaDiM(LevelsDetector):
             if index == 0:
                 self._choose_channels(joined.shape[1])
             if self.reduction == "pca":
-                for patch in torch.split(joined, _PENDING):
+                for patch in torch.split(joined, PENDING):
                     patches.add(patch[:, None])
             else:
                 gaussians.add(self._reduced(joined)[None])
@@ -237,118 +235,3 @@ class PaDiM(LevelsDetector):
         distance = torch.linalg.vector_norm(torch.bmm(self.whitening_, difference), dim=1)
         scores: Tensor = distance.T.reshape(-1, *self.grid_)
         return scores
-
-
-class RunningGaussians:
-    """Mean and scatter at every position, updated image by image in float64.
-
-    Memory: 8 P d^2 bytes, and the pending images. Groups are merged by the update of Chan, Golub
-    and LeVeque (1983), which does not lose digits where the mean is far from 0.
-    """
-
-    def __init__(self) -> None:
-        self.count = 0
-        self._mean = torch.empty(0)
-        self._blocks: list[Tensor] = []
-        self._pending: list[Tensor] = []
-
-    def add(self, x: Tensor) -> None:
-        """Take samples (b, P, d) of every position."""
-        self._pending.append(x)
-        if sum(len(each) for each in self._pending) >= _PENDING:
-            self._flush()
-
-    @property
-    def mean(self) -> Tensor:
-        """Means of the samples, (P, d) float64."""
-        self._flush()
-        return self._mean
-
-    def scatter(self) -> Tensor:
-        """Sums of outer products of the deviations from the mean, (P, d, d) float64."""
-        self._flush()
-        return torch.cat(self._blocks)
-
-    def factorise(self, ridge: float) -> Tensor:
-        """Inverse Cholesky factors W of the covariances, (P, d, d) float32: W' W is the inverse."""
-        positions, dim = self.mean.shape
-        result = torch.empty(positions, dim, dim, device=self.mean.device)
-        start = 0
-        for block in self._blocks:
-            result[start : start + len(block)] = _inverse_factor(block, self.count - 1, ridge)
-            start += len(block)
-        return result
-
-    def prepare_left_out(self, ridge: float) -> None:
-        """Replace the scatter by what :meth:`distance_left_out` needs."""
-        self._flush()
-        for index, block in enumerate(self._blocks):  # one by one: not twice the room
-            self._blocks[index] = _inverse_factor(block, self.count - 2, ridge)
-
-    def distance_left_out(self, x: Tensor) -> Tensor:
-        """Mahalanobis distances (P,) of a sample (P, d) to the Gaussians of all other samples."""
-        difference = (x.double() - self.mean)[..., None]
-        parts = torch.split(difference, [len(block) for block in self._blocks])
-        pairs = zip(self._blocks, parts, strict=True)
-        squared = torch.cat([torch.bmm(w, part).square().sum((1, 2)) for w, part in pairs])
-        return left_out(squared, self.count).sqrt()
-
-    def _flush(self) -> None:
-        if not self._pending:
-            return
-        x = torch.cat(self._pending).double()
-        self._pending = []
-        count, (_, dim) = len(x), x.shape[1:]
-        centre = x.mean(0)
-        x = x - centre
-        if not self._blocks:
-            self._mean = torch.zeros_like(centre)
-            rows = torch.split(centre, max(1, _BLOCK // (8 * dim * dim)))
-            self._blocks = [centre.new_zeros(len(each), dim, dim) for each in rows]
-        total = self.count + count
-        shift = (centre - self._mean) * (self.count * count / total) ** 0.5
-        # The last row merges the two means; it is 0 for the first group.
-        x = torch.cat([x, shift[None]])
-        parts = torch.split(x.permute(1, 2, 0), [len(block) for block in self._blocks])
-        for block, part in zip(self._blocks, parts, strict=True):
-            block.baddbmm_(part, part.mT)
-        self._mean = self._mean + (centre - self._mean) * (count / total)
-        self.count = total
-
-
-def left_out(squared: Tensor, count: int) -> Tensor:
-    """Squared Mahalanobis distance of a sample to the Gaussian of the other N - 1.
-
-    With the mean m, the scatter S and the deviation e = x - m of the sample that is left out:
-
-    - the others' mean is (N m - x) / (N - 1), so x deviates from it by N/(N - 1) e,
-    - their scatter is S - N/(N - 1) e e',
-    - so their covariance is A - c e e', where A = S/(N - 2) + ridge I is the same for every sample
-      and c = N / ((N - 1)(N - 2)).
-
-    With q = e' A^-1 e, Sherman and Morrison's formula gives e' (A - c e e')^-1 e = q / (1 - c q).
-    Where one sample is left, its scatter is 0 whatever it is divided by, and N - 2 is taken as 1.
-
-    Parameters
-    ----------
-    squared : Tensor
-        q, float64; c q is below 1, and near it where there are more dimensions than samples.
-    count : int
-        N, at least 2.
-    """
-    c = count / ((count - 1) * max(count - 2, 1))
-    return (count / (count - 1)) ** 2 * squared / (1 - c * squared)
-
-
-def _inverse_factor(scatter: Tensor, divisor: int, ridge: float) -> Tensor:
-    covariance = scatter / max(divisor, 1)
-    covariance.diagonal(dim1=1, dim2=2).add_(ridge)
-    factor, failed = torch.linalg.cholesky_ex(covariance)
-    if bool(failed.any()):
-        raise OptionError(
-            f"ridge {ridge}: too small for features of this scale, the covariance cannot be "
-            "inverted; give more"
-        )
-    identity = torch.eye(scatter.shape[1], dtype=scatter.dtype, device=scatter.device)
-    inverse: Tensor = torch.linalg.solve_triangular(factor, identity.expand_as(factor), upper=False)
-    return inverse
