@@ -104,6 +104,7 @@ class Ensemble(Detector):
     """
 
     method: ClassVar[str] = "ensemble"
+    default_backbone: ClassVar[str] = PAPER_BACKBONES
 
     scales_: Tensor
 
@@ -115,7 +116,7 @@ class Ensemble(Detector):
     ) -> None:
         super().__init__(**common)
         if self.backbone is None:
-            self.backbone = PAPER_BACKBONES
+            self.backbone = self.default_backbone
         self.of = of
         self.settings = dict(settings) if settings is not None else None
         names = [name.strip() for name in self.backbone.split(",")]
