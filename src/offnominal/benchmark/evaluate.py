@@ -106,7 +106,9 @@ def evaluate_detector(
         )
         with ExitStack() as stack:
             folder = stack.enter_context(store.draft(cell)) if store is not None else None
-            maps = folder / "maps" if folder is not None and keep_maps else None
+            # As in the runner: of a crop the patch scores do not say where they lie.
+            wanted = folder is not None and (keep_maps or options.get("crop"))
+            maps = folder / "maps" if folder is not None and wanted else None
             if maps is not None:
                 maps.mkdir()
             files = [reference["file"] for reference in detector.references_]

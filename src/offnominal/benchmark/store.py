@@ -146,14 +146,15 @@ class Store:
         axes = list(dict.fromkeys([*plan.axes, *old["axes"]]))
         content = {"title": plan.title, "axes": axes, "cells": cells}
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(handle, "w") as file:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
             json.dump(content, file, indent=1)
         Path(temporary).replace(path)
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write plain values; what is not finite becomes null, which every reader of JSON takes."""
-    path.write_text(json.dumps(_finite(content), indent=1, ensure_ascii=False) + "\n")
+    text = json.dumps(_finite(content), indent=1, ensure_ascii=False)
+    path.write_text(f"{text}\n", encoding="utf-8")
 
 
 def write_scores(folder: Path, columns: Mapping[str, Sequence[Any]]) -> None:
@@ -215,7 +216,7 @@ def require(package: str, command: str) -> None:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        content: dict[str, Any] = json.loads(path.read_text())
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DatasetError(
             f"{path}: damaged or absent ({error}); delete its folder, and run the benchmark again"
