@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from offnominal.augment import parse_rotations, rotate_image
-from offnominal.detectors.base import Progress, Scored
+from offnominal.detectors.base import Progress
 from offnominal.detectors.common import evenly
 from offnominal.detectors.patches import PatchDetector, PatchOptions
 from offnominal.detectors.views import Views
@@ -111,27 +111,9 @@ class AnomalyDINO(PatchDetector):
             raise OptionError("--mask-references: the mask leaves nothing to learn; leave it out")
         if self.normalization == "standardize":
             self._standardize_bank()
-        self._score_references(references, progress)
-
-    def _score_references(
-        self,
-        references: list[tuple[Views, tuple[int, int], list[_Seen]]],
-        progress: Progress | None,
-    ) -> None:
-        """Score references against the bank without their own patches and rotations.
-
-        Nearest-neighbour distances only shrink as a bank grows, so these scores are at or above
-        those against the whole bank, and the conformal promise holds.
-        """
-        if len(references) < 2:
-            return
-        scored: list[Scored] = []
-        for layout, size, seen in evenly(references, self.calibrate_on):
-            merged = layout.merge([self._score_seen(view) for view in seen])
-            scored.append(Scored(merged, size, layout.cover))
-            if progress:
-                progress("threshold", len(scored))
-        self._set_good(scored, "leave-one-out")
+        # A single reference has no others to be scored by.
+        chosen = evenly(references, self.calibrate_on) if len(references) > 1 else []
+        self._score_references(chosen, self._score_seen, progress)
 
     def _score_seen(self, view: _Seen) -> Tensor:
         grid = view.mask.shape

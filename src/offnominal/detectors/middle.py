@@ -5,6 +5,7 @@ object is. Which blocks, and that their tokens are averaged without the final la
 method's own finding; what is shared is here.
 """
 
+from abc import abstractmethod
 from typing import Literal, get_args
 
 import torch
@@ -30,9 +31,9 @@ class MiddleLayers(Detector):
     fusion: Fusion | None
 
     @staticmethod
+    @abstractmethod
     def default_blocks(count: int) -> tuple[int, ...]:
         """The blocks, counted from 0, that the method uses of a transformer with ``count``."""
-        raise NotImplementedError
 
     @staticmethod
     def check_fusion(fusion: Fusion | None) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from offnominal.augment import parse_rotations, rotate_image
 from offnominal.backbones.base import Resize
-from offnominal.detectors.base import Progress, Scored
+from offnominal.detectors.base import Progress
 from offnominal.detectors.common import evenly
 from offnominal.detectors.middle import Fusion, MiddleLayers
 from offnominal.detectors.patches import MaskMode, PatchDetector, PatchOptions
@@ -166,7 +166,9 @@ class MultiLayerNN(PatchDetector, MiddleLayers):
             self._standardize_bank()
             for bank in self._banks[1:]:
                 bank.rows.sub_(self.centre_).div_(self.scale_)
-        self._score_references(references, progress)
+        # A single reference has no others to be scored by.
+        chosen = evenly(references, self.calibrate_on) if len(references) > 1 else []
+        self._score_references(chosen, self._score_seen, progress)
 
     def _learn(self, index: int, image: np.ndarray) -> tuple[Views, list[_Seen]]:
         """Put a reference into every bank, in every rotation and flip; the upright one first."""
@@ -202,26 +204,6 @@ class MultiLayerNN(PatchDetector, MiddleLayers):
             for pixels in upright.pixels:
                 yield pixels.flip(1), False
                 yield pixels.flip(2), False
-
-    def _score_references(
-        self,
-        references: list[tuple[Views, tuple[int, int], list[_Seen]]],
-        progress: Progress | None,
-    ) -> None:
-        """Score references against the banks without their own rows, rotated and flipped alike.
-
-        Distances only shrink as a bank grows, so these scores are at or above those against the
-        whole banks, and the conformal promise holds.
-        """
-        if len(references) < 2:
-            return
-        scored: list[Scored] = []
-        for layout, size, seen in evenly(references, self.calibrate_on):
-            merged = layout.merge([self._score_seen(view) for view in seen])
-            scored.append(Scored(merged, size, layout.cover))
-            if progress:
-                progress("threshold", len(scored))
-        self._set_good(scored, "leave-one-out")
 
     def _score_seen(self, view: _Seen) -> Tensor:
         grid = (view.mask.shape[0], view.mask.shape[1])
