@@ -92,6 +92,8 @@ class Detector(nn.Module, ABC):
 
     method: ClassVar[str]
     default_backbone: ClassVar[str] = DEFAULT
+    # Whether `fit` must be given images; zero-shot methods are ready after a fit without any.
+    needs_references: ClassVar[bool] = True
     aggregate: str = "top1"
 
     good_scores_: Tensor
@@ -133,6 +135,7 @@ class Detector(nn.Module, ABC):
         self.network: Backbone | None = None
         self._device = torch.device("cpu")
         self.references_: list[dict[str, str]] = []
+        self.fitted_ = False
         self.copies_ = 0
         self.calibration_: Literal["none", "leave-one-out", "held-out"] = "none"
         # What the thresholds were set from, for `rescored`; a saved detector does not keep it.
@@ -180,11 +183,11 @@ class Detector(nn.Module, ABC):
     @property
     def is_fitted(self) -> bool:
         """Whether :meth:`fit` has run or a fitted detector was loaded."""
-        return bool(self.references_)
+        return self.fitted_
 
     def fit(
         self,
-        images: Iterable[ImageSource],
+        images: Iterable[ImageSource] = (),
         on_error: OnError | None = None,
         progress: Progress | None = None,
     ) -> Self:
@@ -193,7 +196,7 @@ class Detector(nn.Module, ABC):
         Parameters
         ----------
         images : iterable of paths, uint8 or uint16 arrays, or PIL images
-            Exact copies of an image count once (``copies_`` says how many were left out): a copy
+            None at all for zero-shot methods. Exact copies of an image count once (``copies_`` says how many were left out): a copy
             among the references would score nothing against its twin and spoil the threshold.
         on_error : callable or None
             Called with each :class:`ImageError`, and the image is left out; None: it is raised.
@@ -203,9 +206,10 @@ class Detector(nn.Module, ABC):
         Raises
         ------
         OptionError
-            If there is no image to learn from.
+            If there is no image to learn from, and the method needs some.
         """
         self.references_ = []
+        self.fitted_ = False
         self.copies_ = 0
         self.calibration_ = "none"
         self.good_scores_ = self.good_scores_.new_empty(0)
@@ -225,10 +229,11 @@ class Detector(nn.Module, ABC):
 
         with torch.inference_mode():
             self._fit(good(), progress)
-        if not references:
+        if not references and self.needs_references:
             raise OptionError("no image to learn from: give at least one image of a good part")
         # Only now: a fit that was broken off must not pass for a whole one.
         self.references_ = [{"file": file, "digest": key} for key, file in references.items()]
+        self.fitted_ = True
         return self
 
     def predict(self, images: Iterable[ImageSource] | ImageSource) -> list[Prediction]:

@@ -204,6 +204,7 @@ class Ensemble(Detector):
         self.copies_ = first.copies_
         self._set_scales()
         self.references_ = first.references_
+        self.fitted_ = True
         return self
 
     def _fit(self, images: Iterator[tuple[int, np.ndarray]], progress: Progress | None) -> None:

@@ -150,6 +150,7 @@ def load(path: Path, weights: str | None = None, device: str = "auto") -> Detect
                 _set_buffer(detector, name, file.get_tensor(name))
         for name, value in header["state"].items():
             setattr(detector, name, value)
+        detector.fitted_ = True  # no other can be saved
     except (AttributeError, KeyError, SafetensorError) as error:
         raise ModelFileError(f"{path}: its contents do not fit its method ({error})") from error
     return detector.to(choose_device(device))
