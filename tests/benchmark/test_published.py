@@ -2,6 +2,7 @@
 
 import json
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -132,3 +133,30 @@ def test_one_category_alone_may_have_one() -> None:
     assert found is not None
     assert found.value == 98.8
     assert find_published(full, "image_auroc", ["screw"]) is None
+
+
+def test_the_page_on_zero_shot_methods_prints_these_figures() -> None:
+    page = Path(__file__).parents[2] / "docs" / "which-zero-shot.md"
+    text = page.read_text("utf-8")
+    on_page = {"COVID-19": "covid", "CVC-ClinicDB": "clinicdb", "CVC-ColonDB": "colondb"}
+    figures = {
+        (record["method"], record["dataset"], record["metric"]): record["value"]
+        for record in DATA["figures"]
+        if record["shots"] == "0" and not record.get("category")
+    }
+    printed = 0
+    for title, metrics in (
+        ("**Images", ("image_auroc", "image_ap")),
+        ("**Pixels", ("pixel_auroc", "aupro")),
+    ):
+        table = text[text.index(title) :].split("\n\n")[1].splitlines()
+        methods = [name.strip().lower() for name in table[0].split("|")[2:-1]]
+        for line in table[2:]:
+            name, *cells = [cell.strip() for cell in line.split("|")[1:-1]]
+            dataset = dataset_key(on_page.get(name, name))
+            for method, shown in zip(methods, cells, strict=True):
+                found = [figures.get((method, dataset, metric)) for metric in metrics]
+                expected = "" if None in found else " / ".join(f"{value:.1f}" for value in found)
+                assert shown == expected, (name, method)
+                printed += bool(shown)
+    assert printed == 84
