@@ -7,10 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tests.seeded import CLIP_TINY, save_clip
 
 from offnominal import AnomalyDINO
 from offnominal.backbones import load_backbone
-from offnominal.benchmark.features import FeatureCache, MeasuredBackbone, default_cache
+from offnominal.backbones.clip import ClipBackbone
+from offnominal.benchmark.features import FeatureCache, default_cache
+from offnominal.benchmark.measured import MeasuredBackbone, Meter, measured
+from offnominal.detectors.clip import CLIPDetector
+from offnominal.detectors.winclip import WinCLIP
 from offnominal.errors import OptionError
 
 BIG = 10**9
@@ -94,12 +99,12 @@ def test_a_second_pass_takes_all_from_the_cache_and_scores_alike(
     network = load_backbone("builtin")
     found, counts = [], []
     for cache in (None, FeatureCache(tmp_path, BIG), FeatureCache(tmp_path, BIG)):
-        measured = MeasuredBackbone(network, cache, ("fp32", "cpu"))
+        wrapped = MeasuredBackbone(network, Meter(cache, ("fp32", "cpu")))
         detector = AnomalyDINO(backbone="builtin", rotations="0,90", device="cpu")
-        detector.use_network(measured)
+        detector.use_network(wrapped)
         detector.fit(images[:3])
         found.append([prediction.score for prediction in detector.predict(images[3:])])
-        counts.append((measured.computed, measured.from_cache))
+        counts.append((wrapped.meter.computed, wrapped.meter.from_cache))
     assert found[0] == found[1] == found[2]
     # Three references at two angles, and four test images.
     assert counts == [(10, 0), (10, 0), (0, 10)]
@@ -110,7 +115,7 @@ def test_other_pixels_or_other_conditions_are_other_entries(tmp_path: Path) -> N
     generator = torch.Generator().manual_seed(0)
     pixels = torch.rand(1, 3, 64, 64, generator=generator)
     network = load_backbone("builtin")
-    first = MeasuredBackbone(network, cache, ("fp32", "cpu"))
+    first = MeasuredBackbone(network, Meter(cache, ("fp32", "cpu")))
     first(pixels)
     cases = [
         (network, ("bf16", "cpu"), pixels),
@@ -120,12 +125,12 @@ def test_other_pixels_or_other_conditions_are_other_entries(tmp_path: Path) -> N
         (network, ("fp32", "cpu"), pixels.reshape(1, 3, 32, 128)),
     ]
     for net, conditions, shown in cases:
-        again = MeasuredBackbone(net, cache, conditions)
+        again = MeasuredBackbone(net, Meter(cache, conditions))
         again(shown)
-        assert (again.computed, again.from_cache) == (1, 0)
-    again = MeasuredBackbone(network, cache, ("fp32", "cpu"))
+        assert (again.meter.computed, again.meter.from_cache) == (1, 0)
+    again = MeasuredBackbone(network, Meter(cache, ("fp32", "cpu")))
     torch.testing.assert_close(again(pixels), network(pixels), rtol=0, atol=0)
-    assert (again.computed, again.from_cache) == (0, 1)
+    assert (again.meter.computed, again.meter.from_cache) == (0, 1)
     assert (again.dim, again.stride, again.name) == (network.dim, network.stride, network.name)
 
 
@@ -136,11 +141,64 @@ def test_levels_are_kept_as_well(mobilenet: Path, tmp_path: Path) -> None:
     plain = network.levels(pixels)
     assert [tuple(each.shape[-2:]) for each in plain.maps] == [(8, 12), (4, 6)]
     for counts in ((2, 0), (0, 2)):
-        measured = MeasuredBackbone(network, cache, ("fp32", "cpu"))
-        found = measured.levels(pixels)
-        assert (measured.computed, measured.from_cache) == counts
+        wrapped = MeasuredBackbone(network, Meter(cache, ("fp32", "cpu")))
+        found = wrapped.levels(pixels)
+        assert (wrapped.meter.computed, wrapped.meter.from_cache) == counts
         for kept, expected in zip(
             [*found.maps, found.summary], [*plain.maps, plain.summary], strict=True
         ):
             # One image at a time or two together: the last bit may differ.
             torch.testing.assert_close(kept, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_methods_on_clip_share_a_pass(tmp_path: Path) -> None:
+    weights = save_clip(tmp_path, CLIP_TINY, "tiny")
+    network = load_backbone(None, weights)
+    assert isinstance(network, ClipBackbone)
+    rng = np.random.default_rng(0)
+    images = [rng.integers(0, 255, (64, 64, 3), dtype=np.uint8) for _ in range(3)]
+    plain = [WinCLIP(weights=str(weights)), CLIPDetector(weights=str(weights))]
+    expected = [[p.score for p in d.fit().predict(images)] for d in plain]
+
+    cache = FeatureCache(tmp_path / "cache", BIG)
+    counts = []
+    for method, scores in zip(
+        (WinCLIP, CLIPDetector, CLIPDetector), (*expected, expected[1]), strict=True
+    ):
+        meter = Meter(cache, ("fp32", "cpu"))
+        detector = method(weights=str(weights))
+        detector.use_network(measured(network, meter))
+        assert [p.score for p in detector.fit().predict(images)] == pytest.approx(scores, abs=1e-6)
+        counts.append((meter.computed, meter.from_cache))
+    # WinCLIP asks for the whole image and for windows; CLIP finds what it needs of that pass.
+    assert counts == [(6, 0), (0, 3), (0, 3)]
+
+
+def test_clip_run_by_other_rules_has_entries_of_its_own(tmp_path: Path) -> None:
+    network = load_backbone(None, save_clip(tmp_path, CLIP_TINY, "tiny"))
+    assert isinstance(network, ClipBackbone)
+    cache = FeatureCache(tmp_path / "cache", BIG)
+    pixels = torch.rand(1, 3, 96, 96, generator=torch.Generator().manual_seed(0))
+    meter = Meter(cache, ("fp32", "cpu"))
+    wrapped = measured(network, meter)
+    assert isinstance(wrapped, ClipBackbone)
+    runs = [
+        wrapped.adapted(positions, activation)
+        for positions in ("bicubic", "bilinear")
+        for activation in ("gelu", "quickgelu")
+    ]
+    for turn in range(2):
+        for run in runs:
+            for values_from in (None, 2):
+                found = run.tokens(pixels, (1, 3), values_from)
+                own = network.adapted(run.positions, run.activation)
+                plain = own.tokens(pixels, (1, 3), values_from)
+                for ours, theirs in zip(
+                    [*found.blocks, *found.values, found.last],
+                    [*plain.blocks, *plain.values, plain.last],
+                    strict=True,
+                ):
+                    torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+                assert found.grid == plain.grid
+        assert (meter.computed, meter.from_cache) == (8, 8 * turn)
+    assert len(list((tmp_path / "cache").glob("??/*.npz"))) == 4 * (2 + 2)

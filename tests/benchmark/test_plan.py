@@ -111,4 +111,27 @@ def test_weights_are_known_by_their_content(dataset: Dataset, mobilenet: Path) -
         work = make_plan([dataset], Request(seeds=1, backbones=(asked,)))
         options = work.cells[0].options
         assert options["backbone"].startswith("mobilenetv2_100")
-        assert work.weights == {options["weights"]: str(mobilenet.absolute())}
+        assert work.files == {options["weights"]: str(mobilenet.absolute())}
+
+
+def test_each_category_has_the_name_of_its_parts(dataset: Dataset) -> None:
+    names = {name: f"drawn {name}" for name in dataset.categories[1:]}
+    asked = Request(methods=("clip", "anomalydino"), shots=(0, 1), seeds=1, class_names=names)
+    work = make_plan([dataset], asked)
+    told = {
+        (cell.category, cell.options["class_name"]) for cell in work.cells if cell.method == "clip"
+    }
+    first = dataset.categories[0]
+    assert told == {(first, first), *names.items()}
+    assert all("class_name" not in c.options for c in work.cells if c.method == "anomalydino")
+
+
+def test_learned_files_are_known_by_their_content(dataset: Dataset, tmp_path: Path) -> None:
+    cells = []
+    for name, content in (("a", b"one"), ("b", b"one"), ("c", b"two")):
+        (tmp_path / name).write_bytes(content)
+        asked = Request(methods=("april-gan",), shots=(0,), sets={"projections": [tmp_path / name]})
+        work = make_plan([dataset], asked)
+        cells.append(work.cells[0])
+        assert work.files == {cells[-1].options["projections"]: str(tmp_path / name)}
+    assert cells[0].name == cells[1].name != cells[2].name

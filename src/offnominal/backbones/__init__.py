@@ -10,7 +10,9 @@ from offnominal.errors import BackboneError, OptionError
 if TYPE_CHECKING:  # listing backbones must not cost an import of torch
     from offnominal.backbones.base import Backbone
 
-__all__ = ["CATALOGUE", "DEFAULT", "backbone_name", "load_backbone"]
+__all__ = ["CATALOGUE", "DEFAULT", "OPEN_CLIP", "backbone_name", "load_backbone"]
+
+OPEN_CLIP = "open_clip:"  # how the names of CLIP models with a text tower begin
 
 
 def backbone_name(
@@ -48,8 +50,9 @@ def load_backbone(
     Parameters
     ----------
     name : str or None
-        A short name (``offnominal backbones`` lists them) or any timm name. None: what the weights
-        file says of itself, otherwise DINOv2 S.
+        A short name (``offnominal backbones`` lists them), any timm name, or ``open_clip:`` and one
+        of open_clip's, as ``open_clip:ViT-L-14-336``, for CLIP with its text tower. None: what the
+        weights file says of itself, otherwise DINOv2 S.
     weights : path or None
         A local file: safetensors or a ``.pth`` state dict, in timm's naming or in the original one.
         None: from the hub's cache, or fetched from the hub.
@@ -70,6 +73,10 @@ def load_backbone(
         if weights is not None or layers is not None:
             raise OptionError(f"--backbone {name} takes neither --weights nor --layers")
         return Builtin(aligned=name == "builtin-aligned")
+    if name.startswith(OPEN_CLIP):
+        from offnominal.backbones.clip import ClipBackbone
+
+        return ClipBackbone(name, weights, layers)
     from offnominal.backbones.timm import TimmBackbone
 
     return TimmBackbone(name, weights, layers)

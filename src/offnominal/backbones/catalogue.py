@@ -6,7 +6,7 @@ figure to what timm builds.
 
 from dataclasses import dataclass
 
-__all__ = ["CATALOGUE", "DEFAULT", "Entry", "closest"]
+__all__ = ["CATALOGUE", "CLIP_TAGS", "DEFAULT", "Entry", "closest"]
 
 DEFAULT = "dinov2_vits14"
 
@@ -92,6 +92,16 @@ _ROWS = [
 ]  # fmt: skip
 
 CATALOGUE: dict[str, Entry] = {row[0]: Entry(*row) for row in _ROWS}
+
+# CLIP with its text tower, by open_clip's names, and the weights that a name without a tag stands
+# for. The file that open_clip has for laion400m_e32 of the 240-pixel model is that of e31.
+CLIP_TAGS = {
+    "ViT-B-16": "openai",
+    "ViT-B-32": "openai",
+    "ViT-L-14": "openai",
+    "ViT-L-14-336": "openai",
+    "ViT-B-16-plus-240": "laion400m_e31",
+}
 
 
 def closest(name: str) -> str:

@@ -6,28 +6,19 @@ another key. Entries hold float32, as the network gave it, and a run with the ca
 figures as one without.
 """
 
-import hashlib
 import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from zipfile import BadZipFile
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from offnominal.backbones.base import Backbone, Levels
 from offnominal.errors import OptionError
 
-__all__ = ["FeatureCache", "MeasuredBackbone", "default_cache"]
-
-Compute = Callable[[Tensor], list[Tensor]]
-
-# What a backbone says of itself, for those who ask the wrapper.
-_SHARED = tuple(Backbone.__annotations__)
+__all__ = ["FeatureCache", "default_cache"]
 
 
 def default_cache() -> Path:
@@ -116,92 +107,6 @@ class FeatureCache:
             path.unlink(missing_ok=True)
             self.size -= size
         return self.size + needed <= self.limit
-
-
-class MeasuredBackbone(Backbone):
-    """A backbone that measures its own time, and asks a cache before it works.
-
-    Parameters
-    ----------
-    network : Backbone
-    cache : FeatureCache or None
-        None: every image goes through the network.
-    conditions : sequence of str
-        What features depend on besides the pixels and the weights: precision, device.
-
-    Attributes
-    ----------
-    seconds : float
-        Spent in the network so far.
-    computed, from_cache : int
-        Images that went through the network, and those that did not.
-    """
-
-    def __init__(
-        self, network: Backbone, cache: FeatureCache | None, conditions: Sequence[str]
-    ) -> None:
-        super().__init__()
-        self.network = network
-        self.cache = cache
-        for name in _SHARED:
-            setattr(self, name, getattr(network, name))
-        known = [network.name, network.digest, str(network.layers), torch.__version__, *conditions]
-        self._known = "\n".join(known).encode()
-        self.seconds = 0.0
-        self.computed = 0
-        self.from_cache = 0
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        """Patch features of a batch (B, 3, h, w), as the network gives them."""
-        [features] = self._through(pixels, "features", lambda batch: [self.network(batch)])
-        return features
-
-    def levels(self, pixels: Tensor, norm: bool = True) -> Levels:
-        """Feature levels of a batch (B, 3, h, w), as the network gives them."""
-
-        def compute(batch: Tensor) -> list[Tensor]:
-            maps, summary = self.network.levels(batch, norm)
-            return [*maps, summary]
-
-        *maps, summary = self._through(pixels, f"levels {norm}", compute)
-        return Levels(maps, summary)
-
-    def _through(self, pixels: Tensor, what: str, compute: Compute) -> list[Tensor]:
-        if self.cache is None:
-            return self._timed(pixels, compute)
-        found = [self._look_up(self.cache, one, what, compute) for one in pixels]
-        return [torch.cat(parts) for parts in zip(*found, strict=True)]
-
-    def _look_up(
-        self, cache: FeatureCache, pixels: Tensor, what: str, compute: Compute
-    ) -> list[Tensor]:
-        content = np.ascontiguousarray(pixels.cpu().numpy())
-        total = hashlib.blake2b(self._known, digest_size=20)
-        total.update(f"{what} {content.shape}".encode())
-        total.update(content.data)
-        key = total.hexdigest()
-        entry = cache.get(key)
-        if entry is not None:
-            self.from_cache += 1
-            return [torch.from_numpy(array).to(pixels.device) for array in entry]
-        found = [tensor.float() for tensor in self._timed(pixels[None], compute)]
-        cache.put(key, [tensor.cpu().numpy() for tensor in found])
-        return found
-
-    def _timed(self, pixels: Tensor, compute: Compute) -> list[Tensor]:
-        _wait(pixels.device)
-        start = time.perf_counter()
-        found = compute(pixels)
-        _wait(pixels.device)
-        self.seconds += time.perf_counter() - start
-        self.computed += len(pixels)
-        return found
-
-
-def _wait(device: torch.device) -> None:
-    """Let a card finish, so that the clock measures its work."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def _entries(folder: Path) -> list[Path]:

@@ -7,6 +7,7 @@ import numpy as np
 
 from offnominal.benchmark.record import Record
 from offnominal.datasets import Sample, sample_mask
+from offnominal.detectors import METHODS
 from offnominal.detectors.prediction import Prediction
 from offnominal.errors import DatasetError, ImageError
 from offnominal.images import content_digest
@@ -66,7 +67,8 @@ def measure(
         )
     spent = sum(seconds)
     overhead = time.perf_counter() - start - spent
-    one_by_one = bool(known)  # a batch does nearly all of its work before its first prediction
+    # A batch does nearly all of its work before its first prediction.
+    one_by_one = not METHODS[first.detector.method].batched
     count = len(seconds)
     per_image = float(np.median(seconds)) if one_by_one else spent / max(count, 1)
     for record in records:

@@ -37,6 +37,9 @@ class Request:
         Values of detector options. One that a method does not have is left out for it.
     cached : bool
         Whether features may come from the cache.
+    class_names : mapping of str to str or None
+        What the parts of each category are called, for methods that read; None: ``class_name`` of
+        the method, as ``sets`` gives it.
     """
 
     methods: Sequence[str] = ("anomalydino",)
@@ -46,6 +49,7 @@ class Request:
     backbones: Sequence[str] = ()
     sets: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     cached: bool = True
+    class_names: Mapping[str, str] | None = None
 
 
 @dataclass
@@ -57,15 +61,15 @@ class Work:
     cells : list of Cell
         Each once, those of a group together.
     datasets : dict of str to Dataset
-    weights : dict of str to str
-        Files of weights by their digest.
+    files : dict of str to str
+        Files that options name, by their digest, which stands for them in the cells.
     impossible : list of str
         Cells that cannot be had, and why, in words.
     """
 
     cells: list[Cell]
     datasets: dict[str, Dataset]
-    weights: dict[str, str]
+    files: dict[str, str]
     impossible: list[str]
 
 
@@ -84,7 +88,7 @@ def make_plan(datasets: Sequence[Dataset], request: Request) -> Work:
     variants = [
         (method, options)
         for method in request.methods
-        for options in _variants(method, request, work.weights)
+        for options in _variants(method, request, work.files)
     ]
     cells: dict[str, Cell] = {}
     for dataset in datasets:
@@ -106,7 +110,7 @@ def make_plan(datasets: Sequence[Dataset], request: Request) -> Work:
                         shots,
                         seed,
                         request.sampling,
-                        options,
+                        _named(options, category, request.class_names),
                         request.cached,
                     )
                     cells.setdefault(cell.name, cell)
@@ -119,7 +123,17 @@ def make_plan(datasets: Sequence[Dataset], request: Request) -> Work:
     return work
 
 
-def _variants(method: str, request: Request, weights: dict[str, str]) -> list[dict[str, Any]]:
+def _named(
+    options: dict[str, Any], category: str, names: Mapping[str, str] | None
+) -> dict[str, Any]:
+    """Options with what a category's parts are called, if the method reads names."""
+    if names is None or "class_name" not in options:
+        return options
+    # As the papers have it, a category without a name is called what its folder is.
+    return options | {"class_name": names.get(category, category)}
+
+
+def _variants(method: str, request: Request, files: dict[str, str]) -> list[dict[str, Any]]:
     """Full options of a method for every combination of backbones and sets."""
     kind = detector_class(method)
     known = kind.option_names()
@@ -132,10 +146,11 @@ def _variants(method: str, request: Request, weights: dict[str, str]) -> list[di
         for chosen in combinations(sets):
             options = kind(**chosen, backbone=name, weights=file).options()
             options["backbone"] = backbone_name(name, file, kind.default_backbone)
-            if file is not None:
-                digest = _file_digest(Path(file))
-                weights[digest] = str(Path(file).absolute())
-                options["weights"] = digest
+            for option in ("weights", *kind.file_options):
+                if (path := options[option]) is not None:
+                    digest = _file_digest(Path(path))
+                    files[digest] = str(Path(path).absolute())
+                    options[option] = digest
             # As JSON will have it: a tuple is a list, so that a cell read back equals itself.
             found.append(json.loads(json.dumps(options)))
     return found

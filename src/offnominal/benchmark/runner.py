@@ -12,13 +12,14 @@ from offnominal.backbones import load_backbone
 from offnominal.backbones.base import Backbone
 from offnominal.benchmark.cell import SCORING_OPTIONS, Cell
 from offnominal.benchmark.claims import claim
-from offnominal.benchmark.features import FeatureCache, MeasuredBackbone
+from offnominal.benchmark.features import FeatureCache
 from offnominal.benchmark.measure import measure
+from offnominal.benchmark.measured import Meter, measured
 from offnominal.benchmark.plan import Work
 from offnominal.benchmark.record import Record, relative
 from offnominal.benchmark.store import Store
 from offnominal.datasets import draw_shots
-from offnominal.detectors import detector_class
+from offnominal.detectors import METHODS, detector_class
 from offnominal.detectors.base import Detector
 from offnominal.errors import ImageError, OffnominalError
 
@@ -126,15 +127,15 @@ class Runner:
         try:
             with ExitStack() as drafts:
                 folders = [drafts.enter_context(self.store.draft(cell)) for cell in cells]
-                records, network = self._score(cells, folders, progress)
+                records, meter = self._score(cells, folders, progress)
                 figures = [r.write(f) for r, f in zip(records, folders, strict=True)]
         except (OffnominalError, MemoryError, torch.OutOfMemoryError) as error:
             # One combination that cannot be run must not end the other hundred.
             outcome.failed += [f"{cell.name}: {error}" for cell in cells]
             return
         outcome.finished += len(cells)
-        outcome.computed += network.computed
-        outcome.from_cache += network.from_cache
+        outcome.computed += meter.computed
+        outcome.from_cache += meter.from_cache
         outcome.unreadable |= set(records[0].unreadable)
         for cell, own in zip(cells, figures, strict=True):
             if finished:
@@ -142,13 +143,13 @@ class Runner:
 
     def _score(
         self, cells: Sequence[Cell], folders: Sequence[Path], progress: Progress | None
-    ) -> tuple[list[Record], MeasuredBackbone]:
+    ) -> tuple[list[Record], Meter]:
         """Fit once, score every test image once, and its patch scores as each cell wants."""
         first = cells[0]
         dataset = self.work.datasets[first.dataset]
         train = dataset.train(first.category) if first.shots != 0 else []
         references = draw_shots(train, first.shots, first.seed, first.sampling) if train else []
-        detector, network = self._detector(first)
+        detector, meter = self._detector(first)
         unreadable: list[ImageError] = []
 
         def tell(stage: str, done: int) -> None:
@@ -156,9 +157,9 @@ class Runner:
                 progress(f"{_words(first)}: {stage}", done)
 
         start = time.perf_counter()
-        if references:
+        if not METHODS[first.method].batched:
             detector.fit([s.image for s in references], unreadable.append, tell)
-        fit, network_in_fit = time.perf_counter() - start, network.seconds
+        fit, network_in_fit = time.perf_counter() - start, meter.seconds
         records = []
         for cell, folder in zip(cells, folders, strict=True):
             changes = {name: cell.options[name] for name in SCORING_OPTIONS}
@@ -174,20 +175,21 @@ class Runner:
             record.timings |= {
                 "fit": fit,
                 "network_in_fit": network_in_fit,
-                "network": network.seconds,
+                "network": meter.seconds,
             }
-            record.features = {"computed": network.computed, "from_cache": network.from_cache}
+            record.features = {"computed": meter.computed, "from_cache": meter.from_cache}
             record.shared_with = len(records) - 1
             record.unreadable = [str(error) for error in unreadable]
-        return records, network
+        return records, meter
 
-    def _detector(self, cell: Cell) -> tuple[Detector, MeasuredBackbone]:
+    def _detector(self, cell: Cell) -> tuple[Detector, Meter]:
         """A detector with a backbone that several cells share."""
         options = dict(cell.options)
-        weights = options["weights"]
-        if weights is not None:
-            options["weights"] = self.work.weights[weights]
-        detector = detector_class(cell.method)(**options, device=self.device)
+        kind = detector_class(cell.method)
+        for option in ("weights", *kind.file_options):
+            if options[option] is not None:
+                options[option] = self.work.files[options[option]]
+        detector = kind(**options, device=self.device)
         key = f"{options['backbone']} {options['weights']} {options['layers']}"
         if key not in self._networks:
             # One at a time: a preset over backbones would otherwise hold all of them.
@@ -197,9 +199,9 @@ class Runner:
         cache = self.cache if cell.cached else None
         conditions = (str(options["precision"]), _kind(self.device))
         chosen = detector.choose_levels(self._networks[key])
-        network = MeasuredBackbone(chosen, cache, conditions)
-        detector.use_network(network)
-        return detector, network
+        meter = Meter(cache, conditions)
+        detector.use_network(measured(chosen, meter))
+        return detector, meter
 
 
 def _kind(device: str) -> str:

@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from offnominal.backbones.catalogue import CATALOGUE, Entry, closest
+from offnominal.backbones import OPEN_CLIP
+from offnominal.backbones.catalogue import CATALOGUE, CLIP_TAGS, Entry, closest
 from offnominal.cli.terminal import say
 from offnominal.errors import BackboneError
 
@@ -45,6 +46,8 @@ def backbones(context: typer.Context) -> None:
     if _offline():
         say("HF_HUB_OFFLINE is set: nothing is fetched.")
     say("Any other timm network with patch tokens or feature maps serves too, by its timm name.")
+    names = ", ".join(OPEN_CLIP + name for name in CLIP_TAGS)
+    say(f"CLIP with its text tower, for methods that read: {names}.")
 
 
 @app.command()
@@ -56,6 +59,12 @@ def pull(
     from offnominal.backbones.weights import cached_file, download
 
     for name in names:
+        if name.startswith(OPEN_CLIP):
+            from offnominal.backbones.clip_files import weights_file
+
+            path = weights_file(name)
+            say(f"{name}: {path} ({path.stat().st_size / 2**20:.0f} MiB)")
+            continue
         entry = CATALOGUE.get(name)
         if entry is not None and not entry.timm:
             say(f"{name}: needs no weights")

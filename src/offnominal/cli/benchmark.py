@@ -1,6 +1,7 @@
 """``offnominal benchmark``: grids over data sets, methods, options, shots and seeds."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from offnominal.benchmark.cell import Cell
     from offnominal.benchmark.plan import Request
     from offnominal.benchmark.runner import Outcome
+    from offnominal.datasets import Dataset
 
 _GB = 10**9
 
@@ -110,6 +112,15 @@ def benchmark(
     maps: Annotated[
         bool, typer.Option("--maps", help="Keep every anomaly map, in half precision.")
     ] = False,
+    class_names: Annotated[
+        str | None,
+        typer.Option(
+            "--class-names",
+            help="What the parts are called, for methods that read: a JSON or CSV file with a name "
+            "for each category, or `categories`, which takes the categories' own.",
+            show_default="object",
+        ),
+    ] = None,
     device: options.Device = "auto",
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="List the cells and what is missing; run nothing.")
@@ -148,6 +159,8 @@ def benchmark(
     request, name, title, axes = _request(
         preset, method, shots, seeds, sampling, backbone, resolution, sets
     )
+    if class_names is not None:
+        request = replace(request, class_names=_names(class_names, datasets))
     for dataset in datasets:
         for note in dataset.notes:
             say(f"{dataset.name}: {note}")
@@ -217,6 +230,15 @@ def _request(
         return request, chosen.name, chosen.title, axes
     axes = tuple(sorted(varied, key=lambda name: name != "shots")) or ("shots",)
     return request, "grid", "Results", axes
+
+
+def _names(given: str, datasets: "list[Dataset]") -> dict[str, str]:
+    """What each category's parts are called."""
+    if given == "categories":
+        return {name: name for dataset in datasets for name in dataset.categories}
+    from offnominal.language.names import read_class_names
+
+    return read_class_names(given)
 
 
 def _split(values: list[str] | None) -> list[str]:

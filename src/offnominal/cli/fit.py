@@ -14,13 +14,17 @@ if TYPE_CHECKING:
 
 
 def fit(
-    good: Annotated[
-        list[str],
-        typer.Argument(metavar="GOOD_DIR...", help="Folders, files or globs of good images."),
-    ],
     output: Annotated[
         Path, typer.Option("-o", "--output", help="Model file to write, as part.offn.")
     ],
+    good: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="GOOD_DIR...",
+            help="Folders, files or globs of good images; zero-shot methods need none.",
+            show_default=False,
+        ),
+    ] = None,
     method: Annotated[str, typer.Option(help="See `offnominal methods`.")] = "anomalydino",
     backbone: options.Backbone = None,
     weights: options.Weights = None,
@@ -47,6 +51,7 @@ def fit(
         typer.Option(help="Nearest neighbours whose distances are averaged.", show_default="1"),
     ] = None,
     aggregate: options.Aggregate = None,
+    class_name: options.ClassName = None,
     sets: options.Sets = None,
     shots: Annotated[
         int | None,
@@ -59,7 +64,7 @@ def fit(
     false_reject: options.FalseReject = None,
     strict: options.Strict = False,
 ) -> None:
-    """Learn from images of good parts and write a model file."""
+    """Learn from images of good parts, or from none with a zero-shot method; write a model file."""
     from offnominal.paths import find_images
 
     if not output.absolute().parent.is_dir():
@@ -76,13 +81,15 @@ def fit(
         "rotations": rotations,
         "neighbours": neighbours,
         "aggregate": aggregate,
+        "class_name": class_name,
         "sixteen_bit": sixteen_bit,
         "device": device,
         "precision": precision,
         "false_reject": false_reject,
     }
     detector = options.build_detector(method, given, sets)
-    files = _draw(find_images(good), shots, seed)
+    _check_images(method, good)
+    files = _draw(find_images(good), shots, seed) if good else []
     unreadable = Unreadable(strict)
     with progress_bar(len(files)) as advance:
         detector.fit(files, on_error=unreadable, progress=advance)
@@ -91,6 +98,22 @@ def fit(
     unreadable.report()
     if unreadable.errors:
         raise typer.Exit(UNREADABLE)
+
+
+def _check_images(method: str, good: list[str] | None) -> None:
+    from offnominal.detectors import METHODS
+
+    references = METHODS[method].references
+    if references == "required" and not good:
+        raise OptionError(
+            f"--method {method}: needs {METHODS[method].needs}; name a folder of them, or choose a "
+            "zero-shot method (see `offnominal methods`)"
+        )
+    if references == "none" and good:
+        raise OptionError(
+            f"--method {method}: learns from no image; leave {good[0]} out, and give good images "
+            "to `offnominal calibrate` for a threshold"
+        )
 
 
 def _draw(files: list[Path], shots: int | None, seed: int) -> list[Path]:
@@ -109,7 +132,7 @@ def _report(detector: "Detector", output: Path) -> None:
     from offnominal.images import read_image
 
     count = len(detector.references_)
-    say(f"{output}: {detector.method} on {count} good image{'s' if count > 1 else ''}")
+    say(f"{output}: {detector.method} on {count or 'no'} good image{'s' if count != 1 else ''}")
     if detector.copies_:
         say(f"  left out   {detector.copies_} exact copies of others")
     say(

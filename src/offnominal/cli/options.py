@@ -17,8 +17,8 @@ Backbone = Annotated[
     str | None,
     typer.Option(
         "--backbone",
-        help="Short name (see `offnominal backbones`) or any timm name. Default: what the weights "
-        "file says of itself, otherwise dinov2_vits14.",
+        help="Short name (see `offnominal backbones`), any timm name, or open_clip:NAME. Default: "
+        "what the weights file says of itself, otherwise the method's own, as dinov2_vits14.",
         show_default=False,
     ),
 ]
@@ -83,6 +83,14 @@ Aggregate = Annotated[
         help="Image score from patch scores: top1 (mean of the top 1 %), max, map-max, mean, "
         "quantile99.",
         show_default="the method's own; top1 for anomalydino",
+    ),
+]
+ClassName = Annotated[
+    str | None,
+    typer.Option(
+        "--class-name",
+        help="What the part is called, as 'metal nut', for methods that read.",
+        show_default="object",
     ),
 ]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]

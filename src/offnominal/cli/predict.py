@@ -70,7 +70,7 @@ def predict(
     method: Annotated[
         str | None,
         typer.Option(
-            help="With --zero-shot-batch: a method without references.", show_default=_BATCHED
+            help="With --zero-shot-batch: a method that scores a batch.", show_default=_BATCHED
         ),
     ] = None,
     sets: options.Sets = None,
@@ -112,8 +112,10 @@ def predict(
         given = of_batch | {"weights": weights, "device": device}
         del given["method"], given["set"]
         detector = options.build_detector(chosen, given, sets)
-        if METHODS[chosen].references != "none":
-            raise OptionError(f"--method {chosen}: needs references; fit it with `offnominal fit`")
+        if not METHODS[chosen].batched:
+            raise OptionError(
+                f"--method {chosen}: does not score a batch; fit it with `offnominal fit`"
+            )
         files = find_images(zero_shot_batch)
         # Every score of a batch depends on all of its images.
         run: dict[str, Any] = {"method": chosen, "images": [str(file) for file in files]}
@@ -167,7 +169,7 @@ def _run(
                 )
             writer = ResultWriter(folder, kinds, files, run, resume, overwrite)
             stack.enter_context(writer)
-            if detector.method != _BATCHED:  # a batch is scored as a whole
+            if not METHODS[detector.method].batched:  # a batch is scored as a whole
                 todo = [file for file in files if str(file) not in writer.done]
             on_error = _both(unreadable, writer)
         advance = stack.enter_context(progress_bar(len(todo)))

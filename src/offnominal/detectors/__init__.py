@@ -28,8 +28,10 @@ class Method:
         What it does, in a line.
     paper : str
         Authors, year, and where to find it.
-    references : {"required", "none"}
+    references : {"required", "optional", "none"}
         Whether it is fitted to good images.
+    batched : bool
+        Whether it scores the images of a batch by each other, so that there is nothing to fit.
     """
 
     name: str
@@ -37,7 +39,8 @@ class Method:
     needs: str
     about: str
     paper: str
-    references: Literal["required", "none"] = "required"
+    references: Literal["required", "optional", "none"] = "required"
+    batched: bool = False
 
 
 METHODS: dict[str, Method] = {
@@ -57,6 +60,7 @@ METHODS: dict[str, Method] = {
             "the images of a batch judge each other (predict --zero-shot-batch)",
             "Damm et al., 2024, appendix D",
             references="none",
+            batched=True,
         ),
         Method(
             "subspacead",
@@ -72,6 +76,7 @@ METHODS: dict[str, Method] = {
             "the subspace of a batch judges its images (predict --zero-shot-batch)",
             "Lendering et al., 2026, batched zero-shot",
             references="none",
+            batched=True,
         ),
         Method(
             "multilayer-nn",
@@ -121,6 +126,63 @@ METHODS: dict[str, Method] = {
             "1 or more good images",
             "nearest neighbours of one vector an image, the plain baseline",
             "Bergman et al., 2020, arXiv 2002.10445",
+        ),
+        Method(
+            "musc",
+            "offnominal.detectors.musc:MuSc",
+            "nothing: a batch of 5 or more mostly good images",
+            "the images of a batch score each other, patch by patch (predict --zero-shot-batch)",
+            "Li et al., 2024, arXiv 2401.16753",
+            references="none",
+            batched=True,
+        ),
+        Method(
+            "winclip",
+            "offnominal.detectors.winclip:WinCLIP",
+            "nothing, or good images (WinCLIP+); the part's name helps",
+            "windows of CLIP compared with texts, and with good images where there are any",
+            "Jeong et al., 2023, arXiv 2303.14814",
+            references="optional",
+        ),
+        Method(
+            "april-gan",
+            "offnominal.detectors.april_gan:AprilGAN",
+            "layers learned on another data set; then nothing, or good images",
+            "patch tokens of four levels brought to the texts by learned layers",
+            "Chen et al., 2023, arXiv 2305.17382",
+            references="optional",
+        ),
+        Method(
+            "anomalyclip",
+            "offnominal.detectors.anomalyclip:AnomalyCLIP",
+            "prompts learned on another data set; then nothing",
+            "object-agnostic learned prompts, value-value attention",
+            "Zhou et al., 2024, arXiv 2310.18961",
+            references="none",
+        ),
+        Method(
+            "coop",
+            "offnominal.detectors.coop:CoOp",
+            "prompts learned on another data set, and the part's name",
+            "learned context around the part's name",
+            "Zhou et al., 2022, arXiv 2109.01134",
+            references="none",
+        ),
+        Method(
+            "clip-ac",
+            "offnominal.detectors.clip:CLIPAC",
+            "nothing; the part's name helps",
+            "CLIP with the normal and the anomalous name in 80 templates, a plain baseline",
+            "Jeong et al., 2023, as AnomalyCLIP measured it",
+            references="none",
+        ),
+        Method(
+            "clip",
+            "offnominal.detectors.clip:CLIPDetector",
+            "nothing; the part's name helps",
+            "CLIP with one normal and one anomalous prompt, the plainest baseline",
+            "Radford et al., 2021, arXiv 2103.00020",
+            references="none",
         ),
     )
 }

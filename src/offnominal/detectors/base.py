@@ -3,19 +3,21 @@
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple, Self, get_args
+from typing import Any, ClassVar, Self, get_args
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from offnominal.backbones import DEFAULT, backbone_name, load_backbone
 from offnominal.backbones.base import Backbone, Levels, Resize
-from offnominal.calibration import Threshold, check_rate, choose_threshold, p_value
+from offnominal.calibration import Threshold, check_rate, p_value
+from offnominal.detectors import thresholds
 from offnominal.detectors.common import Precision, check_choice, choose_device
+from offnominal.detectors.growing import Growing
 from offnominal.detectors.prediction import Prediction
+from offnominal.detectors.thresholds import Calibration, Scored, Size
 from offnominal.detectors.views import Views, tiled_views, whole_view
 from offnominal.errors import ImageError, NotFittedError, OptionError
 from offnominal.images import (
@@ -27,7 +29,6 @@ from offnominal.images import (
 )
 from offnominal.prefetch import prefetch
 from offnominal.scoring import aggregate, anomaly_map
-from offnominal.sizing import tile_grid
 
 __all__ = ["Detector", "OnError", "Progress", "Scored", "Size"]
 
@@ -36,30 +37,8 @@ Progress = Callable[[str, int], None]
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
-Size = tuple[int, int]
 
-
-class Scored(NamedTuple):
-    """All that an image's score and map are made of, whatever the statistic.
-
-    Attributes
-    ----------
-    patch_scores : Tensor of shape (gh, gw)
-    size : (H, W)
-        Of the image.
-    cover : (H', W') or None
-        The padded size that tiles cover.
-    image_term : float or None
-        What the image score takes beside the patch scores; most methods have no such thing.
-    """
-
-    patch_scores: Tensor
-    size: Size
-    cover: Size | None
-    image_term: float | None = None
-
-
-class Detector(nn.Module, ABC):
+class Detector(Growing, ABC):
     """Base of every method.
 
     Parameters
@@ -94,10 +73,13 @@ class Detector(nn.Module, ABC):
     default_backbone: ClassVar[str] = DEFAULT
     # Whether `fit` must be given images; zero-shot methods are ready after a fit without any.
     needs_references: ClassVar[bool] = True
+    # Options beside the weights that name a file which `fit` reads.
+    file_options: ClassVar[tuple[str, ...]] = ()
     aggregate: str = "top1"
 
     good_scores_: Tensor
     good_peaks_: Tensor
+    good_patches_: Tensor
 
     def __init__(
         self,
@@ -134,14 +116,16 @@ class Detector(nn.Module, ABC):
         self.device = device
         self.network: Backbone | None = None
         self._device = torch.device("cpu")
-        self.references_: list[dict[str, str]] = []
+        self.references_: list[dict[str, Any]] = []
         self.fitted_ = False
         self.copies_ = 0
-        self.calibration_: Literal["none", "leave-one-out", "held-out"] = "none"
-        # What the thresholds were set from, for `rescored`; a saved detector does not keep it.
-        self._good: list[Scored] = []
+        self.calibration_: Calibration = "none"
+        # What the thresholds were set from: scores, peaks of the maps, and the patch scores that
+        # both were made of, with what belongs to them in `good_`.
+        self.good_: list[dict[str, Any]] = []
         self.register_buffer("good_scores_", torch.empty(0, dtype=torch.float64))
         self.register_buffer("good_peaks_", torch.empty(0, dtype=torch.float64))
+        self.register_buffer("good_patches_", torch.empty(0))
 
     # -- what a method fills in ---------------------------------------------------------------
 
@@ -175,7 +159,8 @@ class Detector(nn.Module, ABC):
 
     def extra_state(self) -> dict[str, Any]:
         """Learned state that is not a tensor, as plain values for the saved file."""
-        return {"references_": self.references_, "calibration_": self.calibration_}
+        names = ("references_", "calibration_", "good_")
+        return {name: getattr(self, name) for name in names}
 
     def prepare_state(self) -> None:
         """Make room for learned state before it is loaded; the network is there already."""
@@ -196,8 +181,9 @@ class Detector(nn.Module, ABC):
         Parameters
         ----------
         images : iterable of paths, uint8 or uint16 arrays, or PIL images
-            None at all for zero-shot methods. Exact copies of an image count once (``copies_`` says how many were left out): a copy
-            among the references would score nothing against its twin and spoil the threshold.
+            None at all for zero-shot methods. Exact copies of an image count once (``copies_`` says
+            how many were left out): a copy among the references would score nothing against its
+            twin and spoil the threshold.
         on_error : callable or None
             Called with each :class:`ImageError`, and the image is left out; None: it is raised.
         progress : callable or None
@@ -211,12 +197,9 @@ class Detector(nn.Module, ABC):
         self.references_ = []
         self.fitted_ = False
         self.copies_ = 0
-        self.calibration_ = "none"
-        self.good_scores_ = self.good_scores_.new_empty(0)
-        self.good_peaks_ = self.good_peaks_.new_empty(0)
-        self._good = []
+        self._set_good([], "none")
 
-        references: dict[str, str] = {}
+        references: dict[str, dict[str, Any]] = {}
 
         def good() -> Iterator[tuple[int, np.ndarray]]:
             for source, image in self._read(images, on_error):
@@ -224,15 +207,21 @@ class Detector(nn.Module, ABC):
                 if digest in references:
                     self.copies_ += 1
                     continue
-                references[digest] = describe(source)
-                yield len(references) - 1, image
+                number = len(references)
+                references[digest] = {
+                    "file": describe(source),
+                    "digest": digest,
+                    "owner": number,
+                    "size": list(image.shape[:2]),
+                }
+                yield number, image
 
         with torch.inference_mode():
             self._fit(good(), progress)
         if not references and self.needs_references:
             raise OptionError("no image to learn from: give at least one image of a good part")
         # Only now: a fit that was broken off must not pass for a whole one.
-        self.references_ = [{"file": file, "digest": key} for key, file in references.items()]
+        self.references_ = list(references.values())
         self.fitted_ = True
         return self
 
@@ -313,27 +302,7 @@ class Detector(nn.Module, ABC):
         int
             How many images were left out because the detector knows them already.
         """
-        if false_reject is not None:
-            check_rate(false_reject)
-        known = {reference["digest"] for reference in self.references_}
-        scored: list[Scored] = []
-        skipped = 0
-        for prediction in self.stream(images, on_error, progress):
-            digest = content_digest(prediction.image)
-            if digest in known:
-                skipped += 1
-                continue
-            known.add(digest)
-            scored.append(self._scored(prediction))
-        if not scored:
-            raise OptionError(
-                "no image to calibrate with: give good images that the detector has not learned "
-                f"from ({skipped} of those given are among its references)"
-            )
-        if false_reject is not None:
-            self.false_reject = false_reject
-        self._set_good(scored, "held-out")
-        return skipped
+        return thresholds.calibrate(self, images, false_reject, on_error, progress)
 
     def rescored(self, **changes: Any) -> Self:
         """A detector that has learned the same and scores it another way, sharing its bank.
@@ -346,30 +315,17 @@ class Detector(nn.Module, ABC):
         Raises
         ------
         OptionError
-            If another option is named, or the detector was loaded from a file, which does not keep
-            the patch scores that its thresholds were set from.
+            If another option is named, or the detector was loaded from a file of an earlier
+            version, which kept no patch scores.
         """
-        for name in changes:
-            if name not in ("aggregate", "smoothing", "false_reject"):
-                raise OptionError(f"{name}: takes another fit; only the scoring can be changed")
-        if len(self._good) != len(self.good_scores_):
-            raise OptionError("a detector that was loaded cannot be scored anew: fit it here")
-        other = type(self)(**(self.options() | changes), device=self.device)
-        checked = {name: getattr(other, name) for name in changes}
-        other.__dict__ = self.__dict__ | checked
-        other._buffers = dict(self._buffers)
-        other._set_good(self._good, self.calibration_)
-        return other
+        return thresholds.rescored(self, changes)
 
     def rescore(self, prediction: Prediction) -> Prediction:
         """A prediction of the same fit, with this detector's scoring and thresholds."""
         return self._prediction(prediction.source, prediction.image, self._scored(prediction))
 
     def _scored(self, prediction: Prediction) -> Scored:
-        size = (prediction.image.shape[0], prediction.image.shape[1])
-        cover = tile_grid(*size, self.tile, self.load_network().multiple)[0] if self.tile else None
-        patch_scores = torch.from_numpy(prediction.patch_scores).to(self._device)
-        return Scored(patch_scores, size, cover, prediction.image_term)
+        return thresholds.scored_again(self, prediction)
 
     @property
     def threshold(self) -> Threshold | None:
@@ -387,10 +343,7 @@ class Detector(nn.Module, ABC):
         return True
 
     def _choose_threshold(self, scores: Tensor) -> Threshold | None:
-        found = choose_threshold(scores.cpu().numpy(), self.false_reject)
-        if found is None or found.kind != "conformal" or self.calibration_ == "held-out":
-            return found
-        return found if self.promises else replace(found, kind="approximate")
+        return thresholds.choose(self, scores)
 
     def save(self, path: str | Path) -> None:
         """Write one safetensors file, atomically; see :mod:`offnominal.detectors.saving`."""
@@ -516,18 +469,9 @@ class Detector(nn.Module, ABC):
                     raise error
                 on_error(error)
 
-    def _set_good(
-        self,
-        scored: list[Scored],
-        calibration: Literal["none", "leave-one-out", "held-out"],
-    ) -> None:
+    def _set_good(self, scored: list[Scored], calibration: Calibration) -> None:
         """Set the thresholds from the patch scores of good images."""
-        scores = [float(self._image_score(*each)) for each in scored]
-        peaks = [float(self._map(*each[:3]).max()) for each in scored]
-        self._good = scored
-        self.good_scores_ = torch.tensor(scores, dtype=torch.float64)
-        self.good_peaks_ = torch.tensor(peaks, dtype=torch.float64)
-        self.calibration_ = calibration
+        thresholds.set_good(self, scored, calibration)
 
     def _check_fitted(self) -> None:
         if not self.is_fitted:

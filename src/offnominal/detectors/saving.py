@@ -162,4 +162,7 @@ def _set_buffer(detector: Detector, name: str, tensor: torch.Tensor) -> None:
     module = detector.get_submodule(owner) if owner else detector
     if attribute not in module.state_dict():
         raise KeyError(name)
-    setattr(module, attribute, tensor)
+    if attribute in dict(module.named_parameters(recurse=False)):  # layers learned elsewhere
+        setattr(module, attribute, torch.nn.Parameter(tensor, requires_grad=False))
+    else:
+        setattr(module, attribute, tensor)

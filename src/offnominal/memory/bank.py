@@ -1,21 +1,27 @@
 """The memory bank: patch features of nominal images, and exact search among them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
 
 from offnominal.errors import OptionError
+from offnominal.memory.candidates import NearestIndex, nearest_among
+from offnominal.memory.columns import Columns
+from offnominal.memory.provenance import PROVENANCE, gaps, runs
 from offnominal.memory.screen import NORM_LIMIT, product_dtype
 from offnominal.memory.search import Plan, nearest
+from offnominal.memory.storage import DTYPES, Stored, encode
 
 _PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 _LEAST_MEMORY = 2**20
+# Beyond so many neighbours an index is not asked.
+_FEW = 128
 
 
 class MemoryBank(nn.Module):
-    """Rows of patch features, each with the number of the image it came from.
+    """Rows of patch features, each with the image, view and patch that it came from.
 
     Parameters
     ----------
@@ -28,13 +34,25 @@ class MemoryBank(nn.Module):
         Format of the first stage of the search, which rules out rows that are provably too
         far. It changes the speed, never the result. "auto" is fp16 on CUDA, bf16 on a CPU that
         has instructions for it, fp32 elsewhere.
+    storage : {"fp32", "fp16", "int8"}
+        How rows are kept. What is stored is the truth: a search is exact among the rows as
+        :meth:`take` gives them.
 
     Attributes
     ----------
     rows : Tensor
-        (N, dim) float32.
+        (N, dim) float32, float16 or int8, as they are stored.
+    scale : Tensor or None
+        (N,) float32, for int8 only: a row's features are its integers times its scale.
     owner : Tensor
         (N,) int32: number of the image that each row came from; -1 where none was given.
+    view : Tensor
+        (N,) int16: number of the view of that image; 0 is the image itself.
+    patch : Tensor
+        (N,) int32: place in the view's grid, in row-major order.
+    index : NearestIndex or None
+        Asked for candidates where it is set; they are compared exactly. It is taken away when
+        rows are removed, since their numbers change. Not saved.
 
     Raises
     ------
@@ -43,13 +61,17 @@ class MemoryBank(nn.Module):
     """
 
     rows: Tensor
+    scale: Tensor | None
     owner: Tensor
+    view: Tensor
+    patch: Tensor
 
     def __init__(
         self,
         dim: int,
         memory: int = 512 * 2**20,
         precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto",
+        storage: Literal["fp32", "fp16", "int8"] = "fp32",
     ) -> None:
         super().__init__()
         if dim < 1:
@@ -60,69 +82,163 @@ class MemoryBank(nn.Module):
             raise OptionError(
                 f"precision: {precision!r} is unknown; choose from {', '.join(_PRECISIONS)}"
             )
+        if storage not in DTYPES:
+            raise OptionError(f"storage: {storage!r} is unknown; choose from {', '.join(DTYPES)}")
         self.dim = dim
         self.memory = memory
         self.precision = precision
-        self.register_buffer("rows", torch.empty((0, dim)))
-        self.register_buffer("owner", torch.empty((0,), dtype=torch.int32))
-        # The buffers are the used part of some room that grows by half, so that adding costs
-        # O(1) a row. They are elsewhere after a move, a load or an assignment from outside.
-        self._room = (self.rows, self.owner)
-        self._in_room = self.rows
+        self.storage = storage
+        self.index: NearestIndex | None = None
+        self.register_buffer("rows", torch.empty((0, dim), dtype=DTYPES[storage]))
+        self.register_buffer("scale", torch.empty(0) if storage == "int8" else None)
+        for name, dtype in PROVENANCE.items():
+            self.register_buffer(name, torch.empty((0,), dtype=dtype))
+        self._columns = Columns(self._buffers)
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def extra_repr(self) -> str:
         """Sizes, for ``print``."""
-        return f"rows={len(self)}, dim={self.dim}, precision={self.precision!r}"
+        return (
+            f"rows={len(self)}, dim={self.dim}, precision={self.precision!r}, "
+            f"storage={self.storage!r}"
+        )
 
-    def add(self, features: Tensor, owner: int = -1) -> None:
+    def add(
+        self, features: Tensor, owner: int = -1, view: int = 0, patch: Tensor | None = None
+    ) -> None:
         """Append rows.
 
         Parameters
         ----------
         features : Tensor
-            (n, dim), any float dtype; kept as float32 on the bank's device.
+            (n, dim), any float dtype; kept as ``storage`` says, on the bank's device.
         owner : int
             Number of the image they come from.
+        view : int
+            Number of the view of that image, 0 to 32767; 0 is the image itself.
+        patch : Tensor, optional
+            (n,) integers: their places in the view's grid, in row-major order; 0 to n - 1 where
+            none are given.
 
         Raises
         ------
         OptionError
-            If the shape is another, or a value is not finite.
+            If a shape or type is another, or a value is not finite or does not fit.
         """
         self._check(features, "features")
-        if not len(features):
-            return
+        if patch is None:
+            patch = torch.arange(len(features))
+        elif patch.shape != features.shape[:1] or patch.is_floating_point():
+            raise OptionError(
+                f"patch: a {patch.dtype} tensor of shape {tuple(patch.shape)}; "
+                f"give {len(features)} integers, one for each row"
+            )
+        if not 0 <= view <= torch.iinfo(torch.int16).max:
+            raise OptionError(f"view: {view} is not from 0 to 32767")
         # Outside inference mode, so that the rows can still be moved and loaded into later.
         with torch.inference_mode(False), torch.no_grad():
-            start, stop = len(self), len(self) + len(features)
-            self._grow(stop)
-            rows, owners = self._room
-            rows[start:stop] = features
-            owners[start:stop] = owner
-            self.rows, self.owner = rows[:stop], owners[:stop]
-            self._in_room = self.rows
+            rows, scale = encode(features, self.storage)
+            ones = torch.ones(len(rows), dtype=torch.int32)
+            self._append(rows, scale, ones * owner, ones * view, patch)
 
-    def _grow(self, size: int) -> None:
-        if self.rows is self._in_room and size <= len(self._room[0]):
+    def extend(self, other: "MemoryBank", renumber: Mapping[int, int] | None = None) -> None:
+        """Append another bank's rows, with what is known of them.
+
+        Parameters
+        ----------
+        other : MemoryBank
+            Of the same ``dim`` and ``storage``; its rows are taken over to the bit.
+        renumber : mapping of int to int, optional
+            New numbers of its images; those not named keep theirs.
+
+        Raises
+        ------
+        OptionError
+            If ``dim`` or ``storage`` differ.
+        """
+        if (other.dim, other.storage) != (self.dim, self.storage):
+            raise OptionError(
+                f"extend: a bank of {other.storage} rows of length {other.dim} does not go into "
+                f"one of {self.storage} rows of length {self.dim}; fit both with the same options"
+            )
+        other._columns.complete()
+        owner = other.owner.clone()
+        for old, new in (renumber or {}).items():
+            owner[other.owner == old] = new
+        with torch.inference_mode(False), torch.no_grad():
+            self._append(other.rows, other.scale, owner, other.view, other.patch)
+
+    def _append(
+        self, rows: Tensor, scale: Tensor | None, owner: Tensor, view: Tensor, patch: Tensor
+    ) -> None:
+        if len(rows):
+            values = {"rows": rows, "owner": owner, "view": view, "patch": patch}
+            self._columns.append(values if scale is None else values | {"scale": scale})
+
+    def forget(self, owners: Collection[int]) -> None:
+        """Remove the rows of some images; the others keep their order.
+
+        Parameters
+        ----------
+        owners : collection of int
+            Numbers of the images; those that own no row are passed over.
+        """
+        gone = torch.tensor(sorted(owners), dtype=torch.int32, device=self.owner.device)
+        kept = torch.isin(self.owner, gone, invert=True)
+        if kept.all():
             return
-        size = max(size, len(self) * 3 // 2)
-        rows, owners = self.rows.new_empty((size, self.dim)), self.owner.new_empty((size,))
-        rows[: len(self)] = self.rows
-        owners[: len(self)] = self.owner
-        self._room = (rows, owners)
+        self.index = None
+        with torch.inference_mode(False), torch.no_grad():
+            self._columns.complete()
+            self._columns.keep(kept.nonzero()[:, 0])
+
+    def take(self, index: Tensor | slice) -> Tensor:
+        """Rows as a search sees them.
+
+        Parameters
+        ----------
+        index : Tensor or slice
+            (n,) int64 row numbers, or a stretch of rows.
+
+        Returns
+        -------
+        Tensor
+            (n, dim) float32. A stretch of float32 rows shares its memory with the bank: not to
+            be written into.
+        """
+        return self._stored()[index]
+
+    def standardize_(self, centre: Tensor, scale: Tensor) -> None:
+        """Subtract ``centre`` (dim,) from every row and divide by ``scale`` (dim,), in place.
+
+        Raises
+        ------
+        OptionError
+            If the rows are not float32: others would be rounded a second time.
+        """
+        if self.storage != "fp32":
+            raise OptionError(
+                f"storage: {self.storage} rows cannot be standardised once they are stored; "
+                "use --storage fp32"
+            )
+        self.rows.sub_(centre).div_(scale)
+
+    def _stored(self) -> Tensor | Stored:
+        return self.rows if self.storage == "fp32" else Stored(self.rows, self.scale)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """Move the rows with the module, but keep them float32 when it is made half."""
-        rows = self.rows
+        """Move the rows with the module, but keep their format when it is made half."""
+        self._columns.complete()
+        before = dict(self._buffers)
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # untyped in PyTorch
-        if self.rows.dtype != rows.dtype:
-            self.rows = rows.to(self.rows.device)
-        if self.rows is not self._in_room:
-            self._room, self._in_room = (self.rows, self.owner), self.rows
+        self._columns.restore(before)
         return self
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        self._columns.complete()
+        super()._save_to_state_dict(destination, prefix, keep_vars)
 
     def search(self, queries: Tensor, k: int = 1, skip: int | None = None) -> tuple[Tensor, Tensor]:
         """Find the nearest rows, exactly.
@@ -141,7 +257,9 @@ class MemoryBank(nn.Module):
         tuple of Tensor
             Squared Euclidean distances (Q, k) float32, ascending, and row numbers (Q, k) int64.
             Of rows that are equally far, the lowest comes first. The same bits come out
-            whatever ``memory``, ``precision`` and the number of threads.
+            whatever ``memory``, ``precision`` and the number of threads. Where ``index`` is
+            set, a query's rows are the nearest among those that the index names, and among all
+            if it names fewer than ``k``.
 
         Raises
         ------
@@ -158,17 +276,40 @@ class MemoryBank(nn.Module):
                 "give k from 1 to the number of rows, or add more nominal images"
             )
         device = self.rows.device
-        plan = Plan.within(self.memory, max(len(queries), 1), left, self.dim, k, device)
+        queries = queries.to(device, torch.float32).contiguous()
         # Autocast would change the format of the products under the bounds' feet.
         with torch.no_grad(), torch.autocast(device.type, enabled=False):
-            return nearest(
-                self.rows,
-                queries.to(self.rows).contiguous(),
-                k,
-                spans,
-                product_dtype(self.precision, device),
-                plan,
-            )
+            if self.index is not None and len(queries) and k <= _FEW:
+                return self._search_index(self.index, queries, k, spans)
+            return self._search_all(queries, k, spans)
+
+    def _search_all(
+        self, queries: Tensor, k: int, spans: list[tuple[int, int]]
+    ) -> tuple[Tensor, Tensor]:
+        device = self.rows.device
+        left = sum(stop - start for start, stop in spans)
+        plan = Plan.within(self.memory, max(len(queries), 1), left, self.dim, k, device)
+        dtype = product_dtype(self.precision, device)
+        return nearest(self._stored(), queries, k, spans, dtype, plan)
+
+    def _search_index(
+        self, index: NearestIndex, queries: Tensor, k: int, spans: list[tuple[int, int]]
+    ) -> tuple[Tensor, Tensor]:
+        """The nearest of those that the index names and of those that it does not know yet."""
+        known = len(index)
+        skipped = gaps(spans, known)
+        named = index.candidates(queries, k, skipped or None).to(self.rows.device)
+        fresh = [(max(start, known), stop) for start, stop in spans if stop > known]
+        if fresh:
+            count = min(k, sum(stop - start for start, stop in fresh))
+            named = torch.cat([named, self._search_all(queries, count, fresh)[1]], 1)
+        for start, stop in skipped:
+            named = named.masked_fill((named >= start) & (named < stop), -1)
+        distances, rows = nearest_among(self._stored(), queries, k, named, self.memory)
+        lacking = (rows < 0).any(1)
+        if lacking.any():
+            distances[lacking], rows[lacking] = self._search_all(queries[lacking], k, spans)
+        return distances, rows
 
     def distances_below_quantile(
         self, queries: Tensor, quantile: float, skip: int | None = None
@@ -225,9 +366,7 @@ class MemoryBank(nn.Module):
         """First row and end of every run of rows that are not ``skip``'s."""
         if skip is None:
             return [(0, len(self))] if len(self) else []
-        kept = torch.nn.functional.pad((self.owner != skip).to(torch.int8), (1, 1))
-        edges = kept.diff().nonzero().flatten().tolist()
-        return list(zip(edges[::2], edges[1::2], strict=True))
+        return runs(self.owner != skip)
 
     def _load_from_state_dict(
         self,
@@ -238,16 +377,7 @@ class MemoryBank(nn.Module):
     ) -> None:
         """Take as many rows as the state dict has; with ``assign=True``, without a copy."""
         error_msgs: list[str] = args[-1]
-        rows, owner = state_dict.get(prefix + "rows"), state_dict.get(prefix + "owner")
-        if rows is not None and owner is not None:
-            wanted = (torch.float32, torch.int32)
-            if (rows.dtype, owner.dtype) != wanted or (*owner.shape, self.dim) != rows.shape:
-                error_msgs.append(
-                    f"{prefix}rows, {prefix}owner: {rows.dtype} {tuple(rows.shape)} and "
-                    f"{owner.dtype} {tuple(owner.shape)} are not a memory bank; "
-                    f"expected float32 (N, {self.dim}) and int32 (N,)"
-                )
-                return
-            self.rows = self.rows.new_empty(rows.shape)
-            self.owner = self.owner.new_empty(owner.shape)
-        super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
+        wrong = self._columns.receive(state_dict, prefix)
+        error_msgs.extend(wrong)
+        if not wrong:
+            super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)

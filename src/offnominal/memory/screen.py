@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from offnominal.errors import OptionError
+from offnominal.memory.storage import Stored
 
 # Beyond this norm the square of a distance leaves the range of float32.
 NORM_LIMIT = 1e18
@@ -85,7 +86,7 @@ def product_dtype(precision: str, device: torch.device) -> torch.dtype:
 
 
 def screen(
-    rows: Tensor,
+    rows: Tensor | Stored,
     queries: Tensor,
     blocks: list[tuple[int, int]],
     centre: Tensor,
@@ -100,7 +101,7 @@ def screen(
 
     Parameters
     ----------
-    rows : Tensor
+    rows : Tensor or Stored
         (N, D) float32.
     queries : Tensor
         (Q, D) float32.

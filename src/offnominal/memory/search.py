@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from offnominal.memory.screen import Screen, screen
+from offnominal.memory.storage import Stored
 
 # A distance and the row it belongs to are one integer: the bits of a non-negative float32 are
 # ordered as its value is, so a smaller key is a smaller distance or, at a tie, a lower row.
@@ -103,7 +104,7 @@ def exact_distances(rows: Tensor, queries: Tensor) -> Tensor:
 
 
 def nearest(
-    rows: Tensor,
+    rows: Tensor | Stored,
     queries: Tensor,
     k: int,
     spans: list[tuple[int, int]],
@@ -114,7 +115,7 @@ def nearest(
 
     Parameters
     ----------
-    rows : Tensor
+    rows : Tensor or Stored
         (N, D) float32, N below 2³².
     queries : Tensor
         (Q, D) float32, finite.
@@ -152,7 +153,7 @@ class _Span:
     """Some blocks of rows that are screened together."""
 
     def __init__(
-        self, rows: Tensor, blocks: list[tuple[int, int]], centre: Tensor, plan: Plan
+        self, rows: Tensor | Stored, blocks: list[tuple[int, int]], centre: Tensor, plan: Plan
     ) -> None:
         self.rows, self.blocks, self.centre, self.plan = rows, blocks, centre, plan
         groups = math.ceil(max(stop - start for start, stop in blocks) / plan.group)

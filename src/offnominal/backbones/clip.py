@@ -1,0 +1,324 @@
+"""CLIP as a backbone, with all that language methods ask of it."""
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple, Self, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from offnominal.backbones import clip_files, clip_models
+from offnominal.backbones import weights as files
+from offnominal.backbones.base import Backbone, Levels
+from offnominal.backbones.clip_blocks import (
+    Activation,
+    Positions,
+    attend_to_values,
+    resize_positions,
+    run_block,
+    window_indices,
+)
+from offnominal.backbones.clip_text import ClipText
+from offnominal.errors import BackboneError, OptionError
+
+__all__ = ["ClipBackbone", "Tokens", "require_clip"]
+
+
+class Tokens(NamedTuple):
+    """What a pass through the image tower leaves behind.
+
+    Attributes
+    ----------
+    blocks : list of Tensor of shape (B, 1 + N, width)
+        Raw outputs of the blocks that were asked for: the class token, then the patches by rows.
+    values : list of Tensor of shape (B, 1 + N, width)
+        The same blocks on the value-value path; empty if there was none.
+    last : Tensor of shape (B, 1 + N, width)
+        Raw output of the last block.
+    grid : (gh, gw)
+        The patches; N is their product.
+    """
+
+    blocks: list[Tensor]
+    values: list[Tensor]
+    last: Tensor
+    grid: tuple[int, int]
+
+
+class ClipBackbone(Backbone):
+    """A frozen CLIP model; the text tower is read only when it is asked for.
+
+    As any backbone it gives the normalised patch tokens of its last block, or of the blocks that
+    ``layers`` names. The digest is that of the image tower, so what a detector has saved of texts
+    needs no text tower to be used again.
+
+    Parameters
+    ----------
+    name : str
+        ``open_clip:`` and one of open_clip's names, as ``open_clip:ViT-L-14-336``, with or without
+        a tag of weights after a dot.
+    weights : path or None
+        A local file in OpenAI's naming, which is open_clip's too: safetensors, or a ``.pth`` or
+        ``.bin`` state dict. None: from the hub's cache, or fetched. A safetensors file may carry
+        the model's configuration in its metadata, as JSON under ``open_clip``.
+    layers : sequence of int or None
+        Blocks whose tokens are used, counted from 0, or from the end if negative; several are
+        concatenated. None: the last one.
+
+    Attributes
+    ----------
+    embed_dim : int
+        Length of an embedding that images and texts share.
+    width : int
+        Length of a token.
+    positions : {"bicubic-antialias", "bicubic", "bilinear"}
+        How position embeddings are resized where the grid is not the native one.
+    activation : {"quickgelu", "gelu"}
+
+    Raises
+    ------
+    BackboneError
+        If open_clip does not know the name, or the model is not CLIP's pair of transformers.
+    WeightsError
+        If the weights cannot be had or do not fit.
+    """
+
+    resize = "square"
+
+    def __init__(
+        self,
+        name: str,
+        weights: str | Path | None = None,
+        layers: Sequence[int] | None = None,
+    ) -> None:
+        super().__init__()
+        self.name = name
+        local = Path(weights) if weights is not None else None
+        metadata = files.read_metadata(local) if local else {}
+        self._model = clip_models.describe(name, metadata, local)
+        # Before anything is fetched, since half of open_clip's models are built another way.
+        self.visual = clip_models.build(self._model).visual
+        self._path = local or clip_files.weights_file(name)
+        tensors = clip_files.read_tensors(self._path)
+        clip_files.fit_image_tower(self.visual, tensors, self._path, name)
+        self.digest = files.digest(self.visual)
+        self.mean, self.std = self._model.mean, self._model.std
+        self.positions: Positions = "bicubic-antialias"
+        self.activation: Activation = self._model.activation
+        self.width, self.embed_dim = self.visual.proj.shape
+        self.stride = self.multiple = int(self.visual.patch_size[0])
+        self.resolution = int(self.visual.image_size[0])
+        self.level_count = len(self.visual.transformer.resblocks)
+        self._use(self._choose(layers))
+        self.eval().requires_grad_(False)
+
+    def adapted(
+        self, positions: Positions | None = None, activation: Activation | None = None
+    ) -> Self:
+        """The same model, sharing its weights, run by other rules.
+
+        Parameters
+        ----------
+        positions : {"bicubic-antialias", "bicubic", "bilinear"} or None
+            None: as it is.
+        activation : {"quickgelu", "gelu"} or None
+            Of both towers. None: what the weights were trained with.
+        """
+        other = copy.copy(self)  # shallow: one model
+        for option, value, kind in (
+            ("positions", positions, Positions),
+            ("activation", activation, Activation),
+        ):
+            if value is not None and value not in get_args(kind):
+                choices = ", ".join(get_args(kind))
+                raise OptionError(f"{option} {value!r}: choose one of {choices}")
+        other.positions = positions or self.positions
+        other.activation = activation or self._model.activation
+        return other
+
+    def at_levels(self, layers: Sequence[int]) -> Self:
+        """The same network, sharing its weights, that gives other levels; see :class:`Backbone`."""
+        count = self.level_count
+        there = {index % count for index in layers if -count <= index < count}
+        other = copy.copy(self)
+        other._use(tuple(sorted(there)))
+        return other
+
+    def _choose(self, layers: Sequence[int] | None) -> tuple[int, ...]:
+        if layers is None:
+            return (self.level_count - 1,)
+        if not layers:
+            raise OptionError("--layers: give one block or more")
+        return tuple(sorted({self._checked(index) for index in layers}))
+
+    def _checked(self, index: int) -> int:
+        count = self.level_count
+        if not -count <= index < count:
+            raise OptionError(
+                f"--layers {index}: {self.name} has {count} blocks, 0 to {count - 1} (or -1 to "
+                f"-{count} from the end)"
+            )
+        return index % count
+
+    def _use(self, layers: tuple[int, ...]) -> None:
+        self.layers = layers
+        self.dim = self.width * len(layers)
+
+    # -- the contract of every backbone ---------------------------------------------------------
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Patch features (B, dim, h / stride, w / stride); see :class:`Backbone`."""
+        maps = self.levels(pixels).maps
+        return maps[0] if len(maps) == 1 else torch.cat(maps, dim=1)
+
+    def levels(self, pixels: Tensor, norm: bool = True) -> Levels:
+        """Feature levels and the class token; see :class:`Backbone`."""
+        found = self.tokens(pixels, self.layers, stop_early=True)
+        each = [self.visual.ln_post(x) if norm else x for x in found.blocks]
+        maps = [x[:, 1:].transpose(1, 2).unflatten(2, found.grid) for x in each]
+        return Levels(maps, each[-1][:, 0])
+
+    # -- what language methods ask --------------------------------------------------------------
+
+    def tokens(
+        self,
+        pixels: Tensor,
+        layers: Sequence[int] = (),
+        values_from: int | None = None,
+        stop_early: bool = False,
+    ) -> Tokens:
+        """Raw outputs of blocks, and of a path of value-value attention beside them.
+
+        Parameters
+        ----------
+        pixels : Tensor of shape (B, 3, h, w), float32
+            Normalised images; both sides are multiples of ``multiple``.
+        layers : sequence of int
+            Blocks, counted from 0 at the input, or from the end if negative; the papers' layer 6 is
+            block 5.
+        values_from : int or None
+            From this block on a second stream is kept, as AnomalyCLIP does (Zhou et al., 2024,
+            section 3.3, and its released code): it starts as a copy of the block's input, and each
+            block adds to it the value-value attention of what the ordinary stream holds there, and
+            no feed-forward part. Blocks before it are the same in both. None: no second stream.
+        stop_early : bool
+            Leave out the blocks that ``layers`` does not reach; ``last`` is then the last one run.
+
+        Returns
+        -------
+        Tokens
+            In the order of ``layers``.
+        """
+        wanted = [self._checked(index) for index in layers]
+        x, grid = self._embedded(pixels)
+        x = self.visual.ln_pre(x)
+        values = x
+        outputs, beside = {}, {}
+        blocks = self.visual.transformer.resblocks
+        for index, block in enumerate(blocks[: max(wanted) + 1] if stop_early else blocks):
+            if values_from is not None and index >= values_from:
+                values = values + block.ls_1(attend_to_values(block.attn, block.ln_1(x)))
+            x = run_block(block, x, self.activation)
+            if values_from is None or index < values_from:
+                values = x
+            if index in wanted:
+                outputs[index], beside[index] = x, values
+        chosen = [outputs[index] for index in wanted]
+        second = [beside[index] for index in wanted] if values_from is not None else []
+        return Tokens(chosen, second, x, grid)
+
+    def project(self, tokens: Tensor, norm: bool = True) -> Tensor:
+        """Tokens (..., width) in the space that images and texts share, (..., embed_dim), float32.
+
+        Parameters
+        ----------
+        tokens : Tensor of shape (..., width)
+            Raw output of a block.
+        norm : bool
+            Whether the final layer norm goes first, as it does in CLIP.
+        """
+        # In half precision the differences between cosines with texts would be lost.
+        with torch.autocast(tokens.device.type, enabled=False):
+            normed = self.visual.ln_post(tokens.float()) if norm else tokens.float()
+            projected: Tensor = normed @ self.visual.proj
+        return projected
+
+    def embed(self, pixels: Tensor) -> Tensor:
+        """Embeddings (B, embed_dim) of images, not normalised: the projected class token."""
+        return self.project(self.tokens(pixels).last[:, 0])
+
+    def embed_windows(self, pixels: Tensor, sides: Sequence[int] = (3, 2)) -> list[Tensor]:
+        """Embeddings of all square windows of patches, each seen by itself.
+
+        A window's sequence is the class token and the window's patches, with the positions that
+        they have in the image; it is gathered before the first layer norm (Jeong et al., 2023,
+        section 4.2: the other patches are masked out).
+
+        Parameters
+        ----------
+        pixels : Tensor of shape (B, 3, h, w), float32
+        sides : sequence of int
+            Sides of the windows, in patches.
+
+        Returns
+        -------
+        list of Tensor of shape (B, windows, embed_dim)
+            One for each side, not normalised; windows as
+            :func:`~offnominal.backbones.clip_blocks.window_indices` counts them.
+        """
+        x, grid = self._embedded(pixels)
+        found = []
+        for side in sides:
+            rows = window_indices(grid, side).to(x.device) + 1  # row 0 is the class token
+            rows = F.pad(rows, (1, 0))
+            sequences = x[:, rows].flatten(0, 1)
+            sequences = self.visual.ln_pre(sequences)
+            for block in self.visual.transformer.resblocks:
+                sequences = run_block(block, sequences, self.activation)
+            found.append(self.project(sequences[:, 0]).reshape(len(x), len(rows), -1))
+        return found
+
+    def _embedded(self, pixels: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """Class token and patches with their positions (B, 1 + N, width), and the grid."""
+        self.check_size(pixels)
+        # Under autocast too the tokens stay in float32; only what blocks add is rounded.
+        patches = self.visual.conv1(pixels).float()
+        grid = (patches.shape[2], patches.shape[3])
+        classes = self.visual.class_embedding.expand(len(patches), 1, -1)
+        x = torch.cat([classes, patches.flatten(2).transpose(1, 2)], dim=1)
+        with torch.autocast(x.device.type, enabled=False):
+            table = resize_positions(self.visual.positional_embedding, *grid, self.positions)
+        return x + table, grid
+
+    def load_text(self) -> ClipText:
+        """The text tower, read from the weights file, on the image tower's device.
+
+        Raises
+        ------
+        WeightsError
+            If the file holds none.
+        """
+        text = ClipText(clip_models.build(self._model), self.activation)
+        tensors = clip_files.read_tensors(self._path)
+        clip_files.fit_text_tower(text, tensors, self._path, self.name)
+        text.eval().requires_grad_(False)
+        return text.to(self.visual.proj.device)
+
+
+def require_clip(network: Backbone, method: str) -> ClipBackbone:
+    """The network, if it has a text tower beside it.
+
+    Raises
+    ------
+    BackboneError
+        If it is no CLIP of open_clip's.
+    """
+    if isinstance(network, ClipBackbone):
+        return network
+    names = ", ".join(clip_models.PREFIX + each for each in clip_models.DEFAULT_TAGS)
+    raise BackboneError(
+        f"--method {method} compares images with texts, which {network.name} cannot: choose a "
+        f"backbone such as {names}"
+    )

@@ -1,0 +1,233 @@
+"""Prompts that are learned: vectors in the place of words, which a frozen text tower reads.
+
+AnomalyCLIP's know no object: one pair, normal and abnormal, serves everything (Zhou et al., ICLR
+2024, arXiv 2310.18961). CoOp's stand beside the name of the object (Zhou et al., IJCV 2022, arXiv
+2109.01134).
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from offnominal.backbones.clip_text import ClipText
+from offnominal.errors import OptionError
+
+__all__ = ["AnomalyCLIPPrompts", "CoOpPrompts", "LearnedPrompts", "Position"]
+
+Position = Literal["end", "middle", "front"]
+
+_DEVIATION = 0.02  # of the first values, in both papers' code
+_STATES = ("normal", "anomalous")
+
+
+class LearnedPrompts(nn.Module, ABC):
+    """A pair of prompts, normal and abnormal, some of whose vectors are parameters.
+
+    Attributes
+    ----------
+    method : str
+        The detector that uses them.
+    """
+
+    method: ClassVar[str]
+
+    @abstractmethod
+    def settings(self) -> dict[str, Any]:
+        """The constructor's arguments, plain values that a prompt file keeps."""
+
+    def start_from(self, text: ClipText, words: str) -> None:
+        """Begin with the embeddings of words instead of chance, where a method knows how.
+
+        Raises
+        ------
+        OptionError
+            If it does not, or the words are not as many tokens as there are vectors.
+        """
+        raise OptionError(f"the prompts of {self.method} begin by chance, not with {words!r}")
+
+    @abstractmethod
+    def forward(self, text: ClipText, names: Sequence[str]) -> Tensor:
+        """Text features of both states for each name.
+
+        Parameters
+        ----------
+        text : ClipText
+            Gradients flow through it to the parameters.
+        names : sequence of str
+            Names of objects, n of them. Object-agnostic prompts give the same for each.
+
+        Returns
+        -------
+        Tensor of shape (n, 2, embed_dim), float32
+            Normal and abnormal, not normalised.
+        """
+
+
+class AnomalyCLIPPrompts(LearnedPrompts):
+    """Object-agnostic prompts: ``[V1]...[V12] object.`` and ``[W1]...[W12] damaged object.``
+
+    Deep prompts are tokens written over positions 1 to 4 at the input of the second and later
+    blocks of the text tower (section 3.2 of the paper).
+
+    Parameters
+    ----------
+    width : int
+        Of the text tower.
+    length : int
+        Vectors in the place of words in each prompt; the paper's is 12.
+    depth : int
+        Text blocks with tokens of their own: the first takes the prompts themselves, the others
+        deep prompts. The paper's is 9; 1 does without.
+    deep_length : int
+        Tokens of a deep prompt; the paper's is 4.
+    generator : torch.Generator or None
+        Draws the first values.
+    """
+
+    method: ClassVar[str] = "anomalyclip"
+
+    def __init__(
+        self,
+        width: int,
+        length: int = 12,
+        depth: int = 9,
+        deep_length: int = 4,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        for option, value in (("length", length), ("depth", depth), ("deep_length", deep_length)):
+            if value < 1:
+                raise OptionError(f"{option} {value}: give a whole number from 1")
+        self.width, self.length, self.depth, self.deep_length = width, length, depth, deep_length
+        self.normal = _drawn((length, width), generator)
+        self.abnormal = _drawn((length, width), generator)
+        self.deep = nn.ParameterList(
+            [_drawn((deep_length, width), generator) for _ in range(depth - 1)]
+        )
+
+    def settings(self) -> dict[str, Any]:
+        """The constructor's arguments, plain values that a prompt file keeps."""
+        return {
+            "width": self.width,
+            "length": self.length,
+            "depth": self.depth,
+            "deep_length": self.deep_length,
+        }
+
+    def texts(self) -> list[str]:
+        """Both prompts in words; an X stands for each learned vector, as in the released code."""
+        places = " ".join(["X"] * self.length)
+        return [f"{places} object.", f"{places} damaged object."]
+
+    def forward(self, text: ClipText, names: Sequence[str]) -> Tensor:
+        """Text features of both states, the same for each name; see :class:`LearnedPrompts`."""
+        ids = text.tokenize(self.texts()).to(self.normal.device)
+        ends = text.ends(ids)
+        # The text tower looks back only: what follows the end token cannot reach it.
+        frozen = text.embed_ids(ids[:, : int(ends.max()) + 1])
+        learned = torch.stack([self.normal, self.abnormal])
+        embeddings = torch.cat([frozen[:, :1], learned, frozen[:, 1 + self.length :]], dim=1)
+        # The released code rounds deep prompts to half precision, each prompt's copy of them, and
+        # so their gradients too. Its prompts were trained like that, so it is kept.
+        deep = [each.expand(2, -1, -1).half().float() for each in self.deep]
+        features = text.encode_embedded(embeddings, ends, deep)
+        return features.expand(len(names), -1, -1)
+
+
+class CoOpPrompts(LearnedPrompts):
+    """Learned context around the class names ``normal NAME`` and ``anomalous NAME``.
+
+    Zhou et al., 2022, section 3.2; the two class names are AnomalyCLIP's adaptation to anomaly
+    detection (its appendix on baselines).
+
+    Parameters
+    ----------
+    width : int
+        Of the text tower.
+    length : int
+        Vectors of context; the paper's is 16.
+    position : {"end", "middle", "front"}
+        Where the class name stands: after the context, between its halves, or before it.
+    specific : bool
+        Whether each of the two states has a context of its own; they share one otherwise. (The
+        paper has one for each class. Here the classes are the states, since a context for each
+        object could not serve another object.)
+    generator : torch.Generator or None
+        Draws the first values.
+    """
+
+    method: ClassVar[str] = "coop"
+
+    def __init__(
+        self,
+        width: int,
+        length: int = 16,
+        position: Position = "end",
+        specific: bool = False,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        if length < 1:
+            raise OptionError(f"length {length}: give a whole number from 1")
+        if position not in get_args(Position):
+            raise OptionError(f"position {position!r}: choose {', '.join(get_args(Position))}")
+        self.width, self.length, self.position = width, length, position
+        self.specific = specific
+        self.context = _drawn((2 if specific else 1, length, width), generator)
+
+    def settings(self) -> dict[str, Any]:
+        """The constructor's arguments, plain values that a prompt file keeps."""
+        return {
+            "width": self.width,
+            "length": self.length,
+            "position": self.position,
+            "specific": self.specific,
+        }
+
+    def start_from(self, text: ClipText, words: str) -> None:
+        """Begin with the embeddings of words, such as ``a photo of a``, instead of chance.
+
+        Raises
+        ------
+        OptionError
+            If the words are not as many tokens as the context has vectors.
+        """
+        ids = text.tokenize([words])
+        count = int(text.ends(ids)[0]) - 1
+        if count != self.length:
+            raise OptionError(
+                f"{words!r} is {count} tokens and the context has {self.length} vectors: give "
+                f"--length {count}, or other words"
+            )
+        with torch.no_grad():
+            self.context.copy_(text.embed_ids(ids)[:, 1 : 1 + count].to(self.context.device))
+
+    def forward(self, text: ClipText, names: Sequence[str]) -> Tensor:
+        """Text features of both states for each name; see :class:`LearnedPrompts`."""
+        places = " ".join(["X"] * self.length)
+        classes = [f"{state} {name.replace('_', ' ')}" for name in names for state in _STATES]
+        ids = text.tokenize([f"{places} {each}." for each in classes]).to(self.context.device)
+        ends = text.ends(ids)
+        frozen = text.embed_ids(ids[:, : int(ends.max()) + 1])
+        contexts = self.context.expand(2, -1, -1).repeat(len(names), 1, 1)
+        words = text.ends(text.tokenize(classes)) - 1
+        rows = [
+            self._arrange(row, context, int(count))
+            for row, context, count in zip(frozen, contexts, words, strict=True)
+        ]
+        features = text.encode_embedded(torch.stack(rows), ends)
+        return features.reshape(len(names), 2, -1)
+
+    def _arrange(self, frozen: Tensor, context: Tensor, words: int) -> Tensor:
+        """One prompt: start, context and class name in their order, full stop, end."""
+        start, rest = frozen[:1], frozen[1 + self.length :]
+        name, tail = rest[:words], rest[words:]
+        half = {"end": self.length, "middle": self.length // 2, "front": 0}[self.position]
+        return torch.cat([start, context[:half], name, context[half:], tail])
+
+
+def _drawn(shape: tuple[int, ...], generator: torch.Generator | None) -> nn.Parameter:
+    return nn.Parameter(_DEVIATION * torch.randn(shape, generator=generator))

@@ -1,0 +1,94 @@
+"""How rows are stored: as float32, float16, or 8-bit integers with a scale for each row.
+
+What is stored is the truth: a search is exact among the decoded rows. Decoding is element-wise
+and rounds once, so the same row decodes to the same bits everywhere.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from offnominal.errors import OptionError
+
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "int8": torch.int8}
+_LEVELS = 127
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Rows that are decoded where they are read, so that they look like a float32 tensor.
+
+    Attributes
+    ----------
+    rows : Tensor
+        (N, D) float32, float16 or int8.
+    scale : Tensor or None
+        (N,) float32, of int8 rows: a row is its integers times its scale.
+    """
+
+    rows: Tensor
+    scale: Tensor | None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the rows are."""
+        return self.rows.device
+
+    @property
+    def shape(self) -> torch.Size:
+        """(N, D)."""
+        return self.rows.shape
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: slice | Tensor) -> Tensor:
+        """Rows (n, D) float32; of float32 rows a slice is not a copy."""
+        if self.scale is None:
+            return self.rows[index].float()
+        return self.rows[index] * self.scale[index][:, None]
+
+    def index_select(self, dim: int, index: Tensor) -> Tensor:
+        """A copy of the rows ``index`` (n,), as (n, D) float32."""
+        picked = self.rows.index_select(dim, index)
+        if self.scale is None:
+            return picked.float()
+        return picked * self.scale.index_select(0, index)[:, None]
+
+
+def encode(features: Tensor, storage: str) -> tuple[Tensor, Tensor | None]:
+    """Rows as they are stored, and their scales.
+
+    Parameters
+    ----------
+    features : Tensor
+        (n, D), any float dtype, finite.
+    storage : {"fp32", "fp16", "int8"}
+
+    Returns
+    -------
+    tuple
+        (n, D) rows, and (n,) float32 scales if they are int8. An int8 row's largest absolute
+        value becomes ±127, so each value is off by at most 1/254 of that largest one.
+
+    Raises
+    ------
+    OptionError
+        If a value does not fit: float16 ends at 65504.
+    """
+    features = features.float()
+    if storage == "int8":
+        scale = features.abs().amax(1) / _LEVELS
+        # A row of zeros, or of values so small that their scale is rounded to zero.
+        divisor = torch.where(scale > 0, scale, 1)
+        coded = (features / divisor[:, None]).round_().clamp_(-_LEVELS, _LEVELS)
+        return coded.to(torch.int8), scale
+    if storage == "fp16" and len(features):
+        largest = float(features.abs().amax())
+        if largest > torch.finfo(torch.float16).max:
+            raise OptionError(
+                f"storage: fp16 holds values up to 65504, and these features reach {largest:.3g}; "
+                "use int8 or fp32"
+            )
+    return features.to(DTYPES[storage]), None

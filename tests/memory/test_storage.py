@@ -1,0 +1,231 @@
+"""Storage formats, provenance, and how a bank grows, shrinks and is saved."""
+
+import copy
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.nn import functional as F
+
+from offnominal.errors import OptionError
+from offnominal.memory import MemoryBank
+
+DIM = 24
+STORAGES = ["fp32", "fp16", "int8"]
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def unit(*shape: int, seed: int = 0) -> Tensor:
+    return F.normalize(normal(*shape, seed=seed), dim=1)
+
+
+def bank_of(storage: str, *images: Tensor) -> MemoryBank:
+    bank = MemoryBank(DIM, storage=storage)  # type: ignore[arg-type]
+    for number, image in enumerate(images):
+        bank.add(image, number)
+    return bank
+
+
+def columns(bank: MemoryBank) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in bank.state_dict().items()}
+
+
+def same(one: MemoryBank, other: MemoryBank) -> bool:
+    mine, theirs = columns(one), columns(other)
+    return mine.keys() == theirs.keys() and all(torch.equal(mine[n], theirs[n]) for n in mine)
+
+
+def test_formats_and_their_errors() -> None:
+    rows = normal(500, DIM) * torch.logspace(-30, 3, 500)[:, None]
+    assert torch.equal(bank_of("fp32", rows).take(slice(None)), rows)
+    assert torch.equal(bank_of("fp16", rows).take(slice(None)), rows.half().float())
+    decoded = bank_of("int8", rows).take(slice(None))
+    largest = rows.abs().amax(1, keepdim=True)
+    assert ((decoded - rows).abs() <= largest / 254 * 1.0001).all()
+    # The largest value of a row is kept, up to the rounding of its scale.
+    torch.testing.assert_close(decoded.abs().amax(1), largest[:, 0], rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize(
+    "row", [torch.zeros(DIM), torch.full((DIM,), 1e-44), 1e17 * unit(1, DIM)[0]]
+)
+def test_int8_of_extreme_rows(row: Tensor) -> None:
+    decoded = bank_of("int8", row[None]).take(slice(None))[0]
+    assert ((decoded - row).abs() <= row.abs().amax() / 254 * 1.0001 + 1e-44).all()
+
+
+def test_bytes_in_a_saved_file(tmp_path) -> None:
+    for storage, per_row in (("fp32", 4 * DIM), ("fp16", 2 * DIM), ("int8", DIM + 4)):
+        bank = bank_of(storage, unit(5000, DIM))
+        bank.search(unit(3, DIM))  # what a search derives is not saved
+        path = tmp_path / storage
+        save_file(bank.state_dict(), path)
+        assert 0 <= path.stat().st_size - 5000 * (per_row + 10) < 1000
+
+
+def test_decoding_one_row_or_many_gives_the_same_bits() -> None:
+    for storage in STORAGES:
+        bank = bank_of(storage, normal(300, DIM))
+        index = torch.randperm(300, generator=torch.Generator().manual_seed(0))
+        every = bank.take(slice(None))
+        assert torch.equal(bank.take(index), every[index])
+        assert torch.equal(
+            torch.cat([bank.take(index[i : i + 1]) for i in range(300)]), every[index]
+        )
+        assert every.dtype == torch.float32
+
+
+@pytest.mark.parametrize("storage", STORAGES)
+def test_provenance_is_kept(storage: str) -> None:
+    bank = bank_of(storage)
+    bank.add(unit(6, DIM), 4)
+    bank.add(unit(3, DIM), 7, view=3, patch=torch.tensor([10, 20, 70000]))
+    bank.add(unit(2, DIM))
+    assert bank.owner.tolist() == [4] * 6 + [7] * 3 + [-1] * 2
+    assert bank.view.tolist() == [0] * 6 + [3] * 3 + [0] * 2
+    assert bank.patch.tolist() == [0, 1, 2, 3, 4, 5, 10, 20, 70000, 0, 1]
+    assert (bank.owner.dtype, bank.view.dtype, bank.patch.dtype) == (
+        torch.int32,
+        torch.int16,
+        torch.int32,
+    )
+
+
+@pytest.mark.parametrize("storage", STORAGES)
+def test_forget_is_as_if_never_added(storage: str) -> None:
+    images = [normal(n, DIM, seed=n) for n in (5, 70, 1, 300, 2)]
+    bank, never = bank_of(storage, *images), bank_of(storage)
+    for number in (0, 3):
+        never.add(images[number], number)
+    held = bank.rows
+    kept = held.clone()
+    bank.forget([1, 99])
+    bank.forget({2, 4})
+    assert same(bank, never)
+    assert torch.equal(held, kept)
+    del held
+    bank.forget([0])
+    bank.add(images[0], 0)
+    assert bank.owner.tolist() == [3] * 300 + [0] * 5
+    assert torch.equal(bank.take(slice(0, 300)), never.take(slice(5, None)))
+    queries = normal(20, DIM, seed=9)
+    assert torch.equal(bank.search(queries, 3)[0], never.search(queries, 3)[0])
+    bank.forget([0, 3])
+    assert len(bank) == 0
+    bank.add(images[1], 1)
+    assert same(bank, bank_of(storage, images[0][:0], images[1]))
+
+
+@pytest.mark.parametrize("storage", STORAGES)
+def test_extend_is_as_if_added_here(storage: str) -> None:
+    images = [normal(40, DIM, seed=n) for n in range(4)]
+    one, other = bank_of(storage, *images[:2]), bank_of(storage, *images[2:])
+    one.extend(other, {0: 2, 1: 3})
+    assert same(one, bank_of(storage, *images))
+    one.extend(bank_of(storage))
+    one.extend(other)
+    assert one.owner.tolist() == torch.tensor([0, 1, 2, 3, 0, 1]).repeat_interleave(40).tolist()
+    one.extend(one)
+    assert len(one) == 480
+
+
+def test_extend_swaps_numbers_without_mixing_them() -> None:
+    one, other = bank_of("fp32"), bank_of("fp32", unit(2, DIM), unit(3, DIM))
+    one.extend(other, {0: 1, 1: 0})
+    assert one.owner.tolist() == [1, 1, 0, 0, 0]
+    assert other.owner.tolist() == [0, 0, 1, 1, 1]
+
+
+@pytest.mark.parametrize("storage", STORAGES)
+@pytest.mark.parametrize("assign", [False, True])
+def test_saved_and_loaded(tmp_path, storage: str, assign: bool) -> None:
+    bank = bank_of(storage, *(normal(50, DIM, seed=n) for n in range(3)))
+    bank.add(normal(2, DIM), 9, view=2, patch=torch.tensor([4, 2]))
+    save_file(bank.state_dict(), tmp_path / "bank")
+    loaded = bank_of(storage)
+    loaded.load_state_dict(load_file(tmp_path / "bank"), assign=assign)
+    assert same(loaded, bank)
+    adopted = bank_of(storage)
+    for name, tensor in load_file(tmp_path / "bank").items():
+        assert name in adopted.state_dict()
+        setattr(adopted, name, tensor)
+    assert same(adopted, bank)
+    queries = normal(7, DIM, seed=5)
+    for other in (loaded, adopted):
+        other.add(normal(60, DIM, seed=6), 11)
+        other.forget([0])
+    bank.add(normal(60, DIM, seed=6), 11)
+    bank.forget([0])
+    assert same(loaded, bank)
+    assert same(adopted, bank)
+    assert torch.equal(adopted.search(queries)[0], bank.search(queries)[0])
+
+
+def test_files_without_views_and_patches_load() -> None:
+    old = {"rows": unit(7, DIM), "owner": torch.tensor([3, 3, 0, 3, 0, 3, 5], dtype=torch.int32)}
+    patches = [0, 1, 0, 2, 1, 3, 0]
+    loaded = bank_of("fp32")
+    loaded.load_state_dict(old)
+    # Adopted one by one, in any order, as a saved detector's buffers are.
+    banks = [loaded]
+    for names in (("rows", "owner"), ("owner", "rows")):
+        adopted = bank_of("fp32")
+        for name in names:
+            setattr(adopted, name, old[name])
+            assert "patch" in adopted.state_dict()
+        banks += [adopted, copy.deepcopy(adopted)]
+        banks[-2].to("cpu")
+        banks[-1].forget([])
+    for bank in banks:
+        state = bank.state_dict()
+        assert state["view"].tolist() == [0] * 7
+        assert state["patch"].tolist() == patches
+        bank.add(unit(1, DIM), 5)
+        bank.forget([3])
+        assert bank.patch.tolist() == [0, 1, 0, 0]
+        assert bank.view.dtype == torch.int16
+
+
+@pytest.mark.parametrize("storage", STORAGES)
+def test_copies_and_casts_keep_the_format(storage: str) -> None:
+    bank = bank_of(storage, unit(100, DIM))
+    for other in (copy.deepcopy(bank), copy.deepcopy(bank).half(), copy.deepcopy(bank).double()):
+        assert same(other, bank)
+        other.add(unit(900, DIM), 1)
+        assert torch.equal(other.take(slice(0, 100)), bank.take(slice(0, 100)))
+        assert len(bank) == 100
+
+
+def test_standardize_is_for_float32() -> None:
+    bank = bank_of("fp32", unit(5, DIM))
+    rows = bank.rows.clone()
+    bank.search(rows)
+    bank.standardize_(torch.ones(DIM), torch.full((DIM,), 2.0))
+    assert torch.equal(bank.take(slice(None)), (rows - 1) / 2)
+    assert bank.search((rows - 1) / 2)[1][:, 0].tolist() == [0, 1, 2, 3, 4]
+    for storage in ("fp16", "int8"):
+        with pytest.raises(OptionError, match="--storage fp32"):
+            bank_of(storage, rows).standardize_(torch.ones(DIM), torch.ones(DIM))
+
+
+def test_errors_name_the_option() -> None:
+    with pytest.raises(OptionError, match="storage: 'int4'"):
+        bank_of("int4")
+    with pytest.raises(OptionError, match="fp16 holds values up to 65504"):
+        bank_of("fp16", torch.full((1, DIM), 7e4))
+    bank = bank_of("int8")
+    for patch in (torch.zeros(2, dtype=torch.int64), torch.zeros(3)):
+        with pytest.raises(OptionError, match="give 3 integers"):
+            bank.add(unit(3, DIM), patch=patch)
+    with pytest.raises(OptionError, match="view: -1"):
+        bank.add(unit(3, DIM), view=-1)
+    with pytest.raises(OptionError, match="same options"):
+        bank.extend(bank_of("fp32"))
+    assert len(bank) == 0
+    state = bank_of("fp32", unit(3, DIM)).state_dict()
+    with pytest.raises(RuntimeError, match=r"rows: torch\.float32"):
+        bank.load_state_dict(state)
