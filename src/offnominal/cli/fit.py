@@ -135,9 +135,9 @@ def _report(detector: "Detector", output: Path) -> None:
     say(f"{output}: {detector.method} on {count or 'no'} good image{'s' if count != 1 else ''}")
     if detector.copies_:
         say(f"  left out   {detector.copies_} exact copies of others")
-    say(
-        f"  backbone   {detector.load_network().name}, digest {detector.load_network().digest[:12]}"
-    )
+    network = detector.load_network()
+    if network.digest:
+        say(f"  backbone   {network.name}, digest {network.digest[:12]}")
     if isinstance(detector, PatchDetector):
         say(f"  bank       {len(detector.bank.rows):,} patches")
         test = detector.masking_test_

@@ -58,7 +58,7 @@ class Unreadable:
         """List them, if there are any."""
         if self.errors:
             count = len(self.errors)
-            say(f"{count} image{'s' if count > 1 else ''} could not be read:")
+            say(f"{count} image{'s' if count > 1 else ''} could not be used:")
             for error in self.errors:
                 say(f"  {error}")
 

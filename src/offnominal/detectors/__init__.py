@@ -184,6 +184,14 @@ METHODS: dict[str, Method] = {
             "Radford et al., 2021, arXiv 2103.00020",
             references="none",
         ),
+        Method(
+            "chat",
+            "offnominal.detectors.chat:ChatModel",
+            "0 to 16 good images, and an OpenAI-compatible endpoint",
+            "a multimodal chat model is asked, and answers with a verdict, boxes and words",
+            "no paper of its own; Jiang et al. (MMAD), 2024, arXiv 2410.09453, measure such models",
+            references="optional",
+        ),
     )
 }
 

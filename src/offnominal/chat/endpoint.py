@@ -1,0 +1,110 @@
+"""Where a chat model is reached: its base URL, its key, and what can go wrong there."""
+
+import ipaddress
+import os
+from importlib.util import find_spec
+from urllib.parse import urlsplit
+
+from offnominal.errors import ImageError, OffnominalError, OptionError
+
+__all__ = [
+    "AnswerError",
+    "EndpointError",
+    "check_endpoint",
+    "is_loopback",
+    "read_key",
+    "require_client",
+]
+
+_PATH = "/chat/completions"
+
+
+class EndpointError(OffnominalError):
+    """A chat model's endpoint cannot be used: not there, refuses the key, or never answers."""
+
+
+class AnswerError(ImageError):
+    """An image got no answer that can be used, so it has no score.
+
+    Parameters
+    ----------
+    source : str
+        The file, or a description of the array.
+    reason : str
+        What went wrong and what to do, without the source's name.
+    answered : bool
+        Whether the model said something that is no valid answer; False: nothing came from it.
+    """
+
+    def __init__(self, source: object, reason: str, answered: bool) -> None:
+        super().__init__(source, reason)
+        self.answered = answered
+
+
+def check_endpoint(endpoint: str) -> str:
+    """A base URL without the slash at its end.
+
+    Raises
+    ------
+    OptionError
+        If it is none, or holds what belongs elsewhere: a key, a query, the path of one function.
+        The message never repeats a part that could be secret.
+    """
+    advice = "give a base URL such as http://127.0.0.1:8080/v1"
+    try:
+        parts = urlsplit(endpoint)
+        host, _ = parts.hostname, parts.port  # a port that is no number raises here
+    except ValueError as error:
+        raise OptionError(f"endpoint: is no URL; {advice}") from error
+    if parts.username is not None or parts.password is not None or parts.query or parts.fragment:
+        raise OptionError(
+            f"endpoint {parts.scheme}://{host}: holds a user name, a password or a query, which "
+            f"would be stored; {advice}, and name the variable that holds a key with key_variable"
+        )
+    if parts.scheme not in ("http", "https") or not host or not endpoint.isprintable():
+        raise OptionError(f"endpoint {endpoint!r}: is no URL of a server; {advice}")
+    base = endpoint.rstrip("/")
+    if base.endswith(_PATH):
+        raise OptionError(f"endpoint {base}: leave {_PATH} out; {advice}")
+    return base
+
+
+def is_loopback(endpoint: str) -> bool:
+    """Whether the endpoint is on this machine."""
+    host = urlsplit(endpoint).hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def read_key(variable: str | None) -> str | None:
+    """The key that an environment variable holds; None where no variable is named.
+
+    Raises
+    ------
+    OptionError
+        If the variable is not set, or holds what cannot be a key. The content is never shown.
+    """
+    if variable is None:
+        return None
+    key = os.environ.get(variable, "").strip()
+    if not key:
+        raise OptionError(
+            f"key_variable {variable}: this environment variable is not set; set it to the "
+            "endpoint's key, or leave key_variable out"
+        )
+    if not (key.isascii() and key.isprintable()) or " " in key:
+        raise OptionError(
+            f"key_variable {variable}: holds spaces, line breaks or signs that no key has; set it "
+            "to the key alone"
+        )
+    return key
+
+
+def require_client() -> None:
+    """Raise an :class:`OptionError` if the HTTP library is not installed."""
+    if find_spec("httpx2") is None:
+        raise OptionError(
+            "method chat needs httpx2: install it with `pip install 'offnominal[chat]'`"
+        )
