@@ -19,12 +19,19 @@ if TYPE_CHECKING:
     from offnominal.calibration import Threshold
     from offnominal.datasets.dataset import Dataset, open_dataset
     from offnominal.datasets.sample import Sample
+    from offnominal.detectors.anomalyclip import AnomalyCLIP
     from offnominal.detectors.anomalydino import AnomalyDINO
     from offnominal.detectors.anomalydino_batched import BatchedAnomalyDINO
+    from offnominal.detectors.april_gan import AprilGAN
     from offnominal.detectors.base import Detector
+    from offnominal.detectors.chat import ChatModel
+    from offnominal.detectors.clip import CLIPAC, CLIPDetector
+    from offnominal.detectors.coop import CoOp
     from offnominal.detectors.dn2 import DN2
     from offnominal.detectors.ensemble import Ensemble
+    from offnominal.detectors.maeday import MAEDAY
     from offnominal.detectors.multilayer import MultiLayerNN
+    from offnominal.detectors.musc import MuSc
     from offnominal.detectors.padim import PaDiM
     from offnominal.detectors.patchcore import PatchCore
     from offnominal.detectors.prediction import Prediction, Region
@@ -32,47 +39,65 @@ if TYPE_CHECKING:
     from offnominal.detectors.spade import SPADE
     from offnominal.detectors.subspacead import SubspaceAD
     from offnominal.detectors.subspacead_batched import BatchedSubspaceAD
+    from offnominal.detectors.winclip import WinCLIP
     from offnominal.images import read_image
     from offnominal.memory import MemoryBank
     from offnominal.paths import find_images
 
 _HOMES = {
+    "AnomalyCLIP": "offnominal.detectors.anomalyclip",
     "AnomalyDINO": "offnominal.detectors.anomalydino",
+    "AprilGAN": "offnominal.detectors.april_gan",
     "Backbone": "offnominal.backbones.base",
     "BatchedAnomalyDINO": "offnominal.detectors.anomalydino_batched",
     "BatchedSubspaceAD": "offnominal.detectors.subspacead_batched",
+    "ChatModel": "offnominal.detectors.chat",
+    "CLIPAC": "offnominal.detectors.clip",
+    "CLIPDetector": "offnominal.detectors.clip",
+    "CoOp": "offnominal.detectors.coop",
     "Dataset": "offnominal.datasets.dataset",
     "Detector": "offnominal.detectors.base",
     "DN2": "offnominal.detectors.dn2",
     "Ensemble": "offnominal.detectors.ensemble",
+    "find_images": "offnominal.paths",
+    "load_backbone": "offnominal.backbones",
+    "MAEDAY": "offnominal.detectors.maeday",
     "MemoryBank": "offnominal.memory",
     "MultiLayerNN": "offnominal.detectors.multilayer",
+    "MuSc": "offnominal.detectors.musc",
+    "open_dataset": "offnominal.datasets.dataset",
     "PaDiM": "offnominal.detectors.padim",
     "PatchCore": "offnominal.detectors.patchcore",
     "Prediction": "offnominal.detectors.prediction",
+    "read_image": "offnominal.images",
     "Region": "offnominal.detectors.prediction",
     "Sample": "offnominal.datasets.sample",
     "SoftPatch": "offnominal.detectors.softpatch",
     "SPADE": "offnominal.detectors.spade",
     "SubspaceAD": "offnominal.detectors.subspacead",
     "Threshold": "offnominal.calibration",
-    "find_images": "offnominal.paths",
-    "load_backbone": "offnominal.backbones",
-    "open_dataset": "offnominal.datasets.dataset",
-    "read_image": "offnominal.images",
+    "WinCLIP": "offnominal.detectors.winclip",
 }
 
 __all__ = [
+    "CLIPAC",
     "DN2",
+    "MAEDAY",
     "SPADE",
+    "AnomalyCLIP",
     "AnomalyDINO",
+    "AprilGAN",
     "Backbone",
     "BatchedAnomalyDINO",
     "BatchedSubspaceAD",
+    "CLIPDetector",
+    "ChatModel",
+    "CoOp",
     "Dataset",
     "Detector",
     "Ensemble",
     "MemoryBank",
+    "MuSc",
     "MultiLayerNN",
     "PaDiM",
     "PatchCore",
@@ -82,6 +107,7 @@ __all__ = [
     "SoftPatch",
     "SubspaceAD",
     "Threshold",
+    "WinCLIP",
     "__version__",
     "find_images",
     "load_backbone",

@@ -356,4 +356,4 @@ def test_a_batch_can_be_judged_by_another_method(parts: Path) -> None:
     assert other.stdout != plain.stdout
     refused = offnominal(*batch, "--method", "anomalydino")
     assert refused.returncode == 2
-    assert "needs references" in refused.stderr
+    assert "does not score a batch" in refused.stderr

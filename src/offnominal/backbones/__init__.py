@@ -10,9 +10,10 @@ from offnominal.errors import BackboneError, OptionError
 if TYPE_CHECKING:  # listing backbones must not cost an import of torch
     from offnominal.backbones.base import Backbone
 
-__all__ = ["CATALOGUE", "DEFAULT", "OPEN_CLIP", "backbone_name", "load_backbone"]
+__all__ = ["CATALOGUE", "DEFAULT", "MAE", "OPEN_CLIP", "backbone_name", "load_backbone"]
 
 OPEN_CLIP = "open_clip:"  # how the names of CLIP models with a text tower begin
+MAE = "mae_"  # and those of masked autoencoders with their decoder
 
 
 def backbone_name(
@@ -77,6 +78,10 @@ def load_backbone(
         from offnominal.backbones.clip import ClipBackbone
 
         return ClipBackbone(name, weights, layers)
+    if name.startswith(MAE):
+        from offnominal.backbones.mae import MaskedAutoencoder
+
+        return MaskedAutoencoder.load(name, weights, layers)
     from offnominal.backbones.timm import TimmBackbone
 
     return TimmBackbone(name, weights, layers)

@@ -185,6 +185,14 @@ METHODS: dict[str, Method] = {
             references="none",
         ),
         Method(
+            "maeday",
+            "offnominal.detectors.maeday:MAEDAY",
+            "nothing; weights of a masked autoencoder with its decoder",
+            "what a masked autoencoder fails to paint from a quarter of the image",
+            "Schwartz et al., 2022, arXiv 2211.14307",
+            references="none",
+        ),
+        Method(
             "chat",
             "offnominal.detectors.chat:ChatModel",
             "0 to 16 good images, and an OpenAI-compatible endpoint",

@@ -4,27 +4,24 @@ Damm et al., 2024 (arXiv 2405.14529), appendix D. Most parts of a batch are good
 good part has near neighbours in many of the other images, and a patch of a defect has few.
 """
 
-from collections.abc import Iterable, Iterator
-from typing import Any, ClassVar, Unpack
+from typing import ClassVar, Unpack
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from offnominal.backbones.base import Backbone
-from offnominal.detectors.base import OnError, Progress, Scored
+from offnominal.detectors.base import Progress, Scored
+from offnominal.detectors.batched import BatchDetector
 from offnominal.detectors.patches import PatchDetector, PatchOptions
-from offnominal.detectors.prediction import Prediction
 from offnominal.detectors.views import Views
 from offnominal.errors import OptionError
-from offnominal.images import ImageSource, describe
 
 __all__ = ["BatchedAnomalyDINO"]
 
 _RESOLUTION = 672  # the paper's, for DINOv2
 
 
-class BatchedAnomalyDINO(PatchDetector):
+class BatchedAnomalyDINO(PatchDetector, BatchDetector):
     """Batched zero-shot detection: every image of a batch is scored against all the others.
 
     A patch's score is the mean of its distances below the ``quantile`` of those to all patches of
@@ -56,83 +53,38 @@ class BatchedAnomalyDINO(PatchDetector):
     def _default_resolution(self, net: Backbone) -> int:
         return _RESOLUTION if "dinov2" in net.name else net.resolution
 
-    def stream(
-        self,
-        images: Iterable[ImageSource],
-        on_error: OnError | None = None,
-        progress: Progress | None = None,
-    ) -> Iterator[Prediction]:
-        """Predictions for a batch: features of all of it first, then one image after the other.
-
-        Raises
-        ------
-        OptionError
-            If there are fewer than two readable images.
-        """
-        readable: list[ImageSource] = []
-        starts, layouts = [0], []
-        masks: list[Tensor] = []
+    def _begin(self) -> None:
         self.prepare_state()
-        with torch.inference_mode():
-            for source, image in self._read(images, on_error):
-                views = self.views(image)
-                for pixels in views.pixels:
-                    tokens, grid = self._tokens(pixels)
-                    if not masks:
-                        self._decide_mask(tokens, grid)
-                    raw = self.normalization != "l2"
-                    self.bank.add(tokens if raw else self._normalised(tokens), len(readable))
-                    masks.append(self.foreground(tokens, grid))
-                    starts.append(starts[-1] + len(tokens))
-                layouts.append((views.layout(), len(views.pixels)))
-                readable.append(source)
-                if progress:
-                    progress("features", len(readable))
-            if len(readable) < 2:
-                raise OptionError("a batch needs at least two readable images to compare")
-            if self.normalization == "standardize":
-                self._standardize_bank()
-        scored = self._score(readable, starts, masks, layouts)
-        for done, prediction in enumerate(scored, start=1):
-            if progress:
-                progress("predict", done)
-            yield prediction
+        # Of each image: how its views lie, and of each view its first row in the bank and its mask.
+        self._seen: list[tuple[Views, list[tuple[int, Tensor]]]] = []
 
-    def _score(
-        self,
-        readable: list[ImageSource],
-        starts: list[int],
-        masks: list[Tensor],
-        layouts: list[tuple[Views, int]],
-    ) -> Iterator[Prediction]:
-        first = 0
-        # Pictures are read a second time: a batch's features fit in memory, its images may not.
-        for index, (source, image) in enumerate(self._read(readable, None)):
-            layout, count = layouts[index]
-            with torch.inference_mode():
-                scores = []
-                for view in range(first, first + count):
-                    queries = self.bank.rows[starts[view] : starts[view + 1]]
-                    distance = self._mean_below_quantile(queries, index)
-                    scores.append(distance.reshape(masks[view].shape) * masks[view])
-                merged = layout.merge(scores)
-                size = (image.shape[0], image.shape[1])
-                scored = Scored(merged, size, layout.cover)
-                yield self._prediction(describe(source), image, scored)
-            first += count
+    def _take(self, index: int, image: np.ndarray) -> None:
+        views = self.views(image)
+        seen: list[tuple[int, Tensor]] = []
+        for pixels in views.pixels:
+            tokens, grid = self._tokens(pixels)
+            if not len(self.bank):
+                self._decide_mask(tokens, grid)
+            seen.append((len(self.bank), self.foreground(tokens, grid)))
+            raw = self.normalization != "l2"
+            self.bank.add(tokens if raw else self._normalised(tokens), index)
+        self._seen.append((views.layout(), seen))
+
+    def _compare(self, count: int, progress: Progress | None) -> None:
+        if self.normalization == "standardize":
+            self._standardize_bank()
+
+    def _judge(self, index: int, image: np.ndarray) -> Scored:
+        layout, seen = self._seen[index]
+        scores = []
+        for start, mask in seen:
+            queries = self.bank.take(slice(start, start + mask.numel()))
+            distance = self._mean_below_quantile(queries, index)
+            scores.append(distance.reshape(mask.shape) * mask)
+        return Scored(layout.merge(scores), (image.shape[0], image.shape[1]), layout.cover)
 
     def _mean_below_quantile(self, queries: Tensor, owner: int) -> Tensor:
         half = self.bank.distances_below_quantile(queries, self.quantile, skip=owner)
         # Half the squared distance is the cosine distance of unit vectors; of others, take the
         # root of the mean square, so that the unit is that of the few-shot form.
         return half if self.normalization == "l2" else (2 * half).sqrt()
-
-    def _fit(self, images: Iterator[tuple[int, np.ndarray]], progress: Progress | None) -> None:
-        raise OptionError(f"{self.method} has nothing to fit: it scores the images of a batch")
-
-    def _patch_scores(self, pixels: Tensor) -> Tensor:
-        raise OptionError(f"{self.method} scores batches: use predict or stream with all images")
-
-    def extra_state(self) -> dict[str, Any]:
-        """Nothing is learned."""
-        return {}

@@ -4,24 +4,20 @@ Lendering, Akdag and Bondarev, "SubspaceAD", CVPR 2026 (arXiv 2602.23013), batch
 parts of a batch are good, so what few of them show takes up little of the variance.
 """
 
-from collections.abc import Iterable, Iterator
-from typing import Any, ClassVar, Unpack
+from typing import ClassVar, Unpack
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from offnominal.detectors.base import OnError, Progress, Scored
-from offnominal.detectors.prediction import Prediction
+from offnominal.detectors.base import Progress, Scored
+from offnominal.detectors.batched import BatchDetector
 from offnominal.detectors.subspace import Moments, Subspace
 from offnominal.detectors.subspace_base import SubspaceModel, SubspaceOptions
-from offnominal.errors import OptionError
-from offnominal.images import ImageSource, describe
 
 __all__ = ["BatchedSubspaceAD"]
 
 
-class BatchedSubspaceAD(SubspaceModel):
+class BatchedSubspaceAD(SubspaceModel, BatchDetector):
     """Batched zero-shot detection: every image is scored by the subspace of the whole batch.
 
     There is nothing to fit or to save, and no good image to set a threshold by: scores rank the
@@ -44,60 +40,24 @@ class BatchedSubspaceAD(SubspaceModel):
         super().__init__(**options)
         self.leave_one_out = leave_one_out
 
-    def stream(
-        self,
-        images: Iterable[ImageSource],
-        on_error: OnError | None = None,
-        progress: Progress | None = None,
-    ) -> Iterator[Prediction]:
-        """Predictions for a batch: its subspace first, then one image after the other.
+    def _begin(self) -> None:
+        self._total: Moments | None = None
 
-        Raises
-        ------
-        OptionError
-            If there are fewer than two readable images.
-        """
-        readable: list[ImageSource] = []
-        total: Moments | None = None
-        self.load_network()
-        with torch.inference_mode():
-            for source, image in self._read(images, on_error):
-                own = self._moments(image)
-                total = own if total is None else total.plus(own)
-                readable.append(source)
-                if progress:
-                    progress("features", len(readable))
-            if total is None or len(readable) < 2:
-                raise OptionError("a batch needs at least two readable images to compare")
-            self._learn(total)
-        for done, (source, image) in enumerate(self._read(readable, None), start=1):
-            with torch.inference_mode():
-                prediction = self._predict_one(describe(source), image, total)
-            if progress:
-                progress("predict", done)
-            yield prediction
+    def _take(self, index: int, image: np.ndarray) -> None:
+        own = Moments.of(torch.cat([self._tokens(p)[0] for p in self.views(image).pixels]))
+        self._total = own if self._total is None else self._total.plus(own)
 
-    def _moments(self, image: np.ndarray) -> Moments:
-        views = [self._tokens(pixels)[0] for pixels in self.views(image).pixels]
-        return Moments.of(torch.cat(views))
+    def _compare(self, count: int, progress: Progress | None) -> None:
+        assert self._total is not None
+        self._learn(self._total)
 
-    def _predict_one(self, source: str, image: np.ndarray, total: Moments) -> Prediction:
+    def _judge(self, index: int, image: np.ndarray) -> Scored:
         views = self.views(image)
         seen = [self._tokens(pixels) for pixels in views.pixels]
         subspace = self.subspace
         if self.leave_one_out:
             own = Moments.of(torch.cat([tokens for tokens, _ in seen]))
-            subspace = Subspace.of(total.minus(own), self.variance)
+            assert self._total is not None
+            subspace = Subspace.of(self._total.minus(own), self.variance)
         merged = views.merge([subspace.residual(tokens).reshape(grid) for tokens, grid in seen])
-        scored = Scored(merged, (image.shape[0], image.shape[1]), views.cover)
-        return self._prediction(source, image, scored)
-
-    def _fit(self, images: Iterator[tuple[int, np.ndarray]], progress: Progress | None) -> None:
-        raise OptionError(f"{self.method} has nothing to fit: it scores the images of a batch")
-
-    def _patch_scores(self, pixels: Tensor) -> Tensor:
-        raise OptionError(f"{self.method} scores batches: use predict or stream with all images")
-
-    def extra_state(self) -> dict[str, Any]:
-        """Nothing is learned."""
-        return {}
+        return Scored(merged, (image.shape[0], image.shape[1]), views.cover)
