@@ -9,6 +9,7 @@ from typing import NoReturn
 
 import typer
 
+from offnominal.cli.add import add
 from offnominal.cli.backbones import app as backbones_app
 from offnominal.cli.benchmark import benchmark
 from offnominal.cli.calibrate import calibrate
@@ -16,12 +17,18 @@ from offnominal.cli.datasets import app as datasets_app
 from offnominal.cli.demo import demo
 from offnominal.cli.doctor import doctor
 from offnominal.cli.evaluate import evaluate
+from offnominal.cli.explain import explain
 from offnominal.cli.fit import fit
+from offnominal.cli.forget import forget
+from offnominal.cli.history import history
 from offnominal.cli.many import ManyValues
+from offnominal.cli.merge import merge
 from offnominal.cli.methods import methods
 from offnominal.cli.predict import predict
 from offnominal.cli.report import report
 from offnominal.cli.terminal import INTERNAL, USAGE, print_error
+from offnominal.cli.train import app as train_app
+from offnominal.cli.undo import undo
 from offnominal.errors import OffnominalError
 
 __all__ = ["app", "main"]
@@ -58,10 +65,17 @@ def _root(
 app.command()(fit)
 app.command()(predict)
 app.command()(calibrate)
+app.command()(explain)
+app.command()(add)
+app.command()(forget)
+app.command()(undo)
+app.command()(merge)
+app.command()(history)
 app.command()(evaluate)
 app.command(cls=ManyValues)(benchmark)
 app.command()(report)
 app.add_typer(datasets_app, name="datasets")
+app.add_typer(train_app, name="train")
 app.command()(methods)
 app.add_typer(backbones_app, name="backbones")
 app.command()(demo)

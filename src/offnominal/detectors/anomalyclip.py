@@ -1,0 +1,101 @@
+"""AnomalyCLIP: one learned pair of prompts, normal and abnormal, for any kind of part.
+
+Zhou, Pang, Tian, He and Chen, "AnomalyCLIP: Object-agnostic Prompt Learning for Zero-shot Anomaly
+Detection", ICLR 2024 (arXiv 2310.18961), and its released code.
+"""
+
+from typing import Any, ClassVar, Unpack
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from offnominal.backbones.clip_blocks import Positions
+from offnominal.backbones.clip_text import ClipText
+from offnominal.detectors.prompted import PromptedDetector, PromptedOptions, Seen
+from offnominal.errors import OptionError
+from offnominal.language.learned import AnomalyCLIPPrompts
+
+__all__ = ["AnomalyCLIP"]
+
+_VALUE_BLOCKS = 19  # the released code's DPAM_layer 20 takes the last 19 of 24
+
+
+class AnomalyCLIP(PromptedDetector):
+    """Zero-shot detection by object-agnostic prompts that were trained on other parts.
+
+    The image score is the softmax of the class token's cosines to both prompts, over the
+    temperature; the class token is projected without the final layer norm, as in the released code.
+    A patch's score is the same for a stream of value-value attention beside the ordinary one,
+    summed over the levels (section 3.3 of the paper).
+
+    Parameters
+    ----------
+    prompts : path or None
+        File of ``offnominal train anomalyclip``, or a released checkpoint (``epoch_15.pth``).
+    value_blocks : int or None
+        Last blocks of the image tower whose value-value attention makes the maps; all of them where
+        it has fewer. None: what the prompts were trained with, which is 19 for the released ones.
+    positions : {"bilinear", "bicubic-antialias", "bicubic"}
+        The released code resizes bilinearly.
+    **options
+        See :class:`~offnominal.detectors.prompted.PromptedDetector`. ``class_name`` makes no
+        difference: the prompts know no object. ``layers`` None, with a released checkpoint: the
+        last block, as its test script has it; the paper's four are ``5,11,17,23``, counted from 0.
+
+    Notes
+    -----
+    The map is smoothed at the image's own size, where the released code smooths one of 518 x 518.
+
+    Examples
+    --------
+    >>> from offnominal.detectors.anomalyclip import AnomalyCLIP
+    >>> detector = AnomalyCLIP(prompts="prompts.safetensors").fit([])
+    >>> [prediction] = detector.predict("part.png")
+    >>> prediction.score
+    """
+
+    method: ClassVar[str] = "anomalyclip"
+
+    def __init__(
+        self,
+        value_blocks: int | None = None,
+        positions: Positions = "bilinear",
+        **options: Unpack[PromptedOptions],
+    ) -> None:
+        super().__init__(positions=positions, **options)
+        if value_blocks is not None and value_blocks < 1:
+            raise OptionError(f"value_blocks {value_blocks}: give 1 or more")
+        self.value_blocks = value_blocks
+
+    def reading(self) -> dict[str, Any]:
+        """All that the comparison with the prompts depends on but the weights, as plain values."""
+        return super().reading() | {"value_blocks": self._values()}
+
+    def new_prompts(
+        self, text: ClipText, generator: torch.Generator, **settings: Any
+    ) -> AnomalyCLIPPrompts:
+        """Object-agnostic prompts drawn at random; settings: length, depth, deep_length."""
+        prompts = AnomalyCLIPPrompts(text.width, generator=generator, **settings)
+        blocks = len(text.transformer.resblocks)
+        if prompts.depth > blocks:
+            raise OptionError(
+                f"--depth {prompts.depth}: the text tower of {self.clip.name} has {blocks} blocks; "
+                "give that many or fewer"
+            )
+        return prompts
+
+    def see(self, pixels: Tensor) -> Seen:
+        """The class token before the final layer norm, and value-value features of patches."""
+        net = self.clip
+        first = max(0, net.level_count - self._values())
+        with self._autocast():
+            tokens = net.tokens(pixels.to(self._device), self._blocks(), values_from=first)
+            whole = net.project(tokens.last[:, 0], norm=False)
+            levels = [net.project(each[:, 1:]) for each in tokens.values]
+        units = [F.normalize(each.float(), dim=-1) for each in levels]
+        return Seen(F.normalize(whole.float(), dim=-1), units, tokens.grid)
+
+    def _values(self) -> int:
+        stored: int = self.reading_.get("value_blocks", _VALUE_BLOCKS)
+        return self.value_blocks or stored

@@ -1,0 +1,59 @@
+"""CoOp adapted to anomaly detection: learned context before ``normal NAME`` and ``anomalous NAME``.
+
+Zhou, Yang, Loy and Liu, "Learning to Prompt for Vision-Language Models", IJCV 2022 (arXiv
+2109.01134). The adaptation is that of AnomalyCLIP's comparisons (Zhou et al., ICLR 2024).
+"""
+
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from offnominal.backbones.clip_text import ClipText
+from offnominal.detectors.prompted import PromptedDetector, Seen
+from offnominal.language.learned import CoOpPrompts
+
+__all__ = ["CoOp"]
+
+
+class CoOp(PromptedDetector):
+    """Zero-shot detection by prompts whose context was learned, and which name the part.
+
+    The image score is the softmax of the class token's cosines to both prompts, over the
+    temperature; a patch's score is the same for its token. Both pass through the final layer norm
+    and the projection, as CLIP means it for the class token. The patches of CLIP were never
+    compared with texts in its training, so maps are poor; the method is a baseline.
+
+    Parameters
+    ----------
+    prompts : path or None
+        File of ``offnominal train coop``.
+    **options
+        See :class:`~offnominal.detectors.prompted.PromptedDetector`.
+
+    Examples
+    --------
+    >>> from offnominal.detectors.coop import CoOp
+    >>> detector = CoOp(prompts="coop.safetensors", class_name="metal nut").fit([])
+    >>> [prediction] = detector.predict("nut.png")
+    >>> prediction.score
+    """
+
+    method: ClassVar[str] = "coop"
+
+    def new_prompts(
+        self, text: ClipText, generator: torch.Generator, **settings: Any
+    ) -> CoOpPrompts:
+        """A context drawn at random; settings: length, position, specific."""
+        return CoOpPrompts(text.width, generator=generator, **settings)
+
+    def see(self, pixels: Tensor) -> Seen:
+        """The class token and the patch tokens, projected as CLIP projects the class token."""
+        net = self.clip
+        with self._autocast():
+            tokens = net.tokens(pixels.to(self._device), self._blocks())
+            whole = net.project(tokens.last[:, 0])
+            levels = [net.project(each[:, 1:]) for each in tokens.blocks]
+        units = [F.normalize(each.float(), dim=-1) for each in levels]
+        return Seen(F.normalize(whole.float(), dim=-1), units, tokens.grid)

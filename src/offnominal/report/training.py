@@ -1,0 +1,145 @@
+"""The page of a training: how the loss fell, what it was made of, and under what settings."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from offnominal._version import __version__
+from offnominal.report.drawing import SOFT, series, style, svg
+from offnominal.report.html import template, write_html
+from offnominal.report.words import axis_heading, setting_words
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["write_training_page"]
+
+Row = Sequence[float]
+"""Epoch and step, both from 1, then total, image, focal, dice abnormal, dice normal."""
+
+_PARTS = {
+    "image": ("Images", "cross-entropy of whole images, good or defective; 0.69 is guessing"),
+    "focal": ("Maps, focal", "how wrong pixels are, those that are easy counted little"),
+    "dice_abnormal": (
+        "Maps, Dice of defects",
+        "1 less the overlap of the map with the defects; good images, which have none, count "
+        "nearly 1 whatever their maps",
+    ),
+    "dice_normal": ("Maps, Dice of good areas", "the same for what is free of defects"),
+}
+
+
+def write_training_page(
+    path: Path,
+    title: str,
+    history: Sequence[Row],
+    means: Sequence[Mapping[str, float]],
+    settings: Mapping[str, Any],
+    local_weight: float,
+) -> Path:
+    """Write one HTML file that opens from disk without a network.
+
+    Parameters
+    ----------
+    path : Path
+        Replaced in one step.
+    title : str
+        Heading of the page.
+    history : sequence of rows
+        One row a step, with the parts of the loss.
+    means : sequence of mappings
+        Means over the steps of each epoch, by part.
+    settings : mapping
+        What it was trained with, as plain values.
+    local_weight : float
+        Weight of the maps' parts; 0 if they took no part.
+
+    Returns
+    -------
+    Path
+        `path`.
+
+    Raises
+    ------
+    OptionError
+        If the file cannot be written.
+    """
+    parts = list(_PARTS) if local_weight else ["image"]
+    words = _headline(means)
+    heads = ["total", *parts] if local_weight else ["total"]
+    rows = [(number, [f"{mean[p]:.4f}" for p in heads]) for number, mean in enumerate(means, 1)]
+    html = template("training.html.j2").render(
+        title=title,
+        version=__version__,
+        headline=words,
+        figure=svg(_figure(history, means, parts), words) if means else "",
+        heads=["Loss", *(_PARTS[p][0] for p in heads[1:])],
+        rows=rows,
+        key=[_PARTS[part] for part in parts],
+        weight=f"{local_weight:g}" if local_weight else "",
+        settings=[(axis_heading(k), setting_words(k, v)) for k, v in settings.items()],
+    )
+    write_html(path, html)
+    return path
+
+
+def _headline(means: Sequence[Mapping[str, float]]) -> str:
+    if not means:
+        return "Nothing has been trained yet: the prompts are as they were drawn."
+    first, last = means[0]["total"], means[-1]["total"]
+    if len(means) == 1:
+        return f"After one epoch; the mean loss of its steps was {first:.3f}."
+    change = "fell" if last < first else "did not fall: it went"
+    return (
+        f"Over {len(means)} epochs the loss {change} from {first:.3f}, the mean over the first, to "
+        f"{last:.3f}, the mean over the last."
+    )
+
+
+def _figure(
+    history: Sequence[Row], means: Sequence[Mapping[str, float]], parts: Sequence[str]
+) -> "Figure":
+    from matplotlib.figure import Figure
+
+    with style():
+        both = len(parts) > 1
+        figure = Figure(figsize=(9.6 if both else 5.4, 3.1))
+        panels = figure.subplots(1, 2 if both else 1, squeeze=False)[0]
+        _total(panels[0], history, means)
+        if both:
+            _parts(panels[1], means, parts)
+        for panel in panels:
+            panel.set_xlabel("epochs")
+            panel.grid(axis="x", visible=False)
+            panel.set_xlim(0, len(means))
+            panel.locator_params(axis="x", integer=True)
+    return figure
+
+
+def _middles(count: int) -> list[float]:
+    """An epoch's mean stands in the middle of the epoch."""
+    return [number + 0.5 for number in range(count)]
+
+
+def _total(axes: "Axes", history: Sequence[Row], means: Sequence[Mapping[str, float]]) -> None:
+    most: dict[int, float] = {}
+    for epoch, step, *_ in history:
+        most[int(epoch)] = max(step, most.get(int(epoch), 0))
+    x = [epoch - 1 + (step - 0.5) / most[int(epoch)] for epoch, step, *_ in history]
+    axes.plot(x, [row[2] for row in history], color=SOFT, lw=0.7, alpha=0.55, label="each step")
+    colour, marker, _ = series(0)
+    y = [mean["total"] for mean in means]
+    axes.plot(_middles(len(y)), y, color=colour, marker=marker, label="mean of an epoch")
+    axes.set_title("Loss")
+    axes.legend(loc="upper right")
+
+
+def _parts(axes: "Axes", means: Sequence[Mapping[str, float]], parts: Sequence[str]) -> None:
+    for number, part in enumerate(parts):
+        colour, marker, _ = series(number)
+        y = [mean[part] for mean in means]
+        axes.plot(_middles(len(y)), y, color=colour, marker=marker, label=_PARTS[part][0])
+    axes.set_title("What it is made of")
+    axes.set_ylim(bottom=0)
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))

@@ -1,0 +1,141 @@
+"""The loss that prompts are trained by: one part for the whole image, others for its map.
+
+Zhou et al., "AnomalyCLIP", ICLR 2024 (arXiv 2310.18961), section 3.3, calls it glocal: global and
+local. Constants are those of the released code.
+"""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+__all__ = ["PARTS", "Parts", "dice_loss", "focal_loss", "glocal_loss", "local_maps"]
+
+_SMOOTH = 1e-5  # keeps the focal loss's logarithm finite
+_GAMMA = 2.0  # Lin et al., "Focal Loss for Dense Object Detection", 2017, section 3.2
+
+
+class Parts(NamedTuple):
+    """A batch's loss and what it is made of, each a scalar; local parts are summed over levels."""
+
+    total: Tensor
+    image: Tensor
+    focal: Tensor
+    dice_abnormal: Tensor
+    dice_normal: Tensor
+
+
+PARTS = Parts._fields
+
+
+def focal_loss(normal: Tensor, abnormal: Tensor, truth: Tensor) -> Tensor:
+    """Focal loss of a map of two probabilities: mean of ``-(1 - p)^2 log p`` over pixels.
+
+    Lin et al., 2017, eq. 4, with p the probability of what the pixel is.
+
+    Parameters
+    ----------
+    normal, abnormal : Tensor of shape (B, H, W), float32
+        Probabilities, on [0, 1].
+    truth : Tensor of shape (B, H, W), float32
+        1 where the part is defective, 0 elsewhere.
+    """
+    # The released code bounds the one-hot truth and adds a little to p; both are kept.
+    wrong = truth.clamp(_SMOOTH, 1 - _SMOOTH)
+    right = (1 - truth).clamp(_SMOOTH, 1 - _SMOOTH)
+    p = right * normal + wrong * abnormal + _SMOOTH
+    return ((1 - p) ** _GAMMA * -p.log()).mean()
+
+
+def dice_loss(found: Tensor, truth: Tensor) -> Tensor:
+    """One less the Dice overlap of a soft map with the truth, each with 1 pixel added, over images.
+
+    Milletari et al., "V-Net", 2016, section 3, with plain sums below the line.
+
+    Parameters
+    ----------
+    found, truth : Tensor of shape (B, H, W), float32
+        On [0, 1].
+
+    Notes
+    -----
+    The released code drops the batch's axis from the truth of a single image, and so takes the
+    overlap of rows; here one image is one image.
+    """
+    both = (found * truth).flatten(1).sum(1)
+    either = found.flatten(1).sum(1) + truth.flatten(1).sum(1)
+    return 1 - ((2 * both + 1) / (either + 1)).mean()
+
+
+def local_maps(patches: Tensor, texts: Tensor, temperature: float, grid: tuple[int, int]) -> Tensor:
+    """Probabilities of both states at every patch.
+
+    Parameters
+    ----------
+    patches : Tensor of shape (B, N, E), float32
+        Unit vectors.
+    texts : Tensor of shape (B, 2, E), float32
+        Unit vectors of each image's texts: normal, abnormal.
+    temperature : float
+        What cosines are divided by before the softmax.
+    grid : (gh, gw)
+        N = gh x gw.
+
+    Returns
+    -------
+    Tensor of shape (B, 2, gh, gw)
+    """
+    cosines = patches @ texts.transpose(1, 2)
+    states = (cosines / temperature).softmax(-1).transpose(1, 2)
+    return states.reshape(len(patches), 2, *grid)
+
+
+def glocal_loss(
+    whole: Tensor,
+    levels: Iterable[Tensor],
+    texts: Tensor,
+    labels: Tensor,
+    truth: Tensor | None,
+    grid: tuple[int, int],
+    temperature: float,
+    local_weight: float,
+) -> Parts:
+    """Cross-entropy of the images, and focal and Dice losses of their maps.
+
+    ``CE + w * sum over levels [focal + Dice(abnormal, truth) + Dice(normal, 1 - truth)]``. The
+    softmax is taken at the patches, and its values are enlarged bilinearly, as the released code
+    does.
+
+    Parameters
+    ----------
+    whole : Tensor of shape (B, E), float32
+        Unit vectors of the images.
+    levels : iterable of Tensor of shape (B, N, E), float32
+        Unit vectors of the patches, one tensor a level.
+    texts : Tensor of shape (B, 2, E), float32
+        Unit vectors: normal, abnormal.
+    labels : Tensor of shape (B,), int64
+        0 good, 1 defective.
+    truth : Tensor of shape (B, H, W), float32, or None
+        1 where the part is defective; None: the images' part alone.
+    grid : (gh, gw)
+    temperature : float
+    local_weight : float
+        w; 0 leaves the maps out.
+    """
+    cosines = (whole[:, None] @ texts.transpose(1, 2))[:, 0]
+    image = F.cross_entropy(cosines / temperature, labels)
+    nothing = torch.zeros_like(image)
+    focal, dice_abnormal, dice_normal = nothing, nothing, nothing
+    if truth is not None and local_weight:
+        size = (truth.shape[1], truth.shape[2])
+        for patches in levels:
+            coarse = local_maps(patches, texts, temperature, grid)
+            normal, abnormal = F.interpolate(coarse, size, mode="bilinear").unbind(1)
+            focal = focal + focal_loss(normal, abnormal, truth)
+            dice_abnormal = dice_abnormal + dice_loss(abnormal, truth)
+            dice_normal = dice_normal + dice_loss(normal, 1 - truth)
+    total = image + local_weight * (focal + dice_abnormal + dice_normal)
+    return Parts(total, image, focal, dice_abnormal, dice_normal)

@@ -1,0 +1,182 @@
+"""``offnominal train`` as a user runs it: real processes, real images, real signals."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors import safe_open
+from tests.training.material import save_gabor_clip, write_half
+
+MAIN = [sys.executable, "-c", "from offnominal.cli import main; main()"]
+ENVIRONMENT = os.environ | {"COLUMNS": "100", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+
+
+def offnominal(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*MAIN, *map(str, arguments)],
+        capture_output=True, text=True, timeout=300, check=False, env=ENVIRONMENT,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_gabor_clip(tmp_path_factory.mktemp("clip"))
+
+
+@pytest.fixture(scope="module")
+def data(tiles: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_half(tiles, tmp_path_factory.mktemp("data") / "tiles", half=0, each=5)
+
+
+def command(data: Path, output: Path, weights: Path, *more: object) -> list[object]:
+    return [
+        "train", "anomalyclip", "--data", data, "-o", output, "--weights", weights, "--depth", 3,
+        "--resolution", 112, "--batch", 5, "--cache", output.parent / "cache", "--device", "cpu",
+        *more,
+    ]  # fmt: skip
+
+
+def test_train_fit_predict(data: Path, weights: Path, tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.safetensors"
+    more = ("--epochs", 3, "--layers", "1,3", "--set", "value_blocks=2")
+    done = offnominal(*command(data, prompts, weights, *more))
+    assert done.returncode == 0, done.stderr
+    assert "5 good and 10 defective images of tiles, 3 epochs in batches of 5" in done.stderr
+    assert "epoch 3 of 3: loss " in done.stderr
+    assert "features of 15 views computed, of 30 found" in done.stderr
+    assert f"--set prompts={prompts}" in done.stdout
+    with safe_open(prompts, framework="pt") as file:
+        header: dict[str, Any] = json.loads(file.metadata()["offnominal_prompts"])
+        assert sorted(file.keys()) == ["abnormal", "deep.0", "deep.1", "normal"]
+    assert header["method"] == "anomalyclip"
+    assert header["reading"]["layers"] == [1, 3]
+    assert header["reading"]["resolution"] == 112
+    assert header["reading"]["value_blocks"] == 2
+    assert header["training"]["recipe"]["epochs"] == 3
+    losses = [mean["total"] for mean in header["training"]["losses"]]
+    assert losses[2] < losses[0]
+    steps = (tmp_path / "prompts.losses.jsonl").read_text().splitlines()
+    assert len(steps) == 9
+    assert "<svg" in (tmp_path / "prompts.html").read_text()
+
+    # The same command finds nothing left to do.
+    before = prompts.read_bytes()
+    done = offnominal(*command(data, prompts, weights, *more))
+    assert done.returncode == 0, done.stderr
+    assert "goes on after epoch 3, step 0" in done.stderr
+    assert prompts.read_bytes() == before
+
+    model = tmp_path / "tile.offn"
+    done = offnominal(
+        "fit", "--method", "anomalyclip", "--weights", weights, "--set", f"prompts={prompts}",
+        "-o", model,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    prompts.unlink()
+    out = tmp_path / "out"
+    done = offnominal("predict", model, data / "tile/test/break", "-o", out, "--save", "json")
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
+    assert len(rows) == 5
+    assert all(0 < row["score"] < 1 for row in rows)
+
+
+def test_coop(data: Path, weights: Path, tmp_path: Path) -> None:
+    prompts, names = tmp_path / "coop.safetensors", tmp_path / "names.csv"
+    names.write_text("tile,magnetic tile\n")
+    done = offnominal(
+        "train", "coop", "--data", data, "-o", prompts, "--weights", weights, "--epochs", 2,
+        "--batch", 8, "--length", 4, "--start-from", "a photo of a", "--position", "middle",
+        "--specific", "--class-names", names, "--no-cache", "--resolution", 112,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    with safe_open(prompts, framework="pt") as file:
+        header = json.loads(file.metadata()["offnominal_prompts"])
+        assert file.get_tensor("context").shape == (2, 4, 64)
+    assert header["learner"]["position"] == "middle"
+    assert header["training"]["start_from"] == "a photo of a"
+    assert header["training"]["data"]["class_names"] == {"tile": "magnetic tile"}
+    model = tmp_path / "tile.offn"
+    done = offnominal(
+        "fit", "--method", "coop", "--class-name", "magnetic tile", "--weights", weights,
+        "--set", f"prompts={prompts}", "-o", model,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope="module")
+def whole(data: Path, weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Files of a training that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("whole")
+    done = offnominal(*command(data, folder / "p.safetensors", weights, "--epochs", 20))
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_loses_nothing(
+    data: Path, weights: Path, whole: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    """Killed in the middle and begun again: the same bytes as without the stop."""
+    stopped, more = tmp_path, ("--epochs", 20)
+    path = stopped / "p.safetensors"
+    process = subprocess.Popen(
+        [*MAIN, *map(str, command(data, path, weights, *more))],
+        stderr=subprocess.PIPE, text=True, env=ENVIRONMENT,
+        # A shell that runs this in the background has its children ignore Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # fmt: skip
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith("epoch 3 "):
+            break
+    time.sleep(0.02)
+    process.send_signal(number)
+    told = process.stderr.read()
+    assert process.wait(timeout=60) not in (0, 1, 2, 70), told
+    assert "stopped; the same command goes on" in told
+    with safe_open(stopped / "p.state.safetensors", framework="pt") as file:
+        header = json.loads(file.metadata()["offnominal_training"])
+    assert 3 <= header["epoch"] < 20
+    assert not [p for p in stopped.iterdir() if p.name.startswith(".")]
+
+    done = offnominal(*command(data, path, weights, *more))
+    assert done.returncode == 0, done.stderr
+    assert f"goes on after epoch {header['epoch']}, step {header['step']}" in done.stderr
+    for name in ("p.safetensors", "p.losses.jsonl", "p.state.safetensors"):
+        assert (stopped / name).read_bytes() == (whole / name).read_bytes(), name
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        (("--split", "train"), "the train split has no defective image"),
+        (("--categories", "bolt"), "no category bolt"),
+    ],
+)
+def test_wrong_options_are_told(
+    data: Path, weights: Path, tmp_path: Path, more: tuple[str, ...], told: str
+) -> None:
+    done = offnominal(*command(data, tmp_path / "p.safetensors", weights, *more))
+    assert done.returncode == 2, done.stderr
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "p.safetensors").exists()
+
+
+def test_help_is_light() -> None:
+    code = (
+        "import sys; sys.argv = ['offnominal', 'train', 'anomalyclip', '--help']\n"
+        "from offnominal.cli import main\n"
+        "try: main()\n"
+        "except SystemExit as end: assert not end.code\n"
+        "assert 'torch' not in sys.modules and 'numpy' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
