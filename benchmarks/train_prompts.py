@@ -28,7 +28,7 @@ from offnominal.detectors.anomalyclip import AnomalyCLIP
 from offnominal.language.learned import AnomalyCLIPPrompts
 from offnominal.metrics.image import image_metrics
 from offnominal.training.files import mean_losses
-from offnominal.training.loop import train_prompts
+from offnominal.training.loop import run_training
 from offnominal.training.recipe import Recipe
 from offnominal.training.samples import choose_samples
 from offnominal.training.tower import Tower
@@ -136,9 +136,9 @@ def run(args: argparse.Namespace, folder: Path) -> None:
 
     before, after = folder / "before.safetensors", folder / "after.safetensors"
     tower = Tower(detector, chosen.samples, True, FeatureCache(folder / "cache", 20 * 10**9))
-    train_prompts(detector, tower, replace(recipe, epochs=0), before)
+    run_training(detector, tower, replace(recipe, epochs=0), before)
     start = time.perf_counter()
-    outcome = train_prompts(detector, tower, recipe, after, progress=progress)
+    outcome = run_training(detector, tower, recipe, after, progress=progress)
     spans = np.diff([start, *ends])
     for number, mean in enumerate(mean_losses(outcome.history), 1):
         parts = ", ".join(f"{name} {value:.4f}" for name, value in mean.items())

@@ -1,5 +1,6 @@
 """Loading: local files in both namings, positions, layers, and the errors."""
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -173,6 +174,31 @@ def test_a_weights_file_that_describes_itself_just_works(mobilenet: Path) -> Non
     assert (backbone.dim, backbone.stride, backbone.multiple) == (128, 8, 16)
     with torch.inference_mode():
         assert backbone(torch.zeros(1, 3, 64, 96)).shape == (1, 128, 8, 12)
+
+
+def test_layout_in_memory_changes_rounding_only(mobilenet: Path) -> None:
+    """Convolutions see a pixel's channels together; timm's own layout gives the same features."""
+    backbone = load_backbone(weights=mobilenet)
+    assert isinstance(backbone, TimmBackbone)
+    plain = copy.deepcopy(backbone.model).to(memory_format=torch.contiguous_format)
+    pixels = torch.rand(2, 3, 64, 96, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    with torch.inference_mode():
+        wanted = plain.forward_intermediates(
+            pixels, indices=list(backbone.layers), output_fmt="NCHW", intermediates_only=True
+        )
+        found = backbone.levels(pixels).maps
+    for one, other in zip(found, wanted, strict=True):
+        assert one.is_contiguous(memory_format=torch.channels_last)
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+
+
+def test_no_copy_of_the_weights_stays_mapped(mobilenet: Path) -> None:
+    mapped = Path("/proc/self/maps")
+    if not mapped.exists():
+        pytest.skip("the system does not list what is mapped")
+    backbone = load_backbone(weights=mobilenet)
+    assert str(mobilenet.resolve()) not in mapped.read_text()
+    assert backbone.digest
 
 
 def test_unknown_backbones() -> None:

@@ -52,7 +52,7 @@ def test_train_fit_predict(data: Path, weights: Path, tmp_path: Path) -> None:
     assert "features of 15 views computed, of 30 found" in done.stderr
     assert f"--set prompts={prompts}" in done.stdout
     with safe_open(prompts, framework="pt") as file:
-        header: dict[str, Any] = json.loads(file.metadata()["offnominal_prompts"])
+        header: dict[str, Any] = json.loads(file.metadata()["offnominal_learned"])
         assert sorted(file.keys()) == ["abnormal", "deep.0", "deep.1", "normal"]
     assert header["method"] == "anomalyclip"
     assert header["reading"]["layers"] == [1, 3]
@@ -97,7 +97,7 @@ def test_coop(data: Path, weights: Path, tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     with safe_open(prompts, framework="pt") as file:
-        header = json.loads(file.metadata()["offnominal_prompts"])
+        header = json.loads(file.metadata()["offnominal_learned"])
         assert file.get_tensor("context").shape == (2, 4, 64)
     assert header["learner"]["position"] == "middle"
     assert header["training"]["start_from"] == "a photo of a"
@@ -107,6 +107,30 @@ def test_coop(data: Path, weights: Path, tmp_path: Path) -> None:
         "fit", "--method", "coop", "--class-name", "magnetic tile", "--weights", weights,
         "--set", f"prompts={prompts}", "-o", model,
     )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
+def test_april_gan(data: Path, weights: Path, tmp_path: Path) -> None:
+    layers, model = tmp_path / "layers.safetensors", tmp_path / "tile.offn"
+    done = offnominal(
+        "train", "april-gan", "--data", data, "-o", layers, "--weights", weights, "--epochs", 2,
+        "--layers", "1,3", "--mosaic", 0.3, "--resolution", 112, "--cache", tmp_path / "cache",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "APRIL-GAN: 5 good and 10 defective images of tiles, 2 epochs" in done.stderr
+    assert f"--method april-gan --set projections={layers} " in done.stdout
+    with safe_open(layers, framework="pt") as file:
+        header = json.loads(file.metadata()["offnominal_learned"])
+        assert file.get_tensor("layers.1.weight").shape == (64, 128)
+    assert header["reading"]["layers"] == [1, 3]
+    assert header["training"]["recipe"]["mosaic"] == 0.3
+    done = offnominal(
+        "fit", "--method", "april-gan", "--weights", weights, "--set", f"projections={layers}",
+        "-o", model,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    layers.unlink()
+    done = offnominal("predict", model, data / "tile/test/break", "-o", tmp_path / "out")
     assert done.returncode == 0, done.stderr
 
 

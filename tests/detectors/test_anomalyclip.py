@@ -16,7 +16,7 @@ from offnominal.detectors.base import Detector
 from offnominal.detectors.coop import CoOp
 from offnominal.errors import BackboneError, ModelFileError, NotFittedError, OptionError
 from offnominal.language.learned import AnomalyCLIPPrompts, CoOpPrompts
-from offnominal.language.promptfile import PromptFile, write_prompts
+from offnominal.language.learnedfile import LearnedFile, write_learned
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def write(path: Path, reading: dict[str, Any] | None = None, **learner: int) -> 
     prompts = AnomalyCLIPPrompts(**sizes, generator=torch.Generator().manual_seed(1))
     for parameter in prompts.parameters():
         parameter.data *= 20
-    write_prompts(path, prompts, PromptFile("anomalyclip", prompts.settings(), reading or {}))
+    write_learned(path, prompts, LearnedFile("anomalyclip", prompts.settings(), reading or {}))
     return path
 
 
@@ -151,12 +151,12 @@ def test_prompts_of_another_model_are_refused(weights: str, prompts: Path, tmp_p
         ({"name": "open_clip:x", "digest": "0" * 64}, r"open_clip:x of other weights"),
         ({"name": "x", "digest": net.digest, "text": "1" * 64}, "digest 111111111111, not"),
     ):
-        about = PromptFile("anomalyclip", learned.settings(), {}, backbone)
-        write_prompts(tmp_path / "other.safetensors", learned, about)
+        about = LearnedFile("anomalyclip", learned.settings(), {}, backbone)
+        write_learned(tmp_path / "other.safetensors", learned, about)
         with pytest.raises(ModelFileError, match=told):
             AnomalyCLIP(prompts=tmp_path / "other.safetensors", weights=weights).fit([])
     context = CoOpPrompts(64)
-    write_prompts(tmp_path / "coop.safetensors", context, PromptFile("coop", context.settings()))
+    write_learned(tmp_path / "coop.safetensors", context, LearnedFile("coop", context.settings()))
     with pytest.raises(ModelFileError, match="--method coop"):
         AnomalyCLIP(prompts=tmp_path / "coop.safetensors", weights=weights).fit([])
     with pytest.raises(ModelFileError, match="--method anomalyclip"):
@@ -187,7 +187,7 @@ def test_coop_says_what_clip_says(weights: str, images: list[Path], tmp_path: Pa
     net, text = detector.clip, detector.clip.load_text()
     context.start_from(text, "a photo of a")
     path = tmp_path / "coop.safetensors"
-    write_prompts(path, context, PromptFile("coop", context.settings()))
+    write_learned(path, context, LearnedFile("coop", context.settings()))
     detector.prompts = str(path)
     [found] = detector.fit([]).predict(images[2])
     states = text.encode([f"a photo of a {s} magnetic tile." for s in ("normal", "anomalous")])

@@ -10,8 +10,8 @@ from tests.seeded import CLIP_TINY, save_clip
 from offnominal.detectors.april_gan import AprilGAN, minmax_scores
 from offnominal.detectors.base import Detector
 from offnominal.errors import ModelFileError, OptionError
+from offnominal.language.learnedfile import LearnedFile, read_prompts, write_learned
 from offnominal.language.projections import Projections
-from offnominal.language.promptfile import PromptFile, read_prompts, write_prompts
 
 
 @pytest.fixture(scope="module")
@@ -22,8 +22,8 @@ def tower(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def layers(folder: Path, width: int = 64, backbone: dict[str, str] | None = None) -> Path:
     torch.manual_seed(0)
     learned = Projections(width, 32, 4)
-    about = PromptFile("april-gan", learned.settings(), backbone=backbone or {})
-    write_prompts(folder / "layers.safetensors", learned, about)
+    about = LearnedFile("april-gan", learned.settings(), backbone=backbone or {})
+    write_learned(folder / "layers.safetensors", learned, about)
     return folder / "layers.safetensors"
 
 

@@ -37,7 +37,9 @@ def plain(levels: list[Tensor], patch: int, level_dim: int, dim: int) -> Tensor:
     return joined.mT.unflatten(2, grid)
 
 
-@pytest.mark.parametrize("channels", [(512, 1024), (32, 96), (59,), (7, 5, 3)])
+@pytest.mark.parametrize(
+    "channels", [(512, 1024), (128, 256), (32, 96), (59,), (7, 5, 3), (64, 128, 256)]
+)
 @pytest.mark.parametrize(("patch", "level_dim", "dim"), [(3, 1024, 1024), (5, 256, 96), (1, 8, 9)])
 def test_features_are_those_of_the_plain_order(
     channels: tuple[int, ...], patch: int, level_dim: int, dim: int
@@ -50,7 +52,11 @@ def test_features_are_those_of_the_plain_order(
     ]
     found = locally_aware(levels, patch, level_dim, dim)
     assert found.shape == (2, dim, 10, 14)
-    torch.testing.assert_close(found, plain(levels, patch, level_dim, dim), rtol=1e-5, atol=2e-6)
+    wanted = plain(levels, patch, level_dim, dim)
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=2e-6)
+    by_pixel = [level.contiguous(memory_format=torch.channels_last) for level in levels]
+    again = locally_aware(by_pixel, patch, level_dim, dim)
+    torch.testing.assert_close(again, wanted, rtol=1e-5, atol=2e-6)
 
 
 def test_scores_are_nearest_distances_weighted_by_the_neighbourhood(parts: Path) -> None:

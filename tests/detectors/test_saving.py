@@ -107,7 +107,7 @@ def test_other_weights_are_refused(parts: Path, tmp_path: Path) -> None:
     Detector.load(tmp_path / "m.offn", device="cpu")
     with pytest.raises(ModelFileError, match=r"other weights of dinov2_vits14.*--weights"):
         Detector.load(tmp_path / "m.offn", weights=str(wrong))
-    moved = right.rename(tmp_path / "moved.pth")
+    moved = right.rename(right.with_stem("moved"))
     with pytest.raises(WeightsError, match="does not exist"):
         Detector.load(tmp_path / "m.offn")
     loaded = Detector.load(tmp_path / "m.offn", weights=str(moved), device="cpu")

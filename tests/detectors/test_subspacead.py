@@ -13,6 +13,7 @@ from sklearn.decomposition import PCA
 from sklearn.metrics import roc_auc_score
 from tests.seeded import save_dinov2_vits14
 
+from offnominal import Detector
 from offnominal.detectors.saving import read_header
 from offnominal.detectors.subspace import Moments, Subspace
 from offnominal.detectors.subspace_base import reference_map
@@ -137,8 +138,8 @@ def test_adding_is_fitting_at_once(boards: list[Path], nearest: float) -> None:
     grown, whole = SubspaceAD(**options).fit(boards[:2]), SubspaceAD(**options).fit(boards[:5])
     [before] = grown.predict(boards[5])
     threshold_scores = grown.good_scores_
-    fresh = [grown.predict(file)[0].score for file in boards[2:5]]
-    assert grown.add([boards[1], *boards[2:5], boards[2]]) == 3
+    change = grown.add([boards[1], *boards[2:5], boards[2]])
+    assert (change.references, len(change.known), change.rescored) == ((2, 5), 2, "kept")
     assert grown.references_ == whole.references_
     assert grown.angles_ == whole.angles_
     assert (grown.count_, grown.kept_) == (whole.count_, whole.kept_)
@@ -147,9 +148,9 @@ def test_adding_is_fitting_at_once(boards: list[Path], nearest: float) -> None:
     [a], [b] = grown.predict(boards[5]), whole.predict(boards[5])
     np.testing.assert_allclose(a.patch_scores, b.patch_scores, rtol=1e-3, atol=1e-5)
     assert a.score != before.score
-    # Each added image was scored by what was known before.
+    # Each added image was scored by all others; the earlier ones keep their scores.
     assert grown.good_scores_.tolist()[:2] == threshold_scores.tolist()
-    np.testing.assert_allclose(grown.good_scores_[2:], fresh, rtol=1e-6)
+    np.testing.assert_allclose(grown.good_scores_[2:], whole.good_scores_[2:], rtol=1e-4)
     assert grown.rescored(aggregate="max").good_scores_.shape == (5,)
 
 
@@ -166,7 +167,7 @@ def test_an_addition_that_breaks_off_leaves_the_detector_as_it_was(
     [after] = detector.predict(boards[5])
     assert (len(detector.references_), len(detector.angles_), len(detector.bank)) == state
     assert np.array_equal(before.patch_scores, after.patch_scores)
-    assert detector.add([boards[2], bad], on_error=lambda error: None) == 1
+    assert detector.add([boards[2], bad], on_error=lambda error: None).references == (2, 3)
     with pytest.raises(NotFittedError):
         SubspaceAD(**SMALL).add([boards[0]])
 
@@ -184,8 +185,43 @@ def test_adding_to_a_loaded_detector(boards: list[Path], tmp_path: Path) -> None
         atol=1e-5,
     )
     assert len(loaded.good_scores_) == 5
-    with pytest.raises(OptionError, match="loaded"):
-        loaded.rescored(aggregate="max")
+    assert loaded.rescored(aggregate="max").good_scores_.shape == (5,)
+
+
+@pytest.mark.parametrize("nearest", [0.0, 0.5])
+def test_an_addition_is_taken_back_exactly(
+    boards: list[Path], tmp_path: Path, nearest: float
+) -> None:
+    detector = SubspaceAD(**SMALL | {"rotations": "random2"}, nearest=nearest).fit(boards[:3])
+    detector.save(tmp_path / "before.offn")
+    before = (detector.predict(boards[5])[0], detector.threshold, detector.good_peaks_.tolist())
+    detector.add([boards[3]])
+    detector.add([boards[4]])
+    detector.undo()
+    assert [version.references for version in detector.history()] == [3, 4]
+    with pytest.raises(OptionError, match="before the last step only"):
+        detector.undo()
+    again = Detector.load(tmp_path / "before.offn", device="cpu")
+    again.add([boards[3]])
+    again.save(tmp_path / "after.offn")
+    again = Detector.load(tmp_path / "after.offn", device="cpu")
+    again.undo()
+    after = (again.predict(boards[5])[0], again.threshold, again.good_peaks_.tolist())
+    assert before[1:] == after[1:]
+    assert np.array_equal(before[0].anomaly_map, after[0].anomaly_map)
+    assert [version.what for version in again.history()] == ["fit"]
+    with pytest.raises(OptionError, match="nothing to undo"):
+        again.undo()
+
+
+def test_held_out_scores_stay_and_are_told(boards: list[Path]) -> None:
+    detector = SubspaceAD(**SMALL).fit(boards[:2])
+    detector.calibrate(boards[3:6])
+    before = detector.good_scores_.tolist()
+    assert detector.calibration_note is None
+    assert detector.add([boards[2]]).rescored == "none"
+    assert detector.good_scores_.tolist() == before
+    assert "2 references, not 3" in str(detector.calibration_note)
 
 
 @pytest.mark.parametrize("nearest", [0.0, 0.5])

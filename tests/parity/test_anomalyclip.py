@@ -17,9 +17,9 @@ from offnominal.datasets.sample import Sample
 from offnominal.detectors.anomalyclip import AnomalyCLIP
 from offnominal.images import read_image
 from offnominal.language.learned import AnomalyCLIPPrompts, LearnedPrompts
-from offnominal.language.promptfile import read_prompts
+from offnominal.language.learnedfile import read_prompts
 from offnominal.training.losses import Parts, glocal_loss
-from offnominal.training.samples import truth_at
+from offnominal.training.samples import mask_of, truth_at
 
 LAYERS = {"24": (23,), "6_12_18_24": (5, 11, 17, 23)}
 
@@ -177,7 +177,7 @@ def test_losses_and_gradients(
     ):
         path = tiles / mask if mask else None
         sample = Sample(tiles / name, int(mask is not None), path, "", "", "test", mask_threshold=1)
-        here = truth_at(sample, read_image(tiles / name).shape[:2], 518)
+        here = truth_at(mask_of(sample, read_image(tiles / name).shape[:2]), 518)
         assert here.sum() == pixels_there
         truth.append(torch.from_numpy(here).float())
     found = [raw[name] for name in case.training["images"]]

@@ -59,7 +59,7 @@ def test_zero_and_few_shot(golden: Any, options: dict[str, Any], tiles: Path) ->
         expected = case["results"][name]
         [pixels] = detector.views(read_image(tiles / name)).pixels
         with torch.inference_mode():
-            seen = detector._see(pixels[None])  # once: the tower is what takes the time
+            seen = detector.see(pixels[None])  # once: the tower is what takes the time
             assert (
                 largest(F.normalize(seen.whole[0], dim=0), arrays[f"image_feature/{name}"]) < 1e-5
             )

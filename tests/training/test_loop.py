@@ -20,12 +20,13 @@ from offnominal.datasets.masks import sample_mask
 from offnominal.detectors.anomalyclip import AnomalyCLIP
 from offnominal.detectors.coop import CoOp
 from offnominal.errors import DatasetError, ImageError, ModelFileError, OptionError
-from offnominal.language.promptfile import read_prompts
+from offnominal.language.learnedfile import read_prompts
 from offnominal.metrics.image import image_metrics
 from offnominal.training.files import Files, mean_losses, read_losses
-from offnominal.training.loop import Outcome, loss_of
-from offnominal.training.recipe import RECIPES, Recipe
-from offnominal.training.samples import choose_samples, truth_at
+from offnominal.training.learners import TRAINABLE, PromptLearner
+from offnominal.training.loop import Outcome
+from offnominal.training.recipe import Recipe
+from offnominal.training.samples import choose_samples, mask_of, truth_at
 from offnominal.training.session import train
 from offnominal.training.tower import Tower
 
@@ -52,11 +53,11 @@ def anomalyclip(weights: Path, **options: Any) -> AnomalyCLIP:
 
 def trained(weights: Path, data: Dataset, path: Path, **options: Any) -> Outcome:
     recipe = options.pop("recipe", QUICK)
-    return train(anomalyclip(weights), data, path, recipe, learner=SHALLOW, **options)
+    return train(anomalyclip(weights), data, path, recipe, settings=SHALLOW, **options)
 
 
 def contents(files: Files) -> list[bytes]:
-    return [path.read_bytes() for path in (files.prompts, files.losses, files.state)]
+    return [path.read_bytes() for path in (files.learned, files.losses, files.state)]
 
 
 def test_training_finds_defects_on_other_images(weights: Path, tiles: Path, tmp_path: Path) -> None:
@@ -70,7 +71,7 @@ def test_training_finds_defects_on_other_images(weights: Path, tiles: Path, tmp_
     for path, epochs in ((before, 0), (after, 5)):
         detector = anomalyclip(weights, **options)
         recipe = Recipe(epochs=epochs)
-        outcome = train(detector, halves[0], path, recipe, learner=SHALLOW, cache=cache)
+        outcome = train(detector, halves[0], path, recipe, settings=SHALLOW, cache=cache)
     means = [mean["total"] for mean in mean_losses(outcome.history)]
     assert means[-1] < 0.85 * means[0]
 
@@ -93,14 +94,14 @@ def test_training_finds_defects_on_other_images(weights: Path, tiles: Path, tmp_
 def test_only_prompts_are_trained(weights: Path, small: Dataset, tmp_path: Path) -> None:
     detector = anomalyclip(weights)
     digest = detector.clip.digest
-    outcome = train(detector, small, tmp_path / "p.safetensors", QUICK, learner=SHALLOW)
+    outcome = train(detector, small, tmp_path / "p.safetensors", QUICK, settings=SHALLOW)
     assert digest_of(detector.clip.visual) == digest
     assert detector.prompts is None
     start = train(
-        anomalyclip(weights), small, tmp_path / "q.safetensors", Recipe(epochs=0), learner=SHALLOW
+        anomalyclip(weights), small, tmp_path / "q.safetensors", Recipe(epochs=0), settings=SHALLOW
     )
-    drawn, _ = read_prompts(start.files.prompts)
-    learned, about = read_prompts(outcome.files.prompts)
+    drawn, _ = read_prompts(start.files.learned)
+    learned, about = read_prompts(outcome.files.learned)
     for (name, a), (_, b) in zip(drawn.named_parameters(), learned.named_parameters(), strict=True):
         assert not torch.equal(a, b), name
     assert about.backbone["digest"] == digest
@@ -119,10 +120,13 @@ def test_a_step_is_adams(weights: Path, small: Dataset, tmp_path: Path) -> None:
     for epochs in (0, 1):
         path = tmp_path / f"{epochs}.safetensors"
         recipe = Recipe(epochs=epochs, batch=100)
-        files.append(train(detector, small, path, recipe, learner=SHALLOW).files.prompts)
+        files.append(train(detector, small, path, recipe, settings=SHALLOW).files.learned)
     drawn, _ = read_prompts(files[0])
-    drawn.requires_grad_(True)
-    parts = loss_of(batch, drawn, detector.clip.load_text(), 0.07, 4.0)
+    first = torch.Generator().manual_seed(111)
+    learner = PromptLearner(detector, Recipe(), ["tile"], SHALLOW, first)
+    learner.prompts.load_state_dict(drawn.state_dict())
+    drawn = learner.prompts
+    parts = learner.loss(batch)
     torch.autograd.backward(parts.total)
     moved, _ = read_prompts(files[1])
     for (name, a), (_, b) in zip(drawn.named_parameters(), moved.named_parameters(), strict=True):
@@ -223,15 +227,15 @@ def test_what_lies_there_after_an_epoch_is_enough(
 
 
 def _normal(outcome: Outcome) -> torch.Tensor:
-    return read_prompts(outcome.files.prompts)[0].get_parameter("normal")
+    return read_prompts(outcome.files.learned)[0].get_parameter("normal")
 
 
 def test_a_finished_training_goes_on(weights: Path, small: Dataset, tmp_path: Path) -> None:
     whole = trained(weights, small, tmp_path / "a.safetensors", recipe=Recipe(epochs=3, batch=5))
     first = trained(weights, small, tmp_path / "b.safetensors", recipe=Recipe(epochs=1, batch=5))
-    stamp = first.files.prompts.read_bytes()
+    stamp = first.files.learned.read_bytes()
     same = trained(weights, small, tmp_path / "b.safetensors", recipe=Recipe(epochs=1, batch=5))
-    assert same.files.prompts.read_bytes() == stamp
+    assert same.files.learned.read_bytes() == stamp
     more = trained(weights, small, tmp_path / "b.safetensors", recipe=Recipe(epochs=3, batch=5))
     assert more.began_at == (1, 0)
     assert contents(more.files)[:2] == contents(whole.files)[:2]
@@ -246,7 +250,7 @@ def test_files_of_another_training_are_safe(weights: Path, small: Dataset, tmp_p
     with pytest.raises(OptionError, match=r"whose lr is 0\.001, not 0\.01.*--overwrite"):
         trained(weights, small, path, recipe=Recipe(epochs=1, batch=5, lr=0.01))
     with pytest.raises(OptionError, match="whose value_blocks is 2, not 1"):
-        train(anomalyclip(weights, value_blocks=1), small, path, Recipe(1, 5), learner=SHALLOW)
+        train(anomalyclip(weights, value_blocks=1), small, path, Recipe(1, 5), settings=SHALLOW)
     assert contents(made.files) == before
     made.files.state.write_bytes(b"nothing")
     with pytest.raises(ModelFileError, match="delete it, or give --overwrite"):
@@ -326,6 +330,7 @@ def test_a_loss_that_runs_away_is_told(weights: Path, small: Dataset, tmp_path: 
         ({"lr": 0.0}, "--lr"),
         ({"lr": math.nan}, "--lr"),
         ({"local_weight": -1.0}, "--local-weight"),
+        ({"mosaic": 1.5}, r"--mosaic 1\.5"),
     ],
 )
 def test_recipes_are_checked(settings: Any, told: str) -> None:
@@ -340,20 +345,22 @@ def test_truth_is_resized_as_the_released_code_does(small: Dataset) -> None:
     assert sample.mask is not None
     with Image.open(sample.mask) as picture:
         stored = np.asarray(picture.convert("L")) >= sample.mask_threshold
-    found = truth_at(sample, shape, 96)
+    found = truth_at(mask_of(sample, shape), 96)
     wanted = Image.fromarray((stored * 255).astype(np.uint8)).resize((96, 96), 2)
     np.testing.assert_array_equal(found, np.asarray(wanted) / 255 > 0.5)
     assert abs(found.mean() - stored.mean()) < 0.02
     good = next(s for s in small.samples if s.label == 0)
-    assert not truth_at(good, shape, 96).any()
+    assert not truth_at(mask_of(good, shape), 96).any()
 
 
 def test_coop_trains_through_the_same_loop(weights: Path, small: Dataset, tmp_path: Path) -> None:
-    assert RECIPES["coop"].rate(0) == 1e-5
-    assert RECIPES["coop"].rate(25) == pytest.approx(0.001)
-    assert 0 < RECIPES["coop"].rate(49) < 2e-6
+    papers = TRAINABLE["coop"].recipe
+    assert papers.rate(0) == 1e-5
+    assert papers.rate(25) == pytest.approx(0.001)
+    assert 0 < papers.rate(49) < 2e-6
     recipe = Recipe(epochs=8, batch=4, lr=0.05, seed=1, local_weight=0.0, optimiser="sgd")
-    learner: dict[str, Any] = {"length": 4, "position": "middle", "specific": True}
+    settings: dict[str, Any] = {"length": 4, "position": "middle", "specific": True}
+    settings["start_from"] = "a photo of a"
     path = tmp_path / "coop.safetensors"
     options: dict[str, Any] = {"weights": str(weights), "resolution": 112, "device": "cpu"}
     outcome = train(
@@ -361,8 +368,7 @@ def test_coop_trains_through_the_same_loop(weights: Path, small: Dataset, tmp_pa
         small,
         path,
         recipe,
-        learner=learner,
-        start_from="a photo of a",
+        settings=settings,
         class_names={"tile": "magnetic tile"},
     )
     means = [mean["image"] for mean in mean_losses(outcome.history)]
@@ -383,7 +389,7 @@ def test_coop_trains_through_the_same_loop(weights: Path, small: Dataset, tmp_pa
     # Under a schedule the number of epochs is part of the training.
     longer = Recipe(epochs=9, batch=4, lr=0.05, seed=1, local_weight=0.0, optimiser="sgd")
     with pytest.raises(OptionError, match="whose epochs is 8, not 9"):
-        train(CoOp(**options), small, path, longer, learner=learner, start_from="a photo of a")
+        train(CoOp(**options), small, path, longer, settings=settings)
 
 
 def test_losses_are_json_lines(weights: Path, small: Dataset, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from offnominal.backbones.clip_text import ClipText
 from offnominal.detectors.anomalyclip import AnomalyCLIP
 from offnominal.errors import ModelFileError, OptionError
 from offnominal.language.learned import AnomalyCLIPPrompts, CoOpPrompts
-from offnominal.language.promptfile import PromptFile, read_prompts, write_prompts
+from offnominal.language.learnedfile import LearnedFile, read_prompts, write_learned
 
 
 @pytest.fixture(scope="module")
@@ -140,10 +140,10 @@ def test_settings_are_checked(build: Any) -> None:
 )
 def test_files_come_back(prompts: Any, tmp_path: Path) -> None:
     path = tmp_path / "prompts.safetensors"
-    about = PromptFile(
+    about = LearnedFile(
         prompts.method, prompts.settings(), {"layers": [3]}, {"name": "x", "digest": "d"}, {"a": 1}
     )
-    write_prompts(path, prompts, about)
+    write_learned(path, prompts, about)
     found, said = read_prompts(path)
     assert type(found) is type(prompts)
     assert said == about
@@ -154,11 +154,11 @@ def test_files_come_back(prompts: Any, tmp_path: Path) -> None:
         assert torch.equal(ours, theirs)
     assert not any(parameter.requires_grad for parameter in found.parameters())
     with safe_open(path, framework="pt") as file:
-        header = json.loads(file.metadata()["offnominal_prompts"])
+        header = json.loads(file.metadata()["offnominal_learned"])
         assert sorted(file.keys()) == sorted(prompts.state_dict())
     assert header["format"] == 1
     first = path.read_bytes()
-    write_prompts(path, prompts, about)
+    write_learned(path, prompts, about)
     assert path.read_bytes() == first
     assert [p.name for p in tmp_path.iterdir()] == [path.name], "no half-written file stays"
 
@@ -225,7 +225,7 @@ def write_bad(path: Path, kind: str) -> None:
         prompts = AnomalyCLIPPrompts(16, 3, 2, 2)
         learner = prompts.settings() | ({"length": 4} if kind == "settings" else {})
         method = "other" if kind == "method" else "anomalyclip"
-        write_prompts(path, prompts, PromptFile(method, learner))
+        write_learned(path, prompts, LearnedFile(method, learner))
         content = path.read_bytes()
         if kind == "cut":
             path.write_bytes(content[:-20])
@@ -240,8 +240,8 @@ def write_bad(path: Path, kind: str) -> None:
     [
         ("absent", "does not exist"),
         ("evil", "without running code"),
-        ("other", "no AnomalyCLIP checkpoint"),
-        ("no tensors", "no AnomalyCLIP checkpoint"),
+        ("other", "neither AnomalyCLIP's checkpoint"),
+        ("no tensors", "neither AnomalyCLIP's checkpoint"),
         ("flat", "do not fit"),
         ("text", "truncated, or no file"),
         ("empty", "truncated, or no file"),

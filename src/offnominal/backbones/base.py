@@ -62,6 +62,9 @@ class Backbone(nn.Module, ABC):
         How many feature levels there are to choose from.
     digest : str
         Fingerprint of the weights; a saved detector refuses to load against another.
+    untrained : str
+        Why figures made with these weights say nothing of a method, as the weights' file states it,
+        such as ``drawn at random from seed 0``; empty where the file states no such thing.
     """
 
     name: str
@@ -77,6 +80,7 @@ class Backbone(nn.Module, ABC):
     layers: tuple[int, ...] = ()
     level_count: int = 1
     digest: str = ""
+    untrained: str = ""
 
     @abstractmethod
     def forward(self, pixels: Tensor) -> Tensor:

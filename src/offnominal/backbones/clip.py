@@ -104,6 +104,7 @@ class ClipBackbone(Backbone):
         tensors = clip_files.read_tensors(self._path)
         clip_files.fit_image_tower(self.visual, tensors, self._path, name)
         self.digest = files.digest(self.visual)
+        self.untrained = files.untrained_reason(metadata)
         self.mean, self.std = self._model.mean, self._model.std
         self.positions: Positions = "bicubic-antialias"
         self.activation: Activation = self._model.activation

@@ -67,6 +67,7 @@ class TimmBackbone(Backbone):
             path = files.download(*hub_file(timm_name), name)
         files.fit_to(self.model, files.read_weights(path), str(path), name)
         self.digest = files.digest(self.model)
+        self.untrained = files.untrained_reason(metadata)
 
         config = self.model.pretrained_cfg
         self.mean = tuple(config["mean"])
@@ -85,6 +86,8 @@ class TimmBackbone(Backbone):
         self.is_transformer = len({reduction for _, reduction in levels}) == 1
         self.level_count = len(levels)
         self._use(_choose_layers(layers, levels, self.is_transformer, name))
+        if not self.is_transformer:
+            _lay_out_by_pixel(self.model)
         entry = CATALOGUE.get(name)
         self.resolution = entry.resolution if entry else int(config["input_size"][-1])
         self.eval().requires_grad_(False)
@@ -117,6 +120,10 @@ class TimmBackbone(Backbone):
 
     def _intermediates(self, pixels: Tensor, **options: Any) -> list[Any]:
         self.check_size(pixels)
+        if not self.is_transformer:
+            # A CPU's convolutions are 10 to 30 % faster where a pixel's channels lie together, and
+            # what takes features position by position reads them without a copy.
+            pixels = pixels.contiguous(memory_format=torch.channels_last)
         try:
             found: list[Any] = self.model.forward_intermediates(
                 pixels,
@@ -186,6 +193,20 @@ def _create(timm_name: str, arguments: dict[str, Any]) -> Any:
         return timm.create_model(timm_name, **options)
     except (RuntimeError, TypeError, ValueError) as error:
         raise BackboneError(f"timm cannot build {timm_name}: {error}") from error
+
+
+def _lay_out_by_pixel(model: nn.Module) -> None:
+    """Store filters with a pixel's channels together, as convolutions on a CPU read them.
+
+    Everything is copied, filters or not: otherwise the rest would keep the weights file mapped.
+    """
+    tensors = {
+        name: tensor.clone(
+            memory_format=torch.channels_last if tensor.ndim == 4 else torch.contiguous_format
+        )
+        for name, tensor in model.state_dict().items()
+    }
+    model.load_state_dict(tensors, assign=True)
 
 
 def _levels(model: Any, name: str) -> list[tuple[int, int]]:

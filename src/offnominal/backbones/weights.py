@@ -7,6 +7,7 @@ digest of them is returned.
 import hashlib
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,17 @@ from torch import Tensor, nn
 
 from offnominal.errors import WeightsError
 
-__all__ = ["cached_file", "digest", "download", "fit_to", "read_metadata", "read_weights"]
+__all__ = [
+    "cached_file",
+    "digest",
+    "download",
+    "fit_to",
+    "read_metadata",
+    "read_weights",
+    "untrained_reason",
+]
 
+_UNTRAINED = re.compile(r"(?:no|none|false|random)\b[\s:,;-]*(.*)", re.IGNORECASE | re.DOTALL)
 _WRAPPERS = ("state_dict", "model", "teacher", "student")
 _PREFIXES = ("module.", "backbone.", "encoder.")
 # Not used for patch features: classifier heads, and DINOv2's token for masked training.
@@ -34,6 +44,19 @@ def read_metadata(path: Path) -> dict[str, str]:
             return dict(file.metadata() or {})
     except (SafetensorError, OSError) as error:
         raise WeightsError(f"{path}: not a readable safetensors file ({error})") from error
+
+
+def untrained_reason(metadata: Mapping[str, str]) -> str:
+    """Why a file's weights are not pretrained, as its metadata says; empty if it does not say so.
+
+    Parameters
+    ----------
+    metadata : mapping
+        As :func:`read_metadata` gives it. ``pretrained`` begins with ``no``, after which a reason
+        may stand: ``no: drawn at random from seed 0``.
+    """
+    said = _UNTRAINED.fullmatch(metadata.get("pretrained", "").strip())
+    return "" if said is None else said[1].strip() or "as the file says"
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

@@ -80,7 +80,8 @@ def benchmark(
     backbone: Annotated[
         list[str] | None,
         typer.Option(
-            help="Names, files of weights, or NAME=FILE.",
+            help="Names, files of weights, or NAME=FILE; METHOD: before it is for that method "
+            "alone.",
             show_default="dinov2_vits14",
         ),
     ] = None,
@@ -94,7 +95,7 @@ def benchmark(
             "--set",
             metavar="NAME=VALUE,VALUE",
             help="Values of any option of the method, as rotations=none,agnostic. A plus joins "
-            "the parts of one value: layers=2+3,3.",
+            "the parts of one value: layers=2+3,3. METHOD:NAME=VALUE is for that method alone.",
             show_default=False,
         ),
     ] = None,
@@ -167,6 +168,8 @@ def benchmark(
     work = make_plan(datasets, request)
     for text in work.impossible:
         say(f"left out: {text}")
+    for file, reason in work.untrained.items():
+        say(f"{file}: not pretrained ({reason}); its figures say nothing about a method")
     store = Store(output)
     missing = [cell for cell in work.cells if not store.has(cell)]
     say(f"{len(work.cells)} cells, {len(missing)} to run")
@@ -196,7 +199,7 @@ def _request(
 ) -> "tuple[Request, str, str, tuple[str, ...]]":
     """What is asked for: the preset's settings, with those that were given in their place."""
     from offnominal.benchmark.grid import parse_sets
-    from offnominal.benchmark.plan import Request
+    from offnominal.benchmark.plan import Request, varied
     from offnominal.benchmark.presets import PRESETS
 
     if preset is not None and preset not in PRESETS:
@@ -218,18 +221,10 @@ def _request(
         sets=settings,
         cached=chosen.cached if chosen else True,
     )
-    varied = [name for name, values in settings.items() if len(values) > 1]
-    counts = (
-        ("method", len(methods)),
-        ("backbone", len(request.backbones)),
-        ("shots", len(numbers)),
-    )
-    varied += [name for name, count in counts if count > 1 and name not in varied]
     if chosen:
-        axes = chosen.axes + tuple(name for name in varied if name not in chosen.axes)
+        axes = tuple(dict.fromkeys((*chosen.axes, *varied(request))))
         return request, chosen.name, chosen.title, axes
-    axes = tuple(sorted(varied, key=lambda name: name != "shots")) or ("shots",)
-    return request, "grid", "Results", axes
+    return request, "grid", "Results", varied(request) or ("shots",)
 
 
 def _names(given: str, datasets: "list[Dataset]") -> dict[str, str]:

@@ -20,7 +20,7 @@ from offnominal.cli.datasets import (
     Root,
     open_from_options,
 )
-from offnominal.cli.terminal import UNREADABLE, Unreadable, progress_bar, say
+from offnominal.cli.terminal import UNREADABLE, Unreadable, progress_bar, say, warn_untrained
 
 if TYPE_CHECKING:
     from offnominal.benchmark.evaluate import Evaluation
@@ -76,6 +76,7 @@ def evaluate(
     if output is not None:
         require("pyarrow", "evaluate -o")
     detector = load(model, weights, device)
+    warn_untrained(detector)
     # Of plain folders all the good images are tested on: the detector has learned elsewhere.
     found = open_from_options(
         dataset, layout, categories, good, defects, masks, None, 0.0, frame_step, mask_threshold

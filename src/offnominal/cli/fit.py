@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from offnominal.cli import options
-from offnominal.cli.terminal import UNREADABLE, Unreadable, progress_bar, say
+from offnominal.cli.terminal import UNREADABLE, Unreadable, progress_bar, say, warn_untrained
 from offnominal.errors import OptionError
 
 if TYPE_CHECKING:
@@ -95,6 +95,7 @@ def fit(
         detector.fit(files, on_error=unreadable, progress=advance)
     detector.save(output)
     _report(detector, output)
+    warn_untrained(detector)
     unreadable.report()
     if unreadable.errors:
         raise typer.Exit(UNREADABLE)
@@ -138,8 +139,9 @@ def _report(detector: "Detector", output: Path) -> None:
     network = detector.load_network()
     if network.digest:
         say(f"  backbone   {network.name}, digest {network.digest[:12]}")
+    if detector.bank_rows:
+        say(f"  bank       {detector.bank_rows:,} patches")
     if isinstance(detector, PatchDetector):
-        say(f"  bank       {len(detector.bank.rows):,} patches")
         test = detector.masking_test_
         why = f" ({test['reason']})" if test else ""
         say(f"  mask       {'on' if detector.masks_ else 'off'}{why}")
@@ -159,6 +161,6 @@ def describe_threshold(detector: "Detector") -> str:
         return str(detector.threshold)
     count = len(detector.good_scores_)
     return (
-        f"none: {count or 'no'} good image{'s' if count > 1 else ''} to set it by; run `offnominal "
-        "calibrate` with good images that it has not learned from (3 give an estimate)"
+        f"none: {count or 'no'} good image{'s' if count != 1 else ''} to set it by; run "
+        "`offnominal calibrate` with good images that it has not learned from (3 give an estimate)"
     )

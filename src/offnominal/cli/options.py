@@ -140,7 +140,9 @@ def build_detector(method: str, given: dict[str, Any], sets: list[str] | None = 
             chosen[name] = values[0]
     if "weights" in chosen:
         # The model file remembers where the weights lie, from wherever it is opened.
-        chosen["weights"] = str(Path(chosen["weights"]).absolute())
+        # An ensemble lists a file for each member.
+        files = chosen["weights"].split(",") if method == "ensemble" else [chosen["weights"]]
+        chosen["weights"] = ",".join(str(Path(file.strip()).absolute()) for file in files)
     if isinstance(chosen.get("layers"), str):
         chosen["layers"] = _parse_layers(chosen["layers"])
     known = detector_class(method).option_names()

@@ -16,6 +16,7 @@ from offnominal.cli.terminal import (
     Unreadable,
     progress_bar,
     say,
+    warn_untrained,
 )
 from offnominal.detectors import METHODS
 from offnominal.errors import ImageError, OptionError
@@ -153,6 +154,7 @@ def _run(
 
     if output in (None, "-") and (resume or overwrite):
         raise OptionError("--resume and --overwrite need a folder: -o DIR")
+    warn_untrained(detector)
     unreadable = Unreadable(strict)
     anomalous = undecided = count = 0
     with ExitStack() as stack:

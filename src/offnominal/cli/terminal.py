@@ -3,9 +3,12 @@
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from offnominal.errors import ImageError
+
+if TYPE_CHECKING:
+    from offnominal.detectors.base import Detector
 
 __all__ = [
     "ANOMALIES",
@@ -16,6 +19,7 @@ __all__ = [
     "print_error",
     "progress_bar",
     "say",
+    "warn_untrained",
 ]
 
 ANOMALIES = 1
@@ -33,6 +37,14 @@ def print_error(text: str) -> None:
     """Print an error for a person."""
     prefix = "\033[31merror:\033[0m" if sys.stderr.isatty() else "error:"
     say(f"{prefix} {text}")
+
+
+def warn_untrained(detector: "Detector") -> None:
+    """Say so where a detector's weights are not pretrained, so that nobody trusts its scores."""
+    from offnominal.detectors.untrained import untrained
+
+    if reason := untrained(detector):
+        say(f"weights not pretrained ({reason}): scores say nothing about {detector.method}")
 
 
 class Unreadable:
@@ -70,9 +82,19 @@ class Advance(Protocol):
         """Move the bar of ``stage`` to ``done``."""
 
 
+# Stages that count other things than the images that they are given.
+_UNITS = {"coreset": "patches", "index": "patches", "recall": "settings", "distributions": "places"}
+
+
 @contextmanager
 def progress_bar(total: int | None) -> Iterator[Advance]:
-    """A bar on stderr with rate and time left; nothing when stderr is no terminal."""
+    """A bar on stderr with rate and time left; nothing when stderr is no terminal.
+
+    Parameters
+    ----------
+    total : int or None
+        How many images every stage has to do, but for stages that count something else.
+    """
     if not sys.stderr.isatty():
         yield lambda stage, done: None
         return
@@ -92,7 +114,7 @@ def progress_bar(total: int | None) -> Iterator[Advance]:
     class Rate(ProgressColumn):
         def render(self, task: Task) -> Text:
             speed = task.finished_speed or task.speed
-            return Text(f"{speed:.1f} images/s" if speed else "")
+            return Text(f"{speed:.1f} {task.fields['unit']}/s" if speed else "")
 
     columns = (
         TextColumn("{task.description:<10}"),
@@ -106,7 +128,10 @@ def progress_bar(total: int | None) -> Iterator[Advance]:
 
         def advance(stage: str, done: int) -> None:
             if stage not in tasks:
-                tasks[stage] = bar.add_task(stage, total=total)
+                unit = _UNITS.get(stage, "images")
+                tasks[stage] = bar.add_task(
+                    stage, total=total if unit == "images" else None, unit=unit
+                )
             bar.update(tasks[stage], completed=done)
 
         yield advance

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from offnominal.backbones.clip_blocks import Positions
 from offnominal.backbones.clip_text import ClipText
-from offnominal.detectors.prompted import PromptedDetector, PromptedOptions, Seen
+from offnominal.detectors.learned import Seen
+from offnominal.detectors.prompted import PromptedDetector, PromptedOptions
 from offnominal.errors import OptionError
 from offnominal.language.learned import AnomalyCLIPPrompts
 

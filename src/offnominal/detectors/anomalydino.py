@@ -5,7 +5,6 @@ Detection with DINOv2", WACV 2025 (arXiv 2405.14529).
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import ClassVar, Unpack
 
 import numpy as np
@@ -13,25 +12,17 @@ import torch
 from torch import Tensor
 
 from offnominal.augment import parse_rotations, rotate_image
+from offnominal.detectors.banked import Banked
 from offnominal.detectors.base import Progress
-from offnominal.detectors.common import evenly
 from offnominal.detectors.patches import PatchDetector, PatchOptions
-from offnominal.detectors.views import Views
+from offnominal.detectors.places import Layout, Look
+from offnominal.detectors.reach import Compared, Learned
 from offnominal.errors import OptionError
 
 __all__ = ["AnomalyDINO"]
 
 
-@dataclass
-class _Seen:
-    """Where one view of a reference lies in the bank; enough to score it again."""
-
-    owner: int
-    start: int
-    mask: Tensor  # (gh, gw), bool: the patches that lie in the bank and that count
-
-
-class AnomalyDINO(PatchDetector):
+class AnomalyDINO(PatchDetector, Banked):
     """Few-shot, training-free detection with a memory bank of patch features.
 
     Parameters
@@ -81,54 +72,58 @@ class AnomalyDINO(PatchDetector):
 
     def _fit(self, images: Iterator[tuple[int, np.ndarray]], progress: Progress | None) -> None:
         self.prepare_state()
-        angles = parse_rotations(self.rotations)
-        references: list[tuple[Views, tuple[int, int], list[_Seen]]] = []
-        rows, decided = 0, False
+        learned: dict[int, Learned] = {}
         for index, image in images:
-            seen: list[_Seen] = []
-            for angle in angles:
-                views = self.views(rotate_image(image, angle))
-                for pixels in views.pixels:
-                    tokens, grid = self._tokens(pixels)
-                    if not decided:
-                        self._decide_mask(tokens, grid)
-                        decided = True
-                    mask = self.foreground(tokens, grid)
-                    kept = tokens[mask.flatten()] if self.mask_references else tokens
-                    raw = self.normalization != "l2"
-                    self.bank.add(kept if raw else self._normalised(kept), index)
-                    if angle == 0:
-                        seen.append(_Seen(index, rows, mask))
-                    rows += len(kept)
-                if angle == 0:
-                    size = (image.shape[0], image.shape[1])
-                    references.append((views.layout(), size, seen))
+            learned[index] = self._learn(index, image)
             if progress:
                 progress("features", index + 1)
-        if not references:
+        if not learned:
             return
-        if not rows:
+        if not len(self.bank):
             raise OptionError("--mask-references: the mask leaves nothing to learn; leave it out")
         if self.normalization == "standardize":
             self._standardize_bank()
-        # A single reference has no others to be scored by.
-        chosen = evenly(references, self.calibrate_on) if len(references) > 1 else []
-        self._score_references(chosen, self._score_seen, progress)
+        self._fitted(learned, progress)
 
-    def _score_seen(self, view: _Seen) -> Tensor:
-        grid = view.mask.shape
-        stored = view.mask if self.mask_references else torch.ones_like(view.mask)
-        queries = self.bank.rows[view.start : view.start + int(stored.sum())]
-        squared, _ = self.bank.search(queries, self.neighbours, skip=view.owner)
-        scores = torch.zeros(grid, device=queries.device)
-        scores[stored] = self._to_distance(squared)
-        return scores * view.mask
+    def _learn(self, owner: int, image: np.ndarray) -> Learned:
+        """Put an image into the bank in every rotation; the mask is decided on the first."""
+        counted: list[Tensor] = []
+        first = not len(self.bank) and owner == 0
+        for turn, angle in enumerate(parse_rotations(self.rotations)):
+            views = self.views(rotate_image(image, angle)).pixels
+            for tile, pixels in enumerate(views):
+                tokens, grid = self._tokens(pixels)
+                if first:
+                    self._decide_mask(tokens, grid)
+                    first = False
+                mask = self.foreground(tokens, grid).flatten()
+                patch = mask.nonzero()[:, 0] if self.mask_references else None
+                kept = tokens if patch is None else tokens[patch]
+                # A fit standardises all rows at the end; later ones take what it found.
+                raw = self.normalization != "l2" and not self.is_fitted
+                rows = kept if raw else self._normalised(kept)
+                self.bank.add(rows, owner, turn * len(views) + tile, patch)
+                if angle == 0:
+                    counted.append(mask)
+        return Learned((image.shape[0], image.shape[1]), torch.cat(counted))
+
+    def _distance(self, bank: int, squared: Tensor) -> Tensor:
+        return self._to_distance(squared)
+
+    def _joined(self, layout: Layout, distance: Tensor) -> Tensor:
+        tiles = torch.split(distance, layout.patches)
+        return layout.views.merge([tile.reshape(layout.grid) for tile in tiles])
+
+    def _looks(self, bank: int) -> list[Look]:
+        return [Look(angle) for angle in parse_rotations(self.rotations)]
+
+    def _compared(self, pixels: Tensor) -> Compared:
+        tokens, grid = self._tokens(pixels)
+        squared, rows = self.bank.search(self._stored(tokens), self.neighbours)
+        scores = self._to_distance(squared).reshape(grid) * self.foreground(tokens, grid)
+        nearest = self._to_distance(squared[:, :1]).reshape(grid)
+        row = rows[:, 0].reshape(grid)
+        return Compared(scores, nearest, row, torch.zeros_like(row))
 
     def _patch_scores(self, pixels: Tensor) -> Tensor:
-        scores = []
-        for one in pixels:
-            tokens, grid = self._tokens(one)
-            squared, _ = self.bank.search(self._normalised(tokens), self.neighbours)
-            distance = self._to_distance(squared).reshape(grid)
-            scores.append(distance * self.foreground(tokens, grid))
-        return torch.stack(scores)
+        return torch.stack([self._compared(one).scores for one in pixels])

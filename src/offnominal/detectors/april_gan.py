@@ -8,24 +8,25 @@ challenge.
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar, Literal, NamedTuple, Unpack, get_args
+from typing import Any, ClassVar, Literal, Unpack, get_args
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from offnominal.backbones.base import Backbone
 from offnominal.backbones.clip_blocks import Activation
+from offnominal.backbones.clip_text import ClipText
 from offnominal.detectors.base import Progress, Scored, Size
 from offnominal.detectors.common import check_choice
-from offnominal.detectors.language import LanguageDetector, LanguageOptions
+from offnominal.detectors.language import LanguageOptions
+from offnominal.detectors.learned import LearnedDetector, Seen
 from offnominal.detectors.views import Views
 from offnominal.errors import ModelFileError, OptionError
 from offnominal.language.features import abnormality, state_features
+from offnominal.language.learnedfile import read_projections
 from offnominal.language.names import clean_name
 from offnominal.language.projections import Projections
-from offnominal.language.promptfile import read_projections
 from offnominal.language.prompts import APRIL_GAN
 from offnominal.memory import MemoryBank
 
@@ -34,15 +35,7 @@ __all__ = ["AprilGAN", "Softmax", "minmax_scores"]
 Softmax = Literal["pixel", "patch"]
 
 
-class _Seen(NamedTuple):
-    """A batch as the image tower sees it."""
-
-    whole: Tensor  # (B, E)
-    levels: list[Tensor]  # (B, N, width), raw patch tokens
-    grid: Size
-
-
-class AprilGAN(LanguageDetector):
+class AprilGAN(LearnedDetector):
     """Zero-shot maps from learned layers; few-shot maps from banks of the same tokens beside them.
 
     A patch token of each level passes a linear layer and is compared with the texts; the map is the
@@ -66,8 +59,9 @@ class AprilGAN(LanguageDetector):
     search_memory : int
         Bound on the search's working memory, in MiB.
     **options
-        See :class:`~offnominal.detectors.language.LanguageDetector`. ``layers`` None: four, at each
-        quarter of the image tower.
+        See :class:`~offnominal.detectors.language.LanguageDetector`. ``layers`` and ``resolution``
+        None: what the layers were trained with; for the released ones four levels, at each quarter
+        of the image tower.
 
     Notes
     -----
@@ -86,6 +80,7 @@ class AprilGAN(LanguageDetector):
 
     method: ClassVar[str] = "april-gan"
     file_options: ClassVar[tuple[str, ...]] = ("projections",)
+    holds: ClassVar[str] = "layers"
 
     peak_: Tensor
 
@@ -112,13 +107,14 @@ class AprilGAN(LanguageDetector):
         self.banks = nn.ModuleList()
         self.register_buffer("peak_", torch.ones(()))
 
-    def choose_levels(self, network: Backbone) -> Backbone:
-        """Four levels, at each quarter of the image tower, unless ``layers`` names others."""
-        chosen = super().choose_levels(network)
-        if self.layers is not None:
-            return chosen
-        count = chosen.level_count
-        return chosen.at_levels(sorted({count * part // 4 - 1 for part in (1, 2, 3, 4)} - {-1}))
+    def options(self) -> dict[str, Any]:
+        """The constructor's arguments; levels that came with the learned layers are among them."""
+        # A saved detector makes room for its layers before it knows anything else.
+        stored = self.reading_.get("layers") if self.layers is None else None
+        return super().options() | ({"layers": tuple(stored)} if stored else {})
+
+    def _default_blocks(self, count: int) -> Sequence[int]:
+        return sorted({count * part // 4 - 1 for part in (1, 2, 3, 4)} - {-1})
 
     def views(self, image: np.ndarray) -> Views:
         """As every detector's; patch scores at every pixel have a stride of 1."""
@@ -127,7 +123,7 @@ class AprilGAN(LanguageDetector):
 
     def prepare_state(self) -> None:
         """Learned layers and banks, empty."""
-        clip, levels = self.clip, len(self.clip.layers)
+        clip, levels = self.clip, len(self._blocks())
         self.learned = Projections(clip.width, clip.embed_dim, levels).to(self._device)
         self.learned.requires_grad_(False)
         memory = self.search_memory * 2**20
@@ -135,21 +131,54 @@ class AprilGAN(LanguageDetector):
         self.banks.to(self._device)
 
     def _describe(self) -> Tensor:
-        return state_features(self.clip.load_text(), APRIL_GAN, clean_name(self.class_name))
+        """Text features, after the layers were read and checked."""
+        path = self._named_file()
+        found, about = read_projections(path)
+        text = self.clip.load_text()
+        self._take_over(path, about, text)
+        self._check_layers(path, found)
+        self.prepare_state()
+        self.learned = found.to(self._device)
+        return self.describe(text, self.class_name)
+
+    @staticmethod
+    def describe(text: ClipText, class_name: str | None) -> Tensor:
+        """Text features (2, E), normal and abnormal, of parts of this name."""
+        return state_features(text, APRIL_GAN, clean_name(class_name))
+
+    def new_layers(self, generator: torch.Generator) -> Projections:
+        """Layers to begin a training with, drawn at random, on the detector's device."""
+        clip = self.clip
+        drawn = Projections(clip.width, clip.embed_dim, len(self._blocks()), generator)
+        return drawn.to(self._device)
+
+    def _check_layers(self, path: Path, found: Projections) -> None:
+        """Refuse layers of other levels or sizes than this backbone's."""
+        clip, blocks = self.clip, list(self._blocks())
+        expected = {"width": clip.width, "embed_dim": clip.embed_dim, "levels": len(blocks)}
+        if found.settings() != expected:
+            raise ModelFileError(
+                f"{path}: its layers take {found.settings()}, and {clip.name} with levels {blocks} "
+                f"needs {expected}: use the model that they were trained with, or as many --layers"
+            )
+        trained = self.reading_.get("layers", blocks)
+        if trained != blocks:
+            raise OptionError(
+                f"--layers {','.join(map(str, blocks))}: {path} was trained for levels "
+                f"{','.join(map(str, trained))}; leave --layers out"
+            )
 
     # -- learning -----------------------------------------------------------------------------
 
     def _fit(self, images: Iterator[tuple[int, np.ndarray]], progress: Progress | None) -> None:
-        self.prepare_state()
-        self._load_projections()
         self.text_features_ = self._describe()
         self.peak_ = torch.tensor(float(len(self._banks)), device=self._device)
-        references: list[tuple[Views, Size, list[_Seen]]] = []
+        references: list[tuple[Views, Size, list[Seen]]] = []
         for index, image in images:
             views = self.views(image)
             seen = []
             for number, pixels in enumerate(views.pixels):
-                found = self._see(pixels[None].to(self._device))
+                found = self.see(pixels[None])
                 for bank, tokens in zip(self._banks, found.levels, strict=True):
                     bank.add(F.normalize(tokens[0], dim=-1), index, number)
                 seen.append(found)
@@ -159,33 +188,8 @@ class AprilGAN(LanguageDetector):
         if len(references) > 1:
             self._leave_one_out(references, progress)
 
-    def _load_projections(self) -> None:
-        """The learned layers, checked against this backbone."""
-        if self.projections is None:
-            raise OptionError(
-                f"--method {self.method}: needs learned layers; train them with `offnominal train "
-                f"{self.method}`, and give them with --set projections=FILE"
-            )
-        path = Path(self.projections)
-        found, about = read_projections(path)
-        expected = self.learned.settings() if self.learned else {}
-        if found.settings() != expected:
-            raise ModelFileError(
-                f"{path}: its layers take {found.settings()}, and {self.clip.name} with levels "
-                f"{list(self.clip.layers)} needs {expected}: use the model that they were trained "
-                "with, or as many --layers"
-            )
-        digest = about.backbone.get("digest", self.clip.digest)
-        if digest != self.clip.digest:
-            raise ModelFileError(
-                f"{path}: its layers were trained with {about.backbone.get('name')} of other "
-                f"weights (digest {digest[:12]}, not {self.clip.digest[:12]}); give the same "
-                "--backbone and --weights"
-            )
-        self.learned = found.to(self._device)
-
     def _leave_one_out(
-        self, references: list[tuple[Views, Size, list[_Seen]]], progress: Progress | None
+        self, references: list[tuple[Views, Size, list[Seen]]], progress: Progress | None
     ) -> None:
         found = [
             [self._distances(seen, 0, owner) for seen in views]
@@ -212,18 +216,19 @@ class AprilGAN(LanguageDetector):
     def _banks(self) -> list[MemoryBank]:
         return [bank for bank in self.banks if isinstance(bank, MemoryBank)]
 
-    def _see(self, pixels: Tensor) -> _Seen:
+    def see(self, pixels: Tensor) -> Seen:
+        """The class token as CLIP compares it with texts, and raw patch tokens."""
         with self._autocast():
-            tokens = self.clip.tokens(pixels, self.clip.layers)
+            tokens = self.clip.tokens(pixels.to(self._device), self._blocks())
             whole = self.clip.project(tokens.last[:, 0])
         levels = [block[:, 1:].float() for block in tokens.blocks]
-        return _Seen(whole.float(), levels, tokens.grid)
+        return Seen(F.normalize(whole.float(), dim=-1), levels, tokens.grid)
 
-    def _text_score(self, seen: _Seen) -> Tensor:
+    def _text_score(self, seen: Seen) -> Tensor:
         """Image scores (B,): CLIP's own."""
         return abnormality(seen.whole, self.text_features_, self.temperature)
 
-    def _ask_texts(self, seen: _Seen) -> Tensor:
+    def _ask_texts(self, seen: Seen) -> Tensor:
         """Sum over levels of the abnormal share: (B, gh, gw), or (B, h, w) at every pixel."""
         assert self.learned is not None
         normal, abnormal = self.text_features_
@@ -241,7 +246,7 @@ class AprilGAN(LanguageDetector):
         size = tuple(side * self.clip.stride for side in grid)
         return F.interpolate(grids[:, None], size, mode="bilinear", align_corners=True)[:, 0]
 
-    def _distances(self, seen: _Seen, index: int, skip: int | None = None) -> Tensor:
+    def _distances(self, seen: Seen, index: int, skip: int | None = None) -> Tensor:
         """Sum over levels of ``1 - cosine`` to the nearest token of a good image: (gh, gw)."""
         total = torch.zeros((), device=self._device)
         for bank, tokens in zip(self._banks, seen.levels, strict=True):
@@ -256,7 +261,7 @@ class AprilGAN(LanguageDetector):
         return both, (text_score + distances.max() / self.peak_) / 2
 
     def _compare(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        seen = self._see(pixels)
+        seen = self.see(pixels)
         maps, scores = self._ask_texts(seen), self._text_score(seen)
         if not len(self._banks[0]):
             return maps, scores

@@ -71,6 +71,8 @@ class Detector(Growing, ABC):
 
     method: ClassVar[str]
     default_backbone: ClassVar[str] = DEFAULT
+    # How the names of the backbones that it can use begin; None: it has no network.
+    backbone_family: ClassVar[str | None] = ""
     # Whether `fit` must be given images; zero-shot methods are ready after a fit without any.
     needs_references: ClassVar[bool] = True
     # Options beside the weights that name a file which `fit` reads.
@@ -364,10 +366,14 @@ class Detector(Growing, ABC):
     def load_network(self) -> Backbone:
         """Build the backbone on first use and move everything to the device."""
         if self.network is None:
-            name = backbone_name(self.backbone, self.weights, self.default_backbone)
-            self.use_network(load_backbone(name, self.weights, self.layers))
+            self.use_network(self.build_network())
         assert self.network is not None
         return self.network
+
+    def build_network(self) -> Backbone:
+        """The backbone that the options name; a method without one gives a stand-in."""
+        name = backbone_name(self.backbone, self.weights, self.default_backbone)
+        return load_backbone(name, self.weights, self.layers)
 
     def choose_levels(self, network: Backbone) -> Backbone:
         """The network at the levels that this method uses where ``layers`` names none."""

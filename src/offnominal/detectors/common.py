@@ -1,18 +1,28 @@
 """Options that every detector takes, and checks of their values."""
 
 from collections.abc import Sequence
-from typing import Literal, TypedDict, TypeVar
+from typing import Literal, TypedDict, TypeVar, get_args
 
 import torch
 
 from offnominal.backbones.base import Resize
 from offnominal.errors import OptionError
+from offnominal.memory.index_choice import parse_search
 
-__all__ = ["CommonOptions", "Precision", "check_choice", "choose_device", "evenly"]
+__all__ = [
+    "CommonOptions",
+    "Precision",
+    "Storage",
+    "check_bank",
+    "check_choice",
+    "choose_device",
+    "evenly",
+]
 
 T = TypeVar("T")
 
 Precision = Literal["fp32", "bf16", "fp16"]
+Storage = Literal["fp32", "fp16", "int8"]
 
 
 class CommonOptions(TypedDict, total=False):
@@ -35,6 +45,12 @@ def check_choice(option: str, value: object, choices: Sequence[object]) -> None:
     """Raise an :class:`OptionError` that lists the choices."""
     if value not in choices:
         raise OptionError(f"{option} {value!r}: choose one of {', '.join(map(str, choices))}")
+
+
+def check_bank(storage: str, search: str) -> None:
+    """Raise an :class:`OptionError` if a bank cannot be kept or searched so."""
+    check_choice("storage", storage, get_args(Storage))
+    parse_search(search)
 
 
 def choose_device(device: str) -> torch.device:

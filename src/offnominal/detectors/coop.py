@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from offnominal.backbones.clip_text import ClipText
-from offnominal.detectors.prompted import PromptedDetector, Seen
+from offnominal.detectors.learned import Seen
+from offnominal.detectors.prompted import PromptedDetector
 from offnominal.language.learned import CoOpPrompts
 
 __all__ = ["CoOp"]

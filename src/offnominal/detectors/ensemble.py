@@ -190,7 +190,7 @@ class Ensemble(Detector):
 
     def fit(
         self,
-        images: Iterable[ImageSource],
+        images: Iterable[ImageSource] = (),
         on_error: OnError | None = None,
         progress: Progress | None = None,
     ) -> Self:

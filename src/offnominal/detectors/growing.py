@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["Change", "Growing", "Version", "find_reference", "utc"]
 
 What = Literal["fit", "add", "forget", "merge", "undo", "compact"]
-Rescored = Literal["nearest of old and new", "all", "new only", "none"]
+Rescored = Literal["affected", "all", "kept", "none"]
 
 _DIGEST = 64  # hexadecimal digits
 _SHORT_DIGEST = 8  # the fewest that are taken for the beginning of one
@@ -77,10 +77,12 @@ class Change:
         Before and after.
     threshold : (Threshold or None, Threshold or None)
         Before and after.
-    rescored : str
-        How the other references were scored anew. ``nearest of old and new``: exactly, from the
-        distances that are kept; ``all``: every one; ``new only``: the others keep scores that
-        can only be too high; ``none``: the threshold comes from elsewhere, or is as it was.
+    rescored : {"affected", "all", "kept", "none"}
+        How the other references were scored anew. ``affected``: exactly, by comparing their patches
+        with the rows that came, or anew where the nearest row went. ``all``: every one, exactly.
+        ``kept``: not, since the bank holds a part of their patches only; their scores can be too
+        high, but not too low. ``none``: there was nothing to score, or held-out images set the
+        thresholds.
     """
 
     what: What
@@ -134,7 +136,10 @@ class Growing(nn.Module):
         self._refuse("learn from single further images")
 
     def forget(
-        self, image: "ImageSource | Sequence[ImageSource]", when: datetime | None = None
+        self,
+        image: "ImageSource | Sequence[ImageSource]",
+        when: datetime | None = None,
+        progress: "Progress | None" = None,
     ) -> Change:
         """Give up what was learned from a reference, or several, and set the thresholds anew.
 
@@ -148,6 +153,8 @@ class Growing(nn.Module):
             digest; or the image itself.
         when : datetime or None
             Noted in the history.
+        progress : callable or None
+            Called with the stage and the number of references that it has done.
 
         Raises
         ------
@@ -156,8 +163,13 @@ class Growing(nn.Module):
         """
         self._refuse("forget a single image")
 
-    def undo(self) -> Change:
+    def undo(self, progress: "Progress | None" = None) -> Change:
         """Go back to before the last step of :meth:`history`, exactly.
+
+        Parameters
+        ----------
+        progress : callable or None
+            Called with the stage and the number of references that it has done.
 
         Raises
         ------
@@ -295,7 +307,9 @@ def find_reference(
         found = _digested(digest, references)
     if found:
         return _only(found, name)
-    raise OptionError(f"{name}: not among the {len(references)} references{_near(name, references)}")
+    raise OptionError(
+        f"{name}: not among the {len(references)} references{_near(name, references)}"
+    )
 
 
 def _named(name: str, references: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from offnominal.backbones import OPEN_CLIP
 from offnominal.backbones.base import Backbone
 from offnominal.backbones.clip import ClipBackbone, require_clip
 from offnominal.backbones.clip_blocks import Activation, Positions
@@ -58,6 +59,7 @@ class LanguageDetector(Detector):
 
     needs_references: ClassVar[bool] = False
     default_backbone: ClassVar[str] = "open_clip:ViT-L-14-336"
+    backbone_family: ClassVar[str | None] = OPEN_CLIP
 
     text_features_: Tensor
 

@@ -10,11 +10,12 @@ not in the paper; it is taken from the authors' released code, which
 4. joins the levels and averages adaptively again, to the final length.
 
 Steps 1, 3 and 4 are the same linear map at every position and act on the channels and the patch;
-step 2 is a linear map over the positions that is the same for every channel. So 2 and 3 commute:
-each level is averaged on its own coarse grid first, and only 1024 maps of it are interpolated
+step 2 is a linear map over the positions that is the same for every channel. So they commute: each
+level is averaged on its own coarse grid first, and only the values that are left are interpolated
 instead of 9 for every channel. And the average of a patch needs no patches: value j is a mean of a
-few entries (channel, row, column), each of which is one shifted map. Nothing larger than the result
-is made, and the result differs from the plain order by rounding only.
+few entries (channel, row, column), each of which is one shifted map. Where they lie in one channel,
+as in every residual network, the averages of steps 3 and 4 are one small filter for each channel.
+Nothing larger than the result is made, and it differs from the plain order by rounding only.
 """
 
 from collections.abc import Sequence
@@ -48,42 +49,80 @@ def locally_aware(
     Tensor of shape (B, dim, gh, gw), float32
     """
     grid = levels[0].shape[-2:]
-    pooled = [pool_patches(level, patch, level_dim) for level in levels]
+    # Every value of the result is a mean of `joint` of the joined ones: of one level's alone, if
+    # that divides its length, and then the last average need not wait for the others.
+    joint, rest = divmod(len(levels) * level_dim, dim)
+    if rest or level_dim % joint:
+        joint = 1
+    pooled = [pool_patches(level, patch, level_dim, joint) for level in levels]
     aligned = [
         each
         if each.shape[-2:] == grid
         else F.interpolate(each, size=grid, mode="bilinear", align_corners=False)
         for each in pooled
     ]
-    return pool_patches(torch.cat(aligned, dim=1), 1, dim)
+    joined = torch.cat(aligned, dim=1)
+    return joined if joined.shape[1] == dim else pool_patches(joined, 1, dim)
 
 
-def pool_patches(maps: Tensor, patch: int, size: int) -> Tensor:
+def pool_patches(maps: Tensor, patch: int, size: int, joint: int = 1) -> Tensor:
     """Adaptive average of every flattened patch, without cutting patches out.
 
     Parameters
     ----------
     maps : Tensor of shape (B, C, h, w), float32
+        In any memory format; the result has the same, where an image's channels lie together.
     patch : int
         Side of a patch, odd; zeros lie beyond the border. 1: an average over channels alone.
     size : int
-        Length of the result. As in adaptive average pooling, value j is the mean of the entries
+        Length of the average. As in adaptive average pooling, value j is the mean of the entries
         from ``floor(j L / size)`` up to ``ceil((j + 1) L / size)``, where L = C * patch ** 2
         entries are counted channel by channel, then row by row.
+    joint : int
+        How many neighbouring values of that are averaged again; a divisor of `size`.
 
     Returns
     -------
-    Tensor of shape (B, size, h, w)
+    Tensor of shape (B, size // joint, h, w)
     """
-    channels, area = maps.shape[1], patch * patch
+    channels = maps.shape[1]
     if channels % size == 0:
         # Every value is made of whole channels.
         means = F.avg_pool2d(maps, patch, stride=1, padding=patch // 2) if patch > 1 else maps
-        if channels == size:
-            return means
-        count, _, height, width = maps.shape
-        return means.reshape(count, size, -1, height, width).mean(2)
-    length = channels * area
+        return _join(means, channels // size * joint)
+    if size % channels == 0 and size // channels % joint == 0:
+        # Every value is made of a part of one channel's patch.
+        filters = _filters(patch, size // channels, joint).to(maps)
+        return F.conv2d(
+            maps, filters.repeat(channels, 1, 1, 1), padding=patch // 2, groups=channels
+        )
+    return _join(_gather(maps, patch, size), joint)
+
+
+def _join(maps: Tensor, count: int) -> Tensor:
+    """Mean of every ``count`` neighbouring channels."""
+    if count == 1:
+        return maps
+    total = maps[:, ::count] + maps[:, 1::count]
+    for number in range(2, count):
+        total += maps[:, number::count]
+    return total.div_(count)
+
+
+def _filters(patch: int, parts: int, joint: int) -> Tensor:
+    """Weights (parts / joint, 1, patch, patch) of the averages that one channel's patch gives."""
+    area = patch * patch
+    weights = torch.zeros(parts, area)
+    for part in range(parts):
+        start, stop = part * area // parts, ((part + 1) * area + parts - 1) // parts
+        weights[part, start:stop] = 1 / (stop - start)
+    return weights.view(parts // joint, joint, area).mean(1).view(-1, 1, patch, patch)
+
+
+def _gather(maps: Tensor, patch: int, size: int) -> Tensor:
+    """:func:`pool_patches` for any lengths: the entries of all values, one turn at a time."""
+    area = patch * patch
+    length = maps.shape[1] * area
     number = torch.arange(size)
     first = number * length // size
     last = ((number + 1) * length + size - 1) // size - 1

@@ -5,8 +5,7 @@ In the spirit of VisionAD: Wang et al., "Search is All You Need for Few-shot Ano
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import ClassVar, Unpack
+from typing import ClassVar, Unpack, cast
 
 import numpy as np
 import torch
@@ -15,11 +14,13 @@ from torch import Tensor, nn
 
 from offnominal.augment import parse_rotations, rotate_image
 from offnominal.backbones.base import Resize
-from offnominal.detectors.base import Progress
-from offnominal.detectors.common import evenly
+from offnominal.detectors.banked import Banked
+from offnominal.detectors.base import Detector, Progress
 from offnominal.detectors.middle import Fusion, MiddleLayers
 from offnominal.detectors.patches import MaskMode, PatchDetector, PatchOptions
+from offnominal.detectors.places import Flip, Layout, Look
 from offnominal.detectors.query_views import QueryView, parse_query_views, query_view, undo_view
+from offnominal.detectors.reach import Compared, Learned
 from offnominal.detectors.views import Views
 from offnominal.errors import OptionError
 from offnominal.memory import MemoryBank
@@ -27,17 +28,10 @@ from offnominal.memory import MemoryBank
 __all__ = ["MultiLayerNN"]
 
 
-@dataclass
-class _Seen:
-    """Where one upright view of a reference lies in each bank."""
-
-    owner: int
-    starts: list[int]  # its first row in the bank of each query view
-    summary: int  # its first row in the bank of summaries
-    mask: Tensor  # (gh, gw), bool
+_FLIPS: dict[QueryView, Flip] = {"vflip": "rows", "hflip": "columns"}
 
 
-class MultiLayerNN(PatchDetector, MiddleLayers):
+class MultiLayerNN(PatchDetector, Banked, MiddleLayers):
     """Few-shot detection by nearest neighbours in the fused features of several blocks.
 
     A test image is looked at in several ways (``query_views``), and each look has a bank of its
@@ -117,7 +111,8 @@ class MultiLayerNN(PatchDetector, MiddleLayers):
         self.summary_weight = summary_weight
         self.neighbours = neighbours
         self.calibrate_on = calibrate_on
-        self._make_banks(1, 1)
+        self.more_banks = nn.ModuleList()
+        self.summaries = MemoryBank(1)
 
     @staticmethod
     def default_blocks(count: int) -> tuple[int, ...]:
@@ -130,120 +125,153 @@ class MultiLayerNN(PatchDetector, MiddleLayers):
 
     def prepare_state(self) -> None:
         """Empty banks; those of a file are adopted whatever their size."""
-        self.load_network()
+        super().prepare_state()
         self._make_banks(1, 1)
-        self.centre_ = torch.zeros(1, device=self._device)
-        self.scale_ = torch.ones(1, device=self._device)
 
     def _make_banks(self, dim: int, summary_dim: int) -> None:
-        memory = self.search_memory * 2**20
         views = parse_query_views(self.query_views)
-        self.bank = MemoryBank(dim, memory=memory).to(self._device)
-        self.more_banks = nn.ModuleList(
-            MemoryBank(dim, memory=memory).to(self._device) for _ in views[1:]
-        )
-        self.summaries = MemoryBank(summary_dim, memory=memory).to(self._device)
+        self.bank = self._new_bank(dim)
+        self.more_banks = nn.ModuleList(self._new_bank(dim) for _ in views[1:])
+        self.summaries = MemoryBank(summary_dim, self.bank.memory).to(self._device)
+        self._make_attic()
+
+    @property
+    def _patch_banks(self) -> list[MemoryBank]:
+        """The bank of each query view."""
+        return [self.bank, *(cast(MemoryBank, bank) for bank in self.more_banks)]
 
     @property
     def _banks(self) -> list[MemoryBank]:
-        """The bank of each query view."""
-        banks = [self.bank, *self.more_banks]
+        banks = [*self._patch_banks, self.summaries]
         for bank in banks:
             bank.dim = bank.rows.shape[1]  # a loaded bank's width is that of its rows
         return banks
 
     def _fit(self, images: Iterator[tuple[int, np.ndarray]], progress: Progress | None) -> None:
         self.prepare_state()
-        references: list[tuple[Views, tuple[int, int], list[_Seen]]] = []
+        learned: dict[int, Learned] = {}
         for index, image in images:
-            layout, seen = self._learn(index, image)
-            references.append((layout, (image.shape[0], image.shape[1]), seen))
+            learned[index] = self._learn(index, image)
             if progress:
                 progress("features", index + 1)
-        if not references:
+        if not learned:
             return
         if self.normalization == "standardize":
             self._standardize_bank()
-            for bank in self._banks[1:]:
-                bank.rows.sub_(self.centre_).div_(self.scale_)
-        # A single reference has no others to be scored by.
-        chosen = evenly(references, self.calibrate_on) if len(references) > 1 else []
-        self._score_references(chosen, self._score_seen, progress)
+            for bank in self._patch_banks[1:]:
+                bank.standardize_(self.centre_, self.scale_)
+        self._fitted(learned, progress)
 
-    def _learn(self, index: int, image: np.ndarray) -> tuple[Views, list[_Seen]]:
-        """Put a reference into every bank, in every rotation and flip; the upright one first."""
-        views = parse_query_views(self.query_views)
+    def _learn(self, owner: int, image: np.ndarray) -> Learned:
+        """Put a reference into every bank, in every rotation and flip."""
+        names = parse_query_views(self.query_views)
         upright = self.views(image)
-        seen = []
-        for pixels, is_upright in self._augmented(image, upright):
-            looks = [self._look(pixels, name) for name in views]
+        counted: list[Tensor] = []
+        for pixels, view in self._augmented(image, upright):
+            looks = [self._look(pixels, name) for name in names]
             tokens, grid, summary = looks[0]
             if not len(self.bank):
                 self._make_banks(tokens.shape[1], summary.shape[1])
                 self._decide_mask(tokens, grid)
-            if is_upright:
-                starts = [len(bank) for bank in self._banks]
-                mask = self.foreground(tokens, grid)
-                seen.append(_Seen(index, starts, len(self.summaries), mask))
-            for bank, (found, _, _) in zip(self._banks, looks, strict=True):
-                raw = self.normalization != "l2"
-                bank.add(found if raw else self._normalised(found), index)
-            self.summaries.add(F.normalize(summary, dim=-1), index)
-        return upright.layout(), seen
+            if view < len(upright.pixels):
+                mask = self._upright_mask(tokens, grid)
+                counted += [undo_view(mask, name).flatten() for name in names]
+                if self.summary_weight:
+                    counted.append(mask.new_ones(1))
+            # A fit standardises all rows at the end; later ones take what it found.
+            raw = self.normalization != "l2" and not self.is_fitted
+            for bank, (found, _, _) in zip(self._patch_banks, looks, strict=True):
+                bank.add(found if raw else self._normalised(found), owner, view)
+            self.summaries.add(F.normalize(summary, dim=-1), owner, view)
+        return Learned((image.shape[0], image.shape[1]), torch.cat(counted))
 
-    def _augmented(self, image: np.ndarray, upright: Views) -> Iterator[tuple[Tensor, bool]]:
-        """Prepared pixels (3, h, w) of a reference, and whether they are of the upright one."""
-        for angle in parse_rotations(self.rotations):
+    def _augmented(self, image: np.ndarray, upright: Views) -> Iterator[tuple[Tensor, int]]:
+        """Prepared pixels (3, h, w) of a reference, and the number of the view."""
+        angles, tiles = parse_rotations(self.rotations), len(upright.pixels)
+        for turn, angle in enumerate(angles):
             quarters, rest = divmod(angle, 90)
             turned = upright if not rest else self.views(rotate_image(image, angle))
-            for pixels in turned.pixels:
+            for tile, pixels in enumerate(turned.pixels):
                 # Quarter turns of the prepared pixels lose nothing, as a warp would.
                 exact = torch.rot90(pixels, int(quarters), (1, 2)) if not rest else pixels
-                yield exact.contiguous(), angle == 0
+                yield exact.contiguous(), turn * tiles + tile
         if self.reference_flips:
-            for pixels in upright.pixels:
-                yield pixels.flip(1), False
-                yield pixels.flip(2), False
+            for tile, pixels in enumerate(upright.pixels):
+                yield pixels.flip(1), len(angles) * tiles + tile
+                yield pixels.flip(2), (len(angles) + 1) * tiles + tile
 
-    def _score_seen(self, view: _Seen) -> Tensor:
-        grid = (view.mask.shape[0], view.mask.shape[1])
-        queries = [
-            bank.rows[start : start + view.mask.numel()]
-            for bank, start in zip(self._banks, view.starts, strict=True)
+    def _looks(self, bank: int) -> list[Look]:
+        query = _FLIPS.get(parse_query_views(self.query_views)[bank], "")
+        looks = [
+            Look(angle, exact=not angle % 90, query=query)
+            for angle in parse_rotations(self.rotations)
         ]
-        summary = self.summaries.rows[view.summary : view.summary + 1]
-        return self._score(queries, summary, grid, view.mask, skip=view.owner)
+        if self.reference_flips:
+            looks += [Look(flip=flip, query=query) for flip in _FLIPS.values()]
+        return looks
 
-    def _score(
-        self,
-        queries: list[Tensor],
-        summary: Tensor,
-        grid: tuple[int, int],
-        mask: Tensor,
-        skip: int | None = None,
-    ) -> Tensor:
-        """Patch scores (gh, gw) from normalised features (N, D) of every query view."""
+    def _upright_mask(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Mask (gh, gw) of the image as it is, from tokens of the first query view."""
+        return undo_view(self.foreground(tokens, grid), parse_query_views(self.query_views)[0])
+
+    # -- how references are measured, see Banked ----------------------------------------------
+
+    def _counts(self, layout: Layout) -> list[int]:
+        summaries = [1] if self.summary_weight else []
+        return [layout.patches] * len(self._patch_banks) + summaries
+
+    def _neighbours(self, bank: int, left: int) -> int:
+        return self.neighbours if bank < len(self._patch_banks) else 1
+
+    def _distance(self, bank: int, squared: Tensor) -> Tensor:
+        if bank < len(self._patch_banks):
+            return self._to_distance(squared)
+        return squared[:, 0] / 2
+
+    def _restate(self, bank: int, part: MemoryBank, other: Detector) -> None:
+        if bank < len(self._patch_banks):
+            super()._restate(bank, part, other)
+
+    def _joined(self, layout: Layout, distance: Tensor) -> Tensor:
+        counts = self._counts(layout)
+        merged = []
+        for tile in torch.split(distance, sum(counts)):
+            parts = torch.split(tile, counts)
+            maps = [part.reshape(layout.grid) for part in parts[: len(self._patch_banks)]]
+            scores = self._mean_map(maps)
+            if self.summary_weight:
+                scores = scores + self.summary_weight * parts[-1][0]
+            merged.append(scores)
+        return layout.views.merge(merged)
+
+    def _mean_map(self, maps: list[Tensor]) -> Tensor:
         names = parse_query_views(self.query_views)
-        maps = []
-        for bank, tokens, name in zip(self._banks, queries, names, strict=True):
-            squared, _ = bank.search(tokens, self.neighbours, skip=skip)
-            maps.append(undo_view(self._to_distance(squared).reshape(grid), name))
-        scores = torch.stack(maps).mean(0) * mask
+        turned = [undo_view(each, name) for each, name in zip(maps, names, strict=True)]
+        return torch.stack(turned).mean(0)
+
+    def _compared(self, pixels: Tensor) -> Compared:
+        names = parse_query_views(self.query_views)
+        maps, distances, rows = [], [], []
+        looks = [self._look(pixels, name) for name in names]
+        for bank, name, (tokens, grid, _) in zip(self._patch_banks, names, looks, strict=True):
+            bank.dim = bank.rows.shape[1]
+            squared, row = bank.search(self._stored(tokens), self.neighbours)
+            maps.append(self._to_distance(squared).reshape(grid))
+            nearest = self._to_distance(squared[:, :1]).reshape(grid)
+            distances.append(undo_view(nearest, name))
+            rows.append(undo_view(row[:, 0].reshape(grid), name))
+        tokens, grid, summary = looks[0]
+        scores = self._mean_map(maps) * self._upright_mask(tokens, grid)
         if self.summary_weight:
             self.summaries.dim = self.summaries.rows.shape[1]
-            squared, _ = self.summaries.search(summary, 1, skip=skip)
-            scores = scores + self.summary_weight * squared[0, 0] / 2
-        return scores
+            squared, _ = self.summaries.search(F.normalize(summary, dim=-1), 1)
+            scores = scores + self.summary_weight * (squared[0, 0] / 2)
+        distance, bank_number = torch.stack(distances).min(0)
+        row = torch.stack(rows).gather(0, bank_number[None])[0]
+        return Compared(scores, distance, row, bank_number)
 
     def _patch_scores(self, pixels: Tensor) -> Tensor:
-        scores = []
-        for one in pixels:
-            found = [self._look(one, name) for name in parse_query_views(self.query_views)]
-            tokens, grid, summary = found[0]
-            queries = [self._normalised(each) for each, _, _ in found]
-            mask = self.foreground(tokens, grid)
-            scores.append(self._score(queries, F.normalize(summary, dim=-1), grid, mask))
-        return torch.stack(scores)
+        return torch.stack([self._compared(one).scores for one in pixels])
 
     def _look(self, pixels: Tensor, name: QueryView) -> tuple[Tensor, tuple[int, int], Tensor]:
         maps, summary = self.fused(query_view(pixels, name)[None])

@@ -4,9 +4,10 @@ Roth, Pemula, Zepeda, Schölkopf, Brox and Gehler, "Towards Total Recall in Indu
 Detection", CVPR 2022 (arXiv 2106.08265).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Unpack, get_args
+from datetime import datetime
+from typing import ClassVar, Literal, NamedTuple, Unpack, get_args
 
 import numpy as np
 import torch
@@ -15,11 +16,26 @@ from PIL import Image
 from torch import Tensor
 
 from offnominal.backbones.base import Backbone
-from offnominal.detectors.base import Detector, Progress, Scored, Size
-from offnominal.detectors.common import CommonOptions, check_choice, evenly
+from offnominal.detectors import measuring
+from offnominal.detectors.banked import Banked
+from offnominal.detectors.base import Progress, Size
+from offnominal.detectors.common import CommonOptions, Storage, check_bank, check_choice
+from offnominal.detectors.farthest import farthest_rows
+from offnominal.detectors.growing import Change
 from offnominal.detectors.locally_aware import locally_aware
+from offnominal.detectors.places import Layout, whole_layout
+from offnominal.detectors.reach import (
+    ALONE,
+    Compared,
+    Found,
+    Learned,
+    addresses,
+    as_stored,
+    span,
+)
 from offnominal.detectors.views import Views, tiled_views
 from offnominal.errors import OptionError
+from offnominal.images import ImageSource
 from offnominal.memory import MemoryBank
 from offnominal.memory.coreset import select_coreset
 from offnominal.scoring import anomaly_map, check_aggregate
@@ -46,6 +62,8 @@ class PatchCoreOptions(CommonOptions, total=False):
     seed: int
     calibrate_on: int
     search_memory: int
+    storage: Storage
+    search: str
 
 
 @dataclass(frozen=True)
@@ -54,7 +72,6 @@ class Reference:
 
     owner: int
     size: Size
-    layout: Views
     grids: list[Size]
     start: int
 
@@ -69,7 +86,16 @@ class Reference:
         return self.start + sum(self.counts)
 
 
-class PatchCore(Detector):
+class _Measured(NamedTuple):
+    """Patches (n,) of a view: scores, distance to the nearest row, its number, and eq. 7."""
+
+    scores: Tensor
+    distance: Tensor
+    row: Tensor
+    weight: Tensor
+
+
+class PatchCore(Banked):
     """A memory bank of locally aware patch features, thinned to a coreset.
 
     Parameters
@@ -108,6 +134,11 @@ class PatchCore(Detector):
         0: every reference is scored to set the threshold. A number: at most so many, evenly spread.
     search_memory : int
         Bound on the search's working memory, in MiB.
+    storage : {"fp32", "fp16", "int8"}
+        How the bank keeps its patches: in full, a half or a quarter of the size. Patches that are
+        looked up are rounded in the same way.
+    search : str
+        ``exact``, or an approximate index such as ``recall=0.99``, for very large banks.
     **common
         See :class:`~offnominal.detectors.base.Detector`. Without ``backbone``, the network is what
         the weights file says of itself, otherwise WideResNet-50-2; ``layers`` are those of stride 8
@@ -125,6 +156,10 @@ class PatchCore(Detector):
     that a new part does not meet. The scores, and with them the threshold, tend to be too high
     rather than too low, but no theorem says so. ``calibrate`` with further good images gives a
     threshold with a promise.
+
+    **Growing.** Of an image that is added, the share ``coreset`` of its patches joins the bank,
+    those farthest from it. The other references keep the scores that they had, which can only be
+    too high for the larger bank; where ``coreset`` is 1, they are scored anew.
 
     Examples
     --------
@@ -152,9 +187,12 @@ class PatchCore(Detector):
         seed: int = 0,
         calibrate_on: int = 0,
         search_memory: int = 512,
+        storage: Storage = "fp32",
+        search: str = "exact",
         **common: Unpack[CommonOptions],
     ) -> None:
         super().__init__(**common)
+        check_bank(storage, search)
         if not 0 < coreset <= 1:
             raise OptionError(f"--coreset {coreset}: give a share above 0 and up to 1, as 0.1")
         check_choice("distance", distance, get_args(Distance))
@@ -183,17 +221,21 @@ class PatchCore(Detector):
         self.seed = seed
         self.calibrate_on = calibrate_on
         self.search_memory = search_memory
-        self.bank = MemoryBank(1)
+        self.storage: Storage = storage
+        self.search = search
 
     @property
     def promises(self) -> bool:
         """Only of the whole bank: see the class's notes on the threshold."""
-        return self.coreset == 1
+        return self.coreset == 1 and super().promises
 
     def prepare_state(self) -> None:
         """An empty bank."""
         self.load_network()
-        self.bank = MemoryBank(self.dim, memory=self.search_memory * 2**20).to(self._device)
+        memory = self.search_memory * 2**20
+        bank = MemoryBank(self.dim, memory=memory, storage=self.storage)
+        self.bank = bank.to(self._device)
+        super().prepare_state()
 
     # -- from the image to features -----------------------------------------------------------
 
@@ -230,6 +272,13 @@ class PatchCore(Detector):
         top, left = round((resized[0] - height) / 2), round((resized[1] - width) / 2)
         return resized, (top, left, height, width)
 
+    def _layout(self, size: Size) -> Layout:
+        """How the views of an image lie in it."""
+        if self.tile:
+            return super()._layout(size)
+        resized, window = self._window(size)
+        return whole_layout(size, resized, window, self.load_network().stride)
+
     def _rows(self, pixels: Tensor) -> tuple[Tensor, Size]:
         """Patch features (N, dim) in float32 of one view (3, h, w), and their grid."""
         levels = self.levels(pixels[None]).maps
@@ -243,13 +292,11 @@ class PatchCore(Detector):
         parts: list[Tensor] = []
         references: list[Reference] = []
         for index, image in images:
-            views = self.views(image)
-            found = [self._rows(pixels) for pixels in views.pixels]
+            found = [self._rows(pixels) for pixels in self.views(image).pixels]
             parts += [rows for rows, _ in found]
             size = (image.shape[0], image.shape[1])
             start = references[-1].stop if references else 0
-            grids = [grid for _, grid in found]
-            references.append(Reference(index, size, views.layout(), grids, start))
+            references.append(Reference(index, size, [grid for _, grid in found], start))
             if progress:
                 progress("features", index + 1)
         if not references:
@@ -257,10 +304,33 @@ class PatchCore(Detector):
         rows = torch.cat(parts)
         del parts
         chosen = self._choose(rows, references, progress)
+        learned: dict[int, Learned] = {}
         for reference in references:
+            own = rows[reference.start : reference.stop]
             inside = (chosen >= reference.start) & (chosen < reference.stop)
-            self.bank.add(rows[chosen[inside]], reference.owner)
-        self._score_references(rows, references, progress)
+            views = list(torch.split(own, reference.counts))
+            self._put(reference.owner, views, chosen[inside] - reference.start)
+            learned[reference.owner] = _learned(reference.size, views)
+        self._fitted(learned, progress)
+
+    def _put(self, owner: int, views: Sequence[Tensor], chosen: Tensor) -> None:
+        """Put some of an image's rows into the bank: numbers over all views, ascending."""
+        start = 0
+        for tile, rows in enumerate(views):
+            patch = chosen[(chosen >= start) & (chosen < start + len(rows))] - start
+            self.bank.add(rows[patch], owner, tile, patch)
+            start += len(rows)
+
+    def _learn(self, owner: int, image: np.ndarray) -> Learned:
+        """Put a further image into the bank: the patches that are farthest from it."""
+        views = [self._rows(pixels)[0] for pixels in self.views(image).pixels]
+        rows = torch.cat(views)
+        chosen = torch.arange(len(rows), device=rows.device)
+        if not self._keeps_all:
+            count = max(1, int(len(rows) * self.coreset))
+            chosen = farthest_rows(as_stored(rows, self.storage), self.bank, count).sort().values
+        self._put(owner, views, chosen)
+        return _learned((image.shape[0], image.shape[1]), views)
 
     def _choose(
         self, rows: Tensor, references: list[Reference], progress: Progress | None
@@ -276,49 +346,89 @@ class PatchCore(Detector):
         found = select_coreset(rows, count, seed=self.seed, project=project, progress=progress)
         return found.sort().values
 
-    def _score_references(
-        self, rows: Tensor, references: list[Reference], progress: Progress | None
-    ) -> None:
-        """Score references against the bank without their own entries; see the class's notes."""
-        if len(references) < 2:
-            return
-        scored: list[Scored] = []
-        for reference in evenly(references, self.calibrate_on):
-            if not self._left(reference.owner):
-                return  # one image owns the whole bank: there is nothing to score it by
-            own = torch.split(rows[reference.start : reference.stop], reference.counts)
-            found = [
-                self._measure(each, grid, reference.owner)
-                for each, grid in zip(own, reference.grids, strict=True)
-            ]
-            merged = reference.layout.merge([scores for scores, _ in found])
-            weight = max(found, key=lambda view: float(view[0].max()))[1]
-            size, cover = reference.size, reference.layout.cover
-            scored.append(Scored(merged, size, cover, float(weight)))
-            if progress:
-                progress("threshold", len(scored))
-        self._set_references(scored)
+    # -- how references are measured, see Banked ----------------------------------------------
 
-    def _set_references(self, scored: list[Scored]) -> None:
-        self._set_good(scored, "leave-one-out")
+    @property
+    def _keeps_all(self) -> bool:
+        return self.coreset == 1
+
+    @property
+    def _only_nearest(self) -> bool:
+        return self.neighbours == 1 and not self.reweight
+
+    def _neighbours(self, bank: int, left: int) -> int:
+        return min(self.neighbours, left)
+
+    def _distance(self, bank: int, squared: Tensor) -> Tensor:
+        return self._unit(squared).mean(-1)
+
+    def _unit(self, squared: Tensor) -> Tensor:
+        return squared if self.distance == "squared" else squared.sqrt()
+
+    def _joined(self, layout: Layout, distance: Tensor) -> Tensor:
+        tiles = torch.split(distance, layout.patches)
+        return layout.views.merge([tile.reshape(layout.grid) for tile in tiles])
+
+    def _reach(self, owner: int, learned: Learned) -> Found:
+        views = learned.rows
+        if views is None:
+            cells = measuring.cells_of(self, self._layout(learned.size))
+            views = [self.bank.take(measuring.own_rows(self, owner, each)[0]) for each in cells]
+        if not self._left(owner):
+            alone = torch.full((len(learned.counted), 2), ALONE, dtype=torch.int32)
+            distance = torch.full((len(alone),), torch.inf, device=self._device)
+            return Found(distance, alone.to(self._device), 1.0)
+        found = [self._measure(rows, owner) for rows in views]
+        # Of several views the most anomalous one speaks for the image.
+        weight = max(found, key=lambda view: float(view.scores.max())).weight
+        nearest = torch.cat([addresses(self.bank, view.row) for view in found])
+        return Found(torch.cat([view.scores for view in found]), nearest, float(weight))
+
+    def _bounded(self, found: Found, away: Tensor, gap: Tensor, nearest: Tensor) -> Found:
+        distance, places = found.distance.clone(), found.nearest.clone()
+        if self.distance == "squared":
+            distance[away] = (distance[away].sqrt() + gap).square()
+        else:
+            distance[away] += gap
+        places[away] = nearest
+        worst = distance.argmax()
+        same = bool(worst == found.distance.argmax()) and not bool(away[worst])
+        # The weight belongs to the worst patch; of another one it is not known, but at most 1.
+        return Found(distance, places, found.term if same else 1.0)
+
+    def forget(
+        self,
+        image: ImageSource | Sequence[ImageSource],
+        when: datetime | None = None,
+        progress: Progress | None = None,
+    ) -> Change:
+        """Give up a reference; see :class:`~offnominal.detectors.growing.Growing`."""
+        if self.neighbours > 1 and not self._keeps_all:
+            raise OptionError(
+                f"--neighbours {self.neighbours}: with a coreset and several neighbours the "
+                "thresholds cannot be set anew without the references: fit anew without the image"
+            )
+        return super().forget(image, when, progress)
 
     # -- from features to scores --------------------------------------------------------------
 
     def _left(self, skip: int | None) -> int:
         """Entries of the bank without those of an image."""
-        return len(self.bank) - (0 if skip is None else int((self.bank.owner == skip).sum()))
+        start, stop = (0, 0) if skip is None else span(self.bank, skip)
+        return len(self.bank) - (stop - start)
 
-    def _measure(self, rows: Tensor, grid: Size, skip: int | None = None) -> tuple[Tensor, Tensor]:
-        """Patch scores (gh, gw) of a view's rows (eq. 6), and the weight of eq. 7."""
+    def _measure(self, rows: Tensor, skip: int | None = None) -> _Measured:
+        """Compare a view's rows with the bank (eq. 6), and find the weight of eq. 7."""
+        rows = as_stored(rows, self.storage)
         left = self._left(skip)
         squared, index = self.bank.search(rows, min(self.neighbours, left), skip)
-        distance = squared if self.distance == "squared" else squared.sqrt()
+        distance = self._unit(squared)
         scores = self._softened(distance, index).mean(-1)
         weight = scores.new_ones(())
         if self.reweight and left > 1:
             worst = scores.argmax()
             weight = self._weight(rows[worst], index[worst, 0], left, skip)
-        return scores.reshape(grid), weight
+        return _Measured(scores, distance[:, 0], index[:, 0], weight)
 
     def _softened(self, distance: Tensor, index: Tensor) -> Tensor:
         """Distances (N, k) to the nearest entries, as they count."""
@@ -331,35 +441,46 @@ class PatchCore(Detector):
         the patch to them, taken at the nearest one: small where that entry lies alone, and at most
         1. Always of Euclidean distances, as printed.
         """
-        centre = self.bank.rows[nearest]
+        [centre] = self.bank.take(nearest[None])
         _, around = self.bank.search(centre[None], min(self.reweight_neighbours, left), skip)
-        distances = torch.linalg.vector_norm(self.bank.rows[around[0]] - row, dim=1)
+        distances = torch.linalg.vector_norm(self.bank.take(around[0]) - row, dim=1)
         own = torch.linalg.vector_norm(centre - row)
         # exp itself overflows beyond 88.
         return 1 - torch.exp(own - distances.logsumexp(0))
 
+    def _compared(self, pixels: Tensor) -> Compared:
+        rows, grid = self._rows(pixels)
+        found = self._measure(rows)
+        row = found.row.reshape(grid)
+        scores, distance = found.scores.reshape(grid), found.distance.reshape(grid)
+        return Compared(scores, distance, row, torch.zeros_like(row))
+
     def _patch_scores(self, pixels: Tensor) -> Tensor:
-        return torch.stack([self._measure(*self._rows(one))[0] for one in pixels])
+        return torch.stack([self._compared(one).scores for one in pixels])
 
     def _score_view(self, pixels: Tensor) -> tuple[Tensor, float | None]:
-        scores, weight = self._measure(*self._rows(pixels))
-        return scores, float(weight)
+        rows, grid = self._rows(pixels)
+        found = self._measure(rows)
+        return found.scores.reshape(grid), float(found.weight)
 
     def forward(self, pixels: Tensor, size: Size | None = None) -> tuple[Tensor, Tensor]:
         """Image scores and patch scores of a batch; see :class:`Detector`.
 
         With ``size``, the pixels are taken for the crop of images of that size.
         """
-        found = [self._measure(*self._rows(one)) for one in pixels]
-        scores = []
-        for grid, weight in found:
+        scores, grids = [], []
+        for one in pixels:
+            rows, shape = self._rows(one)
+            found = self._measure(rows)
+            grid = found.scores.reshape(shape)
+            grids.append(grid)
             if size is None and self.aggregate == "map-max":
                 height, width = pixels.shape[-2:]
                 plain = anomaly_map(grid, (height, width), self.smoothing).max()
             else:
                 plain = self._image_score(grid, size or (0, 0))
-            scores.append(plain * weight)
-        return torch.stack(scores), torch.stack([grid for grid, _ in found])
+            scores.append(plain * found.weight)
+        return torch.stack(scores), torch.stack(grids)
 
     # -- from scores to predictions -----------------------------------------------------------
 
@@ -384,6 +505,11 @@ class PatchCore(Detector):
     ) -> Tensor:
         plain = super()._image_score(patch_scores, size, cover)
         return plain if image_term is None else plain * image_term
+
+
+def _learned(size: Size, views: list[Tensor]) -> Learned:
+    counted = torch.ones(sum(map(len, views)), dtype=torch.bool, device=views[0].device)
+    return Learned(size, counted, views)
 
 
 def _check_least(name: str, value: int, least: int) -> None:

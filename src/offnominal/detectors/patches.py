@@ -1,8 +1,7 @@
 """Detectors that keep normalised patch features in a bank, and may mask the background."""
 
-from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from typing import Any, Literal, TypeVar, Unpack, get_args
+from typing import Any, Literal, Unpack, get_args
 
 import cv2
 import numpy as np
@@ -11,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from offnominal.backbones.base import Normalize
-from offnominal.detectors.base import Detector, Progress, Scored, Size
-from offnominal.detectors.common import CommonOptions, check_choice
-from offnominal.detectors.views import Views
+from offnominal.detectors.base import Detector
+from offnominal.detectors.common import CommonOptions, Storage, check_bank, check_choice
+from offnominal.detectors.reach import as_stored
 from offnominal.errors import OptionError
 from offnominal.foreground import Morphology, first_component, foreground_mask, masking_test
 from offnominal.memory import MemoryBank
@@ -23,7 +22,6 @@ from offnominal.scoring import check_aggregate
 __all__ = ["MaskMode", "PatchDetector", "PatchOptions"]
 
 MaskMode = Literal["auto", "on", "off"]
-S = TypeVar("S")
 
 
 class PatchOptions(CommonOptions, total=False):
@@ -35,6 +33,8 @@ class PatchOptions(CommonOptions, total=False):
     aggregate: str
     normalize: Normalize | None
     search_memory: int
+    storage: Storage
+    search: str
 
 
 class PatchDetector(Detector):
@@ -56,6 +56,12 @@ class PatchDetector(Detector):
         good images, then Euclidean distance. None: the backbone's own choice.
     search_memory : int
         Bound on the search's working memory, in MiB.
+    storage : {"fp32", "fp16", "int8"}
+        How the bank keeps its patches: in full, a half or a quarter of the size. Patches that are
+        looked up are rounded in the same way, so that thresholds hold. Standardised features take
+        ``fp32``.
+    search : str
+        ``exact``, or an approximate index such as ``recall=0.99``, for very large banks.
     """
 
     centre_: Tensor
@@ -69,9 +75,12 @@ class PatchDetector(Detector):
         aggregate: str = "top1",
         normalize: Normalize | None = None,
         search_memory: int = 512,
+        storage: Storage = "fp32",
+        search: str = "exact",
         **common: Unpack[CommonOptions],
     ) -> None:
         super().__init__(**common)
+        check_bank(storage, search)
         check_choice("mask", mask, get_args(MaskMode))
         check_choice("morphology", morphology, get_args(Morphology))
         if normalize is not None:
@@ -87,6 +96,8 @@ class PatchDetector(Detector):
         self.aggregate = aggregate
         self.normalize = normalize
         self.search_memory = search_memory
+        self.storage: Storage = storage
+        self.search = search
         self.masks_ = False
         self.masking_test_: dict[str, Any] | None = None
         self.bank = MemoryBank(1)
@@ -105,19 +116,28 @@ class PatchDetector(Detector):
 
     def prepare_state(self) -> None:
         """An empty bank for the backbone's features."""
-        net = self.load_network()
-        self.bank = MemoryBank(net.dim, memory=self.search_memory * 2**20).to(self._device)
+        if self.normalization == "standardize" and self.storage != "fp32":
+            raise OptionError(
+                f"--storage {self.storage}: the features of {self.load_network().name} are "
+                "standardised once all are there, which takes --storage fp32, or --set normalize=l2"
+            )
+        self.bank = self._new_bank(self.load_network().dim)
         self.centre_ = torch.zeros(1, device=self._device)
         self.scale_ = torch.ones(1, device=self._device)
+        super().prepare_state()
+
+    def _new_bank(self, dim: int) -> MemoryBank:
+        memory = self.search_memory * 2**20
+        return MemoryBank(dim, memory=memory, storage=self.storage).to(self._device)
 
     def _standardize_bank(self) -> None:
         """Shift and scale the bank in place by its own channels' mean and deviation."""
-        rows = self.bank.rows
+        rows = self.bank.take(slice(None))
         self.centre_ = rows.mean(0)
         deviation = rows.std(0, correction=0)
         # A channel that never varies carries nothing; dividing by it would only blow up noise.
         self.scale_ = torch.where(deviation > 1e-6, deviation, torch.ones_like(deviation))
-        rows.sub_(self.centre_).div_(self.scale_)
+        self.bank.standardize_(self.centre_, self.scale_)
 
     def _normalised(self, tokens: Tensor) -> Tensor:
         """Tokens (N, D) as the bank holds them."""
@@ -125,32 +145,22 @@ class PatchDetector(Detector):
             return F.normalize(tokens, dim=-1)
         return (tokens - self.centre_) / self.scale_
 
+    def _stored(self, tokens: Tensor) -> Tensor:
+        """Normalised tokens as the bank would give them back."""
+        return as_stored(self._normalised(tokens), self.storage)
+
+    def _restate(self, bank: int, part: MemoryBank, other: Detector) -> None:
+        """Bring rows of another detector's bank to the scale of this one's."""
+        assert isinstance(other, PatchDetector)
+        if self.normalization == "standardize":
+            shift = (self.centre_ - other.centre_.to(self.centre_)) / other.scale_.to(self.scale_)
+            part.standardize_(shift, self.scale_ / other.scale_.to(self.scale_))
+
     def _to_distance(self, squared: Tensor) -> Tensor:
         """Cosine distance of unit vectors, or Euclidean distance, from the squared one (..., k)."""
         if self.normalization == "l2":
             return squared.mean(-1) / 2
         return squared.mean(-1).sqrt()
-
-    def _score_references(
-        self,
-        references: Sequence[tuple[Views, Size, list[S]]],
-        score_seen: Callable[[S], Tensor],
-        progress: Progress | None,
-    ) -> None:
-        """Score references, each by its views, against banks without their own rows.
-
-        Nearest-neighbour distances only shrink as a bank grows, so these scores are at or above
-        those against the whole bank, and the conformal promise holds.
-        """
-        if not references:
-            return
-        scored: list[Scored] = []
-        for layout, size, seen in references:
-            merged = layout.merge([score_seen(view) for view in seen])
-            scored.append(Scored(merged, size, layout.cover))
-            if progress:
-                progress("threshold", len(scored))
-        self._set_good(scored, "leave-one-out")
 
     def _decide_mask(self, tokens: Tensor, grid: tuple[int, int]) -> None:
         """Choose once, on the first image, whether background patches are masked."""

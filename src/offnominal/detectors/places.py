@@ -1,16 +1,30 @@
 """Where a patch lies: from a view's grid to the pixels of the image it was cut from."""
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from offnominal.backbones.base import Backbone
 from offnominal.detectors.thresholds import Size
 from offnominal.detectors.views import Views
+from offnominal.sizing import tile_grid
 
-__all__ = ["Box", "Frame", "Layout", "Look", "Origin", "corners_of", "enclosing_box"]
+__all__ = [
+    "Box",
+    "Flip",
+    "Frame",
+    "Layout",
+    "Look",
+    "Origin",
+    "corners_of",
+    "enclosing_box",
+    "place",
+    "tiled_layout",
+    "whole_layout",
+]
 
 Box = tuple[int, int, int, int]
 Flip = Literal["", "rows", "columns"]
@@ -104,6 +118,40 @@ class Origin:
     box: Box
     corners: tuple[tuple[float, float], ...]
     mirrored: bool
+
+
+def tiled_layout(size: Size, tile: int, net: Backbone) -> Layout:
+    """Layout of overlapping tiles of an image of a size (H, W)."""
+    cover, tiles = tile_grid(*size, tile, net.multiple)
+    frames = [Frame(*map(float, (t.top, t.left, t.height, t.width))) for t in tiles]
+    grid = (tiles[0].height // net.stride, tiles[0].width // net.stride)
+    return Layout(frames, grid, Views([], tiles, cover, net.stride))
+
+
+def whole_layout(
+    size: Size, resized: Size, window: tuple[int, int, int, int], stride: int
+) -> Layout:
+    """Layout of a single view: a window (top, left, height, width) of the resized image."""
+    down, across = size[0] / resized[0], size[1] / resized[1]
+    top, left, height, width = window
+    frame = Frame(top * down, left * across, height * down, width * across)
+    return Layout([frame], (height // stride, width // stride), Views([], [], None, stride))
+
+
+def place(reference: dict[str, Any], layout: Layout, tile: int, patch: int, look: Look) -> Origin:
+    """Name the place of a patch in a reference, as ``references_`` has it."""
+    size = (reference["size"][0], reference["size"][1])
+    points, mirrored = reflected(corners_of(patch, layout, tile, size, look), size)
+    return Origin(
+        file=reference["file"],
+        digest=reference["digest"],
+        size=size,
+        angle=look.angle,
+        flip=look.flip,
+        box=enclosing_box(points, size),
+        corners=tuple((float(x), float(y)) for x, y in points),
+        mirrored=mirrored,
+    )
 
 
 def corners_of(

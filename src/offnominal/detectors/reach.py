@@ -15,8 +15,24 @@ from torch import Tensor, nn
 
 from offnominal.detectors.thresholds import Size
 from offnominal.memory import MemoryBank
+from offnominal.memory.storage import Stored, encode
 
-__all__ = ["ALONE", "NOT_COUNTED", "Found", "Reaches", "addresses", "part_of", "rows_at", "span"]
+__all__ = [
+    "ALONE",
+    "NOT_COUNTED",
+    "Cells",
+    "Compared",
+    "Found",
+    "Learned",
+    "Reaches",
+    "addresses",
+    "as_stored",
+    "bring_back",
+    "part_of",
+    "rows_at",
+    "rows_of",
+    "span",
+]
 
 NOT_COUNTED = -1  # of a patch that the mask leaves out: its score is 0 whatever the bank
 ALONE = -2  # of a patch with no row of another image to be compared with
@@ -40,6 +56,54 @@ class Found(NamedTuple):
     distance: Tensor
     nearest: Tensor
     term: float | None = None
+
+
+class Learned(NamedTuple):
+    """What is known of a reference once its rows are in the banks.
+
+    Attributes
+    ----------
+    size : (H, W)
+        Of the image.
+    counted : Tensor of shape (cells,), bool
+        Which of its patches the mask lets count, in the order of :class:`Cells`.
+    rows : list of Tensor or None
+        All patch features (n, dim) of each upright view, where the bank keeps a part of them only.
+    """
+
+    size: Size
+    counted: Tensor
+    rows: list[Tensor] | None = None
+
+
+class Cells(NamedTuple):
+    """Where the patches of one view in one bank stand in a :class:`Found`."""
+
+    tile: int
+    bank: int
+    start: int
+    stop: int
+
+
+class Compared(NamedTuple):
+    """A view's patches and their nearest rows, each a tensor of shape (gh, gw).
+
+    Attributes
+    ----------
+    scores : float32
+        Patch scores.
+    distance : float32
+        To the nearest row.
+    row : int64
+        Its number.
+    bank : int64
+        Number of the bank that it lies in.
+    """
+
+    scores: Tensor
+    distance: Tensor
+    row: Tensor
+    bank: Tensor
 
 
 class Reaches(nn.Module):
@@ -114,6 +178,15 @@ class Reaches(nn.Module):
         return other
 
 
+def as_stored(rows: Tensor, storage: str) -> Tensor:
+    """Rows (n, dim) as a bank would give them back.
+
+    A reference's own patches are looked up as the bank keeps them. A new part's must be rounded
+    alike, or its scores would not be drawn as theirs are, and no promise would hold.
+    """
+    return rows if storage == "fp32" else Stored(*encode(rows, storage))[:]
+
+
 def span(bank: MemoryBank, owner: int) -> tuple[int, int]:
     """First row and end of an image's rows, which lie together and in the order of the images."""
     start, stop = torch.searchsorted(bank.owner, bank.owner.new_tensor([owner, owner + 1])).tolist()
@@ -152,7 +225,10 @@ def bring_back(bank: MemoryBank, returning: MemoryBank) -> None:
     done = 0
     for owner in torch.unique(returning.owner).tolist():
         start, _ = span(bank, owner)
-        pieces += [part_of(bank, slice(done, start)), part_of(returning, slice(*span(returning, owner)))]
+        pieces += [
+            part_of(bank, slice(done, start)),
+            part_of(returning, slice(*span(returning, owner))),
+        ]
         done = start
     pieces.append(part_of(bank, slice(done, len(bank))))
     whole = part_of(bank, slice(0, 0))

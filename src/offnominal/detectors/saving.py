@@ -18,13 +18,15 @@ from safetensors.torch import save_file
 
 from offnominal._version import __version__
 from offnominal.detectors import METHODS, detector_class
+from offnominal.detectors.banked import Banked
 from offnominal.detectors.base import Detector
 from offnominal.detectors.common import choose_device
 from offnominal.errors import ModelFileError
 
 __all__ = ["FORMAT", "load", "read_header", "save"]
 
-FORMAT = 1
+# 2: rows have views and patches, and what growing takes; version 1 had neither.
+FORMAT = 2
 _KEY = "offnominal"
 _NETWORK = "network."
 
@@ -153,7 +155,10 @@ def load(path: Path, weights: str | None = None, device: str = "auto") -> Detect
         detector.fitted_ = True  # no other can be saved
     except (AttributeError, KeyError, SafetensorError) as error:
         raise ModelFileError(f"{path}: its contents do not fit its method ({error})") from error
-    return detector.to(choose_device(device))
+    detector.to(choose_device(device))
+    if isinstance(detector, Banked):
+        detector._build_index()
+    return detector
 
 
 def _set_buffer(detector: Detector, name: str, tensor: torch.Tensor) -> None:

@@ -75,6 +75,11 @@ class SoftPatch(PatchCore):
     """
 
     method: ClassVar[str] = "softpatch"
+    no_growth: ClassVar[str | None] = (
+        "it judges and weights every patch by those of all other images at its place, which are "
+        "not kept. Fit it anew with the images that it should know, or use patchcore where all of "
+        "them are known to be good"
+    )
 
     weights_: Tensor
 

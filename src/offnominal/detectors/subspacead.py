@@ -6,6 +6,7 @@ Lendering, Akdag and Bondarev, "SubspaceAD", CVPR 2026 (arXiv 2602.23013).
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, ClassVar, Literal, Unpack, get_args
 
 import numpy as np
@@ -15,16 +16,18 @@ from PIL import Image
 from torch import Tensor
 
 from offnominal.augment import parse_rotations, rotate_image
+from offnominal.detectors import subspace_growing
 from offnominal.detectors.base import OnError, Progress, Scored
 from offnominal.detectors.common import check_choice
+from offnominal.detectors.growing import Change, Version
 from offnominal.detectors.subspace import Moments, Subspace
 from offnominal.detectors.subspace_base import SubspaceModel, SubspaceOptions
 from offnominal.detectors.views import Views
 from offnominal.errors import OptionError
-from offnominal.images import ImageSource, content_digest, describe
+from offnominal.images import ImageSource
 from offnominal.memory import MemoryBank
 
-__all__ = ["Border", "SubspaceAD"]
+__all__ = ["Border", "Held", "SubspaceAD"]
 
 Border = Literal["black", "mirror"]
 
@@ -33,7 +36,7 @@ _RANDOM = re.compile(r"random(\d+)")
 
 
 @dataclass
-class _Held:
+class Held:
     """A reference whose score against the others is wanted."""
 
     moments: Moments  # of all its patches, rotations included
@@ -83,6 +86,9 @@ class SubspaceAD(SubspaceModel):
 
     method: ClassVar[str] = "subspacead"
 
+    earlier_mean_: Tensor
+    earlier_scatter_: Tensor
+
     def __init__(
         self,
         rotations: str | Sequence[float] = "random30",
@@ -105,15 +111,24 @@ class SubspaceAD(SubspaceModel):
         self.nearest = nearest
         self.calibrate_on = calibrate_on
         self.angles_: list[list[float]] = []
+        self.history_: list[dict[str, Any]] = []
+        self.calibrated_with_: int | None = None
 
     def prepare_state(self) -> None:
         """Empty sums and an empty bank."""
         super().prepare_state()
         self.bank = MemoryBank(1).to(self._device)
+        self.history_ = []
+        self.calibrated_with_ = None
+        # The sums before the last addition, for undo.
+        nothing = torch.empty(0, dtype=torch.float64, device=self._device)
+        for name in ("earlier_mean_", "earlier_scatter_"):
+            self.register_buffer(name, nothing)
 
     def extra_state(self) -> dict[str, Any]:
         """Learned state that is not a tensor."""
-        return super().extra_state() | {"angles_": self.angles_}
+        names = ("angles_", "history_", "calibrated_with_")
+        return super().extra_state() | {name: getattr(self, name) for name in names}
 
     @property
     def promises(self) -> bool:
@@ -125,7 +140,7 @@ class SubspaceAD(SubspaceModel):
         self.prepare_state()
         self.angles_ = []
         total: Moments | None = None
-        held: dict[int, _Held] = {}
+        held: dict[int, Held] = {}
         draw = np.random.default_rng(self.seed)
         for index, image in images:
             own = self._observe(index, image)
@@ -138,7 +153,7 @@ class SubspaceAD(SubspaceModel):
         self._learn(total)
         self._score_references(total, held, progress)
 
-    def _observe(self, index: int, image: np.ndarray) -> _Held:
+    def _observe(self, index: int, image: np.ndarray) -> Held:
         """Features of a reference and of its rotations."""
         angles = _parse_angles(self.rotations, self.seed, index)
         self.angles_.append(list(angles))
@@ -159,10 +174,10 @@ class SubspaceAD(SubspaceModel):
                         self.bank = MemoryBank(tokens.shape[1]).to(self._device)
                     self.bank.add(F.normalize(tokens, dim=-1), index)
         assert moments is not None, "the upright reference is always observed"
-        return _Held(moments, upright, grids, layout, (image.shape[0], image.shape[1]))
+        return Held(moments, upright, grids, layout, (image.shape[0], image.shape[1]))
 
     def _score_references(
-        self, total: Moments, held: dict[int, _Held], progress: Progress | None
+        self, total: Moments, held: dict[int, Held], progress: Progress | None
     ) -> None:
         """Score references against the subspace of the others, which is what refitting would give.
 
@@ -172,15 +187,18 @@ class SubspaceAD(SubspaceModel):
             return  # a single reference
         scored: list[Scored] = []
         for turn, (index, own) in enumerate(sorted(held.items()), start=1):
-            others = Subspace.of(total.minus(own.moments), self.variance)
-            grids = [
-                self._score(tokens, others, self.bank, skip=index).reshape(grid)
-                for tokens, grid in zip(own.tokens, own.grids, strict=True)
-            ]
-            scored.append(Scored(own.layout.merge(grids), own.size, own.layout.cover))
+            scored.append(self._score_without(total, index, own))
             if progress:
                 progress("threshold", turn)
         self._set_good(scored, "leave-one-out")
+
+    def _score_without(self, total: Moments, index: int, own: Held) -> Scored:
+        others = Subspace.of(total.minus(own.moments), self.variance)
+        grids = [
+            self._score(tokens, others, self.bank, skip=index).reshape(grid)
+            for tokens, grid in zip(own.tokens, own.grids, strict=True)
+        ]
+        return Scored(own.layout.merge(grids), own.size, own.layout.cover)
 
     def _score(
         self, tokens: Tensor, subspace: Subspace, bank: MemoryBank, skip: int | None = None
@@ -201,69 +219,53 @@ class SubspaceAD(SubspaceModel):
             scores.append(self._score(tokens, subspace, self.bank).reshape(grid))
         return torch.stack(scores)
 
-    @torch.inference_mode()
-    def add(self, images: Iterable[ImageSource], on_error: OnError | None = None) -> int:
+    def add(
+        self,
+        images: Iterable[ImageSource],
+        on_error: OnError | None = None,
+        progress: Progress | None = None,
+        when: datetime | None = None,
+    ) -> Change:
         """Learn from more good images; the subspace becomes that of fitting to all at once.
 
-        Each image is first scored by what was known before, and that score joins those that the
-        thresholds are set from. The earlier ones stay as they are, a little high; for
-        thresholds of the new subspace, fit anew or run :meth:`calibrate`.
-
-        Parameters
-        ----------
-        images : iterable of paths, uint8 or uint16 arrays, or PIL images
-        on_error : callable or None
-            Called with each unreadable image, which is left out; None: it is raised, and the
-            detector stays as it was.
-
-        Returns
-        -------
-        int
-            How many were added; those that the detector knows already are left out.
+        Each image is scored by the subspace of all others, and those scores join the ones that the
+        thresholds are set from. The earlier ones stay as they are: they were measured with fewer
+        references, so they are a little high. See :class:`~offnominal.detectors.growing.Growing`.
         """
         self._check_fitted()
-        self.load_network()
-        known = {reference["digest"] for reference in self.references_}
-        subspace, bank, angles = self.subspace, self.bank, self.angles_
-        total, scored = self.moments, list[Scored]()
-        self.angles_, self.bank = list(self.angles_), self._copy_of_bank()
-        added: list[dict[str, str]] = []
-        try:
-            for source, image in self._read(images, on_error):
-                digest = content_digest(image)
-                if digest in known:
-                    continue
-                known.add(digest)
-                index = len(self.references_) + len(added)
-                own = self._observe(index, image)
-                grids = [
-                    self._score(tokens, subspace, bank).reshape(grid)
-                    for tokens, grid in zip(own.tokens, own.grids, strict=True)
-                ]
-                scored.append(Scored(own.layout.merge(grids), own.size, own.layout.cover))
-                total = total.plus(own.moments)
-                added.append({"file": describe(source), "digest": digest})
-        except Exception:
-            self.angles_, self.bank = angles, bank
-            raise
-        if added:
-            self._learn(total)
-            self.references_ = [*self.references_, *added]
-            self._join_good(scored)
-        return len(added)
+        return subspace_growing.add(self, images, on_error, progress, when)
 
-    def _copy_of_bank(self) -> MemoryBank:
-        copy = MemoryBank(max(1, self.bank.rows.shape[1])).to(self._device)
-        copy.rows, copy.owner = self.bank.rows, self.bank.owner
-        return copy
+    def undo(self, progress: Progress | None = None) -> Change:
+        """Go back to before the last addition; the sums of one step before are kept, no more."""
+        self._check_fitted()
+        return subspace_growing.undo(self)
 
-    def _join_good(self, scored: list[Scored]) -> None:
-        earlier = (self.good_scores_, self.good_peaks_, self._good)
-        known = self.calibration_
-        self._set_good(scored, "held-out" if known == "none" else known)
-        self.good_scores_ = torch.cat([earlier[0].to(self.good_scores_), self.good_scores_])
-        self.good_peaks_ = torch.cat([earlier[1].to(self.good_peaks_), self.good_peaks_])
-        self._good = [*earlier[2], *scored]
+    def calibrate(
+        self,
+        images: Iterable[ImageSource],
+        false_reject: float | None = None,
+        on_error: OnError | None = None,
+        progress: Progress | None = None,
+    ) -> int:
+        """Set the thresholds from held-out images, which stay in force; see :class:`Detector`."""
+        skipped = super().calibrate(images, false_reject, on_error, progress)
+        self.calibrated_with_ = len(self.references_)
+        return skipped
+
+    @property
+    def calibration_note(self) -> str | None:
+        """What should be known of held-out scores of another subspace."""
+        count = len(self.references_)
+        if self.calibration_ != "held-out" or self.calibrated_with_ in (None, count):
+            return None
+        return (
+            f"the held-out images were scored when there were {self.calibrated_with_} references, "
+            f"not {count}; `offnominal calibrate` sets the threshold anew"
+        )
+
+    def history(self) -> list[Version]:
+        """The steps so far; see :class:`~offnominal.detectors.growing.Growing`."""
+        return subspace_growing.history(self) if self.history_ else super().history()
 
 
 def _parse_angles(rotations: str | Sequence[float], seed: int, index: int) -> tuple[float, ...]:
@@ -283,7 +285,7 @@ def _turn(image: np.ndarray, angle: float, border: Border) -> np.ndarray:
 
 
 def _hold(
-    held: dict[int, _Held], index: int, own: _Held, limit: int, draw: np.random.Generator
+    held: dict[int, Held], index: int, own: Held, limit: int, draw: np.random.Generator
 ) -> None:
     """Keep a uniform sample of a stream of unknown length (Vitter, 1985, algorithm R)."""
     if limit and len(held) == limit:

@@ -36,7 +36,7 @@ class LearnedPrompts(nn.Module, ABC):
 
     @abstractmethod
     def settings(self) -> dict[str, Any]:
-        """The constructor's arguments, plain values that a prompt file keeps."""
+        """The constructor's arguments, plain values that a file keeps."""
 
     def start_from(self, text: ClipText, words: str) -> None:
         """Begin with the embeddings of words instead of chance, where a method knows how.
@@ -109,7 +109,7 @@ class AnomalyCLIPPrompts(LearnedPrompts):
         )
 
     def settings(self) -> dict[str, Any]:
-        """The constructor's arguments, plain values that a prompt file keeps."""
+        """The constructor's arguments, plain values that a file keeps."""
         return {
             "width": self.width,
             "length": self.length,
@@ -179,7 +179,7 @@ class CoOpPrompts(LearnedPrompts):
         self.context = _drawn((2 if specific else 1, length, width), generator)
 
     def settings(self) -> dict[str, Any]:
-        """The constructor's arguments, plain values that a prompt file keeps."""
+        """The constructor's arguments, plain values that a file keeps."""
         return {
             "width": self.width,
             "length": self.length,

@@ -4,9 +4,11 @@ Chen, Han and Zhang, "APRIL-GAN: A Zero-/Few-Shot Anomaly Classification and Seg
 for CVPR 2023 VAND Workshop Challenge", 2023 (arXiv 2305.17382).
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -26,11 +28,19 @@ class Projections(nn.Module):
         Length of a text feature.
     levels : int
         How many levels.
+    generator : torch.Generator or None
+        Draws the first values, uniformly within ``1 / sqrt(width)`` as torch's own layers have it.
     """
 
     method: ClassVar[str] = "april-gan"
 
-    def __init__(self, width: int, embed_dim: int, levels: int = 4) -> None:
+    def __init__(
+        self,
+        width: int,
+        embed_dim: int,
+        levels: int = 4,
+        generator: torch.Generator | None = None,
+    ) -> None:
         super().__init__()
         if min(width, embed_dim, levels) < 1:
             raise OptionError(
@@ -38,9 +48,12 @@ class Projections(nn.Module):
             )
         self.width, self.embed_dim = width, embed_dim
         self.layers = nn.ModuleList(nn.Linear(width, embed_dim) for _ in range(levels))
+        bound = 1 / math.sqrt(width)
+        for parameter in self.parameters():
+            nn.init.uniform_(parameter, -bound, bound, generator=generator)
 
     def settings(self) -> dict[str, Any]:
-        """The constructor's arguments."""
+        """The constructor's arguments, plain values that a file keeps."""
         return {"width": self.width, "embed_dim": self.embed_dim, "levels": len(self.layers)}
 
     def forward(self, tokens: Sequence[Tensor]) -> list[Tensor]:

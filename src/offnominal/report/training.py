@@ -36,7 +36,8 @@ def write_training_page(
     history: Sequence[Row],
     means: Sequence[Mapping[str, float]],
     settings: Mapping[str, Any],
-    local_weight: float,
+    parts: Sequence[str],
+    formula: str,
 ) -> Path:
     """Write one HTML file that opens from disk without a network.
 
@@ -52,8 +53,10 @@ def write_training_page(
         Means over the steps of each epoch, by part.
     settings : mapping
         What it was trained with, as plain values.
-    local_weight : float
-        Weight of the maps' parts; 0 if they took no part.
+    parts : sequence of str
+        Names of the parts that the loss was made of.
+    formula : str
+        How, in a sentence; empty where it is the one part itself.
 
     Returns
     -------
@@ -65,9 +68,8 @@ def write_training_page(
     OptionError
         If the file cannot be written.
     """
-    parts = list(_PARTS) if local_weight else ["image"]
     words = _headline(means)
-    heads = ["total", *parts] if local_weight else ["total"]
+    heads = ["total", *parts] if len(parts) > 1 else ["total"]
     rows = [(number, [f"{mean[p]:.4f}" for p in heads]) for number, mean in enumerate(means, 1)]
     html = template("training.html.j2").render(
         title=title,
@@ -77,7 +79,7 @@ def write_training_page(
         heads=["Loss", *(_PARTS[p][0] for p in heads[1:])],
         rows=rows,
         key=[_PARTS[part] for part in parts],
-        weight=f"{local_weight:g}" if local_weight else "",
+        formula=formula,
         settings=[(axis_heading(k), setting_words(k, v)) for k, v in settings.items()],
     )
     write_html(path, html)
@@ -86,7 +88,7 @@ def write_training_page(
 
 def _headline(means: Sequence[Mapping[str, float]]) -> str:
     if not means:
-        return "Nothing has been trained yet: the prompts are as they were drawn."
+        return "Nothing has been trained yet: all is as it was drawn."
     first, last = means[0]["total"], means[-1]["total"]
     if len(means) == 1:
         return f"After one epoch; the mean loss of its steps was {first:.3f}."

@@ -1,4 +1,4 @@
-"""The files of a training: prompts, losses, curves, and where it stands."""
+"""The files of a training: what was learned, losses, curves, and where it stands."""
 
 import json
 import math
@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from offnominal.atomic import write_atomically
 from offnominal.errors import DatasetError, OptionError
-from offnominal.language.promptfile import write_atomically
 from offnominal.training.losses import PARTS
 from offnominal.training.state import History, State, read_state
 
@@ -17,29 +17,30 @@ __all__ = ["Files", "find_state", "mean_losses", "read_losses", "write_losses"]
 
 @dataclass(frozen=True)
 class Files:
-    """The files of a training, by the name of its prompts' file.
+    """The files of a training, by the name of the one it is for.
 
     Attributes
     ----------
-    prompts : Path
+    learned : Path
+        The prompts or layers.
     """
 
-    prompts: Path
+    learned: Path
 
     @property
     def state(self) -> Path:
-        """Where the training stands; not needed to use the prompts."""
-        return self.prompts.with_suffix(".state.safetensors")
+        """Where the training stands; not needed to use what was learned."""
+        return self.learned.with_suffix(".state.safetensors")
 
     @property
     def losses(self) -> Path:
         """JSON lines, one a step."""
-        return self.prompts.with_suffix(".losses.jsonl")
+        return self.learned.with_suffix(".losses.jsonl")
 
     @property
     def page(self) -> Path:
         """The curves."""
-        return self.prompts.with_suffix(".html")
+        return self.learned.with_suffix(".html")
 
 
 def find_state(files: Files, identity: Mapping[str, Any], overwrite: bool) -> State | None:
@@ -63,9 +64,9 @@ def find_state(files: Files, identity: Mapping[str, Any], overwrite: bool) -> St
     if overwrite:
         return None
     if not files.state.exists():
-        if files.prompts.exists():
+        if files.learned.exists():
             raise OptionError(
-                f"-o {files.prompts}: exists, and {files.state.name}, from which its training "
+                f"-o {files.learned}: exists, and {files.state.name}, from which its training "
                 "could go on, does not; name another file, or give --overwrite"
             )
         return None
@@ -74,7 +75,7 @@ def find_state(files: Files, identity: Mapping[str, Any], overwrite: bool) -> St
         theirs = state.identity.get(name)
         if theirs != ours:
             raise OptionError(
-                f"-o {files.prompts}: belongs to another training, whose {name} is {theirs}, not "
+                f"-o {files.learned}: belongs to another training, whose {name} is {theirs}, not "
                 f"{ours}; give the same options to go on, name another file, or give --overwrite"
             )
     return state

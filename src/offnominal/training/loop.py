@@ -1,7 +1,7 @@
-"""Training prompts: what changes is the prompts, everything else is frozen.
+"""Training prompts or layers: what is learned changes, everything else is frozen.
 
-Zhou et al., ICLR 2024 (arXiv 2310.18961), section 3.3, and the released code; CoOp's prompts go
-through the same loop with settings of their own.
+Zhou et al., ICLR 2024 (arXiv 2310.18961), section 3.3, and the released code; CoOp's prompts and
+APRIL-GAN's layers go through the same loop with learners of their own.
 """
 
 import hashlib
@@ -13,21 +13,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 
-from offnominal.backbones.clip_text import ClipText
-from offnominal.backbones.weights import digest
-from offnominal.detectors.prompted import PromptedDetector
+from offnominal.detectors.learned import LearnedDetector
 from offnominal.errors import OptionError
-from offnominal.language.learned import LearnedPrompts
-from offnominal.language.promptfile import PromptFile, write_prompts
+from offnominal.language.learnedfile import LearnedFile, write_learned
 from offnominal.training.files import Files, find_state, mean_losses, write_losses
-from offnominal.training.losses import Parts, glocal_loss
+from offnominal.training.learners import TRAINABLE, Learner
+from offnominal.training.mosaic import Four, draw_mosaics
 from offnominal.training.recipe import Recipe
 from offnominal.training.state import History, State
-from offnominal.training.tower import Batch, Tower
+from offnominal.training.tower import Tower
 
-__all__ = ["Outcome", "loss_of", "train_prompts"]
+__all__ = ["Outcome", "run_training"]
 
 Progress = Callable[[str, int], None]
 
@@ -41,8 +38,9 @@ class Outcome:
     Attributes
     ----------
     files : Files
-    about : PromptFile
-        What the prompts' file says of itself.
+    about : LearnedFile
+        What the file says of itself.
+    learner : Learner
     history : list of list of float
         One row a step: epoch and step, both from 1, and the parts of the loss.
     began_at : (epoch, step)
@@ -50,62 +48,41 @@ class Outcome:
     """
 
     files: Files
-    about: PromptFile
+    about: LearnedFile
+    learner: Learner
     history: History
     began_at: tuple[int, int]
 
 
-def loss_of(
-    batch: Batch, prompts: LearnedPrompts, text: ClipText, temperature: float, local_weight: float
-) -> Parts:
-    """The loss of a batch, with gradients to the prompts."""
-    names = list(dict.fromkeys(batch.names))
-    features = F.normalize(prompts(text, names), dim=-1)
-    texts = features[[names.index(name) for name in batch.names]]
-    return glocal_loss(
-        batch.whole,
-        batch.levels,
-        texts,
-        batch.labels,
-        batch.truth,
-        batch.grid,
-        temperature,
-        local_weight,
-    )
-
-
-def train_prompts(
-    detector: PromptedDetector,
+def run_training(
+    detector: LearnedDetector,
     tower: Tower,
     recipe: Recipe,
     output: Path,
     *,
-    learner: Mapping[str, Any] | None = None,
-    start_from: str | None = None,
+    settings: Mapping[str, Any] | None = None,
     data: Mapping[str, Any] | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
     tell: Callable[[str], None] | None = None,
 ) -> Outcome:
-    """Train prompts, and write them after every epoch.
+    """Train prompts or layers, and write them after every epoch.
 
-    Beside the prompts lie the losses, and the state: where a training was broken off by Ctrl-C, a
+    Beside them lie the losses, and the state: where a training was broken off by Ctrl-C, a
     signal or an error, the same call goes on after the last step that was finished, and on the CPU
     ends with the same bytes as if nothing had happened.
 
     Parameters
     ----------
-    detector : PromptedDetector
-        Its options are those that the prompts are read under.
+    detector : LearnedDetector
+        Its options are those that images are read under.
     tower : Tower
         Of the same detector, with the images to train on.
     recipe : Recipe
     output : Path
-        File of the prompts. The other files are named after it; see `Files`.
-    learner : mapping or None
-        Settings of the prompts, as ``length``.
-    start_from : str or None
-        Words that CoOp's context begins with, in place of chance.
+        File of what is learned. The other files are named after it; see `Files`.
+    settings : mapping or None
+        Of the learner, as ``length``.
     data : mapping or None
         What the file says of the data, as plain values.
     overwrite : bool
@@ -120,7 +97,7 @@ def train_prompts(
     OptionError
         If the files of another training are in the way, or the loss is not finite.
     """
-    training = _Training(detector, tower, recipe, Files(output), learner or {}, start_from)
+    training = _Training(detector, tower, recipe, Files(output), dict(settings or {}))
     training.about["data"] = dict(data or {})
     began_at = training.begin(overwrite)
     if tell and began_at != (0, 0):
@@ -136,45 +113,45 @@ def train_prompts(
         training.latest.write(training.files.state)
         raise
     training.write()
-    return Outcome(training.files, training.describe(), training.history, began_at)
+    about, learner = training.describe(), training.learner
+    return Outcome(training.files, about, learner, training.history, began_at)
 
 
 class _Training:
-    """The moving parts of a training; see :func:`train_prompts`."""
+    """The moving parts of a training; see :func:`run_training`."""
 
     latest: State
 
     def __init__(
         self,
-        detector: PromptedDetector,
+        detector: LearnedDetector,
         tower: Tower,
         recipe: Recipe,
         files: Files,
-        learner: Mapping[str, Any],
-        start_from: str | None,
+        settings: dict[str, Any],
     ) -> None:
         self.detector, self.tower, self.recipe, self.files = detector, tower, recipe, files
-        self.text = detector.clip.load_text()
         self.generator = torch.Generator().manual_seed(recipe.seed)
-        self.prompts = detector.new_prompts(self.text, self.generator, **learner)
-        if start_from is not None:
-            self.prompts.start_from(self.text, start_from)
-        self.prompts.to(self.text.positional_embedding.device)
-        self.optimiser = recipe.make_optimiser(self.prompts.parameters())
+        build = TRAINABLE[detector.method].learner
+        self.learner = build(detector, recipe, tower.part_names(), settings, self.generator)
+        self.learned = self.learner.learned
+        self.optimiser = recipe.make_optimiser(self.learned.parameters())
         self.epoch, self.step = 0, 0
         self.history: History = []
         self.random = self.generator.get_state()  # as it stands when an epoch begins
-        self.about: dict[str, Any] = {"start_from": start_from}
+        begin = {"start_from": settings["start_from"]} if "start_from" in settings else {}
+        self.about: dict[str, Any] = dict(begin)
         net = detector.clip
-        self.backbone = {"name": net.name, "digest": net.digest, "text": digest(self.text)}
+        self.backbone = {"name": net.name, "digest": net.digest, "text": self.learner.digest}
         images = [f"{s.category} {s.image.name} {s.label}" for s in tower.samples]
         self.identity = {
             "method": detector.method,
-            "backbone": detector.clip.digest,
-            "prompts": self.prompts.settings(),
-            "start_from": start_from,
+            "backbone": net.digest,
+            **self.learned.settings(),
+            **begin,
             **detector.reading(),
             **recipe.identity(),
+            "class_names": dict(tower.names),
             "images": hashlib.sha256("\n".join(images).encode()).hexdigest()[:16],
         }
 
@@ -184,12 +161,12 @@ class _Training:
         if before is None:
             self.latest = self._stand()
         else:
-            self.history = before.restore(self.prompts, self.optimiser)
+            self.history = before.restore(self.learned, self.optimiser)
             self.epoch, self.step, self.random = before.epoch, before.step, before.random
             self.latest = before
             if self.epoch > self.recipe.epochs or (self.epoch == self.recipe.epochs and self.step):
                 raise OptionError(
-                    f"--epochs {self.recipe.epochs}: {self.files.prompts} has been trained for "
+                    f"--epochs {self.recipe.epochs}: {self.files.learned} has been trained for "
                     f"{self.epoch} already; name another file, or give --overwrite"
                 )
         return self.epoch, self.step
@@ -199,11 +176,12 @@ class _Training:
         images, size = len(self.tower.samples), self.recipe.batch
         self.generator.set_state(self.random)
         batches = torch.split(torch.randperm(images, generator=self.generator), size)
+        mosaics = draw_mosaics(self.tower.samples, self.recipe.mosaic, self.generator)
         for group in self.optimiser.param_groups:
             group["lr"] = self.recipe.rate(self.epoch)
         saved = time.monotonic()
         for number in range(self.step, len(batches)):
-            self._run_step(batches[number].tolist())
+            self._run_step(batches[number].tolist(), mosaics)
             self.step = number + 1
             if self.step == len(batches):
                 self.epoch, self.step, self.random = self.epoch + 1, 0, self.generator.get_state()
@@ -214,12 +192,11 @@ class _Training:
                 self.latest.write(self.files.state)
                 saved = time.monotonic()
 
-    def _run_step(self, numbers: list[int]) -> None:
-        batch = self.tower.batch(numbers)
+    def _run_step(self, numbers: list[int], mosaics: Mapping[int, Four]) -> None:
+        batch = self.tower.batch(numbers, mosaics)
         if batch is None:  # none of its images can be read
             return
-        weight = self.recipe.local_weight
-        parts = loss_of(batch, self.prompts, self.text, self.detector.temperature, weight)
+        parts = self.learner.loss(batch)
         values: list[float] = torch.stack(parts).tolist()
         if not all(map(math.isfinite, values)):
             raise OptionError(
@@ -231,16 +208,16 @@ class _Training:
         self.optimiser.step()
         self.history.append([self.epoch + 1, self.step + 1, *values])
 
-    def describe(self) -> PromptFile:
-        """What the prompts' file says of itself."""
+    def describe(self) -> LearnedFile:
+        """What the file says of itself."""
         means = mean_losses(self.history)
         training = {
             "recipe": asdict(self.recipe) | {"epochs": self.epoch},
             "losses": [{name: round(v, 6) for name, v in each.items()} for each in means],
         }
-        return PromptFile(
+        return LearnedFile(
             self.detector.method,
-            self.prompts.settings(),
+            self.learned.settings(),
             self.detector.reading(),
             self.backbone,
             self.about | training,
@@ -254,8 +231,8 @@ class _Training:
         return f"epoch {self.epoch} of {self.recipe.epochs}: loss {means[-1]['total']:.4f}"
 
     def write(self) -> None:
-        """Write prompts, losses and state."""
-        write_prompts(self.files.prompts, self.prompts, self.describe())
+        """Write what is learned, losses and state."""
+        write_learned(self.files.learned, self.learned, self.describe())
         write_losses(self.files.losses, self.history)
         self.latest.write(self.files.state)
 
@@ -264,7 +241,7 @@ class _Training:
             self.identity,
             self.epoch,
             self.step,
-            self.prompts,
+            self.learned,
             self.optimiser,
             self.random,
             self.history,

@@ -1,7 +1,8 @@
-"""The loss that prompts are trained by: one part for the whole image, others for its map.
+"""The losses of prompts and layers: a part for the whole image, others for its map.
 
-Zhou et al., "AnomalyCLIP", ICLR 2024 (arXiv 2310.18961), section 3.3, calls it glocal: global and
-local. Constants are those of the released code.
+For prompts: Zhou et al., "AnomalyCLIP", ICLR 2024 (arXiv 2310.18961), section 3.3, who call it
+glocal, global and local. For layers: Chen et al., "APRIL-GAN", 2023 (arXiv 2305.17382).
+Constants are those of the released codes, which share them.
 """
 
 from collections.abc import Iterable
@@ -11,14 +12,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["PARTS", "Parts", "dice_loss", "focal_loss", "glocal_loss", "local_maps"]
+__all__ = [
+    "PARTS",
+    "Parts",
+    "dice_loss",
+    "focal_loss",
+    "glocal_loss",
+    "level_loss",
+    "local_maps",
+]
 
 _SMOOTH = 1e-5  # keeps the focal loss's logarithm finite
 _GAMMA = 2.0  # Lin et al., "Focal Loss for Dense Object Detection", 2017, section 3.2
 
 
 class Parts(NamedTuple):
-    """A batch's loss and what it is made of, each a scalar; local parts are summed over levels."""
+    """A batch's loss and what it is made of, each a scalar; local parts are summed over levels.
+
+    A part that the loss does without is 0.
+    """
 
     total: Tensor
     image: Tensor
@@ -61,7 +73,7 @@ def dice_loss(found: Tensor, truth: Tensor) -> Tensor:
 
     Notes
     -----
-    The released code drops the batch's axis from the truth of a single image, and so takes the
+    The released codes drop the batch's axis from the truth of a single image, and so take the
     overlap of rows; here one image is one image.
     """
     both = (found * truth).flatten(1).sum(1)
@@ -87,9 +99,14 @@ def local_maps(patches: Tensor, texts: Tensor, temperature: float, grid: tuple[i
     -------
     Tensor of shape (B, 2, gh, gw)
     """
+    return _similarities(patches, texts, temperature, grid).softmax(1)
+
+
+def _similarities(
+    patches: Tensor, texts: Tensor, temperature: float, grid: tuple[int, int]
+) -> Tensor:
     cosines = patches @ texts.transpose(1, 2)
-    states = (cosines / temperature).softmax(-1).transpose(1, 2)
-    return states.reshape(len(patches), 2, *grid)
+    return (cosines / temperature).transpose(1, 2).reshape(len(patches), 2, *grid)
 
 
 def glocal_loss(
@@ -139,3 +156,41 @@ def glocal_loss(
             dice_normal = dice_normal + dice_loss(normal, 1 - truth)
     total = image + local_weight * (focal + dice_abnormal + dice_normal)
     return Parts(total, image, focal, dice_abnormal, dice_normal)
+
+
+def level_loss(
+    levels: Iterable[Tensor],
+    texts: Tensor,
+    truth: Tensor,
+    grid: tuple[int, int],
+    temperature: float,
+    weight: float,
+) -> Parts:
+    """Focal and Dice losses of maps, without a part for whole images.
+
+    ``w * sum over levels [focal + Dice(abnormal, truth)]``. Similarities are enlarged bilinearly,
+    corner to corner, and the softmax is taken at the pixels, as the released code does.
+
+    Parameters
+    ----------
+    levels : iterable of Tensor of shape (B, N, E), float32
+        Unit vectors of the patches, one tensor a level.
+    texts : Tensor of shape (B, 2, E), float32
+        Unit vectors: normal, abnormal.
+    truth : Tensor of shape (B, H, W), float32
+        1 where the part is defective.
+    grid : (gh, gw)
+    temperature : float
+    weight : float
+        w; 1 in the released code.
+    """
+    nothing = torch.zeros((), device=truth.device)
+    focal, dice = nothing, nothing
+    size = (truth.shape[1], truth.shape[2])
+    for patches in levels:
+        coarse = _similarities(patches, texts, temperature, grid)
+        full = F.interpolate(coarse, size, mode="bilinear", align_corners=True)
+        normal, abnormal = full.softmax(1).unbind(1)
+        focal = focal + focal_loss(normal, abnormal, truth)
+        dice = dice + dice_loss(abnormal, truth)
+    return Parts(weight * (focal + dice), nothing, focal, dice, nothing)

@@ -1,4 +1,4 @@
-"""How prompts are trained: the papers' settings, and what may be changed of them."""
+"""Settings of a training, and the optimiser that they name."""
 
 import math
 from collections.abc import Iterable
@@ -10,7 +10,7 @@ from torch.optim import SGD, Adam, Optimizer
 
 from offnominal.errors import OptionError
 
-__all__ = ["RECIPES", "Recipe"]
+__all__ = ["Recipe"]
 
 _WARM_UP = 1e-5  # CoOp's rate in its first epoch
 
@@ -22,7 +22,7 @@ class Recipe:
     Attributes
     ----------
     epochs : int
-        Rounds through all images; 0 writes the prompts as they were drawn.
+        Rounds through all images; 0 writes what is learned as it was drawn.
     batch : int
         Images a step; the last one of an epoch takes what is left.
     lr : float
@@ -30,11 +30,14 @@ class Recipe:
     seed : int
         Of the first values and of the order of images.
     local_weight : float
-        Weight of the maps' loss beside the images'; 0 leaves masks out.
+        Weight of the maps' loss beside the images', where there is one; 0 leaves masks out.
     optimiser : {"adam", "sgd"}
-        ``adam``: betas 0.5 and 0.999, constant rate (AnomalyCLIP's released code). ``sgd``:
-        momentum 0.9, weight decay 5e-4, one epoch at 1e-5 and then a cosine from ``lr`` towards 0
-        (CoOp's).
+        ``adam``: betas 0.5 and 0.999, constant rate (AnomalyCLIP's and APRIL-GAN's released codes).
+        ``sgd``: momentum 0.9, weight decay 5e-4, one epoch at 1e-5 and then a cosine from ``lr``
+        towards 0 (CoOp's).
+    mosaic : float
+        Share of images that are replaced by four others of their category in a 2 x 2 mosaic, on
+        [0, 1]; APRIL-GAN's for MVTec AD is 0.2.
     """
 
     epochs: int = 15
@@ -43,6 +46,7 @@ class Recipe:
     seed: int = 111
     local_weight: float = 4.0
     optimiser: Literal["adam", "sgd"] = "adam"
+    mosaic: float = 0.0
 
     def __post_init__(self) -> None:
         if self.epochs < 0:
@@ -53,6 +57,8 @@ class Recipe:
             raise OptionError(f"--lr {self.lr}: give a rate above 0, as 0.001")
         if not self.local_weight >= 0 or not math.isfinite(self.local_weight):
             raise OptionError(f"--local-weight {self.local_weight}: give 0 or more")
+        if not 0 <= self.mosaic <= 1:
+            raise OptionError(f"--mosaic {self.mosaic}: give a share from 0 to 1, as 0.2")
 
     def make_optimiser(self, parameters: Iterable[nn.Parameter]) -> Optimizer:
         """The optimiser, before its first step."""
@@ -79,13 +85,6 @@ class Recipe:
             "seed": self.seed,
             "local_weight": self.local_weight,
             "optimiser": self.optimiser,
+            "mosaic": self.mosaic,
         }
         return common if self.optimiser == "adam" else common | {"epochs": self.epochs}
-
-
-RECIPES = {
-    # Zhou et al., 2024, section 4.1, and the released code's script.
-    "anomalyclip": Recipe(),
-    # Zhou et al., 2022, section 4.1; the whole image's loss alone, as there.
-    "coop": Recipe(epochs=50, batch=32, lr=2e-3, seed=1, local_weight=0.0, optimiser="sgd"),
-}

@@ -1,4 +1,4 @@
-"""Which images prompts are trained on, with their masks at the size of the maps."""
+"""Which images are trained on, with their masks at the size of the maps."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +13,9 @@ from offnominal.datasets.masks import sample_mask
 from offnominal.datasets.sample import Sample
 from offnominal.errors import DatasetError, OptionError
 
-__all__ = ["Chosen", "Split", "choose_samples", "truth_at"]
+__all__ = ["Chosen", "Split", "choose_samples", "mask_of", "truth_at"]
+
+Bools = npt.NDArray[np.bool_]
 
 Split = Literal["test", "train", "all"]
 
@@ -40,7 +42,9 @@ class Chosen:
         return len(self.samples) - defective, defective
 
 
-def choose_samples(samples: Sequence[Sample], split: Split, masks: bool, root: Path) -> Chosen:
+def choose_samples(
+    samples: Sequence[Sample], split: Split, masks: bool, root: Path, else_masks: str = "add masks"
+) -> Chosen:
     """The images to train on.
 
     Parameters
@@ -53,6 +57,8 @@ def choose_samples(samples: Sequence[Sample], split: Split, masks: bool, root: P
         Whether the loss asks where defects lie. Defective images without a mask are left out then.
     root : Path
         The data set's folder, for messages.
+    else_masks : str
+        What to do where there is no mask, for messages.
 
     Raises
     ------
@@ -71,13 +77,13 @@ def choose_samples(samples: Sequence[Sample], split: Split, masks: bool, root: P
         other = any(s.label == 1 for s in samples)
         remedy = "choose another with --split" if other else "name a data set that has some"
         raise DatasetError(
-            f"{where}{none}no defective image, and prompts learn from good and defective ones: "
+            f"{where}{none}no defective image, and a training takes good and defective ones: "
             f"{remedy}"
         )
     if len(defective) == len(mine):
         raise DatasetError(
-            f"{where}{none}no good image, and prompts learn from good and defective ones: add "
-            "some, or choose another split with --split"
+            f"{where}{none}no good image, and a training takes good and defective ones: add some, "
+            "or choose another split with --split"
         )
     notes = []
     if masks:
@@ -85,7 +91,7 @@ def choose_samples(samples: Sequence[Sample], split: Split, masks: bool, root: P
         if len(without) == len(defective):
             raise DatasetError(
                 f"{root}: none of the {len(defective)} defective images has a mask, and the loss "
-                "compares maps with masks: add masks, or leave the maps out with --local-weight 0"
+                f"compares maps with masks: {else_masks}"
             )
         if without:
             notes.append(f"{len(without)} defective images without a mask are left out")
@@ -94,27 +100,35 @@ def choose_samples(samples: Sequence[Sample], split: Split, masks: bool, root: P
     return Chosen(tuple(mine), tuple(notes))
 
 
-def truth_at(sample: Sample, shape: tuple[int, int], side: int) -> npt.NDArray[np.bool_]:
-    """An image's mask at the size that maps are compared at.
+def mask_of(sample: Sample, shape: tuple[int, int]) -> Bools:
+    """An image's mask at its own size (H, W); all False for a good image.
 
-    The released code's way: bilinear with antialiasing on grey levels 0 and 255, then above half.
+    Raises
+    ------
+    DatasetError
+        If a defective image has none.
+    """
+    mask = sample_mask(sample, shape)
+    if mask is None:
+        raise DatasetError(f"{sample.image}: a defective image without a mask")
+    return mask
+
+
+def truth_at(mask: Bools, side: int) -> Bools:
+    """A mask at the size that maps are compared at.
+
+    The released codes' way: bilinear with antialiasing on grey levels 0 and 255, then above half.
 
     Parameters
     ----------
-    sample : Sample
-    shape : (H, W)
-        Of the image.
+    mask : bool array of shape (H, W)
     side : int
         Of the square that the image is squashed to, in pixels.
 
     Returns
     -------
     bool array of shape (side, side)
-        All False for a good image.
     """
-    mask = sample_mask(sample, shape)
-    if mask is None:
-        raise DatasetError(f"{sample.image}: a defective image without a mask")
     if not mask.any():
         return np.zeros((side, side), np.bool_)
     grey = Image.fromarray(mask.astype(np.uint8) * 255)

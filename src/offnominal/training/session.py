@@ -1,4 +1,4 @@
-"""A training from a data set to the files it leaves: prompts, losses, curves."""
+"""A training from a data set to the files it leaves: prompts or layers, losses, curves."""
 
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
@@ -8,30 +8,28 @@ from typing import Any
 from offnominal.benchmark.features import FeatureCache
 from offnominal.datasets.dataset import Dataset
 from offnominal.detectors.base import OnError
-from offnominal.detectors.prompted import PromptedDetector
+from offnominal.detectors.learned import LearnedDetector
 from offnominal.errors import OptionError
 from offnominal.report.training import write_training_page
 from offnominal.report.words import count
 from offnominal.training.files import mean_losses
-from offnominal.training.loop import Outcome, Progress, train_prompts
-from offnominal.training.recipe import RECIPES, Recipe
+from offnominal.training.learners import TRAINABLE
+from offnominal.training.loop import Outcome, Progress, run_training
+from offnominal.training.recipe import Recipe
 from offnominal.training.samples import Split, choose_samples
 from offnominal.training.tower import Tower
 
 __all__ = ["train"]
 
-_NAMES = {"anomalyclip": "AnomalyCLIP", "coop": "CoOp"}
-
 
 def train(
-    detector: PromptedDetector,
+    detector: LearnedDetector,
     dataset: Dataset,
     output: str | Path,
     recipe: Recipe | None = None,
     *,
     split: Split = "test",
-    learner: Mapping[str, Any] | None = None,
-    start_from: str | None = None,
+    settings: Mapping[str, Any] | None = None,
     class_names: Mapping[str, str] | None = None,
     cache: FeatureCache | None = None,
     overwrite: bool = False,
@@ -39,13 +37,13 @@ def train(
     progress: Progress | None = None,
     tell: Callable[[str], None] | None = None,
 ) -> Outcome:
-    """Train a detector's prompts on a data set that has good and defective images.
+    """Train a detector's prompts or layers on a data set that has good and defective images.
 
     Parameters
     ----------
-    detector : PromptedDetector
-        ``AnomalyCLIP`` or ``CoOp``, with ``resize`` "square" or left alone. It is not changed; give
-        the file to another one as ``prompts``.
+    detector : LearnedDetector
+        ``AnomalyCLIP``, ``CoOp`` or ``AprilGAN``, with ``resize`` "square" or left alone. It is not
+        changed; give the file to another one as ``prompts`` or ``projections``.
     dataset : Dataset
     output : path
         File to write, ending in ``.safetensors``. Beside it come the losses (``.losses.jsonl``),
@@ -55,13 +53,12 @@ def train(
         None: the paper's.
     split : {"test", "train", "all"}
         Images to train on. The papers train on the test split of one data set and test on others.
-    learner : mapping or None
-        Settings of the prompts: for AnomalyCLIP length, depth and deep_length, for CoOp length,
-        position and specific.
-    start_from : str or None
-        Words that CoOp's context begins with.
+    settings : mapping or None
+        For AnomalyCLIP length, depth and deep_length of the prompts; for CoOp length, position and
+        specific, and the words to start_from; for AprilGAN none.
     class_names : mapping or None
-        What the parts of a category are called, for CoOp; None: by the category's name.
+        What the parts of a category are called, for CoOp and AprilGAN; None: by the category's
+        name.
     cache : FeatureCache or None
         Where features of the image tower are kept between epochs and runs.
     overwrite : bool
@@ -90,10 +87,12 @@ def train(
             f"-o {output}: name a file that ends in .safetensors, in a folder that exists"
         )
     if detector.resize == "short" or detector.tile:
-        raise OptionError("prompts are trained on whole images: leave --resize and --tile out")
-    recipe = recipe or RECIPES[detector.method]
+        raise OptionError("a training takes whole images: leave --resize and --tile out")
+    method = TRAINABLE[detector.method]
+    recipe = recipe or method.recipe
     masks = recipe.local_weight > 0
-    chosen = choose_samples(dataset.samples, split, masks, dataset.root)
+    advice = method.learner.else_masks
+    chosen = choose_samples(dataset.samples, split, masks, dataset.root, advice)
     say = tell or (lambda line: None)
     for note in (*dataset.notes, *chosen.notes):
         say(f"{dataset.name}: {note}")
@@ -106,19 +105,18 @@ def train(
         "defective": defective,
         "class_names": dict(class_names or {}),
     }
-    tower = Tower(detector, chosen.samples, masks, cache, class_names, on_error)
+    tower = Tower(detector, chosen.samples, masks, cache, class_names, on_error, say)
     say(
-        f"{_NAMES[detector.method]}: {good:,} good and {count(defective, 'defective image')} of "
+        f"{method.title}: {good:,} good and {count(defective, 'defective image')} of "
         f"{dataset.name}, {count(recipe.epochs, 'epoch')} in batches of {recipe.batch}, with "
         f"{detector.clip.name}"
     )
-    outcome = train_prompts(
+    outcome = run_training(
         detector,
         tower,
         recipe,
         output,
-        learner=learner,
-        start_from=start_from,
+        settings=settings,
         data=data,
         overwrite=overwrite,
         progress=progress,
@@ -129,11 +127,11 @@ def train(
     if find_spec("matplotlib") is None:
         say("no curves: they need matplotlib, pip install 'offnominal[benchmark]'")
     else:
-        write_page(outcome)
+        write_page(outcome, detector)
     return outcome
 
 
-def write_page(outcome: Outcome) -> Path:
+def write_page(outcome: Outcome, detector: LearnedDetector) -> Path:
     """The page of a training's curves."""
     about, training = outcome.about, outcome.about.training
     # The weights and the parts of the recipe by the names that options have.
@@ -141,17 +139,18 @@ def write_page(outcome: Outcome) -> Path:
         **training["data"],
         "backbone": f"{about.backbone['name']}, digest {about.backbone['digest'][:12]}",
         **about.reading,
-        **{f"prompts, {name}": value for name, value in about.learner.items()},
+        **{f"{detector.holds}, {name}": value for name, value in about.learner.items()},
         **training["recipe"],
+        "start_from": training.get("start_from"),
     }
-    if training["start_from"] is not None:
-        settings["start_from"] = training["start_from"]
     shown = {name: value for name, value in settings.items() if value not in ({}, None)}
+    title = TRAINABLE[about.method].title
     return write_training_page(
         outcome.files.page,
-        f"Training of {_NAMES[about.method]}’s prompts on {training['data']['data']}",
+        f"Training of {title}’s {detector.holds} on {training['data']['data']}",
         outcome.history,
         mean_losses(outcome.history),
         shown,
-        training["recipe"]["local_weight"],
+        outcome.learner.parts,
+        outcome.learner.formula,
     )

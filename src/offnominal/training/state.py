@@ -1,4 +1,4 @@
-"""Where a training stands, as a file: prompts, optimiser, random numbers, losses so far.
+"""Where a training stands, as a file: what is learned, optimiser, random numbers, losses so far.
 
 One safetensors file; its metadata's one entry, ``offnominal_training``, is a JSON object with the
 format's version, the training's identity, and the epoch and step that come next.
@@ -13,19 +13,18 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from offnominal.atomic import write_atomically
 from offnominal.errors import ModelFileError
-from offnominal.language.learned import LearnedPrompts
-from offnominal.language.promptfile import write_atomically
 from offnominal.training.losses import PARTS
 
 __all__ = ["History", "State", "read_state"]
 
 FORMAT = 1
 _KEY = "offnominal_training"
-_PROMPTS, _OPTIMISER = "prompts.", "optimiser."
+_LEARNED, _OPTIMISER = "learned.", "optimiser."
 
 History = list[list[float]]
 """One row a step: epoch and step, both from 1, and the parts of the loss."""
@@ -42,7 +41,7 @@ class State:
     epoch, step : int
         What comes next, both counted from 0.
     tensors : dict
-        Copies of the prompts and of the optimiser's numbers.
+        Copies of what is learned and of the optimiser's numbers.
     random : Tensor
         The generator's state at the beginning of the epoch, uint8.
     history : list of list of float
@@ -62,24 +61,24 @@ class State:
         identity: dict[str, Any],
         epoch: int,
         step: int,
-        prompts: LearnedPrompts,
+        learned: nn.Module,
         optimiser: Optimizer,
         random: Tensor,
         history: History,
     ) -> "State":
         """Copy all that a training consists of."""
         tensors = {}
-        for name, tensor in prompts.state_dict().items():
-            tensors[_PROMPTS + name] = tensor.detach().to("cpu", copy=True).contiguous()
+        for name, tensor in learned.state_dict().items():
+            tensors[_LEARNED + name] = tensor.detach().to("cpu", copy=True).contiguous()
         for number, values in optimiser.state_dict()["state"].items():
             for name, value in values.items():
                 if isinstance(value, Tensor):
                     tensors[f"{_OPTIMISER}{number}.{name}"] = value.to("cpu", copy=True)
         return cls(identity, epoch, step, tensors, random, list(history))
 
-    def restore(self, prompts: LearnedPrompts, optimiser: Optimizer) -> History:
+    def restore(self, learned: nn.Module, optimiser: Optimizer) -> History:
         """Put the numbers back where they came from, and give the losses so far."""
-        prompts.load_state_dict(_under(self.tensors, _PROMPTS))
+        learned.load_state_dict(_under(self.tensors, _LEARNED))
         numbers: dict[int, dict[str, Tensor]] = {}
         for key, value in _under(self.tensors, _OPTIMISER).items():
             number, _, name = key.partition(".")

@@ -1,0 +1,68 @@
+"""``offnominal explain``: what the worst patches of an image were compared with."""
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from offnominal.cli import options
+from offnominal.cli.change import Model
+from offnominal.cli.terminal import say
+from offnominal.errors import OptionError
+
+if TYPE_CHECKING:
+    from offnominal.detectors.explaining import Explanation
+
+
+def explain(
+    model: Model,
+    image: Annotated[Path, typer.Argument(help="The image to explain.")],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o", "--output", help="Picture to write.", show_default="IMAGE.explained.png here"
+        ),
+    ] = None,
+    worst: Annotated[int, typer.Option(help="How many patches, from distinct regions.")] = 5,
+    references: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--references",
+            metavar="FOLDER",
+            help="Where to look for references that are no longer where they were; repeatable.",
+            show_default=False,
+        ),
+    ] = None,
+    weights: options.Weights = None,
+    device: options.Device = "auto",
+) -> None:
+    """Show an image's worst patches beside their nearest nominal ones, as one picture."""
+    from PIL import Image, UnidentifiedImageError
+
+    from offnominal.detectors.saving import load
+
+    target = output or Path(f"{image.stem}.explained.png")
+    if not target.absolute().parent.is_dir():
+        raise OptionError(f"-o {target}: the folder {target.parent} does not exist; create it")
+    explanation = load(model, weights, device).explain(image, worst, references or ())
+    try:
+        Image.fromarray(explanation.picture()).save(target)
+    except (OSError, ValueError, UnidentifiedImageError) as error:
+        raise OptionError(f"-o {target}: cannot be written ({error}); name a .png file") from error
+    if sys.stdout.isatty():
+        _print(explanation)
+    else:
+        print(json.dumps(explanation.as_row()), flush=True)
+    say(f"picture: {target}")
+
+
+def _print(explanation: "Explanation") -> None:
+    print(f"{explanation.prediction.source}: score {explanation.prediction.score:.4g}")
+    for match in explanation.matches:
+        turned = f", turned by {match.origin.angle:g} degrees" if match.origin.angle else ""
+        print(
+            f"{match.number:>3}  distance {match.distance:<10.4g}at {match.box[0]},{match.box[1]}  "
+            f"nearest in {match.origin.file} at {match.origin.box[0]},{match.origin.box[1]}{turned}"
+        )
