@@ -1,4 +1,7 @@
-"""Weights that anyone can rebuild, as the reference outputs were made with."""
+"""Weights that anyone can rebuild, as the reference outputs were made with.
+
+Their files say that they are not pretrained: no figure made with them may pass for a method's.
+"""
 
 import json
 import math
@@ -10,6 +13,8 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
+
+UNTRAINED = {"pretrained": "no: drawn at random from seeds"}
 
 
 def dinov2_vits14(norm_scale: float = 1.0) -> dict[str, Tensor]:
@@ -62,10 +67,10 @@ def _draw(name: str, shape: tuple[int, ...], norm_scale: float) -> Tensor:
 
 
 def save_dinov2_vits14(folder: Path, norm_scale: float = 1.0) -> Path:
-    """Write the seeded DINOv2 as a state dict file and return its path."""
-    path = folder / f"dinov2_vits14_seeded_{norm_scale:g}.pth"
+    """Write the seeded DINOv2, in the original naming, and return the file's path."""
+    path = folder / f"dinov2_vits14_seeded_{norm_scale:g}.safetensors"
     if not path.exists():
-        torch.save(dinov2_vits14(norm_scale), path)
+        save_file(dinov2_vits14(norm_scale), path, metadata=UNTRAINED)
     return path
 
 
@@ -134,6 +139,6 @@ def save_clip(
     path = folder / f"clip_{name}{'_quick' * quick_gelu}.safetensors"
     if not path.exists():
         described = json.dumps(config | {"quick_gelu": quick_gelu})
-        metadata = {"model": f"open_clip:{name}", "open_clip": described}
+        metadata = UNTRAINED | {"model": f"open_clip:{name}", "open_clip": described}
         save_file(clip_weights(config), path, metadata=metadata)
     return path

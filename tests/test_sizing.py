@@ -102,6 +102,13 @@ def test_square_equals_torchvision():
     np.testing.assert_array_equal(resize_image(image, 230, 16, "square"), np.asarray(expected))
 
 
+def test_every_value_is_normalised_as_torchvision_does():
+    image = np.arange(256, dtype=np.uint8).reshape(16, 16, 1).repeat(3, axis=2)
+    for mean, std in [(MEAN, STD), ((0.5,) * 3, (0.5,) * 3), ((0.0,) * 3, (1.0,) * 3)]:
+        expected = transforms.Normalize(mean, std)(transforms.ToTensor()(Image.fromarray(image)))
+        assert torch.equal(to_pixels(image, mean, std), expected)
+
+
 def test_to_pixels_leaves_the_image_alone_and_takes_any_view():
     image = noise(28, 42)
     image.setflags(write=False)

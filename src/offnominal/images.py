@@ -245,7 +245,7 @@ def _checked_array(array: NDArray[Any], name: str) -> NDArray[Any]:
 
 def _pillow_values(image: Image.Image, name: str) -> NDArray[Any]:
     """Decoded pixels, not yet turned: uint8 (H, W, 3) or (H, W), or uint16 (H, W)."""
-    if image.mode == "L":
+    if image.mode in ("L", "RGB"):
         return np.asarray(image)
     if image.mode == "F":
         raise ImageError(name, _number_type("floating-point"))

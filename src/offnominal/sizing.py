@@ -8,8 +8,10 @@ whole patches.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -117,10 +119,22 @@ def to_pixels(
     """
     import torch
 
-    channels = torch.tensor(np.ascontiguousarray(image.transpose(2, 0, 1)))
-    centre = torch.tensor(mean, dtype=torch.float32).view(3, 1, 1)
-    scale = torch.tensor(std, dtype=torch.float32).view(3, 1, 1)
-    return channels.to(torch.float32).div_(255).sub_(centre).div_(scale)
+    pixels = np.empty((3, *image.shape[:2]), dtype=np.float32)
+    for channel, table, out in zip(cv2.split(image), _tables(mean, std), pixels, strict=True):
+        cv2.LUT(channel, table, dst=out)
+    return torch.from_numpy(pixels)
+
+
+@lru_cache(maxsize=16)
+def _tables(
+    mean: tuple[float, float, float], std: tuple[float, float, float]
+) -> list[NDArray[np.float32]]:
+    """What each of the 256 values becomes, for each channel: one look instead of three sums."""
+    values = np.arange(256, dtype=np.float32) / np.float32(255)
+    return [
+        (values - np.float32(centre)) / np.float32(scale)
+        for centre, scale in zip(mean, std, strict=True)
+    ]
 
 
 def tile_grid(

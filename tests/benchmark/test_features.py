@@ -202,3 +202,39 @@ def test_clip_run_by_other_rules_has_entries_of_its_own(tmp_path: Path) -> None:
                 assert found.grid == plain.grid
         assert (meter.computed, meter.from_cache) == (8, 8 * turn)
     assert len(list((tmp_path / "cache").glob("??/*.npz"))) == 4 * (2 + 2)
+
+
+def test_the_time_of_what_is_found_is_that_of_its_making(tmp_path: Path) -> None:
+    cache = FeatureCache(tmp_path, BIG)
+    pixels = torch.rand(2, 3, 96, 96, generator=torch.Generator().manual_seed(0))
+    first = Meter(cache, ("fp32", "cpu"))
+    MeasuredBackbone(load_backbone("builtin"), first)(pixels)
+    assert first.spared == 0
+    assert first.handling > 0
+    again = Meter(cache, ("fp32", "cpu"))
+    MeasuredBackbone(load_backbone("builtin"), again)(pixels)
+    assert again.seconds == 0
+    assert again.spared == pytest.approx(first.seconds)
+    assert again.correction == again.spared - again.handling
+    # With other threads it would have taken another time, so that there is none to go by.
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads + 1)
+        other = Meter(cache, ("fp32", "cpu"))
+        MeasuredBackbone(load_backbone("builtin"), other)(pixels)
+    finally:
+        torch.set_num_threads(threads)
+    assert other.from_cache == 2
+    assert np.isnan(other.spared)
+
+
+def test_a_native_grid_is_shared_whatever_the_rule_of_positions(tmp_path: Path) -> None:
+    network = load_backbone(None, save_clip(tmp_path, CLIP_TINY, "tiny"))
+    assert isinstance(network, ClipBackbone)
+    for side, counts in ((64, (1, 1)), (96, (2, 0))):
+        meter = Meter(FeatureCache(tmp_path / "cache", BIG), ("fp32", "cpu"))
+        wrapped = measured(network, meter)
+        assert isinstance(wrapped, ClipBackbone)
+        for positions in ("bicubic", "bilinear"):
+            wrapped.adapted(positions).tokens(torch.zeros(1, 3, side, side))
+        assert (meter.computed, meter.from_cache) == counts

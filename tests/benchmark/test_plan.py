@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from offnominal.benchmark.grid import parse_sets
 from offnominal.benchmark.plan import Request, make_plan
 from offnominal.datasets import Dataset, open_dataset
 from offnominal.errors import OptionError, WeightsError
@@ -135,3 +136,66 @@ def test_learned_files_are_known_by_their_content(dataset: Dataset, tmp_path: Pa
         cells.append(work.cells[0])
         assert work.files == {cells[-1].options["projections"]: str(tmp_path / name)}
     assert cells[0].name == cells[1].name != cells[2].name
+
+
+def test_a_method_has_backbones_and_values_of_its_own(dataset: Dataset) -> None:
+    asked = Request(
+        methods=("clip", "anomalydino", "patchcore"),
+        shots=(0, 1),
+        seeds=1,
+        backbones=("builtin", "clip:open_clip:ViT-B-16", "patchcore:resnet18"),
+        sets={
+            "resolution": [224],
+            "patchcore:resolution": [256, 320],
+            "clip:positions": ["bicubic"],
+        },
+    )
+    cells = make_plan([dataset], asked).cells
+    found = {(c.method, c.options["backbone"], c.options["resolution"]) for c in cells}
+    assert found == {
+        ("clip", "open_clip:ViT-B-16", 224),
+        ("anomalydino", "builtin", 224),
+        ("patchcore", "resnet18", 256),
+        ("patchcore", "resnet18", 320),
+    }
+    assert {c.options["positions"] for c in cells if c.method == "clip"} == {"bicubic"}
+    with pytest.raises(OptionError, match="--backbone clip:builtin: clip is not among the methods"):
+        make_plan([dataset], Request(backbones=("clip:builtin",)))
+
+
+def test_a_backbone_that_a_method_cannot_use_is_left_out(dataset: Dataset) -> None:
+    backbones = ("resnet18", "open_clip:ViT-B-16", "mae_vitb16")
+    asked = Request(methods=("winclip", "patchcore"), shots=(1,), seeds=1, backbones=backbones)
+    work = make_plan([dataset], asked)
+    found = {(cell.method, cell.options["backbone"]) for cell in work.cells}
+    assert found == {("winclip", "open_clip:ViT-B-16"), *(("patchcore", b) for b in backbones)}
+    assert [text.partition(":")[0] for text in work.impossible] == [
+        "winclip cannot use resnet18",
+        "winclip cannot use mae_vitb16",
+    ]
+    with pytest.raises(
+        OptionError, match=r"nothing can be run: winclip cannot use resnet18.*open_clip:"
+    ):
+        make_plan([dataset], Request(methods=("winclip",), shots=(0,), backbones=("resnet18",)))
+
+
+def test_a_method_without_a_network_is_run_whatever_the_backbone(dataset: Dataset) -> None:
+    asked = Request(("chat",), (0,), backbones=("resnet18", "builtin"), sets={"model": ["small"]})
+    work = make_plan([dataset], asked)
+    assert len(work.cells) == len(dataset.categories)
+    assert work.impossible == []
+
+
+def test_sets_may_be_for_one_method() -> None:
+    methods = ("winclip", "coop")
+    found = parse_sets(
+        ["coop:prompts=a.safetensors", "winclip:prompts=paper,reproduction"], methods
+    )
+    assert found == {
+        "coop:prompts": ["a.safetensors"],
+        "winclip:prompts": ["paper", "reproduction"],
+    }
+    with pytest.raises(OptionError, match="clip is not among the methods to run, winclip, coop"):
+        parse_sets(["clip:positions=bicubic"], methods)
+    with pytest.raises(OptionError, match="coop has no option 'windows'"):
+        parse_sets(["coop:windows=2"], methods)

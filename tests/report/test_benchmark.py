@@ -149,7 +149,7 @@ def test_sentences_of_each_kind_of_plan(plans: Path) -> None:
     text = read(plans)
     assert re.search(r"anomalydino: (1|4) images? reach", text)
     assert re.search(r"Best image AUROC: [\d.]+ ± [\d.]+ % \(rotations agnostic, mask \w+\)", text)
-    assert "time for one image, milliseconds" in text
+    assert "Images per second" in text
 
 
 def test_moved_and_lost_images(small: Path, tmp_path: Path) -> None:

@@ -4,10 +4,10 @@ import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from offnominal.detectors import detector_class
+from offnominal.detectors import METHODS, detector_class
 from offnominal.errors import OptionError
 
-__all__ = ["combinations", "parse_sets"]
+__all__ = ["combinations", "of_method", "parse_sets"]
 
 _WORDS = {"true": True, "false": False, "default": None}  # a default is looked up
 
@@ -20,31 +20,54 @@ def parse_sets(texts: Iterable[str], methods: Sequence[str]) -> dict[str, list[A
     texts : iterable of str
         A name may be shortened while it stays unique. Commas separate values; a plus joins the
         parts of one value, as in ``layers=2+3,3`` or ``rotations=0+90+180+270,none``. ``default``
-        is the constructor's own.
+        is the constructor's own. ``METHOD:NAME=VALUE`` is for that method alone, in the place of
+        what is given for all.
     methods : sequence of str
         The methods that the options are for.
+
+    Returns
+    -------
+    dict of str to list
+        By the option's name, with the method and a colon before it where one was named.
 
     Raises
     ------
     OptionError
         If a text has no ``=``, or a name that no method knows.
     """
-    known = _defaults(methods)
+    common = _defaults(methods)
     sets: dict[str, list[Any]] = {}
     for text in texts:
-        name, equals, values = text.partition("=")
+        told, equals, values = text.partition("=")
         if not equals or not values:
             raise OptionError(f"--set {text}: write NAME=VALUE, or NAME=VALUE,VALUE for several")
+        method, name = of_method(told)
+        if method is not None and method not in methods:
+            raise OptionError(
+                f"--set {text}: {method} is not among the methods to run, {', '.join(methods)}"
+            )
+        known = common if method is None else _defaults([method])
         name = name.strip().replace("-", "_")
         fitting = [name] if name in known else [k for k in known if k.startswith(name)]
         if len(fitting) != 1:
             raise OptionError(
-                f"--set {text}: {', '.join(methods)} has no option {name!r}; there are "
+                f"--set {text}: {method or ', '.join(methods)} has no option {name!r}; there are "
                 f"{', '.join(sorted(known))}"
             )
         parsed = [_value(part.strip(), fitting[0], known[fitting[0]]) for part in values.split(",")]
-        sets.setdefault(fitting[0], []).extend(parsed)
+        key = fitting[0] if method is None else f"{method}:{fitting[0]}"
+        sets.setdefault(key, []).extend(parsed)
     return sets
+
+
+def of_method(text: str) -> tuple[str | None, str]:
+    """The method that a text names before a colon, and the rest; no method where it is for all.
+
+    A colon belongs to the text itself where no method stands before it, as in
+    ``open_clip:ViT-B-16`` and ``C:\\weights``.
+    """
+    name, colon, rest = text.partition(":")
+    return (name, rest) if colon and name in METHODS else (None, text)
 
 
 def combinations(values: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:

@@ -5,7 +5,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from offnominal.benchmark.measured import Meter
 from offnominal.benchmark.record import Record
+from offnominal.chat.endpoint import AnswerError
 from offnominal.datasets import Sample, sample_mask
 from offnominal.detectors import METHODS
 from offnominal.detectors.prediction import Prediction
@@ -22,6 +24,7 @@ def measure(
     on_error: Callable[[ImageError], None] | None = None,
     progress: Callable[[str, int], None] | None = None,
     skip_references: bool = False,
+    meter: Meter | None = None,
 ) -> None:
     """Score every test image once, and again for each record's own scoring.
 
@@ -31,12 +34,15 @@ def measure(
         Their detectors share one fit; the first one's does the work.
     test : sequence of Sample
     on_error : callable or None
-        Called with each image that cannot be read; None: it is raised.
+        Called with each image that cannot be read, or that the method gives no score; None: it is
+        raised.
     progress : callable or None
         Called with the stage and the number of images done.
     skip_references : bool
         Leave out test images that the detector was fitted to, and say so; otherwise they only
         get said.
+    meter : Meter or None
+        Of the network, which knows what a cache has spared.
     """
     first = records[0]
     accumulators: dict[float, PixelMetrics] = {}
@@ -46,10 +52,25 @@ def measure(
             record.pixels = accumulators.setdefault(smoothing, PixelMetrics())
     known = {reference["digest"] for reference in first.detector.references_}
     by_file = {str(sample.image): sample for sample in test}
-    copies, unmeasured, seconds = [], [], []
+    copies, unmeasured = [], []
+    seconds, uncached = [], []
+    unscored: list[Sample] = []
+
+    def failed(error: ImageError) -> None:
+        # An image that nobody can read says nothing of a method; one without an answer does.
+        if isinstance(error, AnswerError) and error.source in by_file:
+            unscored.append(by_file[error.source])
+        if on_error is None:
+            raise error
+        on_error(error)
+
     start = before = time.perf_counter()
-    for prediction in first.detector.stream([s.image for s in test], on_error, progress):
+    spared = meter.correction if meter else 0.0
+    for prediction in first.detector.stream([s.image for s in test], failed, progress):
         seconds.append(time.perf_counter() - before)
+        corrected = meter.correction if meter else 0.0
+        uncached.append(seconds[-1] + corrected - spared)
+        spared = corrected
         sample = by_file[prediction.source]
         if known and content_digest(prediction.image) in known:
             copies.append(sample.image.name)
@@ -69,11 +90,13 @@ def measure(
     overhead = time.perf_counter() - start - spent
     # A batch does nearly all of its work before its first prediction.
     one_by_one = not METHODS[first.detector.method].batched
-    count = len(seconds)
-    per_image = float(np.median(seconds)) if one_by_one else spent / max(count, 1)
+    times = {"per_image": seconds, "per_image_uncached": uncached}
+    typical = np.median if one_by_one else np.mean
+    timings = {name: float(typical(each)) for name, each in times.items() if each}
     for record in records:
         record.notes += notes
-        record.timings |= {"predict": spent, "metrics": overhead, "per_image": per_image}
+        record.unscored = unscored
+        record.timings |= {"predict": spent, "metrics": overhead, **timings}
 
 
 def _add(

@@ -1,8 +1,11 @@
 """Backbones that measure their own time, and ask a cache of features before they work."""
 
 import hashlib
+import math
 import time
-from collections.abc import Callable, Sequence
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -11,6 +14,7 @@ from torch import Tensor, nn
 from offnominal.backbones.base import Backbone, Levels
 from offnominal.backbones.clip import ClipBackbone, Tokens
 from offnominal.benchmark.features import FeatureCache
+from offnominal.benchmark.machine import cpu_name
 
 __all__ = ["MeasuredBackbone", "MeasuredClip", "Meter", "measured"]
 
@@ -36,14 +40,28 @@ class Meter:
         Spent in the network so far.
     computed, from_cache : int
         Images that went through the network, and those that did not.
+    spared : float
+        Seconds that the network took for those that did not, when their entries were made; nan if
+        one of them was made by another processor, or with other threads.
+    handling : float
+        Seconds spent on looking entries up and writing them down.
     """
 
     def __init__(self, cache: FeatureCache | None, conditions: Sequence[str]) -> None:
         self.cache = cache
-        self.conditions = (torch.__version__, *conditions)
+        # The first word tells entries from those of earlier versions, which kept no time.
+        self.conditions = ("timed", torch.__version__, *conditions)
+        self._place = float(zlib.crc32(f"{cpu_name()} {torch.get_num_threads()}".encode()))
         self.seconds = 0.0
         self.computed = 0
         self.from_cache = 0
+        self.spared = 0.0
+        self.handling = 0.0
+
+    @property
+    def correction(self) -> float:
+        """What to add to a time taken so far, for that of the same work without a cache."""
+        return self.spared - self.handling
 
     def together(
         self, pixels: Tensor, known: Sequence[str], what: str, compute: Compute
@@ -63,18 +81,20 @@ class Meter:
         if self.cache is None:
             return self._timed(pixels, compute)
         found = []
-        for one in pixels:
-            key = self._key(one, known, what)
-            entry = self.cache.get(key)
-            if entry is None:
-                computed = self._timed(one[None], compute)
-                tensors = [tensor.float() for tensor in computed]
-                self.cache.put(key, [tensor.cpu().numpy() for tensor in tensors])
-            else:
-                self.from_cache += 1
-                tensors = [torch.from_numpy(array).to(one.device) for array in entry]
-            found.append(tensors)
-        return [torch.cat(parts) for parts in zip(*found, strict=True)]
+        with self._handled():
+            for one in pixels:
+                key = self._key(one, known, what)
+                entry = self.cache.get(key)
+                if entry is None:
+                    computed, took = self._computed(one[None], compute)
+                    tensors = [tensor.float() for tensor in computed]
+                    self.cache.put(key, [*(tensor.cpu().numpy() for tensor in tensors), took])
+                else:
+                    *arrays, took = entry
+                    self._spare([took])
+                    tensors = [torch.from_numpy(array).to(one.device) for array in arrays]
+                found.append(tensors)
+            return [torch.cat(parts) for parts in zip(*found, strict=True)]
 
     def apart(
         self, pixels: Tensor, known: Sequence[str], names: Sequence[str], compute: Compute
@@ -93,20 +113,22 @@ class Meter:
         if self.cache is None:
             return self._timed(pixels, compute)
         found = []
-        for one in pixels:
-            keys = [self._key(one, known, name) for name in names]
-            entries = [self.cache.get(key) for key in keys]
-            if all(entry is not None for entry in entries):
-                self.from_cache += 1
-                arrays = [entry[0] for entry in entries if entry is not None]
-                tensors = [torch.from_numpy(array).to(one.device) for array in arrays]
-            else:
-                tensors = [tensor.float() for tensor in self._timed(one[None], compute)]
-                for key, entry, tensor in zip(keys, entries, tensors, strict=True):
-                    if entry is None:
-                        self.cache.put(key, [tensor.cpu().numpy()])
-            found.append(tensors)
-        return [torch.cat(parts) for parts in zip(*found, strict=True)]
+        with self._handled():
+            for one in pixels:
+                keys = [self._key(one, known, name) for name in names]
+                entries = [self.cache.get(key) for key in keys]
+                there = [entry for entry in entries if entry is not None]
+                if len(there) == len(keys):
+                    self._spare([took for _, took in there])
+                    tensors = [torch.from_numpy(array).to(one.device) for array, _ in there]
+                else:
+                    computed, took = self._computed(one[None], compute)
+                    tensors = [tensor.float() for tensor in computed]
+                    for key, entry, tensor in zip(keys, entries, tensors, strict=True):
+                        if entry is None:
+                            self.cache.put(key, [tensor.cpu().numpy(), took])
+                found.append(tensors)
+            return [torch.cat(parts) for parts in zip(*found, strict=True)]
 
     def _key(self, pixels: Tensor, known: Sequence[str], what: str) -> str:
         content = np.ascontiguousarray(pixels.cpu().numpy())
@@ -114,6 +136,25 @@ class Meter:
         total.update(f"{what} {content.shape}".encode())
         total.update(content.data)
         return total.hexdigest()
+
+    @contextmanager
+    def _handled(self) -> Iterator[None]:
+        """Count what the block takes beside the network."""
+        start, before = time.perf_counter(), self.seconds
+        yield
+        self.handling += time.perf_counter() - start - (self.seconds - before)
+
+    def _computed(self, pixels: Tensor, compute: Compute) -> tuple[list[Tensor], np.ndarray]:
+        """What the network gives; the seconds that it took, and where."""
+        before = self.seconds
+        found = self._timed(pixels, compute)
+        return found, np.array([self.seconds - before, self._place])
+
+    def _spare(self, times: Sequence[np.ndarray]) -> None:
+        """Count an image whose entries were found; one pass would have made all of them."""
+        self.from_cache += 1
+        here = all(place == self._place for _, place in times)
+        self.spared += max(float(seconds) for seconds, _ in times) if here else math.nan
 
     def _timed(self, pixels: Tensor, compute: Compute) -> list[Tensor]:
         _wait(pixels.device)
@@ -177,9 +218,12 @@ class MeasuredClip(ClipBackbone):
         self.__dict__ |= network.__dict__
         self.meter = meter
 
-    @property
-    def _known(self) -> tuple[str, ...]:
-        return (self.name, self.digest, self.positions, self.activation)
+    def _known(self, pixels: Tensor) -> tuple[str, ...]:
+        height, width = (side // self.stride for side in pixels.shape[-2:])
+        table = len(self.visual.positional_embedding) - 1
+        # A table that fits the grid is not resized, by whatever rule.
+        own = height == width and height * width == table
+        return (self.name, self.digest, "native" if own else self.positions, self.activation)
 
     def tokens(
         self,
@@ -198,7 +242,7 @@ class MeasuredClip(ClipBackbone):
             found = super(MeasuredClip, self).tokens(batch, layers, values_from, stop_early)
             return [*found.blocks, found.last, *found.values]
 
-        found = self.meter.apart(pixels, self._known, [*blocks, *beside], compute)
+        found = self.meter.apart(pixels, self._known(pixels), [*blocks, *beside], compute)
         count = len(wanted)
         grid = (pixels.shape[-2] // self.stride, pixels.shape[-1] // self.stride)
         return Tokens(found[:count], found[count + 1 :], found[count], grid)
@@ -207,7 +251,7 @@ class MeasuredClip(ClipBackbone):
         """Embeddings of windows; see :meth:`ClipBackbone.embed_windows`."""
         return self.meter.apart(
             pixels,
-            self._known,
+            self._known(pixels),
             [f"windows {side}" for side in sides],
             lambda batch: super(MeasuredClip, self).embed_windows(batch, sides),
         )

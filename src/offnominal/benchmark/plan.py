@@ -1,22 +1,20 @@
 """From what was asked for to cells: every data set, category, method, setting, shots and seed."""
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from offnominal.backbones import backbone_name
 from offnominal.benchmark.cell import Cell
-from offnominal.benchmark.grid import combinations
+from offnominal.benchmark.grid import of_method
 from offnominal.benchmark.record import relative
+from offnominal.benchmark.variants import Variants, check_methods, chosen_for
 from offnominal.datasets import Dataset, draw_shots
 from offnominal.datasets.shots import Sampling
-from offnominal.detectors import METHODS, detector_class
-from offnominal.errors import OptionError, WeightsError
+from offnominal.detectors import METHODS
+from offnominal.errors import OptionError
 
-__all__ = ["Request", "Work", "make_plan", "samples_digest"]
+__all__ = ["Request", "Work", "make_plan", "samples_digest", "varied"]
 
 
 @dataclass(frozen=True)
@@ -32,9 +30,11 @@ class Request:
         Seeds 0 to ``seeds`` - 1; methods and cells that draw nothing have seed 0 only.
     sampling : {"first", "random"}
     backbones : sequence of str
-        Names, files of weights that say what they are, or ``NAME=FILE``; empty: the default.
+        Names, files of weights that say what they are, or ``NAME=FILE``; empty: the default. With
+        ``METHOD:`` before it one is for that method alone, in the place of the general ones.
     sets : mapping of str to sequence
-        Values of detector options. One that a method does not have is left out for it.
+        Values of detector options, by name or by ``METHOD:NAME``. One that a method does not have
+        is left out for it.
     cached : bool
         Whether features may come from the cache.
     class_names : mapping of str to str or None
@@ -65,12 +65,15 @@ class Work:
         Files that options name, by their digest, which stands for them in the cells.
     impossible : list of str
         Cells that cannot be had, and why, in words.
+    untrained : dict of str to str
+        Files among them that say of themselves that they are not pretrained, and why.
     """
 
     cells: list[Cell]
     datasets: dict[str, Dataset]
     files: dict[str, str]
     impossible: list[str]
+    untrained: dict[str, str] = field(default_factory=dict)
 
 
 def make_plan(datasets: Sequence[Dataset], request: Request) -> Work:
@@ -84,12 +87,15 @@ def make_plan(datasets: Sequence[Dataset], request: Request) -> Work:
     names = [dataset.name for dataset in datasets]
     if len(set(names)) < len(names):
         raise OptionError(f"--data: two data sets are called {max(names, key=names.count)}")
-    work = Work([], {dataset.name: dataset for dataset in datasets}, {}, [])
+    check_methods(request.methods, request.backbones, "--backbone")
+    found = Variants()
     variants = [
         (method, options)
         for method in request.methods
-        for options in _variants(method, request, work.files)
+        for options in found.of(method, request.backbones, request.sets)
     ]
+    by_name = {dataset.name: dataset for dataset in datasets}
+    work = Work([], by_name, found.files, found.impossible, found.untrained)
     cells: dict[str, Cell] = {}
     for dataset in datasets:
         for category in dataset.categories:
@@ -123,6 +129,18 @@ def make_plan(datasets: Sequence[Dataset], request: Request) -> Work:
     return work
 
 
+def varied(request: Request) -> tuple[str, ...]:
+    """The settings that a request has several values of, first the one to draw a figure over."""
+    several = [of_method(name)[1] for name, values in request.sets.items() if len(values) > 1]
+    backbones = max(len(chosen_for(method, request.backbones)) for method in request.methods)
+    counts = {"method": len(request.methods), "backbone": backbones, "shots": len(request.shots)}
+    several += [name for name, count in counts.items() if count > 1]
+    # Where some methods take no images, there is no line over their number to draw.
+    blind = any(METHODS[method].references == "none" for method in request.methods)
+    first = "method" if blind else "shots"
+    return tuple(sorted(dict.fromkeys(several), key=lambda name: name != first))
+
+
 def _named(
     options: dict[str, Any], category: str, names: Mapping[str, str] | None
 ) -> dict[str, Any]:
@@ -131,48 +149,6 @@ def _named(
         return options
     # As the papers have it, a category without a name is called what its folder is.
     return options | {"class_name": names.get(category, category)}
-
-
-def _variants(method: str, request: Request, files: dict[str, str]) -> list[dict[str, Any]]:
-    """Full options of a method for every combination of backbones and sets."""
-    kind = detector_class(method)
-    known = kind.option_names()
-    sets = {name: values for name, values in request.sets.items() if name in known}
-    backbones = list(request.backbones) or list(sets.pop("backbone", [None]))
-    sets.pop("backbone", None)
-    found = []
-    for backbone in backbones:
-        name, file = _split(backbone)
-        for chosen in combinations(sets):
-            options = kind(**chosen, backbone=name, weights=file).options()
-            options["backbone"] = backbone_name(name, file, kind.default_backbone)
-            for option in ("weights", *kind.file_options):
-                if (path := options[option]) is not None:
-                    digest = _file_digest(Path(path))
-                    files[digest] = str(Path(path).absolute())
-                    options[option] = digest
-            # As JSON will have it: a tuple is a list, so that a cell read back equals itself.
-            found.append(json.loads(json.dumps(options)))
-    return found
-
-
-def _split(backbone: str | None) -> tuple[str | None, str | None]:
-    if backbone is None:
-        return None, None
-    name, equals, file = backbone.partition("=")
-    if equals:
-        return name, file
-    if backbone.endswith((".safetensors", ".pth", ".pt", ".bin")):
-        return None, backbone
-    return backbone, None
-
-
-def _file_digest(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
-    except OSError as error:
-        raise WeightsError(f"{path}: cannot be read ({error.strerror})") from error
 
 
 def _draws(method: str, request: Request, impossible: list[str]) -> list[tuple[int | None, int]]:

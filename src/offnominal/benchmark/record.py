@@ -2,6 +2,7 @@
 
 import platform
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -13,11 +14,13 @@ import torch
 
 from offnominal._version import __version__
 from offnominal.benchmark.cell import Cell
+from offnominal.benchmark.machine import cpu_name
 from offnominal.benchmark.store import FORMAT, write_json, write_patch_scores, write_scores
 from offnominal.calibration import Threshold
 from offnominal.datasets import Dataset, Sample
 from offnominal.detectors.base import Detector
 from offnominal.detectors.prediction import Prediction
+from offnominal.detectors.untrained import untrained
 from offnominal.metrics import PixelMetrics, image_curves, image_intervals, image_metrics
 
 __all__ = ["Record", "relative"]
@@ -57,6 +60,8 @@ class Record:
         Shared by cells whose maps are the same; None where no test image has a mask.
     maps : Path or None
         Where every map is written; None: nowhere.
+    unscored : sequence of Sample
+        Test images that could be read and got no score.
     """
 
     cell: Cell
@@ -70,6 +75,7 @@ class Record:
     shared_with: int = 0
     notes: list[str] = field(default_factory=list)
     unreadable: list[str] = field(default_factory=list)
+    unscored: Sequence[Sample] = ()
 
     def __post_init__(self) -> None:
         self._rows: dict[str, list[Any]] = {name: [] for name in _COLUMNS}
@@ -112,19 +118,42 @@ class Record:
 
     def figures(self) -> dict[str, float]:
         """Image-level and pixel-level figures, and what the detector's own threshold did."""
-        labels, scores = self._rows["label"], self._rows["score"]
-        figures = dict(image_metrics(labels, scores))
-        decided = [d for d in self._rows["is_anomalous"] if d is not None]
-        for name, label, wrong in (("false_rejects", 0, True), ("misses", 1, False)):
-            kind = [
-                decision is wrong
-                for decision, each in zip(self._rows["is_anomalous"], labels, strict=True)
-                if each == label
-            ]
-            figures[name] = sum(kind) / len(kind) if kind and decided else float("nan")
+        figures = dict(image_metrics(self._rows["label"], self._rows["score"]))
+        figures |= self._decisions()
         if self.pixels is not None:
             figures |= self.pixels.compute()
         return figures
+
+    def failures_as_wrong(self) -> dict[str, float]:
+        """The figures of images, as if each one without a score had been judged wrongly.
+
+        Good ones among them score above all others and count as rejected, defective ones score
+        below all others and count as missed. Empty if every image got a score.
+        """
+        if not self.unscored:
+            return {}
+        labels, scores = list(self._rows["label"]), list(self._rows["score"])
+        low, high = min(scores, default=0.0) - 1, max(scores, default=0.0) + 1
+        for sample in self.unscored:
+            labels.append(sample.label)
+            scores.append(low if sample.label else high)
+        figures = dict(image_metrics(labels, scores))
+        del figures["image_f1_max_threshold"]  # it may lie between scores that were made up
+        return figures | self._decisions([sample.label for sample in self.unscored])
+
+    def _decisions(self, wrong: Sequence[int] = ()) -> dict[str, float]:
+        """What the detector's own threshold did; `wrong` are labels of further wrong decisions."""
+        decisions = list(zip(self._rows["is_anomalous"], self._rows["label"], strict=True))
+        decided = any(decision is not None for decision, _ in decisions)
+        figures = {}
+        for name, label, error in (("false_rejects", 0, True), ("misses", 1, False)):
+            kind = [decision is error for decision, each in decisions if each == label]
+            kind += [True for each in wrong if each == label]
+            figures[name] = sum(kind) / len(kind) if kind and decided else float("nan")
+        return figures
+
+    def _unscored(self, label: int) -> int:
+        return sum(sample.label == label for sample in self.unscored)
 
     def write(self, folder: Path) -> dict[str, float]:
         """Write the cell's files into a folder; its figures."""
@@ -136,6 +165,9 @@ class Record:
             "intervals": self.intervals(),
             "curves": {"image": image_curves(labels, scores)},
             "images": len(labels),
+            "unscored": {"good": self._unscored(0), "defective": self._unscored(1)},
+            "failures_as_wrong": self.failures_as_wrong(),
+            "untrained": untrained(self.detector),
         }
         if self.pixels is not None:
             metrics["curves"]["pixel"] = self.pixels.curves()
@@ -169,7 +201,7 @@ class Record:
             "python": platform.python_version(),
             "packages": {name: version(name) for name in _PACKAGES},
             "device": _device_name(detector),
-            "cpu": _cpu_name(),
+            "cpu": cpu_name(),
             "threads": torch.get_num_threads(),
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
             "timings": self.timings,
@@ -213,13 +245,3 @@ def _threshold(threshold: Threshold | None) -> dict[str, Any] | None:
 def _device_name(detector: Detector) -> str:
     device = detector._device
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-
-
-def _cpu_name() -> str:
-    """The processor's name where the system tells it."""
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import torch
 
-from offnominal.backbones import load_backbone
 from offnominal.backbones.base import Backbone
 from offnominal.benchmark.cell import SCORING_OPTIONS, Cell
 from offnominal.benchmark.claims import claim
@@ -21,7 +20,7 @@ from offnominal.benchmark.store import Store
 from offnominal.datasets import draw_shots
 from offnominal.detectors import METHODS, detector_class
 from offnominal.detectors.base import Detector
-from offnominal.errors import ImageError, OffnominalError
+from offnominal.errors import DatasetError, ImageError, OffnominalError
 
 __all__ = ["Outcome", "Runner"]
 
@@ -170,12 +169,16 @@ class Runner:
             if maps is not None:
                 maps.mkdir()
             records.append(Record(cell, own, dataset, files, maps=maps))
-        measure(records, dataset.test(first.category), unreadable.append, tell)
+        test = dataset.test(first.category)
+        measure(records, test, unreadable.append, tell, meter=meter)
+        if not records[0].labels:
+            raise DatasetError(f"none of {len(test)} test images has a score: {unreadable[-1]}")
         for record in records:
             record.timings |= {
                 "fit": fit,
                 "network_in_fit": network_in_fit,
                 "network": meter.seconds,
+                "network_spared": meter.spared,
             }
             record.features = {"computed": meter.computed, "from_cache": meter.from_cache}
             record.shared_with = len(records) - 1
@@ -193,9 +196,7 @@ class Runner:
         key = f"{options['backbone']} {options['weights']} {options['layers']}"
         if key not in self._networks:
             # One at a time: a preset over backbones would otherwise hold all of them.
-            self._networks = {
-                key: load_backbone(options["backbone"], options["weights"], options["layers"])
-            }
+            self._networks = {key: detector.build_network()}
         cache = self.cache if cell.cached else None
         conditions = (str(options["precision"]), _kind(self.device))
         chosen = detector.choose_levels(self._networks[key])

@@ -45,6 +45,7 @@ class FinishedCell:
         Versions, device, times by stage, thresholds, notes.
     metrics : dict
         ``figures``, ``intervals``, ``curves``, ``regions`` and counts; an undefined figure is nan.
+        Where images got no score, ``failures_as_wrong``: the figures with those counted as wrong.
     """
 
     folder: Path
@@ -56,6 +57,16 @@ class FinishedCell:
     def name(self) -> str:
         """The cell's name, which is that of its folder."""
         return self.folder.name
+
+    @property
+    def untrained(self) -> str:
+        """Why the figures say nothing of the method; empty if nothing is known against them."""
+        return str(self.metrics.get("untrained") or "")
+
+    @property
+    def unscored(self) -> int:
+        """Test images that could be read and got no score."""
+        return sum((self.metrics.get("unscored") or {}).values())
 
     @cached_property
     def scores(self) -> dict[str, list[Any]]:
@@ -235,6 +246,8 @@ def _finite(value: Any) -> Any:
 
 
 def _undefined_to_nan(metrics: dict[str, Any]) -> dict[str, Any]:
-    figures = metrics.get("figures", {})
     nan = float("nan")
-    return metrics | {"figures": {k: nan if v is None else v for k, v in figures.items()}}
+    return metrics | {
+        name: {k: nan if v is None else v for k, v in metrics.get(name, {}).items()}
+        for name in ("figures", "failures_as_wrong")
+    }

@@ -50,7 +50,8 @@ def check_choice(option: str, value: object, choices: Sequence[object]) -> None:
 def check_bank(storage: str, search: str) -> None:
     """Raise an :class:`OptionError` if a bank cannot be kept or searched so."""
     check_choice("storage", storage, get_args(Storage))
-    parse_search(search)
+    if parse_search(search).kind != "exact":
+        raise OptionError(f"--search {search}: detectors search exactly so far; leave it out")
 
 
 def choose_device(device: str) -> torch.device:

@@ -7,19 +7,24 @@ blocks, nor the number of threads, nor the format of the first stage can change 
 """
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from offnominal.memory.exact import (
+    NOTHING,
+    batches,
+    distances_of,
+    exact_distances,
+    offer,
+    rows_of,
+)
 from offnominal.memory.screen import Screen, screen
 from offnominal.memory.storage import Stored
 
-# A distance and the row it belongs to are one integer: the bits of a non-negative float32 are
-# ordered as its value is, so a smaller key is a smaller distance or, at a tie, a lower row.
-_ROW_BITS = 32
-_NOTHING = (0x7F800000 << _ROW_BITS) | 0xFFFFFFFF  # infinitely far
+__all__ = ["Plan", "exact_distances", "nearest"]
+
 # Touching one row exactly costs about as much as this many rows of a float32 product.
 _EXACT_COST = 40
 
@@ -75,34 +80,6 @@ class Plan:
         return cls(queries, rows, blocks, group, max(touch, group), refine)
 
 
-def exact_distances(rows: Tensor, queries: Tensor) -> Tensor:
-    """Squared distances, the same bits for the same pair wherever it is computed.
-
-    The squares are added in a fixed tree of element-wise additions, each correctly rounded; a
-    library's sum may change its order with the shape of its input or the number of threads.
-
-    Parameters
-    ----------
-    rows : Tensor
-        (..., D) float32. Overwritten.
-    queries : Tensor
-        (..., D) float32, of a shape that broadcasts to that of ``rows``.
-
-    Returns
-    -------
-    Tensor
-        (...) float32, at least 0.
-    """
-    squares = rows.sub_(queries)
-    squares.mul_(squares)
-    width = squares.shape[-1]
-    while width > 1:
-        half = width // 2
-        squares.narrow(-1, 0, half).add_(squares.narrow(-1, width - half, half))
-        width -= half
-    return squares[..., 0]
-
-
 def nearest(
     rows: Tensor | Stored,
     queries: Tensor,
@@ -134,7 +111,7 @@ def nearest(
         Squared Euclidean distances (Q, k) float32, ascending, and rows (Q, k) int64; of equal
         distances the lowest row comes first.
     """
-    best = torch.full((len(queries), k), _NOTHING, dtype=torch.int64, device=rows.device)
+    best = torch.full((len(queries), k), NOTHING, dtype=torch.int64, device=rows.device)
     blocks = [
         (start, min(start + plan.rows, end))
         for first, end in spans
@@ -146,7 +123,7 @@ def nearest(
         for b in range(0, len(blocks), plan.blocks):
             span = _Span(rows, blocks[b : b + plan.blocks], centre, plan)
             span.search(queries[part], best[part], dtype)
-    return (best >> _ROW_BITS).to(torch.int32).view(torch.float32), best & 0xFFFFFFFF
+    return distances_of(best), rows_of(best)
 
 
 class _Span:
@@ -161,6 +138,7 @@ class _Span:
         steps = torch.arange(groups, device=rows.device) * plan.group
         self.first = (bounds[:, :1] + steps).flatten()
         self.stop = bounds[:, 1:].expand(-1, groups).flatten()
+        self.steps = torch.arange(plan.group, device=rows.device)
         self.size = sum(stop - start for start, stop in blocks)
 
     def search(
@@ -199,7 +177,7 @@ class _Span:
         del screened
         narrowed = before[ids]
         plan = replace(self.plan, group=1)
-        for batch in _batches(len(self.blocks), max(1, plan.blocks // self.plan.group)):
+        for batch in batches(len(self.blocks), max(1, plan.blocks // self.plan.group)):
             span = _Span(self.rows, self.blocks[batch], self.centre, plan)
             span.search(queries[ids], narrowed, torch.float32, final=True)
         best[ids] = narrowed
@@ -214,7 +192,7 @@ class _Span:
 
     def _candidates(self, screened: Screen, ids: Tensor, best: Tensor) -> tuple[Tensor, Tensor]:
         """List the groups that may hold a row as near as the k-th best so far."""
-        kth = (best[ids, -1] >> _ROW_BITS).to(torch.int32).view(torch.float32)
+        kth = distances_of(best[ids, -1])
         near = screened.maxima[ids] >= screened.threshold(kth, ids)[:, :, None]
         who, which = near.flatten(1).nonzero().unbind(1)
         return who, which
@@ -223,33 +201,10 @@ class _Span:
         self, queries: Tensor, best: Tensor, ids: Tensor, who: Tensor, which: Tensor
     ) -> None:
         """Compare queries ``ids[who]`` with groups ``which`` exactly, and keep the k nearest."""
-        pairs = max(1, self.plan.touch // self.plan.group)
-        for part in _batches(len(who), 64 * pairs):
-            keys = [
-                self._keys(queries[ids[who[p]]], which[p], best.shape[1])
-                for p in _batches(part.stop, pairs, part.start)
-            ]
-            found = torch.cat(keys)
-            owner = who[part][:, None].expand_as(found)
-            known = torch.arange(len(ids), device=ids.device)[:, None].expand(-1, best.shape[1])
-            best[ids] = _smallest(
-                torch.cat([best[ids].flatten(), found.flatten()]),
-                torch.cat([known.flatten(), owner.flatten()]),
-                best.shape[1],
-            )
-
-    def _keys(self, queries: Tensor, which: Tensor, k: int) -> Tensor:
-        """Keys of the rows of one group per query, at most the k smallest of each."""
-        index = self.first[which][:, None] + torch.arange(self.plan.group, device=which.device)
-        stop = self.stop[which][:, None]
-        picked = self.rows.index_select(0, index.minimum(stop - 1).flatten())
-        picked = picked.view(len(which), self.plan.group, -1)
-        bits = exact_distances(picked, queries[:, None]).contiguous().view(torch.int32)
-        keys = bits.to(torch.int64) << _ROW_BITS | index
-        keys.masked_fill_(index >= stop, _NOTHING)
-        if k == 1:
-            return keys.amin(1, keepdim=True)
-        return keys.topk(k, largest=False).values if k < self.plan.group else keys
+        for part in batches(len(who), 64 * max(1, self.plan.touch // self.plan.group)):
+            index = self.first[which[part], None] + self.steps
+            index.masked_fill_(index >= self.stop[which[part], None], -1)
+            offer(self.rows, queries, best, ids[who[part]], index, self.plan.touch)
 
     def _repeated(self, k: int) -> Tensor:
         """Mark the groups whose every row equals ``k`` or more earlier rows of its block.
@@ -265,17 +220,3 @@ class _Span:
             rank = torch.arange(len(kind), device=kind.device) - torch.searchsorted(kind, kind)
             repeated[number * per_block + order[rank < k] // self.plan.group] = False
         return repeated
-
-
-def _batches(stop: int, size: int, start: int = 0) -> Iterator[slice]:
-    """Cut a range into slices of at most ``size``."""
-    for first in range(start, stop, size):
-        yield slice(first, min(first + size, stop))
-
-
-def _smallest(keys: Tensor, owner: Tensor, k: int) -> Tensor:
-    """Of each owner 0, 1, … (each with at least ``k`` keys) the ``k`` smallest keys, ascending."""
-    keys, order = keys.sort()
-    owner, rank = owner[order].sort(stable=True)
-    first = torch.searchsorted(owner, torch.arange(int(owner[-1]) + 1, device=owner.device))
-    return keys[rank][first[:, None] + torch.arange(k, device=owner.device)]

@@ -45,16 +45,18 @@ class Stored:
 
     def __getitem__(self, index: slice | Tensor) -> Tensor:
         """Rows (n, D) float32; of float32 rows a slice is not a copy."""
+        if isinstance(index, Tensor) and index.dtype == torch.int64:
+            return self.index_select(0, index)
         if self.scale is None:
             return self.rows[index].float()
-        return self.rows[index] * self.scale[index][:, None]
+        return self.rows[index].float().mul_(self.scale[index][:, None])
 
     def index_select(self, dim: int, index: Tensor) -> Tensor:
         """A copy of the rows ``index`` (n,), as (n, D) float32."""
         picked = self.rows.index_select(dim, index)
         if self.scale is None:
             return picked.float()
-        return picked * self.scale.index_select(0, index)[:, None]
+        return picked.float().mul_(self.scale.index_select(0, index)[:, None])
 
 
 def encode(features: Tensor, storage: str) -> tuple[Tensor, Tensor | None]:
@@ -70,7 +72,7 @@ def encode(features: Tensor, storage: str) -> tuple[Tensor, Tensor | None]:
     -------
     tuple
         (n, D) rows, and (n,) float32 scales if they are int8. An int8 row's largest absolute
-        value becomes ±127, so each value is off by at most 1/254 of that largest one.
+        value becomes ±127; each value is off by about 1/254 of that largest one at most.
 
     Raises
     ------
@@ -83,7 +85,12 @@ def encode(features: Tensor, storage: str) -> tuple[Tensor, Tensor | None]:
         # A row of zeros, or of values so small that their scale is rounded to zero.
         divisor = torch.where(scale > 0, scale, 1)
         coded = (features / divisor[:, None]).round_().clamp_(-_LEVELS, _LEVELS)
-        return coded.to(torch.int8), scale
+        # Of all scales for these integers, that with the least squared error: what is lost is
+        # then at right angles to the row, and distances to its neighbours change less. In
+        # float64, so that the order of the sums cannot be seen in the result.
+        across = (features.double() * coded).sum(1)
+        best = across / coded.double().square().sum(1).clamp_(min=1)
+        return coded.to(torch.int8), torch.where(scale > 0, best.float(), scale)
     if storage == "fp16" and len(features):
         largest = float(features.abs().amax())
         if largest > torch.finfo(torch.float16).max:

@@ -13,6 +13,7 @@ from offnominal.report.gallery import choose, make_cards
 from offnominal.report.html import template, write_html
 from offnominal.report.results import gather
 from offnominal.report.sentences import headline
+from offnominal.report.speed import speed
 from offnominal.report.tables import Sources
 from offnominal.report.words import join
 
@@ -94,10 +95,11 @@ def write_report(
         title=title or f"Benchmark on {join(names)}",
         version=__version__,
         headline=headline(cells, setups),
+        warning=sections.warning(setups),
         plans=parts,
         key=sections.metric_key(setups),
         curves=curves,
-        speed=sections.speed(setups, plans),
+        speed=speed(setups, plans),
         gallery=gallery,
         gallery_words=sections.gallery_words(choices) if choices else "",
         cards=[sections.card_values(card, len(names) > 1) for card in cards],

@@ -69,6 +69,6 @@ def _notes(cells: Sequence[FinishedCell]) -> list[str]:
     notes: dict[str, int] = {}
     for cell in cells:
         unreadable = cell.run.get("unreadable") or []
-        for note in [*(cell.run.get("notes") or []), *(f"unreadable: {u}" for u in unreadable)]:
+        for note in [*(cell.run.get("notes") or []), *(f"left out: {u}" for u in unreadable)]:
             notes[note] = notes.get(note, 0) + 1
     return [f"{note} ({number} cells)" if number > 1 else note for note, number in notes.items()]

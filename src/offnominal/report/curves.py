@@ -8,7 +8,7 @@ import numpy as np
 
 from offnominal.benchmark.store import FinishedCell
 from offnominal.report.drawing import GOOD, INK, SERIES, SHEET, SOFT, WRONG, style
-from offnominal.report.words import percent
+from offnominal.report.words import percent, untrained_words
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -39,6 +39,9 @@ def cell_figure(cell: FinishedCell) -> "Figure":
         _roc(axes[1], curves, cell.metrics["figures"])
         _precision(axes[2], curves)
         _overlap(axes[3], curves)
+        if cell.untrained:
+            words = untrained_words([cell.untrained])
+            figure.suptitle(words, x=0.005, ha="left", fontsize=8.5, color=WRONG)
     return figure
 
 
@@ -47,6 +50,8 @@ def cell_words(cell: FinishedCell) -> str:
     figures = cell.metrics["figures"]
     labels, decisions = cell.scores["label"], cell.scores["is_anomalous"]
     told = [f"{labels.count(0):,} good, {labels.count(1):,} defective."]
+    if cell.unscored:
+        told.append(f"{cell.unscored:,} more got no score.")
     if None in decisions:
         told.append("No threshold of its own: too few good images were known.")
     else:

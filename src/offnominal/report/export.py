@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from offnominal.benchmark.published import find_published
 from offnominal.benchmark.store import FinishedCell
 from offnominal.report.results import Setup
 from offnominal.report.tables import Entry, Table
@@ -28,6 +27,8 @@ _LATEX = {
     "±": r"$\pm$",
     "−": r"$-$",
     "–": "--",
+    "†": r"$\dagger$",
+    "\u00a0": "~",
 }
 
 
@@ -47,11 +48,15 @@ def write_cells(path: Path, cells: Sequence[FinishedCell]) -> None:
             for name in ("dataset", "category", "method", "shots", "seed", "sampling", "cached")
         }
         row["shots"] = "all" if row["shots"] is None else row["shots"]
+        row["untrained"] = cell.untrained
         row |= {f"option_{name}": value for name, value in sorted(settings["options"].items())}
         row |= {name: run.get(name) for name in ("version", "device", "cpu", "threads", "finished")}
         timings = run.get("timings") or {}
-        row |= {f"{name}_seconds": timings.get(name) for name in ("fit", "predict", "per_image")}
-        row["images"] = run.get("images")
+        stages = ("fit", "predict", "per_image", "per_image_uncached")
+        row |= {f"{name}_seconds": timings.get(name) for name in stages}
+        row |= {"images": run.get("images"), "unscored": cell.unscored}
+        for name, value in cell.metrics.get("failures_as_wrong", {}).items():
+            row[f"{name}_failures_as_wrong"] = "" if math.isnan(value) else value
         for name, value in cell.metrics["figures"].items():
             row[name] = "" if math.isnan(value) else value
             low, high = (cell.metrics.get("intervals") or {}).get(name) or (None, None)
@@ -65,6 +70,8 @@ def write_results(path: Path, setups: Sequence[Setup]) -> None:
     """One row for each setup, category and figure, and for the mean over categories.
 
     Figures are shares of 1; ``published`` and ``difference`` are in percent, as they were printed.
+    ``untrained`` says why a figure means nothing, where weights were not pretrained; of such a row
+    no published figure is given.
 
     Parameters
     ----------
@@ -87,14 +94,15 @@ def write_results(path: Path, setups: Sequence[Setup]) -> None:
                     "shots": "all" if setup.shots is None else setup.shots,
                     "category": category or "mean",
                     "metric": metric,
+                    "untrained": setup.untrained,
                     "mean": summary.mean,
                     "std": "" if math.isnan(summary.std) else summary.std,
                     "seeds": summary.seeds,
                     "complete": summary.whole,
                 }
-                published = None
-                if summary.whole:
-                    published = find_published(setup.stated, metric, categories, category)
+                wrong = setup.failures_as_wrong(metric, category)
+                row["failures_as_wrong"] = wrong.mean if wrong else ""
+                published = setup.published(metric, category) if summary.whole else None
                 row["published"] = published.value if published else ""
                 row["difference"] = (
                     round(100 * summary.mean - published.value, 2) if published else ""
@@ -118,13 +126,14 @@ def latex(tables: Sequence[Table], sources: Sequence[str]) -> str:
         *(f"% [{number}] {_one_line(text)}" for number, text in enumerate(sources, 1)),
     ]
     for table in tables:
+        caption = ". ".join(filter(None, (table.caption, " ".join(table.notes))))
         layout = "l" * len(table.heads) + "r" * len(table.columns)
         heads = " & ".join(escape(head) for head in (*table.heads, *table.columns))
         parts += [
             "",
             r"\begin{table}",
             r"\centering",
-            rf"\caption{{{escape(table.caption)}}}",
+            rf"\caption{{{escape(caption)}}}",
             rf"\begin{{tabular}}{{{layout}}}",
             r"\toprule",
             rf"{heads} \\",
@@ -150,6 +159,8 @@ def _entry(entry: Entry) -> str:
         text = rf"\textbf{{{text}}}"
     if entry.partial:
         text += "*"
+    if entry.wrong:
+        text += rf" {{\small ({escape(entry.wrong)})}}"
     if entry.published:
         text += rf" {{\small [{entry.source}] {escape(entry.published)}}}"
     return text

@@ -1,21 +1,49 @@
-"""Figures that answer a plan's question: lines, dots, and speed against AUROC."""
+"""Figures that answer a plan's question: lines, dots, and speed beside AUROC."""
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from offnominal.benchmark.published import find_published
-from offnominal.report.drawing import INK, SOFT, percent_axis, series, style
+from offnominal.report.drawing import INK, SHEET, SOFT, WRONG, percent_axis, series, style
 from offnominal.report.results import Setup, label_setups, varying
-from offnominal.report.words import METRICS, axis_heading, setting_words
+from offnominal.report.words import (
+    DAGGER,
+    METRICS,
+    axis_heading,
+    setting_words,
+    untrained_words,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["is_numeric", "plan_figure", "speed_figure"]
+__all__ = ["Speed", "is_numeric", "plan_figure", "speed_figure"]
 
 _WIDTH = 9.2  # inches, for two panels side by side
+
+
+class Speed(NamedTuple):
+    """How fast and how good a setup is.
+
+    Attributes
+    ----------
+    group : str
+        Setups of a group share a colour.
+    label : str
+    rate : float
+        Images per second.
+    auroc : float
+        On [0, 1].
+    untrained : str
+        Why the AUROC says nothing of the method; empty if nothing is known against it.
+    """
+
+    group: str
+    label: str
+    rate: float
+    auroc: float
+    untrained: str = ""
 
 
 def is_numeric(setups: Sequence[Setup], axis: str) -> bool:
@@ -48,8 +76,11 @@ def plan_figure(setups: Sequence[Setup], axes: Sequence[str]) -> "Figure | None"
     if not names or not metrics:
         return None
     axis, rest = names[0], names[1:]
+    joined = is_numeric(setups, axis) and _mostly_lines(setups, axis, rest)
+    if not joined and is_numeric(setups, axis):
+        names = [*rest, axis]
     with style():
-        if is_numeric(setups, axis):
+        if joined:
             figure = Figure(figsize=(_WIDTH * len(metrics) / 2, 3.1))
             panels = figure.subplots(1, len(metrics), squeeze=False)[0]
             for panel, metric in zip(panels, metrics, strict=True):
@@ -61,41 +92,68 @@ def plan_figure(setups: Sequence[Setup], axes: Sequence[str]) -> "Figure | None"
             panels = figure.subplots(1, len(metrics), squeeze=False, sharey=True)[0]
             for panel, metric in zip(panels, metrics, strict=True):
                 _dots(panel, metric, setups, label_setups(setups, names))
+        _explain(figure, [setup.untrained for setup in setups])
     return figure
 
 
-def speed_figure(points: Sequence[tuple[str, str, float, float]]) -> "Figure":
-    """Image AUROC against the time an image takes, on a logarithmic axis.
+def _mostly_lines(setups: Sequence[Setup], axis: str, rest: Sequence[str]) -> bool:
+    """Whether at least half of what else varies has several values of an axis to join."""
+    lines: dict[str, set[str]] = {}
+    for setup in setups:
+        key = str([setup.value(name) for name in rest])
+        lines.setdefault(key, set()).add(str(setup.value(axis)))
+    return 2 * sum(len(values) > 1 for values in lines.values()) >= len(lines)
+
+
+def speed_figure(points: Sequence[Speed]) -> "Figure":
+    """Images per second and image AUROC beside them, a row for each setup, the fastest on top.
 
     Parameters
     ----------
-    points : sequence of (group, label, seconds, AUROC)
-        Groups share a colour.
+    points : sequence of Speed
     """
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator, NullFormatter
 
-    groups = list(dict.fromkeys(group for group, *_ in points))
+    points = sorted(points, key=lambda point: -point.rate)
+    groups = list(dict.fromkeys(point.group for point in points))
     with style():
-        figure = Figure(figsize=(7.4, 3.6))
-        axes = figure.subplots()
-        for number, group in enumerate(groups):
-            mine = [(1000 * s, auroc) for g, _, s, auroc in points if g == group]
-            colour, marker, _ = series(number)
-            axes.plot(*zip(*mine, strict=True), marker, color=colour, ms=7, label=group)
-        times = [1000 * seconds for _, _, seconds, _ in points]
-        axes.set_xscale("log")
-        axes.set_xlim(min(times) / 1.6, max(times) * 2.6)
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-        axes.xaxis.set_minor_formatter(NullFormatter())
-        values = [auroc for *_, auroc in points]
-        percent_axis(axes, min(values) - 0.01, max(values) + 0.01)
-        if len(points) <= 14:
-            _name_points(axes, points)
-        axes.set(xlabel="time for one image, milliseconds", ylabel="image AUROC, %")
+        figure = Figure(figsize=(_WIDTH, 1.0 + 0.27 * len(points)))
+        rates, dots = figure.subplots(1, 2, sharey=True, width_ratios=[2, 1])
+        for row, point in enumerate(points):
+            colour = series(groups.index(point.group))[0]
+            rates.plot(point.rate, row, "o", color=colour, ms=6.5)
+            rates.annotate(
+                f"{point.rate:,.0f}" if point.rate >= 9.95 else f"{point.rate:#.2g}",
+                (point.rate, row),
+                xytext=(7, 0),
+                textcoords="offset points",
+                va="center",
+                fontsize=8.5,
+                color=INK,
+            )
+            face = "none" if point.untrained else colour
+            dots.plot(point.auroc, row, "o", color=colour, mfc=face, ms=6.5)
+        rates.set_xscale("log")
+        rates.set_xlim(points[-1].rate / 1.4, 1.8 * points[0].rate)
+        rates.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        rates.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        rates.xaxis.set_minor_formatter(NullFormatter())
+        rates.set_yticks(range(len(points)), [point.label for point in points])
+        rates.set_ylim(len(points) - 0.4, -0.6)
+        rates.tick_params(axis="y", labelcolor=INK)
+        rates.set_title("Images per second")
+        dots.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.3g}")
+        dots.set_title("Image AUROC, %")
         if len(groups) > 1:
-            axes.legend(loc="lower right")
+            from matplotlib.lines import Line2D
+
+            handles = [
+                Line2D([], [], marker="o", ls="", color=series(number)[0], label=name)
+                for number, name in enumerate(groups)
+            ]
+            figure.legend(handles=handles, loc="outside lower left")
+        _explain(figure, [point.untrained for point in points])
     return figure
 
 
@@ -115,6 +173,7 @@ def _lines(
     lines: dict[str, list[Setup]] = {}
     for setup in setups:
         key = ", ".join(setting_words(r, setup.value(r), alone=True) for r in rest)
+        key += DAGGER * bool(setup.untrained)
         lines.setdefault(key, []).append(setup)
     low, high = math.inf, -math.inf
     for number, (label, mine) in enumerate(lines.items()):
@@ -127,7 +186,8 @@ def _lines(
         under = [a - b for a, b in zip(y, spread, strict=True)]
         over = [min(a + b, 1.0) for a, b in zip(y, spread, strict=True)]
         axes.fill_between(x, under, over, color=colour, alpha=0.16, lw=0)
-        axes.plot(x, y, line, color=colour, marker=marker, label=label or None)
+        face = SHEET if mine[0].untrained else colour
+        axes.plot(x, y, line, color=colour, marker=marker, label=label or None, mfc=face)
         seen = [value for value in (*under, *over) if not math.isnan(value)]
         seen += _published(axes, metric, mine, x, colour)
         low, high = min([low, *seen]), max([high, *seen])
@@ -147,8 +207,7 @@ def _published(
     found = [
         (place, figure.value / 100)
         for place, setup in zip(x, setups, strict=True)
-        if setup.mean(metric).whole
-        and (figure := find_published(setup.stated, metric, setup.expected.get(metric, ())))
+        if setup.mean(metric).whole and (figure := setup.published(metric))
     ]
     if found:
         axes.plot(*zip(*found, strict=True), "D", mfc="none", mec=colour, ms=7, label="published")
@@ -162,9 +221,16 @@ def _dots(axes: "Axes", metric: str, setups: Sequence[Setup], labels: Sequence[s
         if len(each) > 1:
             axes.plot(each, [row] * len(each), "o", ms=4, color=SOFT, alpha=0.35, mew=0)
         colour, marker, _ = series(0)
-        deviation = 0 if math.isnan(summary.std) else summary.std
-        axes.errorbar(summary.mean, row, xerr=deviation, fmt=marker, color=colour, ms=7, capsize=3)
-    top = [summary.mean for summary in means if summary.whole and not math.isnan(summary.mean)]
+        deviation = None if math.isnan(summary.std) else summary.std
+        face = "none" if setup.untrained else colour
+        axes.errorbar(
+            summary.mean, row, xerr=deviation, fmt=marker, color=colour, ms=7, capsize=3, mfc=face
+        )
+    top = [
+        summary.mean
+        for setup, summary in zip(setups, means, strict=True)
+        if summary.whole and not math.isnan(summary.mean) and not setup.untrained
+    ]
     if top:
         axes.axvline(max(top), color=INK, lw=0.8, ls=":")
     axes.set_yticks(range(len(labels)), labels)
@@ -184,21 +250,8 @@ def _legend(figure: "Figure", panel: "Axes") -> None:
         )
 
 
-def _name_points(axes: "Axes", points: Sequence[tuple[str, str, float, float]]) -> None:
-    """Names to the right of the points, pushed apart where they would overlap."""
-    low, high = axes.get_ylim()
-    room = 0.062 * (high - low)
-    last = -math.inf
-    for _, label, seconds, auroc in sorted(points, key=lambda point: point[3]):
-        height = max(auroc, last + room)
-        last = height
-        name = axes.annotate(
-            label,
-            (1000 * seconds, height),
-            xytext=(8, 0),
-            textcoords="offset points",
-            va="center",
-            fontsize=8.5,
-            color=INK,
-        )
-        name.set_in_layout(False)  # a long name must not press the plot together
+def _explain(figure: "Figure", reasons: Sequence[str]) -> None:
+    """Say what a dagger means inside the figure, since figures are passed on without their page."""
+    words = untrained_words(reasons)
+    if words:
+        figure.suptitle(words, x=0.005, ha="left", fontsize=8.5, color=WRONG)

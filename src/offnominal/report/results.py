@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from offnominal.benchmark.published import Published, find_published
 from offnominal.benchmark.store import FinishedCell
 from offnominal.errors import DatasetError
-from offnominal.report.words import METRICS, setting_words
+from offnominal.report.words import DAGGER, METRICS, setting_words
 
 __all__ = ["Setup", "Summary", "best_setup", "gather", "label_setups", "varying"]
 
@@ -47,7 +48,7 @@ class Setup:
     Attributes
     ----------
     settings : dict
-        ``dataset``, ``method``, ``shots``, ``sampling`` and ``options``.
+        ``dataset``, ``method``, ``shots``, ``sampling``, ``options`` and ``untrained``.
     cells : dict of (str, int) to FinishedCell
         By category and seed.
     expected : dict of str to tuple of str
@@ -56,6 +57,8 @@ class Setup:
         What tells the setup from the others, in words.
     names : set of str
         Names of all its cells, those included for which another stands.
+    counted : {"figures", "failures_as_wrong"}
+        Which of a cell's figures count where it has them.
     """
 
     settings: dict[str, Any]
@@ -63,6 +66,7 @@ class Setup:
     expected: dict[str, tuple[str, ...]] = field(default_factory=dict)
     label: str = ""
     names: set[str] = field(default_factory=set)
+    counted: str = "figures"
 
     @property
     def dataset(self) -> str:
@@ -79,6 +83,17 @@ class Setup:
         """Number of references; None is all."""
         shots: int | None = self.settings["shots"]
         return shots
+
+    @property
+    def untrained(self) -> str:
+        """Why its figures say nothing of the method; empty if nothing is known against them."""
+        return str(self.settings["untrained"])
+
+    @cached_property
+    def unscored(self) -> tuple[int, int]:
+        """Images that got no score, and images that were to get one, over all cells."""
+        failed = sum(cell.unscored for cell in self.cells.values())
+        return failed, failed + sum(c.metrics.get("images", 0) for c in self.cells.values())
 
     @cached_property
     def stated(self) -> dict[str, Any]:
@@ -105,6 +120,28 @@ class Setup:
     def in_category(self, metric: str, category: str) -> Summary:
         """A figure of one category over the seeds."""
         return _summarise([self._figure(metric, category, seed) for seed in self.seeds])
+
+    def failures_as_wrong(self, metric: str, category: str | None = None) -> Summary | None:
+        """A category's figure, or the mean, with images that got no score counted as wrong.
+
+        None where every image got one, and for figures of pixels.
+        """
+        cells = [c for (name, _), c in self.cells.items() if category in (None, name)]
+        if not any(metric in c.metrics.get("failures_as_wrong", {}) for c in cells):
+            return None
+        other = Setup(self.settings, self.cells, self.expected, counted="failures_as_wrong")
+        return other.mean(metric) if category is None else other.in_category(metric, category)
+
+    def compared(self, metric: str, category: str | None = None) -> Summary:
+        """The figure that is compared with other setups': an answer refused is no answer saved."""
+        own = self.mean(metric) if category is None else self.in_category(metric, category)
+        return self.failures_as_wrong(metric, category) or own
+
+    def published(self, metric: str, category: str | None = None) -> Published | None:
+        """What the authors printed for the same; None too if our weights were not pretrained."""
+        if self.untrained:
+            return None
+        return find_published(self.stated, metric, self.expected.get(metric, ()), category)
 
     def mean(self, metric: str) -> Summary:
         """The mean over categories, and its spread over seeds.
@@ -135,7 +172,10 @@ class Setup:
 
     def _figure(self, metric: str, category: str, seed: int) -> float:
         cell = self.cells.get((category, seed))
-        return math.nan if cell is None else float(cell.metrics["figures"].get(metric, math.nan))
+        if cell is None:
+            return math.nan
+        figures = cell.metrics["figures"] | cell.metrics.get(self.counted, {})
+        return float(figures.get(metric, math.nan))
 
 
 def gather(cells: Sequence[FinishedCell]) -> list[Setup]:
@@ -158,6 +198,7 @@ def gather(cells: Sequence[FinishedCell]) -> list[Setup]:
                 "folder, and run the benchmark again"
             )
         settings = {name: cell.settings[name] for name in (*_SETTINGS, "options")}
+        settings["untrained"] = cell.untrained
         setup = setups.setdefault(json.dumps(settings, sort_keys=True), Setup(settings))
         setup.names.add(cell.name)
         place = cell.settings["category"], cell.settings["seed"]
@@ -201,17 +242,29 @@ def varying(setups: Sequence[Setup], first: Collection[str] = ()) -> list[str]:
 
 
 def label_setups(setups: Sequence[Setup], first: Collection[str] = ()) -> list[str]:
-    """Words that tell setups apart, such as ``anomalydino, 8 images``."""
+    """Words that tell setups apart, such as ``anomalydino, 8 images``.
+
+    Those whose figures say nothing of the method, since weights were not pretrained, have a dagger.
+    """
     axes = varying(setups, first) or ["method"]
-    return [", ".join(setting_words(a, s.value(a), alone=True) for a in axes) for s in setups]
+    return [
+        ", ".join(setting_words(a, s.value(a), alone=True) for a in axes)
+        + DAGGER * bool(s.untrained)
+        for s in setups
+    ]
 
 
 def best_setup(setups: Sequence[Setup], metric: str = "image_auroc") -> Setup | None:
-    """The setup with the best mean among those with every category finished; None if none has."""
+    """The setup with the best mean among those that can be compared; None if there is none.
+
+    Every category must be finished, and the weights pretrained.
+    """
     ranked = [
         (summary.mean if METRICS[metric].higher else -summary.mean, -order, setup)
         for order, setup in enumerate(setups)
-        if (summary := setup.mean(metric)).whole and not math.isnan(summary.mean)
+        if (summary := setup.compared(metric)).whole
+        and not math.isnan(summary.mean)
+        and not setup.untrained
     ]
     return max(ranked, key=lambda each: each[:2])[2] if ranked else None
 

@@ -1,24 +1,29 @@
 """The parts of a benchmark report, each as plain values for the template."""
 
-import statistics
 from collections.abc import Sequence
 from typing import Any
 
 from offnominal.benchmark.store import FinishedCell, Plan
 from offnominal.report.curves import cell_figure, cell_words
 from offnominal.report.drawing import svg
-from offnominal.report.figures import is_numeric, plan_figure, speed_figure
+from offnominal.report.figures import is_numeric, plan_figure
 from offnominal.report.gallery import Choice, Shown
 from offnominal.report.html import plain
 from offnominal.report.results import Setup, label_setups, varying
 from offnominal.report.sentences import best_line, learning_line
+from offnominal.report.speed import TIMED, timed_figure
 from offnominal.report.tables import Sources, by_category, overview, present
-from offnominal.report.words import METRICS, join, setting_words
+from offnominal.report.words import DAGGER, METRICS, count, join, setting_words
 
-#: The plan whose figure is time against accuracy.
-TIMED = "inference-time"
-
-__all__ = ["curve_blocks", "galleries", "plan_section", "shown_cells", "size_rows", "speed"]
+__all__ = [
+    "curve_blocks",
+    "galleries",
+    "metric_key",
+    "plan_section",
+    "shown_cells",
+    "size_rows",
+    "warning",
+]
 
 
 def plan_section(plan: Plan, setups: Sequence[Setup], sources: Sources) -> dict[str, Any]:
@@ -44,14 +49,14 @@ def plan_section(plan: Plan, setups: Sequence[Setup], sources: Sources) -> dict[
         labels = label_setups(own, plan.axes)
         name = f"{plan.name}-{dataset}" if len({s.dataset for s in mine}) > 1 else plan.name
         table = overview(name, f"{plan.title} {dataset}", own, plan.axes, sources)
-        figure = _timed(own) if plan.name == TIMED else plan_figure(own, plan.axes)
+        figure = timed_figure(own) if plan.name == TIMED else plan_figure(own, plan.axes)
         lines = _lines(own, labels, plan.axes)
         metrics = present(own)
         parts.append(
             {
                 "dataset": dataset,
                 "lines": lines,
-                "figure": svg(figure, " ".join(lines)) if figure else "",
+                "figure": svg(figure, " ".join(lines) or plan.title) if figure else "",
                 "key": _figure_key(plan, own),
                 "table": table,
                 "categories": [
@@ -70,6 +75,23 @@ def plan_section(plan: Plan, setups: Sequence[Setup], sources: Sources) -> dict[
     }
 
 
+def warning(setups: Sequence[Setup]) -> dict[str, str]:
+    """What the top of the page says where weights were not pretrained; empty otherwise.
+
+    Returns
+    -------
+    dict of str to str
+        ``which`` setups, ``why``.
+    """
+    marked = [setup for setup in setups if setup.untrained]
+    if not marked:
+        return {}
+    which = f"{len(marked):,} of {count(len(setups), 'setup')}"
+    if len(marked) == len(setups):
+        which = "all setups"
+    return {"which": which, "why": "; ".join(dict.fromkeys(setup.untrained for setup in marked))}
+
+
 def shown_cells(setups: Sequence[Setup]) -> dict[str, list[FinishedCell]]:
     """The cells whose curves and images are shown: of each method the one with most references.
 
@@ -85,6 +107,7 @@ def shown_cells(setups: Sequence[Setup]) -> dict[str, list[FinishedCell]]:
     several = len({setup.dataset for setup in setups}) > 1
     for setup in setups:
         key = f"{setup.dataset}, {setup.method}" if several else setup.method
+        key += DAGGER * bool(setup.untrained)
         groups.setdefault(key, []).append(setup)
     found = {}
     for key, mine in groups.items():
@@ -130,32 +153,20 @@ def size_rows(cell: FinishedCell) -> list[list[str]]:
 
 
 def galleries(shown: dict[str, list[FinishedCell]]) -> list[FinishedCell]:
-    """For each data set and category the shown cell with the best image AUROC."""
+    """For each data set and category the shown cell with the best image AUROC.
+
+    One whose weights were not pretrained is taken only where there is no other.
+    """
+
+    def rank(cell: FinishedCell) -> tuple[bool, float]:
+        return not cell.untrained, _auroc(cell)
+
     best: dict[tuple[str, str], FinishedCell] = {}
     for cell in (cell for cells in shown.values() for cell in cells):
         place = cell.settings["dataset"], cell.settings["category"]
-        if place not in best or _auroc(cell) > _auroc(best[place]):
+        if place not in best or rank(cell) > rank(best[place]):
             best[place] = cell
     return [cell for _, cell in sorted(best.items())]
-
-
-def speed(setups: Sequence[Setup], plans: Sequence[Plan]) -> dict[str, Any]:
-    """The figure of speed against AUROC, of those setups that were timed without a cache."""
-    timed = [setup for setup in setups if _seconds(setup) is not None]
-    planned = {name for plan in plans if plan.name == TIMED for name in plan.cells}
-    told = bool(timed) and all(setup.names & planned for setup in timed)
-    # One point compares nothing.
-    figure = _timed(timed) if len(timed) > 1 and not told else None
-    without = len(setups) - len(timed)
-    note = ""
-    if without:
-        what = "setup has" if without == 1 else "setups have"
-        note = (
-            f"{without} {what} no honest speed, because features came from the cache; run with "
-            "--no-cache to time."
-        )
-    words = "Image AUROC against the time for one image."
-    return {"figure": svg(figure, words) if figure else "", "note": note, "told": told}
 
 
 def card_values(card: Shown, several: bool) -> dict[str, Any]:
@@ -172,6 +183,7 @@ def card_values(card: Shown, several: bool) -> dict[str, Any]:
         "first": choice.rank == 0,
         "name": choice.value("image"),
         "p_value": choice.value("p_value"),
+        "untrained": bool(choice.cell.untrained),
         "card": card,
     }
 
@@ -214,42 +226,14 @@ def _figure_key(plan: Plan, setups: Sequence[Setup]) -> str:
     if is_numeric(setups, names[0]):
         several = any(len(setup.seeds) > 1 for setup in setups)
         return "Bands: standard deviation over seeds." if several else ""
-    return "Grey: single categories. Bars: standard deviation over seeds. Dotted: the best mean."
-
-
-def _timed(setups: Sequence[Setup]) -> Any:
-    setups = [setup for setup in setups if _seconds(setup)]
-    told = label_setups(setups) if len(setups) > 1 else [setup.label for setup in setups]
-    labels = dict(zip(map(id, setups), told, strict=True))
-    devices = {id(setup): _device(setup) for setup in setups}
-    several = len(set(devices.values())) > 1
-    points = []
-    for setup in setups:
-        seconds, auroc = _seconds(setup), setup.mean("image_auroc")
-        if seconds and auroc.whole:
-            group = devices[id(setup)] if several else setup.method
-            points.append((group, labels[id(setup)], seconds, auroc.mean))
-    return speed_figure(points) if points else None
-
-
-def _seconds(setup: Setup) -> float | None:
-    """Median time of an image over the cells that were timed without a cache."""
-    times = []
-    for cell in setup.cells.values():
-        found = cell.run.get("features") or {}
-        cold = not cell.settings["cached"] or (
-            found.get("from_cache") == 0 and bool(found.get("computed"))
-        )
-        seconds = (cell.run.get("timings") or {}).get("per_image")
-        if cold and seconds:
-            times.append(float(seconds))
-    return statistics.median(times) if times else None
-
-
-def _device(setup: Setup) -> str:
-    run = next(iter(setup.cells.values())).run
-    device = str(run.get("device", "not known"))
-    return f"{run.get('cpu', 'CPU')}, {run.get('threads')} threads" if device == "cpu" else device
+    told = []
+    if any(len(setup.categories) > 1 for setup in setups):
+        told.append("Grey: single categories.")
+    if any(len(setup.seeds) > 1 for setup in setups):
+        told.append("Bars: standard deviation over seeds.")
+    if not all(setup.untrained for setup in setups):
+        told.append("Dotted: the best mean.")
+    return " ".join(told)
 
 
 def _most_references(setups: Sequence[Setup], category: str) -> FinishedCell:
@@ -277,7 +261,8 @@ def _which(cells: Sequence[FinishedCell]) -> str:
     seeds = sorted({cell.settings["seed"] for cell in cells})
     images = join([setting_words("shots", number, alone=True) for number in shots])
     given = "" if shots == [0] else f" with {images}"
-    return f"{' or '.join(methods)}{given}, seed {join([str(seed) for seed in seeds])}"
+    mark = DAGGER if any(cell.untrained for cell in cells) else ""
+    return f"{' or '.join(methods)}{given}, seed {join([str(seed) for seed in seeds])}{mark}"
 
 
 def metric_key(setups: Sequence[Setup]) -> list[tuple[str, str]]:

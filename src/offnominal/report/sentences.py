@@ -44,7 +44,7 @@ def learning_line(setups: Sequence[Setup], metric: str = "image_auroc") -> str:
     found = [
         (setup, summary.mean)
         for setup in sorted(setups, key=_most)
-        if setup.shots != 0 and (summary := setup.mean(metric)).whole
+        if setup.shots != 0 and not setup.untrained and (summary := setup.compared(metric)).whole
     ]
     if len(found) < 2:
         return ""
@@ -67,12 +67,15 @@ def learning_line(setups: Sequence[Setup], metric: str = "image_auroc") -> str:
 
 
 def best_line(setups: Sequence[Setup], labels: Sequence[str], metric: str = "image_auroc") -> str:
-    """Which setup is best, and by how much; empty if there is nothing to compare."""
+    """Which setup is best, and by how much; empty if there is nothing to compare.
+
+    Setups whose weights were not pretrained are passed over.
+    """
     ranked = sorted(
         (
             (summary.mean, label, summary)
             for setup, label in zip(setups, labels, strict=True)
-            if (summary := setup.mean(metric)).whole
+            if not setup.untrained and (summary := setup.compared(metric)).whole
         ),
         key=lambda each: -each[0],
     )
@@ -115,11 +118,13 @@ def _what(dataset: str, setups: Sequence[Setup], cells: Sequence[FinishedCell]) 
 def _best(setups: Sequence[Setup]) -> str:
     best = best_setup(setups)
     if best is None:
+        if all(setup.untrained for setup in setups):
+            return "No figure says anything about a method: no weights were pretrained."
         return "No setup has every category finished yet."
     label = dict(zip(map(id, setups), label_setups(setups), strict=True))[id(best)]
-    summary = best.mean("image_auroc")
+    summary = best.compared("image_auroc")
     told = f"Best image AUROC: {spread(summary.mean, summary.std)} % ({label})."
-    missed = best.mean("image_miss_at_1%")
+    missed = best.compared("image_miss_at_1%")
     if missed.whole:
         told += (
             f" Were 1 % of the good parts rejected, it would miss {percent(missed.mean)} % of the "

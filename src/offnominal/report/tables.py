@@ -4,9 +4,17 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from offnominal.benchmark.published import Published, find_published
+from offnominal.benchmark.published import Published
 from offnominal.report.results import Setup, Summary, varying
-from offnominal.report.words import METRICS, axis_heading, difference, setting_words, spread
+from offnominal.report.words import (
+    DAGGER,
+    METRICS,
+    axis_heading,
+    difference,
+    setting_words,
+    spread,
+    untrained_words,
+)
 
 __all__ = ["MAIN", "Entry", "Sources", "Table", "by_category", "overview", "present"]
 
@@ -44,6 +52,10 @@ class Entry:
         The authors' figure and ours minus theirs, in percentage points; empty if there is none.
     source : int
         Number of the source; 0 if there is none.
+    wrong : str
+        The same with the images that got no score counted as wrong; empty if all got one.
+    untrained : bool
+        Whether it says nothing of the method, since weights were not pretrained.
     """
 
     text: str
@@ -52,6 +64,8 @@ class Entry:
     published: str = ""
     difference: str = ""
     source: int = 0
+    wrong: str = ""
+    untrained: bool = False
 
 
 @dataclass(frozen=True)
@@ -68,6 +82,8 @@ class Table:
     columns : list of str
         Headings of the columns with figures.
     rows : list of (list of str, list of Entry)
+    notes : list of str
+        What daggers and second figures in it mean, where there are any.
     """
 
     name: str
@@ -75,6 +91,7 @@ class Table:
     heads: list[str]
     columns: list[str]
     rows: list[tuple[list[str], list[Entry]]]
+    notes: list[str] = field(default_factory=list)
 
     @property
     def published(self) -> bool:
@@ -108,13 +125,18 @@ def overview(
         metric: _entries(metric, [(setup, setup.mean(metric)) for setup in setups], sources)
         for metric in metrics
     }
+    headings = [METRICS[metric].heading for metric in metrics]
     rows = [
-        ([setting_words(h, setup.value(h)) for h in heads], [columns[m][row] for m in metrics])
+        (_names(setup, heads), [columns[m][row] for m in metrics])
         for row, setup in enumerate(setups)
     ]
-    return Table(
-        name, caption, [axis_heading(h) for h in heads], [METRICS[m].heading for m in metrics], rows
-    )
+    if any(setup.unscored[0] for setup in setups):
+        headings.append("Without a score")
+        for setup, (_, entries) in zip(setups, rows, strict=True):
+            failed, asked = setup.unscored
+            entries.append(Entry(f"{failed:,} of {asked:,}" if failed else "–"))
+    names = [axis_heading(head) for head in heads]
+    return Table(name, caption, names, headings, rows, _notes(setups, rows))
 
 
 def by_category(
@@ -139,7 +161,24 @@ def by_category(
         rows.append(([category], _entries(metric, found, sources, category)))
     means = _entries(metric, [(setup, setup.mean(metric)) for setup in setups], sources)
     rows.append((["Mean"], means))
-    return Table(name, METRICS[metric].heading, ["Category"], list(labels), rows)
+    heading = METRICS[metric].heading
+    return Table(name, heading, ["Category"], list(labels), rows, _notes(setups, rows))
+
+
+def _names(setup: Setup, heads: Sequence[str]) -> list[str]:
+    """What names a row; a dagger after the first of it where weights were not pretrained."""
+    first, *rest = [setting_words(head, setup.value(head)) for head in heads]
+    return [first + DAGGER * bool(setup.untrained), *rest]
+
+
+def _notes(setups: Sequence[Setup], rows: Sequence[tuple[list[str], list[Entry]]]) -> list[str]:
+    notes = [untrained_words(setup.untrained for setup in setups)]
+    if any(entry.wrong for _, entries in rows for entry in entries):
+        notes.append(
+            "Figures are over the images that got a score; below them, or in brackets, the same "
+            "with the others counted as wrong, which is what is compared."
+        )
+    return [note for note in notes if note]
 
 
 def _entries(
@@ -148,27 +187,30 @@ def _entries(
     sources: Sources,
     category: str | None = None,
 ) -> list[Entry]:
-    comparable = [
-        round(summary.mean, 3)
-        for _, summary in found
-        if summary.whole and not math.isnan(summary.mean)
+    compared = [
+        math.nan if setup.untrained or not own.whole else round(own.mean, 3)
+        for setup, _ in found
+        for own in [setup.compared(metric, category)]
     ]
+    comparable = [figure for figure in compared if not math.isnan(figure)]
     # One figure alone is not the best of anything.
     best = math.nan
     if len(comparable) > 1 and len(set(comparable)) > 1:
         best = max(comparable) if METRICS[metric].higher else min(comparable)
     entries = []
-    for setup, summary in found:
-        categories = setup.expected.get(metric, ())
+    for (setup, summary), figure in zip(found, compared, strict=True):
         published = None
         if summary.whole and not math.isnan(summary.mean):
-            published = find_published(setup.stated, metric, categories, category)
+            published = setup.published(metric, category)
+        wrong = setup.failures_as_wrong(metric, category)
         entries.append(
             Entry(
                 spread(summary.mean, summary.std),
-                summary.whole and round(summary.mean, 3) == best,
+                figure == best,
                 not summary.whole and not math.isnan(summary.mean),
                 *_beside(summary, published, sources),
+                spread(wrong.mean, wrong.std) if wrong else "",
+                bool(setup.untrained),
             )
         )
     return entries

@@ -1,11 +1,12 @@
 """Figures and settings in words, and numbers as they are printed."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 __all__ = [
+    "DAGGER",
     "METRICS",
     "Metric",
     "axis_heading",
@@ -15,7 +16,11 @@ __all__ = [
     "percent",
     "setting_words",
     "spread",
+    "untrained_words",
 ]
+
+#: After a name in tables and figures: its weights were not pretrained.
+DAGGER = " †"
 
 
 @dataclass(frozen=True)
@@ -146,3 +151,22 @@ def join(words: Sequence[str]) -> str:
     if len(words) < 2:
         return "".join(words)
     return ", ".join(words[:-1]) + " and " + words[-1]
+
+
+def untrained_words(reasons: Iterable[str]) -> str:
+    """What a dagger means, for the reasons why some setups' weights are not pretrained.
+
+    Parameters
+    ----------
+    reasons : iterable of str
+        Empty ones are those of pretrained weights.
+
+    Returns
+    -------
+    str
+        Empty if there is no reason.
+    """
+    known = list(dict.fromkeys(filter(None, reasons)))
+    if not known:
+        return ""
+    return f"†\u00a0Weights not pretrained ({'; '.join(known)}): says nothing about the method."

@@ -1,0 +1,121 @@
+"""Weights that are not pretrained say so, and so does all that is made with them."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from tests.seeded import CLIP_TINY, UNTRAINED, dinov2_vits14, save_clip, save_dinov2_vits14
+
+from offnominal import AnomalyDINO, Detector
+from offnominal.backbones import load_backbone
+from offnominal.backbones.mae import SHAPES, MaskedAutoencoder
+from offnominal.backbones.weights import untrained_reason
+from offnominal.benchmark.plan import Request, make_plan
+from offnominal.benchmark.runner import Runner
+from offnominal.benchmark.store import Store, read_runs
+from offnominal.datasets import open_dataset
+from offnominal.detectors.april_gan import AprilGAN
+from offnominal.detectors.untrained import untrained
+
+WHY = "drawn at random from seeds"
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        ("no: drawn at random from seed 0", "drawn at random from seed 0"),
+        ("No", "as the file says"),
+        ("false", "as the file says"),
+        ("random, seed 3", "seed 3"),
+        ("normalised on ImageNet", ""),
+        ("yes", ""),
+        ("", ""),
+    ],
+)
+def test_what_a_file_says(said: str, reason: str) -> None:
+    assert untrained_reason({"pretrained": said}) == reason
+    assert untrained_reason({}) == ""
+
+
+def test_every_kind_of_backbone_carries_it(tmp_path: Path, mobilenet: Path) -> None:
+    clip, dinov2 = save_clip(tmp_path, CLIP_TINY, "tiny"), save_dinov2_vits14(tmp_path)
+    network = load_backbone(None, clip)
+    assert network.untrained == WHY
+    assert network.at_levels([0]).untrained == WHY
+    assert load_backbone("dinov2_vits14", dinov2).untrained == WHY
+    assert load_backbone(None, mobilenet).untrained == ""
+    assert load_backbone("builtin").untrained == ""
+
+
+def test_masked_autoencoders_carry_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shape = SHAPES["mae_vitb16"]._replace(dim=16, depth=1, heads=2, decoder_dim=16, decoder_depth=1)
+    monkeypatch.setitem(SHAPES, "mae_vitb16", shape)
+    tensors = MaskedAutoencoder("x", shape).state_dict()
+    save_file(tensors, tmp_path / "mae.safetensors", metadata=UNTRAINED)
+    assert MaskedAutoencoder.load("mae_vitb16", tmp_path / "mae.safetensors").untrained == WHY
+
+
+def test_a_saved_detector_still_knows(parts: Path, tmp_path: Path) -> None:
+    weights = save_dinov2_vits14(tmp_path)
+    good = sorted((parts / "fabric" / "train" / "good").iterdir())[:1]
+    detector = AnomalyDINO(
+        weights=str(weights), backbone="dinov2_vits14", resolution=56, mask="off"
+    )
+    assert untrained(detector) == WHY
+    detector.fit(good).save(tmp_path / "m.offn")
+    assert untrained(Detector.load(tmp_path / "m.offn", device="cpu")) == WHY
+    # The same numbers in a file that says nothing.
+    save_file(dinov2_vits14(), tmp_path / "silent.safetensors")
+    silent = str(tmp_path / "silent.safetensors")
+    assert untrained(Detector.load(tmp_path / "m.offn", silent, "cpu")) == ""
+
+
+def test_learned_files_count_as_well(tmp_path: Path) -> None:
+    save_file({"x": torch.zeros(1)}, tmp_path / "layers.safetensors", metadata={"pretrained": "no"})
+    weights = str(save_clip(tmp_path, CLIP_TINY, "tiny"))
+    detector = AprilGAN(projections=tmp_path / "layers.safetensors", weights=weights)
+    assert untrained(detector) == f"{WHY}; as the file says"
+
+
+def test_cells_record_it_and_the_plan_names_the_files(parts: Path, tmp_path: Path) -> None:
+    weights = save_clip(tmp_path, CLIP_TINY, "tiny")
+    dataset = open_dataset(parts, categories=["fabric"])
+    asked: dict[str, Any] = {"methods": ("clip", "anomalydino"), "seeds": 1}
+    asked["backbones"] = (f"clip:{weights}", "anomalydino:builtin")
+    work = make_plan([dataset], Request(**asked, sets={"rotations": ["none"]}, shots=(0, 1)))
+    assert work.untrained == {str(weights): WHY}
+    outcome = Runner(work, Store(tmp_path / "runs")).run()
+    assert outcome.failed == []
+    found = {cell.settings["method"]: cell for cell in read_runs(tmp_path / "runs")[0]}
+    assert {method: cell.untrained for method, cell in found.items()} == {
+        "clip": WHY,
+        "anomalydino": "",
+    }
+    metrics = json.loads((found["clip"].folder / "metrics.json").read_text())
+    assert metrics["untrained"] == WHY
+
+
+def test_commands_say_so_once(parts: Path, tmp_path: Path) -> None:
+    weights, model = save_clip(tmp_path, CLIP_TINY, "tiny"), tmp_path / "m.offn"
+    image = next((parts / "fabric" / "test" / "good").iterdir())
+
+    def run(*arguments: object) -> str:
+        code = "from offnominal.cli import main; main()"
+        command = [sys.executable, "-c", code, *map(str, arguments)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        return done.stderr
+
+    said = f"weights not pretrained ({WHY}): scores say nothing about clip\n"
+    assert run("fit", "--method", "clip", "--weights", weights, "-o", model).count(said) == 1
+    assert run("predict", model, image).count(said) == 1
+    assert run("evaluate", model, parts / "fabric").count(said) == 1
+    planned = run(
+        *("benchmark", "--data", parts / "fabric", "--method", "clip", "--shots", 0),
+        *("--backbone", weights, "--dry-run", "-o", tmp_path / "runs"),
+    )
+    assert f"{weights}: not pretrained ({WHY}); its figures say nothing about a method" in planned

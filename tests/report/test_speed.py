@@ -1,0 +1,90 @@
+"""Images per second: every method a point, and nothing flattered by cached features."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from offnominal.benchmark.store import FinishedCell, Plan
+from offnominal.report.results import gather
+from offnominal.report.speed import speed
+
+WARM, COLD = {"computed": 0, "from_cache": 9}, {"computed": 9, "from_cache": 0}
+
+
+def cell(method: str = "musc", shots: int = 0, cached: bool = True, **run: Any) -> FinishedCell:
+    settings = {
+        "dataset": "tiles",
+        "category": "tile",
+        "samples": "1",
+        "method": method,
+        "shots": shots,
+        "seed": 0,
+        "sampling": "first",
+        "options": {"backbone": "b"},
+        "cached": cached,
+        "data": {},
+    }
+    machine = {"device": "cpu", "cpu": "Some processor", "threads": 1}
+    metrics = {"figures": {"image_auroc": 0.9}, "images": 9}
+    return FinishedCell(Path(f"{method}-{shots}"), settings, machine | run, metrics)
+
+
+def timed(method: str, seconds: float | None, shots: int = 0, **run: Any) -> FinishedCell:
+    """A cell whose features came from the cache, with the time that it had taken without."""
+    timings = {"per_image": 0.001, "per_image_uncached": seconds}
+    return cell(method, shots, timings=timings, features=WARM, **run)
+
+
+def words(figure: str) -> list[str]:
+    return re.findall(r"<text[^>]*>([^<]*)</text>", figure)
+
+
+def test_every_method_is_a_named_point_on_the_machine() -> None:
+    methods = [f"method-{letter}" for letter in "abcdefghijkl"]
+    cells = [timed(method, 2.0**-number) for number, method in enumerate(methods)]
+    found = speed(gather(cells), [])
+    told = words(found["figure"])
+    assert set(methods) <= set(told)
+    # The fastest on top: 2048 images a second.
+    rates = ["2,048", "1,024", "512", "256", "128", "64", "32", "16", "8.0", "4.0", "2.0", "1.0"]
+    assert [word for word in told if word in rates and told.count(word) == 1][:4] == rates[:4]
+    assert set(rates) <= set(told)
+    assert found["machine"] == "Some processor, 1 thread"
+    assert "the time that the network took when they were made is added" in found["notes"][0]
+
+
+def test_a_time_that_is_not_all_of_the_work_is_left_out() -> None:
+    warm = cell("a", timings={"per_image": 0.001}, features=WARM)
+    foreign = timed("b", None)
+    cold = cell("c", timings={"per_image": 0.5}, features=COLD)
+    bare = cell("d", cached=False, timings={"per_image": 0.25}, features={"computed": 9})
+    found = speed(gather([warm, foreign, cold, bare]), [])
+    told = words(found["figure"])
+    assert {"c", "d", "2.0", "4.0"} <= set(told)
+    assert not {"a", "b", "1,000"} & set(told)
+    [note] = found["notes"]
+    assert note.startswith("2 setups have no honest speed")
+
+
+def test_machines_are_told_apart() -> None:
+    found = speed(gather([timed("a", 1.0), timed("b", 1.0, device="A card")]), [])
+    assert {"Some processor, 1 thread", "A card"} <= set(words(found["figure"]))
+    assert found["machine"] == "Some processor, 1 thread and A card"
+
+
+def test_many_numbers_of_images_share_a_row() -> None:
+    cells = [timed(method, 0.01 * (shots + 1), shots) for method in "ab" for shots in range(20)]
+    found = speed(gather(cells), [])
+    # The slowest of each: 5 images a second.
+    assert words(found["figure"]).count("5.0") == 2
+    assert "the slowest is shown" in found["notes"][0]
+
+
+@pytest.mark.parametrize("planned", [True, False])
+def test_one_row_or_a_plan_that_shows_it_all_needs_no_figure(planned: bool) -> None:
+    cells = [timed("a", 1.0), *([timed("b", 1.0)] if planned else [])]
+    plans = [Plan("inference-time", "", (), tuple(each.name for each in cells))] if planned else []
+    found = speed(gather(cells), plans)
+    assert (found["figure"], found["told"]) == ("", planned)
