@@ -136,7 +136,7 @@ def test_unreadable_images_are_listed_at_the_end(
     (folder / "d.png").write_bytes(whole[2].read_bytes())
     done = offnominal("predict", fabric_model, folder, "-o", tmp_path / "out")
     assert done.returncode == 3
-    assert "2 images could not be read:" in done.stderr
+    assert "2 images could not be used:" in done.stderr
     assert "b.png" in done.stderr
     assert "c.png" in done.stderr
     assert "Traceback" not in done.stderr
@@ -269,7 +269,7 @@ def test_zero_shot_batch(parts: Path, tmp_path: Path) -> None:
         (["fit", "GOOD", "-o", "x.offn", "--false-reject", "2"], "--false-reject 2"),
         (["fit", "GOOD", "-o", "x.offn", "--device", "cuda:9"], "--device cuda:9"),
         (["fit", "GOOD", "-o", "x.offn", "--backbone", "resnet19"], "did you mean resnet18"),
-        (["fit", "GOOD", "-o", "x.offn", "--method", "anomalydino-batched"], "nothing to fit"),
+        (["fit", "GOOD", "-o", "x.offn", "--method", "anomalydino-batched"], "nothing to fit: it"),
         (["predict", "MODEL"], "at least one image"),
         (["predict", "MODEL", "nowhere.png"], "nowhere.png"),
         (["predict", "MODEL", "GOOD", "--mask", "on"], "--mask is settled in the model file"),

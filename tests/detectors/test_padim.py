@@ -14,6 +14,7 @@ from offnominal import Detector
 from offnominal.datasets.synthetic import draw_good
 from offnominal.detectors.gaussians import RunningGaussians, left_out
 from offnominal.detectors.padim import PaDiM
+from offnominal.detectors.thresholds import unpack
 from offnominal.errors import OptionError
 
 
@@ -95,10 +96,11 @@ def test_leave_one_out_equals_refitting(fitted: PaDiM, files: list[Path]) -> Non
     for count, dimensions in ((20, 12), (5, 30), (3, 12), (2, 12)):
         detector = like(fitted, dimensions=dimensions).fit(files[:count])
         assert detector.calibration_ == "leave-one-out"
+        good = unpack(detector.good_patches_, detector.good_)
         for index in range(min(count, 4)):
             rest = [f for f in files[:count] if f != files[index]]
             [alone] = like(fitted, dimensions=dimensions).fit(rest).predict([files[index]])
-            found = detector._good[index].patch_scores
+            found = good[index].patch_scores
             np.testing.assert_allclose(found, alone.patch_scores, rtol=2e-4)
             assert detector.good_scores_[index].item() == pytest.approx(alone.score, rel=2e-4)
 

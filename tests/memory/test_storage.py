@@ -45,9 +45,12 @@ def test_formats_and_their_errors() -> None:
     assert torch.equal(bank_of("fp16", rows).take(slice(None)), rows.half().float())
     decoded = bank_of("int8", rows).take(slice(None))
     largest = rows.abs().amax(1, keepdim=True)
-    assert ((decoded - rows).abs() <= largest / 254 * 1.0001).all()
-    # The largest value of a row is kept, up to the rounding of its scale.
-    torch.testing.assert_close(decoded.abs().amax(1), largest[:, 0], rtol=1e-6, atol=0)
+    # The scale with the least squared error moves the largest value by a little.
+    assert ((decoded - rows).abs() <= largest / 254 * 1.5).all()
+    plain = (rows / largest * 127).round() / 127 * largest
+    assert (
+        (decoded - rows).double().norm(dim=1) <= (plain - rows).double().norm(dim=1) * 1.0001
+    ).all()
 
 
 @pytest.mark.parametrize(

@@ -105,6 +105,11 @@ def _check_images(method: str, good: list[str] | None) -> None:
     from offnominal.detectors import METHODS
 
     references = METHODS[method].references
+    if METHODS[method].batched:
+        raise OptionError(
+            f"--method {method}: has nothing to fit: it scores the images of a batch; use "
+            "`offnominal predict --zero-shot-batch`"
+        )
     if references == "required" and not good:
         raise OptionError(
             f"--method {method}: needs {METHODS[method].needs}; name a folder of them, or choose a "

@@ -4,8 +4,8 @@ Nearest-neighbour distances only shrink as a bank grows, so scores against a ban
 are at or above those against the whole, and the conformal promise holds.
 """
 
-from collections.abc import Collection, Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -42,6 +42,10 @@ __all__ = [
     "settled",
     "shrunk",
 ]
+
+
+_TOGETHER = 2**14  # patches that are looked up at once
+_AHEAD = (16, 128)  # nearest rows among which one of another image is looked for
 
 
 def cells_of(detector: "Banked", layout: "Layout") -> list[Cells]:
@@ -126,22 +130,16 @@ def grown(
     if not detector._only_nearest:
         return _anew(detector, older, progress)
     fresh = [rows_of(bank, owners) for bank in detector._banks]
-    for number, owner in enumerate(older, start=1):
-        found = detector.reaches.of(owner)
-        for cells in cells_of(detector, detector._layout(detector.reaches.size_of(owner))):
-            rows, places = own_rows(detector, owner, cells)
-            kept = found.nearest[places, 0] != NOT_COUNTED
-            rows, places = rows[kept], places[kept]
-            queries = detector._banks[cells.bank].take(rows)
-            distance, nearest = search_others(
-                detector, cells.bank, queries, None, fresh[cells.bank]
-            )
-            nearer = distance < found.distance[places]
+    for batch in _batches(detector, older, lambda found: found.nearest[:, 0] != NOT_COUNTED):
+        queries = detector._banks[batch.bank].take(torch.cat([one.rows for one in batch.held]))
+        came = search_others(detector, batch.bank, queries, None, fresh[batch.bank])
+        for one, distance, nearest in batch.split(*came):
+            nearer = distance < one.found.distance[one.places]
             # Views of the columns: what is written here is kept.
-            found.distance[places[nearer]] = distance[nearer]
-            found.nearest[places[nearer]] = nearest[nearer]
+            one.found.distance[one.places[nearer]] = distance[nearer]
+            one.found.nearest[one.places[nearer]] = nearest[nearer]
         if progress:
-            progress("threshold", number)
+            progress("threshold", batch.done)
     return "affected"
 
 
@@ -155,21 +153,89 @@ def shrunk(
     if not detector._only_nearest:
         return _anew(detector, others, progress)
     gone = torch.tensor(sorted(owners), dtype=torch.int32, device=detector._device)
-    for number, owner in enumerate(others, start=1):
-        found = detector.reaches.of(owner)
-        hit = torch.isin(found.nearest[:, 0], gone)
-        for cells in cells_of(detector, detector._layout(detector.reaches.size_of(owner))):
-            if not hit[cells.start : cells.stop].any():
-                continue
-            rows, places = own_rows(detector, owner, cells)
-            rows, places = rows[hit[places]], places[hit[places]]
-            queries = detector._banks[cells.bank].take(rows)
-            distance, nearest = search_others(detector, cells.bank, queries, owner)
-            found.distance[places] = distance
-            found.nearest[places] = nearest
+    for batch in _batches(detector, others, lambda found: torch.isin(found.nearest[:, 0], gone)):
+        queries = detector._banks[batch.bank].take(torch.cat([one.rows for one in batch.held]))
+        left = _search_without_own(detector, batch, queries)
+        for one, distance, nearest in batch.split(*left):
+            one.found.distance[one.places] = distance
+            one.found.nearest[one.places] = nearest
         if progress:
-            progress("threshold", number)
+            progress("threshold", batch.done)
     return "affected"
+
+
+class _Held(NamedTuple):
+    """Some patches of a reference in one bank."""
+
+    owner: int
+    found: Found
+    rows: Tensor
+    places: Tensor
+
+
+class _Batch(NamedTuple):
+    """Patches of several references in one bank, to be looked up together."""
+
+    bank: int
+    held: list[_Held]
+    done: int
+
+    def split(self, distance: Tensor, nearest: Tensor) -> Iterator[tuple[_Held, Tensor, Tensor]]:
+        """What was found for each reference."""
+        counts = [len(one.rows) for one in self.held]
+        parts = torch.split(distance, counts), torch.split(nearest, counts)
+        return zip(self.held, *parts, strict=True)
+
+
+def _batches(
+    detector: "Banked", owners: list[int], wanted: Callable[[Found], Tensor]
+) -> Iterator[_Batch]:
+    """The patches of references that a mask of their cells picks, so many at a time."""
+    waiting: list[list[_Held]] = [[] for _ in detector._banks]
+    for done, owner in enumerate(owners, start=1):
+        found = detector.reaches.of(owner)
+        mask = wanted(found)
+        for cells in cells_of(detector, detector._layout(detector.reaches.size_of(owner))):
+            if mask[cells.start : cells.stop].any():
+                rows, places = own_rows(detector, owner, cells)
+                kept = mask[places]
+                waiting[cells.bank].append(_Held(owner, found, rows[kept], places[kept]))
+        for bank, held in enumerate(waiting):
+            enough = done == len(owners) or sum(len(one.rows) for one in held) >= _TOGETHER
+            if held and enough:
+                yield _Batch(bank, held, done)
+                waiting[bank] = []
+
+
+def _search_without_own(
+    detector: "Banked", batch: _Batch, queries: Tensor
+) -> tuple[Tensor, Tensor]:
+    """As :func:`search_others` for patches of several references, each without its own rows.
+
+    The first of the nearest rows that is not a patch's own image's is the nearest of the others.
+    Only where very many of them are its own is each image searched for by itself.
+    """
+    bank = detector._banks[batch.bank]
+    counts = torch.tensor([len(one.rows) for one in batch.held])
+    owners = torch.tensor([one.owner for one in batch.held], dtype=torch.int32)
+    owner = owners.repeat_interleave(counts).to(queries.device)
+    distance = queries.new_empty(len(queries))
+    nearest = torch.empty((len(queries), 2), dtype=torch.int32, device=queries.device)
+    left = torch.arange(len(queries), device=queries.device)
+    for ahead in _AHEAD:
+        squared, rows = bank.search(queries[left], min(ahead, len(bank)))
+        others = bank.owner[rows] != owner[left, None]
+        first = others.int().argmax(1, keepdim=True)
+        # Where none is another image's these are wrong, and are found in the next round.
+        distance[left] = detector._distance(batch.bank, squared.gather(1, first))
+        nearest[left] = addresses(bank, rows.gather(1, first)[:, 0])
+        left = left[~others.any(1)]
+        if not len(left):
+            return distance, nearest
+    for one in torch.unique(owner[left]).tolist():
+        here = left[owner[left] == one]
+        distance[here], nearest[here] = search_others(detector, batch.bank, queries[here], one)
+    return distance, nearest
 
 
 def _measured(detector: "Banked", without: Collection[int]) -> list[int]:

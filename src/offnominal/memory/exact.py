@@ -99,6 +99,21 @@ def offer(
         )
 
 
+def sample(size: int, count: int) -> Tensor:
+    """About ``count`` numbers (int64, ascending) below ``size``, spread evenly but not regularly.
+
+    Rows come in pictures of equally many patches, so a regular step could meet the same corner
+    of every picture.
+    """
+    if count >= size:
+        return torch.arange(size)
+    golden = (5**0.5 - 1) / 2
+    place = torch.arange(count, dtype=torch.float64) * golden % 1
+    chosen = torch.zeros(size, dtype=torch.bool)
+    chosen[(place * size).long()] = True
+    return chosen.nonzero()[:, 0]
+
+
 def batches(stop: int, size: int, start: int = 0) -> Iterator[slice]:
     """Cut a range into slices of at most ``size``."""
     for first in range(start, stop, size):

@@ -19,6 +19,7 @@ from offnominal.memory.exact import (
     exact_distances,
     offer,
     rows_of,
+    sample,
 )
 from offnominal.memory.screen import Screen, screen
 from offnominal.memory.storage import Stored
@@ -117,7 +118,7 @@ def nearest(
         for first, end in spans
         for start in range(first, end, plan.rows)
     ]
-    centre = rows[:: max(1, len(rows) // 1024)].mean(0)
+    centre = rows.index_select(0, sample(len(rows), 1024).to(rows.device)).mean(0)
     for q in range(0, len(queries), plan.queries):
         part = slice(q, q + plan.queries)
         for b in range(0, len(blocks), plan.blocks):
