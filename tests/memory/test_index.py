@@ -237,6 +237,24 @@ def test_a_bank_that_grows(kind: str) -> None:
     assert bank.index.built == len(bank) == (OWNERS + 9) * PATCHES
 
 
+def test_pictures_that_are_harder_to_find_raise_the_settings() -> None:
+    bank = bank_of(pictures(OWNERS))
+    update_index(bank, parse_search("ivf,recall=0.9"))
+    index = bank.index
+    assert isinstance(index, FaissIndex)
+    before = index.cost(index.effort, index.named)
+    bank.add(pictures(1, seed=3)[0], OWNERS)
+    update_index(bank, parse_search("ivf,recall=0.9"))
+    assert index.cost(index.effort, index.named) < 1.6 * before
+    before = index.cost(index.effort, index.named)
+    noise = torch.randn(PATCHES, DIM, generator=torch.Generator().manual_seed(0))
+    bank.add(torch.nn.functional.normalize(pictures(1, seed=4)[0] + 0.15 * noise, dim=1), 99)
+    update_index(bank, parse_search("ivf,recall=0.9"))
+    assert bank.index is index
+    assert index.cost(index.effort, index.named) > before
+    assert index.recall >= 0.9
+
+
 def test_updating_without_need_does_nothing(bank: MemoryBank, built: dict[str, FaissIndex]) -> None:
     update_index(bank, parse_search("exact"))
     update_index(bank, parse_search("recall=0.9"))
