@@ -532,7 +532,11 @@ def test_ctrl_c(serve: Serve) -> None:
         "detector.predict([np.full((40, 40, 3), i, np.uint8) for i in range(9)])\n"
     )
     child = subprocess.Popen(
-        [sys.executable, "-c", code, server.endpoint], stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", code, server.endpoint],
+        stderr=subprocess.PIPE,
+        text=True,
+        # A run in the background passes on that Ctrl-C is to be ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     try:
         deadline = time.monotonic() + 60

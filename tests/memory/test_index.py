@@ -242,16 +242,12 @@ def test_pictures_that_are_harder_to_find_raise_the_settings() -> None:
     update_index(bank, parse_search("ivf,recall=0.9"))
     index = bank.index
     assert isinstance(index, FaissIndex)
-    before = index.cost(index.effort, index.named)
-    bank.add(pictures(1, seed=3)[0], OWNERS)
-    update_index(bank, parse_search("ivf,recall=0.9"))
-    assert index.cost(index.effort, index.named) < 1.6 * before
-    before = index.cost(index.effort, index.named)
+    before = index.effort
     noise = torch.randn(PATCHES, DIM, generator=torch.Generator().manual_seed(0))
     bank.add(torch.nn.functional.normalize(pictures(1, seed=4)[0] + 0.15 * noise, dim=1), 99)
     update_index(bank, parse_search("ivf,recall=0.9"))
     assert bank.index is index
-    assert index.cost(index.effort, index.named) > before
+    assert index.effort > before
     assert index.recall >= 0.9
 
 

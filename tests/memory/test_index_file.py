@@ -2,8 +2,6 @@
 
 import hashlib
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -290,39 +288,3 @@ def test_several_banks_have_files_of_their_own(tmp_path: Path) -> None:
     names = sorted(p.name for p in tmp_path.iterdir())
     assert names == ["part.offn.more.0.index", "part.offn.more.1.index"]
     attach_indexes(model, tensors, tmp_path / "part.offn")
-
-
-_HELD = """
-import sys
-from pathlib import Path
-from typing import Any
-import numpy as np, torch
-from safetensors.torch import load_file
-from offnominal.memory.index_file import lists_path, load_index
-from offnominal.memory.index_choice import load_faiss
-def held():
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) / 1024
-load_faiss().IndexFlatL2(4).search(np.zeros((1, 4), "f4"), 1)
-for path in map(Path, sys.argv[1:]):
-    before = held()
-    index = load_index(load_file(path)["bank.index"], lists_path(path), path)
-    index.candidates(torch.zeros(1, index.dim), 1, None)
-    print(held() - before)
-"""
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="reads what a process holds from /proc")
-def test_lists_on_disk_take_no_memory_of_the_process(tmp_path: Path) -> None:
-    bank = bank_of([torch.cat(pictures(8, seed, dim=512)) for seed in range(6)])
-    bank.index = index = build_index(bank, parse_search("disk,recall=0.5"))
-    assert index is not None
-    disk = write(bank, tmp_path / "disk.offn")
-    index.kind = "ivf"  # the same lists, in the model file
-    command = [sys.executable, "-c", _HELD, str(disk), str(write(bank, tmp_path / "ivf.offn"))]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    on_disk, in_memory = map(float, done.stdout.split())
-    lists = len(bank) * (512 + 8) / 2**20
-    assert lists > 9
-    assert in_memory > lists
-    assert on_disk < lists / 3
