@@ -26,6 +26,7 @@ from offnominal.memory.index_file import (
     save_index,
     save_indexes,
 )
+from offnominal.memory.index_open import _sound
 
 KINDS = ["ivf", "hnsw", "ivfpq", "disk"]
 
@@ -214,6 +215,15 @@ def broken_link(made: object) -> None:
     faiss.rev_swig_ptr(links.data(), links.size())[5] = 10**6
 
 
+def broken_level(made: object) -> None:
+    # A link of the upper level to an entry that is on the lowest only.
+    graph = made.hnsw  # type: ignore[attr-defined]
+    levels = faiss.vector_to_array(graph.levels)
+    low, high = int((levels == 1).argmax()), int((levels > 1).argmax())
+    place = int(graph.offsets.at(high)) + int(graph.cum_nneighbor_per_level.at(1))
+    faiss.rev_swig_ptr(graph.neighbors.data(), graph.neighbors.size())[place] = low
+
+
 def broken_entry(made: object) -> None:
     made.hnsw.entry_point = -1  # type: ignore[attr-defined]
 
@@ -222,14 +232,17 @@ def broken_metric(made: object) -> None:
     made.metric_type = faiss.METRIC_INNER_PRODUCT  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("damage", [broken_link, broken_entry, broken_metric])
+@pytest.mark.parametrize("damage", [broken_link, broken_level, broken_entry, broken_metric])
 def test_what_faiss_would_follow_blindly_is_checked(
     damage: Callable[[object], None], saved: dict[str, tuple[MemoryBank, Path]]
 ) -> None:
     path = saved["hnsw"][1]
     head, rows, body = header(load_file(path)["bank.index"])
     made = faiss.deserialize_index(np.frombuffer(body, np.uint8))
+    assert _sound(faiss, made, "hnsw", OWNERS * PATCHES, DIM)
     damage(made)
+    # Newer versions of FAISS check links themselves, so ours is asked directly as well.
+    assert not _sound(faiss, made, "hnsw", OWNERS * PATCHES, DIM)
     body = faiss.serialize_index(made).tobytes()
     head |= {"bytes": len(body), "sha256": hashlib.sha256(body).hexdigest()}
     with pytest.raises(ModelFileError, match="damaged"):

@@ -173,12 +173,13 @@ def _lines(
     lines: dict[str, list[Setup]] = {}
     for setup in setups:
         key = ", ".join(setting_words(r, setup.value(r), alone=True) for r in rest)
-        key += DAGGER * bool(setup.untrained)
+        if setup.untrained:
+            key = (key or "not pretrained") + DAGGER
         lines.setdefault(key, []).append(setup)
     low, high = math.inf, -math.inf
     for number, (label, mine) in enumerate(lines.items()):
         mine.sort(key=lambda setup: place[setup.value(axis)])
-        means = [setup.mean(metric) for setup in mine]
+        means = [setup.compared(metric) for setup in mine]
         x = [place[setup.value(axis)] for setup in mine]
         y = [summary.mean for summary in means]
         spread = [0 if math.isnan(summary.std) else summary.std for summary in means]
@@ -215,7 +216,7 @@ def _published(
 
 
 def _dots(axes: "Axes", metric: str, setups: Sequence[Setup], labels: Sequence[str]) -> None:
-    means = [setup.mean(metric) for setup in setups]
+    means = [setup.compared(metric) for setup in setups]
     for row, (setup, summary) in enumerate(zip(setups, means, strict=True)):
         each = [setup.in_category(metric, c).mean for c in setup.expected.get(metric, ())]
         if len(each) > 1:

@@ -11,7 +11,7 @@ from offnominal.report.gallery import Choice, Shown
 from offnominal.report.html import plain
 from offnominal.report.results import Setup, label_setups, varying
 from offnominal.report.sentences import best_line, learning_line
-from offnominal.report.speed import TIMED, timed_figure
+from offnominal.report.speed import TIMED, machines, timed_figure
 from offnominal.report.tables import Sources, by_category, overview, present
 from offnominal.report.words import DAGGER, METRICS, count, join, setting_words
 
@@ -221,7 +221,9 @@ def _lines(setups: Sequence[Setup], labels: Sequence[str], axes: Sequence[str]) 
 def _figure_key(plan: Plan, setups: Sequence[Setup]) -> str:
     """What bands, bars and dots of a plan's figure mean."""
     names = varying(setups, plan.axes)
-    if plan.name == TIMED or not names:
+    if plan.name == TIMED:
+        return f"On {machines(setups)}."
+    if not names:
         return ""
     if is_numeric(setups, names[0]):
         several = any(len(setup.seeds) > 1 for setup in setups)

@@ -13,7 +13,7 @@ from offnominal.report.words import count, join
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["TIMED", "speed", "timed_figure"]
+__all__ = ["TIMED", "machines", "speed", "timed_figure"]
 
 #: The plan whose figure is speed beside accuracy.
 TIMED = "inference-time"
@@ -50,10 +50,9 @@ def speed(setups: Sequence[Setup], plans: Sequence[Plan]) -> dict[str, Any]:
             f"{without} {what} no honest speed, because features came from the cache and their "
             "own time is not known or another machine's; run with --no-cache to time."
         )
-    machines = dict.fromkeys(_machine(setup) for setup in shown)
     return {
         "figure": svg(figure, "Images per second and image AUROC.") if figure else "",
-        "machine": join(list(machines)),
+        "machine": machines(shown),
         "notes": notes,
         "told": told,
     }
@@ -72,6 +71,11 @@ def timed_figure(setups: Sequence[Setup]) -> "Figure | None":
             group = machine if several else ""
             points.append(Speed(group, label, 1 / seconds, auroc.mean, setup.untrained))
     return speed_figure(points) if points else None
+
+
+def machines(setups: Sequence[Setup]) -> str:
+    """What some setups were run on, in words."""
+    return join(list(dict.fromkeys(_machine(setup) for setup in setups)))
 
 
 def _fewer(setups: Sequence[Setup]) -> list[Setup]:
