@@ -309,7 +309,7 @@ def test_errors_name_the_option() -> None:
     with pytest.raises(OptionError, match="memory"):
         MemoryBank(4, memory=10)
     with pytest.raises(OptionError, match="precision"):
-        MemoryBank(4, precision="int8")  # type: ignore[arg-type]
+        MemoryBank(4, precision="int4")  # type: ignore[arg-type]
     bank = MemoryBank(4)
     with pytest.raises(OptionError, match="among 0"):
         bank.search(torch.zeros(1, 4))

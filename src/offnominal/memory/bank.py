@@ -9,12 +9,13 @@ from torch import Tensor, nn
 from offnominal.errors import OptionError
 from offnominal.memory.candidates import NearestIndex, nearest_among
 from offnominal.memory.columns import Columns
+from offnominal.memory.exact import NORM_LIMIT
+from offnominal.memory.keeper import SketchKeeper
 from offnominal.memory.provenance import PROVENANCE, gaps, runs
-from offnominal.memory.screen import NORM_LIMIT, product_dtype
-from offnominal.memory.search import Plan, nearest
+from offnominal.memory.search import find
 from offnominal.memory.storage import DTYPES, Stored, encode
 
-_PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+_PRECISIONS = ("auto", "int8", "fp32", "bf16", "fp16")
 _LEAST_MEMORY = 2**20
 # Beyond so many neighbours an index is not asked.
 _FEW = 128
@@ -30,10 +31,12 @@ class MemoryBank(nn.Module):
     memory : int
         Bytes that a search may use beside the rows, the queries and the result; at least
         1 MiB. It changes the speed, never the result.
-    precision : {"auto", "fp32", "bf16", "fp16"}
+    precision : {"auto", "int8", "fp32", "bf16", "fp16"}
         Format of the first stage of the search, which rules out rows that are provably too
-        far. It changes the speed, never the result. "auto" is fp16 on CUDA, bf16 on a CPU that
-        has instructions for it, fp32 elsewhere.
+        far. It changes the speed, never the result. "auto" is fp16 on CUDA; on a CPU, where it
+        has instructions for products of 8-bit integers (VNNI), it is sketches of the rows as
+        soon as these pay, else bf16 where it has instructions for that, and fp32 elsewhere.
+        "int8" makes the sketches at once.
     storage : {"fp32", "fp16", "int8"}
         How rows are kept. What is stored is the truth: a search is exact among the rows as
         :meth:`take` gives them.
@@ -70,7 +73,7 @@ class MemoryBank(nn.Module):
         self,
         dim: int,
         memory: int = 512 * 2**20,
-        precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto",
+        precision: Literal["auto", "int8", "fp32", "bf16", "fp16"] = "auto",
         storage: Literal["fp32", "fp16", "int8"] = "fp32",
     ) -> None:
         super().__init__()
@@ -94,6 +97,7 @@ class MemoryBank(nn.Module):
         for name, dtype in PROVENANCE.items():
             self.register_buffer(name, torch.empty((0,), dtype=dtype))
         self._columns = Columns(self._buffers)
+        self._keeper = SketchKeeper()
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -175,7 +179,10 @@ class MemoryBank(nn.Module):
     ) -> None:
         if len(rows):
             values = {"rows": rows, "owner": owner, "view": view, "patch": patch}
+            same = self._keeper.valid(self.rows)
             self._columns.append(values if scale is None else values | {"scale": scale})
+            if same:
+                self._keeper.follow(self.rows)
 
     def forget(self, owners: Collection[int]) -> None:
         """Remove the rows of some images; the others keep their order.
@@ -191,8 +198,12 @@ class MemoryBank(nn.Module):
             return
         self.index = None
         with torch.inference_mode(False), torch.no_grad():
+            index = kept.nonzero()[:, 0]
+            same = self._keeper.valid(self.rows)
             self._columns.complete()
-            self._columns.keep(kept.nonzero()[:, 0])
+            self._columns.keep(index)
+            if same:
+                self._keeper.follow(self.rows, index)
 
     def take(self, index: Tensor | slice) -> Tensor:
         """Rows as a search sees them.
@@ -286,11 +297,8 @@ class MemoryBank(nn.Module):
     def _search_all(
         self, queries: Tensor, k: int, spans: list[tuple[int, int]]
     ) -> tuple[Tensor, Tensor]:
-        device = self.rows.device
-        left = sum(stop - start for start, stop in spans)
-        plan = Plan.within(self.memory, max(len(queries), 1), left, self.dim, k, device)
-        dtype = product_dtype(self.precision, device)
-        return nearest(self._stored(), queries, k, spans, dtype, plan)
+        rows, precision, memory = self._stored(), self.precision, self.memory
+        return find(rows, queries, k, spans, precision, memory, self._keeper)
 
     def _search_index(
         self, index: NearestIndex, queries: Tensor, k: int, spans: list[tuple[int, int]]

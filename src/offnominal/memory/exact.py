@@ -10,8 +10,11 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from offnominal.errors import OptionError
 from offnominal.memory.storage import Stored
 
+# Beyond this norm the square of a distance leaves the range of float32.
+NORM_LIMIT = 1e18
 _ROW_BITS = 32
 NOTHING = (0x7F800000 << _ROW_BITS) | 0xFFFFFFFF
 """Key of no row, infinitely far."""
@@ -87,6 +90,9 @@ def offer(
             _keys(rows, queries[who[p]], index[p], k) for p in batches(part.stop, pairs, part.start)
         ]
         found = torch.cat(keys)
+        if k == 1:
+            best[:, 0].scatter_reduce_(0, who[part], found[:, 0], "amin")
+            continue
         concerned = torch.zeros(len(best), dtype=torch.bool, device=best.device)
         concerned[who[part]] = True
         ids = concerned.nonzero()[:, 0]
@@ -96,6 +102,15 @@ def offer(
             torch.cat([best[ids].flatten(), found.flatten()]),
             torch.cat([known.flatten(), owner.flatten()]),
             k,
+        )
+
+
+def refuse_infinite(norms: Tensor) -> None:
+    """Raise an OptionError unless all these norms of rows are finite and not too large."""
+    if not norms.amax() < NORM_LIMIT:
+        raise OptionError(
+            f"memory bank: rows must be finite with norms below {NORM_LIMIT:.0e}; "
+            "check the features or the file they were loaded from"
         )
 
 

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from offnominal.errors import OptionError
+from offnominal.memory.exact import NORM_LIMIT, refuse_infinite
 from offnominal.memory.storage import Stored
 
-# Beyond this norm the square of a distance leaves the range of float32.
-NORM_LIMIT = 1e18
+__all__ = ["Screen", "plain_float32", "product_dtype", "screen"]
+
 _FLOAT32_ROUNDOFF = 2.0**-24
 _SPLITS = 2  # numbers of the fast format that together carry one half-norm
 
@@ -70,7 +70,7 @@ def product_dtype(precision: str, device: torch.device) -> torch.dtype:
     (AVX512-BF16 or AMX), and float32 elsewhere. On CUDA a half format is used only where the
     product can be had in float32 (PyTorch 2.8), since cuBLAS may otherwise round partial sums.
     """
-    if precision == "auto":
+    if precision in ("auto", "int8"):
         if device.type == "cuda":
             precision = "fp16"
         elif device.type == "cpu":
@@ -167,11 +167,7 @@ def screen(
         slack[:, number] = _error_bound(
             query_norms, query_error, reach, error, dim, dtype, scale, device
         )
-    if not farthest < NORM_LIMIT:
-        raise OptionError(
-            f"memory bank: rows must be finite with norms below {NORM_LIMIT:.0e}; "
-            "check the features or the file they were loaded from"
-        )
+    refuse_infinite(farthest)
     roundoff = torch.finfo(dtype if not wide else torch.float32).eps / 2
     return Screen(maxima, slack, roundoff)
 
@@ -240,12 +236,12 @@ def _error_bound(
     # Centring, the norms and the measured errors are themselves computed in float32.
     bound += (query_norms + row_norm).square() * ((terms + 8) * _FLOAT32_ROUNDOFF)
     bound += 4 * terms * flushed / scale**2 + 1e-34
-    if dtype == torch.float32 and not _plain_float32(device):
+    if dtype == torch.float32 and not plain_float32(device):
         bound += 2.0**-5 * squares
     return bound
 
 
-def _plain_float32(device: torch.device) -> bool:
+def plain_float32(device: torch.device) -> bool:
     """Whether float32 products are computed as such, not in TF32 or bfloat16."""
     if torch.get_float32_matmul_precision() != "highest":
         return False

@@ -21,13 +21,17 @@ from offnominal.memory.exact import (
     rows_of,
     sample,
 )
-from offnominal.memory.screen import Screen, screen
+from offnominal.memory.keeper import SketchKeeper
+from offnominal.memory.scan import MOST_NEIGHBOURS, scan
+from offnominal.memory.screen import Screen, product_dtype, screen
 from offnominal.memory.storage import Stored
 
-__all__ = ["Plan", "exact_distances", "nearest"]
+__all__ = ["Plan", "exact_distances", "find", "nearest"]
 
 # Touching one row exactly costs about as much as this many rows of a float32 product.
 _EXACT_COST = 40
+# Sketches are for many queries, and for so many at once.
+_MANY, _AT_ONCE = 16, 1024
 
 
 @dataclass(frozen=True)
@@ -79,6 +83,58 @@ class Plan:
         refine = max(1, min(queries, memory // 4 // (32 * groups + 32 * k * group)))
         touch = min(memory // 8, 2**22 if cached else 2**28) // (8 * dim)
         return cls(queries, rows, blocks, group, max(touch, group), refine)
+
+
+def find(
+    rows: Tensor | Stored,
+    queries: Tensor,
+    k: int,
+    spans: list[tuple[int, int]],
+    precision: str,
+    memory: int,
+    keeper: SketchKeeper,
+) -> tuple[Tensor, Tensor]:
+    """Find the ``k`` nearest rows of each query, in the way that promises to be fastest.
+
+    Parameters
+    ----------
+    rows, queries, k, spans
+        As for :func:`nearest`.
+    precision : {"auto", "int8", "fp32", "bf16", "fp16"}
+        Format of the first stage. "auto" and "int8" compare sketches first, where the machine is
+        fast at it and few neighbours are asked for; "auto" only where that pays.
+    memory : int
+        Bytes to work in.
+    keeper : SketchKeeper
+        Of these rows.
+
+    Returns
+    -------
+    tuple of Tensor
+        As of :func:`nearest`.
+    """
+    left = sum(stop - start for start, stop in spans)
+    sketch = None
+    if precision in ("auto", "int8") and k <= MOST_NEIGHBOURS and len(queries) >= _MANY:
+        sketch = keeper.sketch(rows, len(queries), memory, precision == "int8")
+    distances = queries.new_empty((len(queries), k))
+    index = torch.empty((len(queries), k), dtype=torch.int64, device=rows.device)
+    again = torch.arange(len(queries), device=rows.device)
+    if sketch is not None:
+        room = max(memory - sketch.codes.numel(), memory // 8)
+        rest = []
+        for part in torch.split(again, min(_AT_ONCE, room // 2**14)):
+            best, given_up = scan(rows, sketch, queries[part], k, spans, room)
+            distances[part], index[part] = distances_of(best), rows_of(best)
+            rest.append(part[given_up])
+        again = torch.cat(rest)
+        keeper.pays = keeper.pays and 2 * len(again) < len(queries)
+    if len(again):
+        plan = Plan.within(memory, len(again), left, rows.shape[1], k, rows.device)
+        dtype = product_dtype(precision, rows.device)
+        found = nearest(rows, queries[again], k, spans, dtype, plan)
+        distances[again], index[again] = found
+    return distances, index
 
 
 def nearest(

@@ -1,0 +1,96 @@
+"""When a bank has sketches of its rows, and that they are of the rows as they are."""
+
+import weakref
+
+from torch import Tensor
+
+from offnominal.memory.sketch import Sketch, fast_integer_products
+from offnominal.memory.storage import Stored
+
+__all__ = ["SketchKeeper"]
+
+# Rows, and their length, below which sketches save too little.
+_FEWEST, _SHORTEST = 2**13, 96
+# Pairs of a query and a row that are compared in the time that it takes to make the sketches: so
+# many for each row, and so many for finding the directions.
+_PER_ROW, _ONCE = 512, 2**26
+# Of the memory of a search, in eighths.
+_SHARE = 7
+
+
+class SketchKeeper:
+    """The sketches of a bank, made when searching without them has cost as much as making them.
+
+    They are derived from the rows: never saved, and no part of the result of a search.
+
+    Attributes
+    ----------
+    pays : bool
+        Whether the sketches have ruled out enough so far.
+    """
+
+    def __init__(self) -> None:
+        self.pays = True
+        self._pairs = 0
+        self._sketch: Sketch | None = None
+        # Weak, since nobody else must hold the rows when they grow.
+        self._rows: weakref.ref[Tensor] | None = None
+        self._version = 0
+
+    def __reduce__(self) -> tuple[type["SketchKeeper"], tuple[()]]:
+        """A copy of the bank makes its own."""
+        return SketchKeeper, ()
+
+    def forget(self) -> None:
+        """Start anew: the rows are others now."""
+        self.__init__()  # type: ignore[misc]  # the same object, which the bank holds
+
+    def valid(self, held: Tensor) -> bool:
+        """Whether what is known is of this very tensor as it is now."""
+        if self._rows is None or self._rows() is not held:
+            return False
+        return self._version == held._version
+
+    def follow(self, held: Tensor, kept: Tensor | None = None) -> None:
+        """Go on with another tensor: the same rows and more, or those ``kept`` (m,) int64."""
+        if kept is not None and self._sketch is not None:
+            self._sketch.keep(kept)
+        self._rows, self._version = weakref.ref(held), held._version
+
+    def sketch(
+        self, rows: Tensor | Stored, queries: int, memory: int, at_once: bool = False
+    ) -> Sketch | None:
+        """Sketches of all rows; None where they do not pay or fit in.
+
+        Parameters
+        ----------
+        rows : Tensor or Stored
+            (N, D) float32.
+        queries : int
+            How many there are to search for.
+        memory : int
+            Bytes of the search.
+        at_once : bool
+            Make them whatever it costs.
+        """
+        held = rows if isinstance(rows, Tensor) else rows.rows
+        # PyTorch does not count changes in place of an inference tensor.
+        if held.device.type != "cpu" or held.is_inference() or not fast_integer_products():
+            return None
+        if not self.valid(held):
+            self.forget()
+            self.follow(held)
+        self._pairs += queries * len(rows)
+        if not at_once and (
+            not self.pays
+            or len(rows) < _FEWEST
+            or rows.shape[1] < _SHORTEST
+            or 8 * Sketch.length(rows.shape[1]) * len(rows) > _SHARE * memory
+            or (self._sketch is None and self._pairs < _PER_ROW * len(rows) + _ONCE)
+        ):
+            return None
+        if self._sketch is None:
+            self._sketch = Sketch(rows)
+        elif len(self._sketch.codes) < len(rows):
+            self._sketch.extend(rows)
+        return self._sketch
