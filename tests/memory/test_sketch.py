@@ -176,22 +176,27 @@ def test_sketches_follow_what_happens_to_the_rows() -> None:
 
 @fast
 def test_sketches_are_made_when_they_pay() -> None:
-    rows, queries = patches(10_000), patches(1000, seed=3)
+    rows, queries = patches(70_000), patches(300, seed=3)
     bank = MemoryBank(DIM)
     bank.add(rows)
     searches = 0
     while bank._keeper._sketch is None:
         found = bank.search(queries)
         searches += 1
-    assert 1 < searches < 20
-    assert bank._keeper.pays
+    assert 1 < searches < 10
+    assert not bank._keeper._pause
     assert_same(bank.search(queries), found)
-    # Where every row is as near as any other, they rule out nothing, and are left alone.
-    same = MemoryBank(DIM)
-    same.add(normal(1, DIM).repeat(10_000, 1))
-    for _ in range(searches + 1):
-        same.search(queries)
-    assert not same._keeper.pays
+
+
+@fast
+def test_sketches_rest_where_they_rule_out_little() -> None:
+    bank = MemoryBank(DIM, precision="int8")
+    bank.add(normal(1, DIM).repeat(10_000, 1))
+    pauses = []
+    for _ in range(3):
+        assert not bank.search(QUERIES)[1].any()
+        pauses.append(bank._keeper._pause)
+    assert pauses == [2, 4, 8]
 
 
 @fast

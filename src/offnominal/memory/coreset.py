@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from offnominal.errors import OptionError
-from offnominal.memory.exact import NORM_LIMIT, product_dtype, screen
+from offnominal.memory.exact import NORM_LIMIT
 from offnominal.memory.projection import random_projection
+from offnominal.memory.screen import product_dtype, screen
 from offnominal.memory.search import exact_distances
 
 # A distance and its row are one integer, as in the search, but with the row's number inverted:

@@ -176,8 +176,18 @@ class FaissIndex:
         kept : Tensor
             (N,) bool: which of the bank's rows remain, of all before the removal.
         """
-        still = kept.cpu().numpy()
-        numbers = np.where(still, np.cumsum(still) - 1, -1).astype(np.int32)
+        self.renumber(torch.where(kept, kept.cumsum(0) - 1, -1))
+
+    def renumber(self, places: Tensor) -> None:
+        """Follow the bank where its rows move or go.
+
+        Parameters
+        ----------
+        places : Tensor
+            (N,) int64: where each of the bank's rows is now, of all before the change; -1 where it
+            is gone, whose entry stays and is passed over from now on.
+        """
+        numbers = places.cpu().numpy().astype(np.int32)
         if self.rows is None:
             self.rows = numbers[: self.numbers]
         else:

@@ -22,7 +22,7 @@ from offnominal.memory.index import FaissIndex, rows_for_faiss
 from offnominal.memory.index_choice import LEAST_ROWS, Kind, SearchChoice, load_faiss
 from offnominal.memory.index_tune import Progress, draw_references, hold_back, tune
 
-__all__ = ["build_index", "update_index"]
+__all__ = ["build_index", "follow_bank", "update_index"]
 
 _CHUNK = 2**14  # rows that are read at once
 _PER_LIST = 32  # training rows per list
@@ -136,6 +136,46 @@ def update_index(
                 _fill(index, bank, fresh.nonzero()[:, 0], progress)
                 return
     bank.index = build_index(bank, choice, seed, neighbours, progress)
+
+
+def follow_bank(bank: MemoryBank, index: FaissIndex, owner: Tensor) -> FaissIndex | None:
+    """Bring an index up to date with a bank from which images went, or into which some came back.
+
+    Images go and come whole, and their rows stay in the order of the images' numbers. Rows at the
+    end are left to :func:`update_index`, which tunes the index with them first.
+
+    Parameters
+    ----------
+    bank : MemoryBank
+        As it is now.
+    index : FaissIndex
+        Of the bank as it was.
+    owner : Tensor
+        (N,) int32: the column ``owner`` of the bank as it was.
+
+    Returns
+    -------
+    FaissIndex or None
+        The same one; None where it has to be built anew: nothing is left of it, or rows came back
+        among those of lists on disk.
+    """
+    stayed = torch.isin(bank.owner, owner).nonzero()[:, 0]
+    kept = torch.isin(owner, bank.owner)
+    if not len(stayed) or len(stayed) != int(kept.sum()):
+        return None
+    places = torch.full((len(owner),), -1, device=owner.device)
+    places[kept] = stayed
+    if torch.equal(places[: len(index)], torch.arange(len(index), device=owner.device)):
+        return index
+    index.renumber(places)
+    assert index.rows is not None
+    known = torch.zeros(len(bank), dtype=torch.bool)
+    known[torch.from_numpy(index.rows[index.rows >= 0]).long()] = True
+    if not known.any() or (index.on_disk and not known[: len(index)].all()):
+        return None
+    if not known[: len(index)].all():
+        _fill(index, bank, (~known).nonzero()[:, 0].to(bank.rows.device), None)
+    return index
 
 
 def _trained(faiss: Any, bank: MemoryBank, rest: Tensor, kind: Kind, seed: int) -> Any:

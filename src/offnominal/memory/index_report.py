@@ -50,8 +50,9 @@ class IndexReport:
         Share of the true nearest rows that was asked for, and that was found on held-back queries.
     queries : int
         How many those were.
-    speed : float
-        Time of exact search by that of the index, for the patches of a reference.
+    speed : float or None
+        Time of exact search by that of the index, for the patches of a reference; None where it is
+        not told, as in a model file, whose bytes must not depend on a clock.
     images : int
         References that were scored as they are and with a blemish.
     auroc_exact, auroc_approximate : float
@@ -66,7 +67,7 @@ class IndexReport:
     target: float
     recall: float
     queries: int
-    speed: float
+    speed: float | None
     images: int
     auroc_exact: float
     auroc_approximate: float
@@ -79,11 +80,12 @@ class IndexReport:
 
     def __str__(self) -> str:
         """The report in two sentences, for a terminal."""
+        faster = "" if self.speed is None else f", {self.speed:.1f} times as fast as exact search"
         return (
             f"index {self.kind} ({self.setting}) of {self.rows:,} rows: recall {self.recall:.4f} "
-            f"on {self.queries} held-back patches (asked for: {self.target:g}), {self.speed:.1f} "
-            f"times as fast as exact search. AUROC of {self.images} references against the same "
-            f"with a blemish: {self.auroc_approximate:.4f} with the index, {self.auroc_exact:.4f} "
+            f"on {self.queries} held-back patches (asked for: {self.target:g}){faster}. AUROC of "
+            f"{self.images} references against the same with a blemish: "
+            f"{self.auroc_approximate:.4f} with the index, {self.auroc_exact:.4f} "
             f"without ({self.auroc_change:+.4f}); image scores changed by up to "
             f"{self.score_change:.1%}"
         )

@@ -10,7 +10,7 @@ from offnominal.memory.storage import Stored
 __all__ = ["SketchKeeper"]
 
 # Rows, and their length, below which sketches save too little.
-_FEWEST, _SHORTEST = 2**13, 96
+_FEWEST, _SHORTEST = 2**16, 96
 # Pairs of a query and a row that are compared in the time that it takes to make the sketches: so
 # many for each row, and so many for finding the directions.
 _PER_ROW, _ONCE = 512, 2**26
@@ -22,16 +22,12 @@ class SketchKeeper:
     """The sketches of a bank, made when searching without them has cost as much as making them.
 
     They are derived from the rows: never saved, and no part of the result of a search.
-
-    Attributes
-    ----------
-    pays : bool
-        Whether the sketches have ruled out enough so far.
     """
 
     def __init__(self) -> None:
-        self.pays = True
         self._pairs = 0
+        # Searches in which the sketches did not pay, in a row, and for how many they are left out.
+        self._misses = self._pause = 0
         self._sketch: Sketch | None = None
         # Weak, since nobody else must hold the rows when they grow.
         self._rows: weakref.ref[Tensor] | None = None
@@ -81,8 +77,9 @@ class SketchKeeper:
             self.forget()
             self.follow(held)
         self._pairs += queries * len(rows)
+        self._pause = max(0, self._pause - 1)
         if not at_once and (
-            not self.pays
+            self._pause
             or len(rows) < _FEWEST
             or rows.shape[1] < _SHORTEST
             or 8 * Sketch.length(rows.shape[1]) * len(rows) > _SHARE * memory
@@ -94,3 +91,8 @@ class SketchKeeper:
         elif len(self._sketch.codes) < len(rows):
             self._sketch.extend(rows)
         return self._sketch
+
+    def note(self, paid: bool) -> None:
+        """Take notice of whether the sketches paid in a search; else do without for a while."""
+        self._misses = 0 if paid else self._misses + 1
+        self._pause = 0 if paid else 2**self._misses

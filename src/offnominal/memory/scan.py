@@ -26,10 +26,12 @@ MOST_NEIGHBOURS = _GROUP
 _PRODUCT, _MAXIMA = 2**20, 2**20
 # One group in so many gives a first idea of how near the nearest rows are.
 _STRIDE = 16
-# Beyond one group in so many, a query is better searched another way.
-_CROWD = 4
+# If more than one group in so many is left, of the first so many, another way is quicker.
+_CROWD, _START = 16, 256
 # Groups that may begin to wait, for each query, before the most promising are compared.
 _MORE = 64
+# Groups that wait for each query, from which on queries are better looked at one by one.
+_FEW = 256
 _ENTRY = 32  # bytes of one that waits, and to sort it
 _NEVER, _ALWAYS = torch.iinfo(torch.int32).min, torch.iinfo(torch.int32).max
 _WORD = 8
@@ -37,7 +39,7 @@ _WORD = 8
 
 def scan(
     rows: Tensor | Stored, sketch: Sketch, queries: Tensor, k: int, spans: Spans, memory: int
-) -> tuple[Tensor, Tensor]:
+) -> Tensor | None:
     """Find the ``k`` nearest rows of each query.
 
     Parameters
@@ -57,13 +59,13 @@ def scan(
 
     Returns
     -------
-    tuple of Tensor
-        Keys (Q, k) int64, ascending; and (n,) int64, queries of which so many rows are nearly
-        equally near that they are better searched another way: their keys mean nothing.
+    Tensor or None
+        Keys (Q, k) int64, ascending. None where the sketches rule out so little that another way
+        is quicker.
     """
     inside = [(-(-a // _GROUP), b // _GROUP) for a, b in spans if b // _GROUP > -(-a // _GROUP)]
     if not inside:  # too few rows for a whole group
-        return torch.full((len(queries), k), NOTHING), torch.arange(len(queries))
+        return None
     allowed = None
     if spans != [(0, len(rows))]:
         allowed = torch.zeros(len(rows), dtype=torch.bool)
@@ -76,10 +78,10 @@ def scan(
     del first
     for start, stop in spans:
         work.pass_over(start, stop)
-        if not work.open.any():
-            break
+        if work.crowded:
+            return None
     work.finish()
-    return work.best, (~work.open).nonzero()[:, 0]
+    return work.best
 
 
 class _Scan:
@@ -91,8 +93,8 @@ class _Scan:
         (Q, k) int64: keys of the nearest rows that were compared exactly.
     known : Tensor
         (Q,) float32: squared distances that are known to be no less than the k-th smallest.
-    open : Tensor
-        (Q,) bool: the queries that have not been given up.
+    crowded : bool
+        Whether so much is left that the scan had better stop.
     """
 
     def __init__(
@@ -112,12 +114,11 @@ class _Scan:
         self.codes[: len(queries)] = self.coded.codes
         self.best = torch.full((len(queries), k), NOTHING)
         self.known = torch.full((len(queries),), math.inf)
-        self.open = torch.ones(len(queries), dtype=torch.bool)
+        self.crowded = False
         # Groups that wait: their queries, numbers and values.
         self.waiting: list[tuple[Tensor, Tensor, Tensor]] = []
-        self.held = self.fresh = 0
+        self.seen = self.held = self.fresh = 0
         self.more = min(_MORE * count, memory // (8 * _ENTRY))
-        self.patience = max(64, len(rows) // _GROUP // _CROWD)
         self.room = memory // (2 * _ENTRY)
         self.touch = max(_GROUP, min(memory // 8, 2**22) // (8 * rows.shape[1]))
         self.chunk = max(1, min(memory // 8, 2**21) // (_GROUP * sketch.codes.shape[1]))
@@ -156,16 +157,49 @@ class _Scan:
                 self.waiting.append((who.int(), (group + first).int(), value))
                 self.fresh += len(who)
             # The list at most doubles, so that it is not gone through too often.
+            self.seen += len(maxima)
             if self.fresh > max(self.more, self.held):
                 self._compare_best()
+                if self.crowded:
+                    return
 
     def finish(self) -> None:
         """Compare what still waits."""
         self._compare_best()
-        if not self.waiting:
-            return
-        who, group = (torch.cat([entry[i] for entry in self.waiting]) for i in (0, 1))
-        self.waiting = []
+        if self.waiting:
+            self._compare_waiting()
+
+    def _compare_waiting(self) -> None:
+        who, group = (torch.cat([entry[i] for entry in self.waiting]).long() for i in (0, 1))
+        self.waiting, self.held = [], 0
+        if len(who) < _FEW * len(self.queries):
+            self._compare_few(who, group)
+        else:
+            self._compare_many(who, group)
+
+    def _compare_few(self, who: Tensor, group: Tensor) -> None:
+        """Compare queries ``who`` (n,) with groups (n,): all queries at once."""
+        bar, found = self._bar(), []
+        for part in batches(len(who), self.chunk):
+            row = group[part, None] * _GROUP + self.steps
+            codes = self.sketch.codes.index_select(0, row.clamp(max=len(self.rows) - 1).flatten())
+            mine = self.codes[who[part], None].float()
+            # Whole numbers below 2²⁴, so float32 has them exactly.
+            value = codes.float().view(*row.shape, -1).mul_(mine).sum(-1).int()
+            pair, step = (
+                ((value >= bar[who[part], None]) & (row < len(self.rows))).nonzero().unbind(1)
+            )
+            found.append((who[part][pair], row[pair, step], value[pair, step]))
+        who, row, value = (torch.cat(each) for each in zip(*found, strict=True))
+        high = torch.full((len(self.queries),), torch.iinfo(torch.int64).min)
+        high.scatter_reduce_(0, who, _ranks(value, row), "amax")
+        best = _ranks(value, row) == high[who]
+        self._compare(who[best], row[best, None])
+        left = ~best & (value >= self._bar()[who])
+        self._compare(who[left], row[left, None])
+
+    def _compare_many(self, who: Tensor, group: Tensor) -> None:
+        """Compare queries ``who`` (n,) with groups (n,): one query after the other."""
         counts = who.bincount(minlength=len(self.queries)).tolist()
         bars = self._bar().tolist()
         found = []
@@ -176,11 +210,11 @@ class _Scan:
         self._compare(who, row[:, None])
 
     def _rows_that_matter(self, number: int, groups: Tensor, bar: int) -> Tensor:
-        """Rows (n,) int64 of some groups (m,) int32 that query ``number`` must be compared with."""
+        """Rows (n,) int64 of some groups (m,) int64 that query ``number`` must be compared with."""
         codes, size = self.sketch.codes, len(self.rows) // _GROUP
-        whole, found = codes[: size * _GROUP].view(size, -1), [groups[:0].long()]
+        whole, found = codes[: size * _GROUP].view(size, -1), [groups[:0]]
         for part in batches(len(groups), self.chunk):
-            mine = groups[part].long()
+            mine = groups[part]
             # A product with one vector: many times faster than one of pairs.
             picked = whole.index_select(0, mine.clamp(max=size - 1)).view(-1, codes.shape[1])
             value = torch._int_mm(picked, self.coded.codes[number, :, None]).view(-1, _GROUP)
@@ -216,8 +250,7 @@ class _Scan:
     def _bar(self) -> Tensor:
         """Values (Q,) int32 that a row must reach to matter."""
         kth = distances_of(self.best[:, -1]).minimum(self.known)
-        bar = self.sketch.thresholds(self.coded, kth)
-        return bar.masked_fill_(~self.open, _ALWAYS)
+        return self.sketch.thresholds(self.coded, kth)
 
     def _columns(self) -> Tensor:
         """As :meth:`_bar`, for every column of the products."""
@@ -235,28 +268,15 @@ class _Scan:
             best = _ranks(value, group) == high[who]
             self._compare(who[best].long(), group[best, None].long() * _GROUP + self.steps)
             kept.append((who[~best], group[~best], value[~best]))
-        self.waiting, self.fresh = kept, 0
-        counts = self._drop()
-        most = (
-            min(self.patience, self.room // len(counts))
-            if counts.sum() > self.room
-            else self.patience
-        )
-        if (counts > most).any():
-            self.open &= counts <= most
-            counts = self._drop()
-        self.held = int(counts.sum())
-
-    def _drop(self) -> Tensor:
-        """Drop groups that no longer matter; how many wait for each query, (Q,)."""
         bar = self._bar()
-        counts = torch.zeros(len(bar), dtype=torch.int64)
-        for number, (who, group, value) in enumerate(self.waiting):
+        for number, (who, group, value) in enumerate(kept):
             left = value >= bar[who]
-            self.waiting[number] = who[left], group[left], value[left]
-            counts += who[left].bincount(minlength=len(counts))
-        self.waiting = [entry for entry in self.waiting if len(entry[0])]
-        return counts
+            kept[number] = who[left], group[left], value[left]
+        self.waiting = [entry for entry in kept if len(entry[0])]
+        self.held, self.fresh = sum(len(entry[0]) for entry in kept), 0
+        self.crowded = self.held * _CROWD > max(self.seen, _START) * len(self.queries)
+        if self.held > self.room:
+            self._compare_waiting()
 
     def _compare(self, who: Tensor, index: Tensor) -> None:
         """Compare queries ``who`` (n,) with rows ``index`` (n, G) exactly."""

@@ -122,13 +122,15 @@ def find(
     again = torch.arange(len(queries), device=rows.device)
     if sketch is not None:
         room = max(memory - sketch.codes.numel(), memory // 8)
-        rest = []
+        left_over = []
         for part in torch.split(again, min(_AT_ONCE, room // 2**14)):
-            best, given_up = scan(rows, sketch, queries[part], k, spans, room)
-            distances[part], index[part] = distances_of(best), rows_of(best)
-            rest.append(part[given_up])
-        again = torch.cat(rest)
-        keeper.pays = keeper.pays and 2 * len(again) < len(queries)
+            best = scan(rows, sketch, queries[part], k, spans, room)
+            if best is None:
+                left_over.append(part)
+            else:
+                distances[part], index[part] = distances_of(best), rows_of(best)
+        keeper.note(paid=not left_over)
+        again = torch.cat(left_over) if left_over else again[:0]
     if len(again):
         plan = Plan.within(memory, len(again), left, rows.shape[1], k, rows.device)
         dtype = product_dtype(precision, rows.device)

@@ -114,9 +114,9 @@ class Sketch:
         points = self._project(some)[0]
         self._typical = float(points[:, -1].mean())
         points[:, -1] -= self._typical
-        # Few are cut off, and none so many that a kind of part is all outliers.
-        box = points.abs().amax(1).quantile(0.999) / _LEVELS
-        ball = torch.linalg.vector_norm(points, dim=1).quantile(0.99) / self._ball
+        # Cutting off some outliers costs less than a coarser unit for all.
+        box = points.abs().amax(1).quantile(0.99) / _LEVELS
+        ball = torch.linalg.vector_norm(points, dim=1).quantile(0.95) / self._ball
         self.unit = max(float(torch.maximum(box, ball)), 2.0**-100)
         self.error = 0.0
         self._buffers = {"codes": torch.empty((0, self._word), dtype=torch.int8)}
@@ -201,14 +201,10 @@ class Sketch:
     def _project(self, near: Tensor) -> tuple[Tensor, Tensor]:
         """Points (n, m) of centred rows (n, D), and how far these may be from the true ones."""
         points = near @ self.axes
+        # Not the root of a difference of squares, which is the worse known the smaller it is.
+        beyond = torch.linalg.vector_norm(torch.addmm(near, points, self.axes.T, alpha=-1), dim=1)
         rounding = self._loss if plain_float32(near.device) else 2.0**-5
-        norms = torch.linalg.vector_norm(near, dim=1)
-        blur = norms * rounding
-        squares = norms.square()
-        beyond = (squares - points.square().sum(1)).clamp_(min=0).sqrt_()
-        # The root of a difference is known the worse the smaller it is.
-        unsure = squares.mul_(2 * rounding + near.shape[1] * 2.0**-22)
-        blur += (unsure / beyond).minimum(unsure.sqrt())
+        blur = torch.linalg.vector_norm(near, dim=1) * (4 * rounding)
         return torch.cat([points, beyond[:, None] - self._typical], 1), blur
 
     def _round(self, rows: Tensor) -> tuple[Tensor, Tensor]:
