@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from offnominal.benchmark.features import FeatureCache
+from offnominal.cli.terminal import warn_untrained
 from offnominal.datasets import open_dataset
 from offnominal.datasets.dataset import Dataset
 from offnominal.datasets.masks import sample_mask
@@ -127,6 +128,7 @@ def run(args: argparse.Namespace, folder: Path) -> None:
     good, defective = chosen.counts
     detector = AnomalyCLIP(**options)
     print(f"{dataset.name}: trained on {good} good and {defective} defective images")
+    warn_untrained(detector)
     recipe = Recipe(epochs=args.epochs, seed=args.seed)
     ends: list[float] = []
 

@@ -5,8 +5,9 @@
 ``offnominal benchmark`` and ``offnominal report`` on some of a data set's images, the same for all
 methods, each with the backbone that it takes. Where no file is given, weights and learned prompts
 are small ones drawn at random, and their files say so: such figures show what runs, how fast, and
-what methods share, and say nothing about the methods; the report marks them. Printed is also what
-the feature cache spared: methods that ask CLIP's tower the same share its pass.
+what methods share, and say nothing about the methods; the report marks them. A chat model takes
+part where one is named; nothing stands in for it. Printed is also what the feature cache spared:
+methods that ask CLIP's tower the same share its pass.
 """
 
 import argparse
@@ -67,6 +68,7 @@ def main() -> None:
     parser.add_argument("--anomalyclip", type=Path, help="learned prompts, for --clip")
     parser.add_argument("--coop", type=Path, help="learned prompts, for --clip")
     parser.add_argument("--april-gan", type=Path, help="learned layers, for --clip")
+    parser.add_argument("--chat", metavar="MODEL=URL", help="a chat model behind an endpoint")
     parser.add_argument("--shots", default="0,1,4")
     parser.add_argument("--methods", default=",".join((*WANTED, *BESIDE)))
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -93,6 +95,10 @@ def run(given: argparse.Namespace) -> None:
         sets.append("anomalydino-batched:resolution=168")
     if "maeday" in methods:
         backbones.append(f"maeday:{mae}")
+    if given.chat:
+        model, _, endpoint = given.chat.partition("=")
+        methods.append("chat")
+        sets += [f"chat:model={model}", f"chat:endpoint={endpoint}"]
     arguments = ["benchmark", "--data", str(table), "-o", str(given.output)]
     arguments += ["--class-names", "categories", "--cache", str(given.output / "features")]
     arguments += ["--seeds", "1", "--shots", given.shots]

@@ -1,7 +1,6 @@
 """Files that appear whole or not at all."""
 
-import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,15 +24,11 @@ def replacing(path: Path) -> Iterator[Path]:
     OSError
         If it cannot be made, or cannot take the place.
     """
-    handle, name = tempfile.mkstemp(dir=path.absolute().parent, prefix=f".{path.name}.")
-    os.close(handle)
-    temporary = Path(name)
+    # Named before it is made, so that a Ctrl-C at any point finds something to remove.
+    temporary = path.absolute().with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
+        temporary.touch(exist_ok=False)
         yield temporary
-        # mkstemp is private to its maker; this file has the permissions of any new file.
-        mask = os.umask(0)
-        os.umask(mask)
-        temporary.chmod(0o666 & ~mask)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

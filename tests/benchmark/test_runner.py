@@ -215,7 +215,7 @@ import torch
 torch.set_num_threads(1)
 request = Request(shots=(1, 2, 3), seeds=3, backbones=("builtin",), sets={"rotations": ["none"]})
 work = make_plan([open_dataset(Path(sys.argv[1]))], request)
-def tell(cell, figures):
+def tell(cell, figures, reason):
     print(cell.name, flush=True)
 outcome = Runner(work, Store(Path(sys.argv[2]))).run(finished=tell)
 print("end", outcome.finished, outcome.before, outcome.elsewhere, flush=True)

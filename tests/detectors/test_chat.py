@@ -38,6 +38,7 @@ from tests.chat_server import (
 from offnominal import Detector
 from offnominal.chat.endpoint import AnswerError, EndpointError
 from offnominal.chat.prediction import ChatPrediction
+from offnominal.cli.fit import describe_threshold
 from offnominal.detectors.chat import GRID, MOST, PATIENCE, ChatModel
 from offnominal.errors import ImageError, NotFittedError, OffnominalError, OptionError
 
@@ -659,6 +660,10 @@ def test_calibrated_by_its_answers(serve: Serve, tmp_path: Path) -> None:
     again = looser.rescore(mild)
     assert (again.score, again.is_anomalous) == (0.75, True)
     np.testing.assert_array_equal(again.anomaly_map, mild.anomaly_map)
+    assert describe_threshold(detector.rescored(false_reject=0.05)) == (
+        "none: 9 good images to set it by; run `offnominal calibrate` with good images that it has "
+        "not learned from (19 give one; until then the model's own answers decide)"
+    )
     detector.save(tmp_path / "part.offn")
     loaded = Detector.load(tmp_path / "part.offn")
     assert str(loaded.threshold) == str(detector.threshold)

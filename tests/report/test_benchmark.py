@@ -152,6 +152,19 @@ def test_sentences_of_each_kind_of_plan(plans: Path) -> None:
     assert "Images per second" in text
 
 
+def test_a_single_category_has_no_tables_of_its_own(small: Path, tmp_path: Path) -> None:
+    assert "By category" in read(small)
+    shutil.copytree(small, tmp_path / "runs")
+    cells, _ = read_runs(tmp_path / "runs")
+    first = cells[0].settings["category"]
+    for cell in cells:
+        if cell.settings["category"] != first:
+            shutil.rmtree(cell.folder)
+    text = write_report(tmp_path / "runs", gallery=False).read_text(encoding="utf-8")
+    assert "By category" not in text
+    assert text.count("<table>") < read(small).count("<table>")
+
+
 def test_moved_and_lost_images(small: Path, tmp_path: Path) -> None:
     copy = tmp_path / "runs"
     shutil.copytree(small, copy, ignore=shutil.ignore_patterns("report"))

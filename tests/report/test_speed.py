@@ -74,6 +74,30 @@ def test_machines_are_told_apart() -> None:
     assert found["machine"] == "Some processor, 1 thread and A card"
 
 
+def test_times_of_a_busy_machine_are_called_that() -> None:
+    busy = "The machine had more to do than it has processors while"
+    some = speed(gather([timed("a", 1.0, busy=True), timed("b", 1.0, busy=False)]), [])
+    assert f"{busy} 1 of 2 of these were run" in " ".join(some["notes"])
+    both = speed(gather([timed("a", 1.0, busy=True), timed("b", 1.0, busy=True)]), [])
+    assert f"{busy} all of these were run" in " ".join(both["notes"])
+    quiet = speed(gather([timed("a", 1.0), timed("b", 1.0)]), [])
+    assert busy not in " ".join(quiet["notes"])
+
+
+def test_what_the_cache_spared_is_told() -> None:
+    """Of four setups one made the features, two found all of theirs, and one is asked elsewhere."""
+    first = cell("a", timings={"per_image": 1.0, "network": 9.0}, features=COLD)
+    served = [
+        cell(name, timings={"per_image": 0.1, "network_spared": 9.0}, features=WARM)
+        for name in "bc"
+    ]
+    other = cell("d", timings={"per_image": 2.0}, features={"computed": 0, "from_cache": 0})
+    told = " ".join(speed(gather([first, *served, other]), [])["notes"])
+    assert "All features were found in the cache for: b; c." in told
+    assert "busy for 9 s; without the cache it had been 27 s." in told
+    assert "in the cache" not in " ".join(speed(gather([first, other]), [])["notes"])
+
+
 def test_many_numbers_of_images_share_a_row() -> None:
     cells = [timed(method, 0.01 * (shots + 1), shots) for method in "ab" for shots in range(20)]
     found = speed(gather(cells), [])

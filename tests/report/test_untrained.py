@@ -69,7 +69,7 @@ def test_some_are_marked_and_the_others_compared(small: Path, tmp_path: Path) ->
         ("4", WHY),
     }
     latex = (runs / "report" / "results.tex").read_text(encoding="utf-8")
-    assert r"4 $\dagger$ &" in latex
+    assert r"4~$\dagger$ &" in latex
     assert f"$\\dagger$~Weights not pretrained ({WHY}): says nothing" in latex
 
 

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import save_file
-from tests.seeded import clip_weights
+from tests.seeded import UNTRAINED, clip_weights
+
+from offnominal.training.files import Files
 
 KINDS = ("good", "blowhole", "break")
 
@@ -67,7 +69,8 @@ def save_gabor_clip(folder: Path, config: dict[str, Any] = GABOR) -> Path:
     """Write it as a weights file that says what it is, and return its path."""
     path = folder / "clip_gabor.safetensors"
     if not path.exists():
-        metadata = {"model": "open_clip:gabor", "open_clip": json.dumps(config)}
+        described = json.dumps(config)
+        metadata = UNTRAINED | {"model": "open_clip:gabor", "open_clip": described}
         save_file(gabor_clip_weights(config), path, metadata=metadata)
     return path
 
@@ -84,6 +87,11 @@ def write_half(tiles: Path, root: Path, half: int, each: int) -> Path:
     for image in sorted((tiles / "train" / "good").iterdir())[half:4:2]:
         _copy(image, root / "tile" / "train" / "good")
     return root
+
+
+def contents(files: Files) -> list[bytes]:
+    """All that a training leaves but its page, which names the file."""
+    return [path.read_bytes() for path in (files.learned, files.losses, files.state)]
 
 
 def _copy(file: Path, folder: Path) -> None:

@@ -1,5 +1,6 @@
 """Training of APRIL-GAN's layers on real images with a small tower."""
 
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,9 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from tests.training.material import save_gabor_clip, write_half
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from tests.training.material import contents, write_half
 
 from offnominal.backbones.weights import digest as digest_of
 from offnominal.benchmark.features import FeatureCache
@@ -22,7 +25,7 @@ from offnominal.images import read_image
 from offnominal.language.learnedfile import read_projections, read_prompts
 from offnominal.language.projections import Projections
 from offnominal.metrics.image import image_metrics
-from offnominal.training.files import Files, mean_losses, read_losses
+from offnominal.training.files import mean_losses, read_losses
 from offnominal.training.learners import TRAINABLE, LayerLearner
 from offnominal.training.loop import Outcome
 from offnominal.training.recipe import Recipe
@@ -33,17 +36,6 @@ from offnominal.training.tower import Batch, Tower
 QUICK = Recipe(epochs=2, batch=5, local_weight=1.0)
 
 
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_gabor_clip(tmp_path_factory.mktemp("clip"))
-
-
-@pytest.fixture(scope="module")
-def small(tiles: Path, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    root = tmp_path_factory.mktemp("data") / "tiles"
-    return open_dataset(write_half(tiles, root, half=0, each=4))
-
-
 def april_gan(weights: Path, **options: Any) -> AprilGAN:
     return AprilGAN(weights=str(weights), device="cpu", **({"resolution": 112} | options))
 
@@ -51,10 +43,6 @@ def april_gan(weights: Path, **options: Any) -> AprilGAN:
 def trained(weights: Path, data: Dataset, path: Path, **options: Any) -> Outcome:
     recipe = options.pop("recipe", QUICK)
     return train(april_gan(weights), data, path, recipe, **options)
-
-
-def contents(files: Files) -> list[bytes]:
-    return [path.read_bytes() for path in (files.learned, files.losses, files.state)]
 
 
 def test_training_finds_defects_on_other_images(weights: Path, tiles: Path, tmp_path: Path) -> None:
@@ -206,6 +194,33 @@ def test_files_and_page(weights: Path, small: Dataset, whole: Outcome, tmp_path:
     assert "The loss is the sum of both parts." in page
     assert "prompts" not in page
     assert "Images</dt>" not in page
+
+
+def test_a_page_says_that_weights_are_not_pretrained(
+    weights: Path, small: Dataset, whole: Outcome, tmp_path: Path
+) -> None:
+    """A banner, and a dagger on every number, with its meaning in the figure and below the table.
+
+    Weights whose file says nothing against them are not marked.
+    """
+    page = whole.files.page.read_text().replace("\u00a0", " ")
+    note = "† Weights not pretrained (drawn at random from seeds): says nothing about the method."
+    assert page.index("</h1>") < page.index('class="banner"') < page.index('class="headline"')
+    assert re.search(r"Over 2 epochs the loss .* the last\. †</p>", page)
+    figure = re.search(r"<svg.*?</svg>", page, re.S)
+    assert figure is not None
+    assert all(text in figure[0] for text in (note, "Loss †", "What it is made of †"))
+    heads = re.findall(r'<th scope="col" class="number">(.*?)</th>', page)
+    assert heads == ["Loss †", "Maps, focal †", "Maps, Dice of defects †"]
+    assert page.count(note) == 2
+    assert re.search(r"Backbone</dt><dd>[^<]* †</dd>", page)
+
+    with safe_open(weights, framework="pt") as file:
+        said = {key: value for key, value in file.metadata().items() if key != "pretrained"}
+    save_file(load_file(weights), tmp_path / "silent.safetensors", metadata=said)
+    silent = trained(tmp_path / "silent.safetensors", small, tmp_path / "layers.safetensors")
+    assert "†" not in silent.files.page.read_text()
+    assert "banner" not in silent.files.page.read_text().split("<body>")[1]
 
 
 @pytest.mark.parametrize(("stop", "mosaic"), [(4, 0.0), (1, 0.6)])

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tests.training.material import save_gabor_clip, write_half
+from tests.training.material import contents, write_half
 
 from offnominal.backbones.weights import digest as digest_of
 from offnominal.benchmark.features import FeatureCache
@@ -35,17 +35,6 @@ QUICK = Recipe(epochs=2, batch=5)
 SHALLOW = {"depth": 3}
 
 
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_gabor_clip(tmp_path_factory.mktemp("clip"))
-
-
-@pytest.fixture(scope="module")
-def small(tiles: Path, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    root = tmp_path_factory.mktemp("data") / "tiles"
-    return open_dataset(write_half(tiles, root, half=0, each=4))
-
-
 def anomalyclip(weights: Path, **options: Any) -> AnomalyCLIP:
     chosen = {"resolution": 112, "value_blocks": 2} | options
     return AnomalyCLIP(weights=str(weights), device="cpu", **chosen)
@@ -54,10 +43,6 @@ def anomalyclip(weights: Path, **options: Any) -> AnomalyCLIP:
 def trained(weights: Path, data: Dataset, path: Path, **options: Any) -> Outcome:
     recipe = options.pop("recipe", QUICK)
     return train(anomalyclip(weights), data, path, recipe, settings=SHALLOW, **options)
-
-
-def contents(files: Files) -> list[bytes]:
-    return [path.read_bytes() for path in (files.learned, files.losses, files.state)]
 
 
 def test_training_finds_defects_on_other_images(weights: Path, tiles: Path, tmp_path: Path) -> None:
@@ -404,4 +389,5 @@ def test_losses_are_json_lines(weights: Path, small: Dataset, tmp_path: Path) ->
     page = outcome.files.page.read_text()
     assert "<svg" in page
     assert "Over 2 epochs the loss fell" in page
+    assert "Learning rate</dt><dd>0.001" in page
     assert not any(word in page.replace("http://www.w3.org/", "") for word in ("://", "src="))

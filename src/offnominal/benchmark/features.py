@@ -8,7 +8,6 @@ figures as one without.
 
 import os
 import shutil
-import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
+from offnominal.atomic import replacing
 from offnominal.errors import OptionError
 
 __all__ = ["FeatureCache", "default_cache"]
@@ -76,17 +76,13 @@ class FeatureCache:
             return
         path = self._path(key)
         path.parent.mkdir(exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".part")
         try:
-            with os.fdopen(handle, "wb") as file:
+            with replacing(path) as temporary, temporary.open("wb") as file:
                 np.savez(file, *entry)
-            Path(temporary).replace(path)
             self.size += needed
         except OSError:
             # A full disk must not end a benchmark: it only loses the gain.
             self.limit = 0
-        finally:
-            Path(temporary).unlink(missing_ok=True)
 
     def _path(self, key: str) -> Path:
         return self.folder / key[:2] / f"{key}.npz"

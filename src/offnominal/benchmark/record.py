@@ -14,7 +14,7 @@ import torch
 
 from offnominal._version import __version__
 from offnominal.benchmark.cell import Cell
-from offnominal.benchmark.machine import cpu_name
+from offnominal.benchmark.machine import cpu_name, is_busy
 from offnominal.benchmark.store import FORMAT, write_json, write_patch_scores, write_scores
 from offnominal.calibration import Threshold
 from offnominal.datasets import Dataset, Sample
@@ -203,6 +203,7 @@ class Record:
             "device": _device_name(detector),
             "cpu": cpu_name(),
             "threads": torch.get_num_threads(),
+            "busy": is_busy(),
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
             "timings": self.timings,
             "images": len(self._grids),

@@ -20,12 +20,13 @@ from offnominal.benchmark.store import Store
 from offnominal.datasets import draw_shots
 from offnominal.detectors import METHODS, detector_class
 from offnominal.detectors.base import Detector
+from offnominal.detectors.untrained import untrained
 from offnominal.errors import DatasetError, ImageError, OffnominalError
 
 __all__ = ["Outcome", "Runner"]
 
 Progress = Callable[[str, int], None]
-Finished = Callable[[Cell, dict[str, float]], None]
+Finished = Callable[[Cell, dict[str, float], str], None]
 
 
 @dataclass
@@ -94,7 +95,8 @@ class Runner:
         progress : callable or None
             Called with what is being done and how many images of it are done.
         finished : callable or None
-            Called with each cell that has been written and its figures.
+            Called with each cell that has been written, its figures, and why they say nothing of
+            the method, where weights were not pretrained (otherwise empty).
         """
         outcome = Outcome()
         groups: dict[str, list[Cell]] = {}
@@ -128,6 +130,7 @@ class Runner:
                 folders = [drafts.enter_context(self.store.draft(cell)) for cell in cells]
                 records, meter = self._score(cells, folders, progress)
                 figures = [r.write(f) for r, f in zip(records, folders, strict=True)]
+                reason = untrained(records[0].detector)
         except (OffnominalError, MemoryError, torch.OutOfMemoryError) as error:
             # One combination that cannot be run must not end the other hundred.
             outcome.failed += [f"{cell.name}: {error}" for cell in cells]
@@ -138,7 +141,7 @@ class Runner:
         outcome.unreadable |= set(records[0].unreadable)
         for cell, own in zip(cells, figures, strict=True):
             if finished:
-                finished(cell, own)
+                finished(cell, own, reason)
 
     def _score(
         self, cells: Sequence[Cell], folders: Sequence[Path], progress: Progress | None

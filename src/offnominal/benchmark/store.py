@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from offnominal.atomic import replacing
 from offnominal.benchmark.cell import Cell
 from offnominal.errors import DatasetError, OptionError
 
@@ -156,10 +157,8 @@ class Store:
         cells = list(dict.fromkeys([*old["cells"], *plan.cells]))
         axes = list(dict.fromkeys([*plan.axes, *old["axes"]]))
         content = {"title": plan.title, "axes": axes, "cells": cells}
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(content, file, indent=1)
-        Path(temporary).replace(path)
+        with replacing(path) as temporary:
+            temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

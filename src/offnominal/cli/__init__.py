@@ -21,6 +21,7 @@ from offnominal.cli.explain import explain
 from offnominal.cli.fit import fit
 from offnominal.cli.forget import forget
 from offnominal.cli.history import history
+from offnominal.cli.info import info
 from offnominal.cli.many import ManyValues
 from offnominal.cli.merge import merge
 from offnominal.cli.methods import methods
@@ -71,6 +72,7 @@ app.command()(forget)
 app.command()(undo)
 app.command()(merge)
 app.command()(history)
+app.command()(info)
 app.command()(evaluate)
 app.command(cls=ManyValues)(benchmark)
 app.command()(report)

@@ -250,14 +250,15 @@ def _shots(text: str) -> int | None:
         raise OptionError(f"--shots {text}: give numbers, or full") from error
 
 
-def _tell(cell: "Cell", figures: dict[str, float]) -> None:
+def _tell(cell: "Cell", figures: dict[str, float], reason: str) -> None:
     wanted = (("image_auroc", "image AUROC"), ("pixel_auroc", "pixel AUROC"), ("aupro", "AUPRO"))
     known = [
         f"{words} {100 * figures[key]:.1f}"
         for key, words in wanted
         if not math.isnan(figures.get(key, math.nan))
     ]
-    say(f"{cell.name}: {', '.join(known) or 'no figure is defined'}")
+    mark = " (weights not pretrained)" if reason else ""
+    say(f"{cell.name}: {', '.join(known) or 'no figure is defined'}{mark}")
 
 
 def _sum_up(outcome: "Outcome", output: Path, cached: bool) -> None:

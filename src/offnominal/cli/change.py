@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from offnominal.cli.info_lines import describe_search
 from offnominal.cli.terminal import say
 from offnominal.errors import OptionError
 
@@ -71,12 +72,18 @@ def report_change(change: "Change", detector: "Detector", output: Path) -> None:
     say(f"  references {_from_to(*map(str, change.references))}")
     if any(change.rows):
         say(f"  bank       {_from_to(*(f'{rows:,}' for rows in change.rows))} patches")
+    search = describe_search(detector, measured=False)
+    for title, words in search:
+        say(f"  {title:<11}{words}")
     say(f"  threshold  {describe_threshold(detector)}")
     before, after = (f"{each.value:.4g}" if each else "none" for each in change.threshold)
     moved = f"before: {before}" if before != after else ""
-    for words in (moved, _SCORED[change.rescored], detector.calibration_note):
-        if words:
-            say(f"             {words}")
+    scored = _SCORED[change.rescored]
+    if search and not detector.promises:  # what the index misses, they miss
+        scored = scored.removesuffix(", exactly")
+    for told in (moved, scored, detector.calibration_note):
+        if told:
+            say(f"             {told}")
 
 
 def _from_to(before: str, after: str) -> str:

@@ -1,11 +1,13 @@
 """``offnominal fit``: good images in, a model file out."""
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from offnominal.cli import options
+from offnominal.cli.info_lines import describe_bank, describe_search
 from offnominal.cli.terminal import UNREADABLE, Unreadable, progress_bar, say, warn_untrained
 from offnominal.errors import OptionError
 
@@ -51,6 +53,8 @@ def fit(
         typer.Option(help="Nearest neighbours whose distances are averaged.", show_default="1"),
     ] = None,
     aggregate: options.Aggregate = None,
+    search: options.Search = None,
+    storage: options.Storage = None,
     class_name: options.ClassName = None,
     sets: options.Sets = None,
     shots: Annotated[
@@ -81,6 +85,8 @@ def fit(
         "rotations": rotations,
         "neighbours": neighbours,
         "aggregate": aggregate,
+        "search": search,
+        "storage": storage,
         "class_name": class_name,
         "sixteen_bit": sixteen_bit,
         "device": device,
@@ -145,7 +151,9 @@ def _report(detector: "Detector", output: Path) -> None:
     if network.digest:
         say(f"  backbone   {network.name}, digest {network.digest[:12]}")
     if detector.bank_rows:
-        say(f"  bank       {detector.bank_rows:,} patches")
+        say(f"  bank       {describe_bank(detector)}")
+    for title, words in describe_search(detector):
+        say(f"  {title:<11}{words}")
     if isinstance(detector, PatchDetector):
         test = detector.masking_test_
         why = f" ({test['reason']})" if test else ""
@@ -164,8 +172,14 @@ def describe_threshold(detector: "Detector") -> str:
     """What the detector's threshold promises, in words."""
     if detector.threshold is not None:
         return str(detector.threshold)
+    from offnominal.detectors.chat import ChatModel
+
     count = len(detector.good_scores_)
+    enough = "3 give an estimate"
+    if isinstance(detector, ChatModel):
+        needed = math.ceil(1 / detector.false_reject) - 1
+        enough = f"{needed} give one; until then the model's own answers decide"
     return (
         f"none: {count or 'no'} good image{'s' if count != 1 else ''} to set it by; run "
-        "`offnominal calibrate` with good images that it has not learned from (3 give an estimate)"
+        f"`offnominal calibrate` with good images that it has not learned from ({enough})"
     )

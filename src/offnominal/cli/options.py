@@ -85,6 +85,24 @@ Aggregate = Annotated[
         show_default="the method's own; top1 for anomalydino",
     ),
 ]
+Search = Annotated[
+    str | None,
+    typer.Option(
+        "--search",
+        help="How the nearest patches are found: exact, or by an approximate index with a target "
+        "for its recall, for very large banks: recall=0.99, or ivf, hnsw, ivfpq or disk, as "
+        "hnsw,recall=0.95. For methods with a bank.",
+        show_default="exact",
+    ),
+]
+Storage = Annotated[
+    Literal["fp32", "fp16", "int8"] | None,
+    typer.Option(
+        "--storage",
+        help="How the bank keeps its patches: fp16 takes half of the room, int8 a quarter.",
+        show_default="fp32",
+    ),
+]
 ClassName = Annotated[
     str | None,
     typer.Option(
@@ -148,8 +166,19 @@ def build_detector(method: str, given: dict[str, Any], sets: list[str] | None = 
     known = detector_class(method).option_names()
     for name in chosen:
         if name not in known:
-            raise OptionError(f"--{name.replace('_', '-')}: the method {method} has no such option")
+            told = f"--{name.replace('_', '-')}: the method {method} has no such option"
+            if name in ("search", "storage"):
+                told = f"--{name}: {method} keeps no bank of patches to search; {_with_bank()} do"
+            raise OptionError(told)
     return detector_class(method)(**chosen)
+
+
+def _with_bank() -> str:
+    """The methods that take ``--search`` and ``--storage``."""
+    from offnominal.detectors import METHODS, detector_class
+
+    fitted = [name for name in METHODS if not METHODS[name].batched]
+    return ", ".join(name for name in fitted if "search" in detector_class(name).option_names())
 
 
 def _parse_layers(text: str) -> tuple[int, ...]:

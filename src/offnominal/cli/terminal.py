@@ -83,7 +83,13 @@ class Advance(Protocol):
 
 
 # Stages that count other things than the images that they are given.
-_UNITS = {"coreset": "patches", "index": "patches", "recall": "settings", "distributions": "places"}
+_UNITS = {
+    "coreset": "patches",
+    "index": "patches",
+    "recall": "settings",
+    "auroc": "references",
+    "distributions": "places",
+}
 
 
 @contextmanager

@@ -7,7 +7,7 @@ import typer
 
 from offnominal.cli import options
 from offnominal.cli.datasets import Categories, Layout, MaskThreshold, open_from_options
-from offnominal.cli.terminal import UNREADABLE, Unreadable, progress_bar, say
+from offnominal.cli.terminal import UNREADABLE, Unreadable, progress_bar, say, warn_untrained
 from offnominal.cli.train_options import (
     Backbone,
     Batch,
@@ -243,6 +243,7 @@ def _train(
     for path in (files.losses, files.page, files.learned):
         if path.exists():
             say(f"wrote {path}")
+    warn_untrained(detector)
     [option] = detector.file_options
     typer.echo(
         f"Use them with: offnominal fit --method {method} --set {option}={files.learned} -o MODEL"

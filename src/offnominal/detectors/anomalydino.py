@@ -119,7 +119,7 @@ class AnomalyDINO(PatchDetector, Banked):
 
     def _compared(self, pixels: Tensor) -> Compared:
         tokens, grid = self._tokens(pixels)
-        squared, rows = self.bank.search(self._stored(tokens), self.neighbours)
+        squared, rows = self.bank.search(self._stored(tokens), self.neighbours, self._left_out)
         scores = self._to_distance(squared).reshape(grid) * self.foreground(tokens, grid)
         nearest = self._to_distance(squared[:, :1]).reshape(grid)
         row = rows[:, 0].reshape(grid)

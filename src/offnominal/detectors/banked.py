@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, Unpack, cast
 import torch
 from torch import Tensor, nn
 
-from offnominal.detectors import changing, measuring
-from offnominal.detectors.base import Detector, OnError, Progress, Scored, Size
+from offnominal.detectors import changing, indexing, measuring
+from offnominal.detectors.base import Detector, Numbered, OnError, Progress, Scored, Size
 from offnominal.detectors.common import CommonOptions, evenly
 from offnominal.detectors.growing import Change, Version
 from offnominal.detectors.places import (
@@ -25,6 +25,7 @@ from offnominal.detectors.reach import Compared, Found, Learned, Reaches, part_o
 from offnominal.errors import OptionError
 from offnominal.images import ImageSource
 from offnominal.memory import MemoryBank
+from offnominal.memory.index_report import IndexReport, Sampled
 from offnominal.sizing import fit_size
 
 if TYPE_CHECKING:
@@ -56,6 +57,11 @@ class Banked(Detector):
     attic: nn.ModuleList
     reaches: Reaches
     aside_patches_: Tensor
+    # Some references of a fit, while its index is to be measured with them.
+    _sampled: Sampled | None = None
+    # Image whose rows are passed over, as if it were no reference.
+    _left_out: int | None = None
+    _index_speed: float | None = None
 
     def __init__(self, **common: Unpack[CommonOptions]) -> None:
         super().__init__(**common)
@@ -71,6 +77,10 @@ class Banked(Detector):
         self.calibrated_with_: list[int] | None = None
         # Held-out patch scores that a smaller bank put out of force.
         self.aside_: list[dict[str, Any]] = []
+        # Why the search is exact although an index was asked for.
+        self.search_note_: str | None = None
+        self.index_report_: dict[str, Any] | None = None
+        self._index_speed = None
         self.register_buffer("aside_patches_", torch.empty(0, device=self._device))
         self.reaches = Reaches().to(self._device)
 
@@ -100,6 +110,16 @@ class Banked(Detector):
     def _banks(self) -> list[MemoryBank]:
         """Every bank that references are put into; those that scores come from come first."""
         return [self.bank]
+
+    @property
+    def _patch_banks(self) -> list[MemoryBank]:
+        """The banks of patches, which may have an index."""
+        return [self.bank]
+
+    @property
+    def _index_neighbours(self) -> int:
+        """How many nearest rows an index is to find."""
+        return self.neighbours
 
     def _counts(self, layout: Layout) -> list[int]:
         """Patches of a view in each bank that scores come from."""
@@ -158,7 +178,8 @@ class Banked(Detector):
     def extra_state(self) -> dict[str, Any]:
         """Learned state that is not a tensor."""
         names = ("forgotten_", "history_", "calibrated_with_", "aside_", "reaches_")
-        return super().extra_state() | {name: getattr(self, name) for name in names}
+        own = {name: getattr(self, name) for name in (*names, "search_note_", "index_report_")}
+        return super().extra_state() | own
 
     @property
     def reaches_(self) -> list[dict[str, Any]]:
@@ -178,8 +199,15 @@ class Banked(Detector):
 
     @property
     def promises(self) -> bool:
-        """Where the search is exact."""
-        return self.search == "exact"
+        """Where the search is exact: an index was trained with the reference that it scores."""
+        return self.search == "exact" or self.search_note_ is not None
+
+    @property
+    def index_report(self) -> IndexReport | None:
+        """What was measured of the index at the fit; None where the search is exact."""
+        if self.index_report_ is None or not indexing.indexes(self):
+            return None
+        return IndexReport(**self.index_report_ | {"speed": self._index_speed})
 
     # -- where patches lie --------------------------------------------------------------------
 
@@ -228,10 +256,17 @@ class Banked(Detector):
     # -- thresholds ---------------------------------------------------------------------------
 
     def _fitted(self, learned: dict[int, Learned], progress: Progress | None) -> None:
-        """Set the thresholds of a fit."""
+        """Build the index that is asked for, and set the thresholds of a fit."""
+        indexing.build(self, progress)
         chosen = evenly(list(learned), self.calibrate_on)
         measuring.measure(self, {owner: learned[owner] for owner in chosen}, progress)
         measuring.set_thresholds(self)
+
+    def _passing(self, images: Numbered) -> Numbered:
+        for number, image in images:
+            if self._sampled is not None:
+                self._sampled.offer(number, image)
+            yield number, image
 
     def _reach(self, owner: int, learned: Learned) -> Found:
         """Measure a reference against the others."""
@@ -271,14 +306,17 @@ class Banked(Detector):
         progress: Progress | None = None,
     ) -> Self:
         """Learn from images of good parts; see :class:`~offnominal.detectors.base.Detector`."""
-        super().fit(images, on_error, progress)
+        indexing.check_faiss(self)
+        self._sampled = None if self.search == "exact" else Sampled()
+        try:
+            super().fit(images, on_error, progress)
+            if self._sampled is not None:
+                indexing.report(self, self._sampled, progress)
+        finally:
+            self._sampled = None
         self.history_ = []
         changing.note(self, "fit", self._owners, None)
-        self._build_index()
         return self
-
-    def _build_index(self) -> None:
-        """Build the index that ``search`` asks for: after a fit, a step of growth, and a load."""
 
     def calibrate(
         self,

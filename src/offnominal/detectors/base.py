@@ -30,10 +30,11 @@ from offnominal.images import (
 from offnominal.prefetch import prefetch
 from offnominal.scoring import aggregate, anomaly_map
 
-__all__ = ["Detector", "OnError", "Progress", "Scored", "Size"]
+__all__ = ["Detector", "Numbered", "OnError", "Progress", "Scored", "Size"]
 
 OnError = Callable[[ImageError], None]
 Progress = Callable[[str, int], None]
+Numbered = Iterator[tuple[int, np.ndarray]]
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -139,6 +140,10 @@ class Detector(Growing, ABC):
     def _patch_scores(self, pixels: Tensor) -> Tensor:
         """Patch scores (B, gh, gw) of a batch (B, 3, h, w)."""
 
+    def _passing(self, images: Numbered) -> Numbered:
+        """The numbered images of a fit on their way, for those who want to keep some of them."""
+        return images
+
     # -- the estimator's contract -------------------------------------------------------------
 
     @classmethod
@@ -219,7 +224,7 @@ class Detector(Growing, ABC):
                 yield number, image
 
         with torch.inference_mode():
-            self._fit(good(), progress)
+            self._fit(self._passing(good()), progress)
         if not references and self.needs_references:
             raise OptionError("no image to learn from: give at least one image of a good part")
         # Only now: a fit that was broken off must not pass for a whole one.

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from offnominal.calibration import Threshold
-from offnominal.detectors import measuring
+from offnominal.detectors import indexing, measuring
 from offnominal.detectors.growing import Change, Rescored, Version, What, find_reference, utc
 from offnominal.detectors.reach import NOT_COUNTED, Found, Learned, bring_back, rows_of
 from offnominal.errors import OptionError
@@ -118,13 +118,14 @@ def add(
         measuring.measure(detector, learned, None)
         how = measuring.grown(detector, learned, progress)
     except BaseException:
-        for bank in detector._banks:
-            bank.forget(range(first, first + len(added) + 1))
+        with indexing.following(detector):
+            for bank in detector._banks:
+                bank.forget(range(first, first + len(added) + 1))
         detector.reaches = reaches
         raise
     detector.references_ = [*detector.references_, *added]
     note(detector, "add", learned, when)
-    _finish(detector)
+    _finish(detector, progress)
     return before.change("add", [one["file"] for one in added], known, how)
 
 
@@ -152,15 +153,16 @@ def forget(
             "or fit anew"
         )
     before = _Before(detector)
-    for bank, attic in zip(detector._banks, detector._attics, strict=True):
-        bring_back(attic, rows_of(bank, owners))
-        bank.forget(owners)
+    with indexing.following(detector):
+        for bank, attic in zip(detector._banks, detector._attics, strict=True):
+            bring_back(attic, rows_of(bank, owners))
+            bank.forget(owners)
     going = [r for r in detector.references_ if r["owner"] in owners]
     detector.references_ = [r for r in detector.references_ if r["owner"] not in owners]
     detector.forgotten_ = _in_order([*detector.forgotten_, *going])
     note(detector, "forget", sorted(owners), when)
     how = measuring.shrunk(detector, owners, progress)
-    _finish(detector)
+    _finish(detector, progress)
     return before.change("forget", [one["file"] for one in going], how=how)
 
 
@@ -179,9 +181,10 @@ def undo(detector: "Banked", progress: "Progress | None") -> Change:
     everything = [*detector.references_, *detector.forgotten_]
     names = [reference["file"] for reference in everything if reference["owner"] in owners]
     if step["what"] == "forget":
-        for bank, attic in zip(detector._banks, detector._attics, strict=True):
-            bring_back(bank, rows_of(attic, owners))
-            attic.forget(owners)
+        with indexing.following(detector):
+            for bank, attic in zip(detector._banks, detector._attics, strict=True):
+                bring_back(bank, rows_of(attic, owners))
+                attic.forget(owners)
         detector.references_ = _in_order(
             [*detector.references_, *(r for r in detector.forgotten_ if r["owner"] in owners)]
         )
@@ -192,13 +195,14 @@ def undo(detector: "Banked", progress: "Progress | None") -> Change:
                 detector.reaches.put(owner, found)
         how = measuring.grown(detector, owners, progress)
     else:
-        for bank in detector._banks:
-            bank.forget(owners)
+        with indexing.following(detector):
+            for bank in detector._banks:
+                bank.forget(owners)
         detector.references_ = [r for r in detector.references_ if r["owner"] not in owners]
         detector.reaches.drop(owners)
         how = measuring.shrunk(detector, owners, progress)
     detector.history_ = detector.history_[:-1]
-    _finish(detector)
+    _finish(detector, progress)
     return before.change("undo", names, how=how)
 
 
@@ -238,7 +242,7 @@ def merge(
     ]
     how = measuring.grown(detector, renumber.values(), progress)
     note(detector, "merge", renumber.values(), when)
-    _finish(detector)
+    _finish(detector, progress)
     return before.change("merge", [one["file"] for one in coming], known, how)
 
 
@@ -260,6 +264,7 @@ def compact(detector: "Banked") -> Change:
         measuring.put_aside(detector, [])
     detector.history_ = []
     note(detector, "compact", detector._owners, None)
+    indexing.drop_forgotten(detector)
     return before.change("compact", names)
 
 
@@ -272,9 +277,9 @@ def _in_order(references: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return sorted(references, key=lambda reference: int(reference["owner"]))
 
 
-def _finish(detector: "Banked") -> None:
+def _finish(detector: "Banked", progress: "Progress | None") -> None:
     measuring.set_thresholds(detector)
-    detector._build_index()
+    indexing.update(detector, progress)
 
 
 def _alike(detector: "Banked", other: "Detector") -> "Banked":

@@ -255,7 +255,7 @@ class MultiLayerNN(PatchDetector, Banked, MiddleLayers):
         looks = [self._look(pixels, name) for name in names]
         for bank, name, (tokens, grid, _) in zip(self._patch_banks, names, looks, strict=True):
             bank.dim = bank.rows.shape[1]
-            squared, row = bank.search(self._stored(tokens), self.neighbours)
+            squared, row = bank.search(self._stored(tokens), self.neighbours, self._left_out)
             maps.append(self._to_distance(squared).reshape(grid))
             nearest = self._to_distance(squared[:, :1]).reshape(grid)
             distances.append(undo_view(nearest, name))
@@ -264,7 +264,7 @@ class MultiLayerNN(PatchDetector, Banked, MiddleLayers):
         scores = self._mean_map(maps) * self._upright_mask(tokens, grid)
         if self.summary_weight:
             self.summaries.dim = self.summaries.rows.shape[1]
-            squared, _ = self.summaries.search(F.normalize(summary, dim=-1), 1)
+            squared, _ = self.summaries.search(F.normalize(summary, dim=-1), 1, self._left_out)
             scores = scores + self.summary_weight * (squared[0, 0] / 2)
         distance, bank_number = torch.stack(distances).min(0)
         row = torch.stack(rows).gather(0, bank_number[None])[0]

@@ -138,7 +138,9 @@ class PatchCore(Banked):
         How the bank keeps its patches: in full, a half or a quarter of the size. Patches that are
         looked up are rounded in the same way.
     search : str
-        ``exact``, or an approximate index such as ``recall=0.99``, for very large banks.
+        ``exact``; or an approximate index with a target for its recall, for very large banks:
+        ``recall=0.99``, or a kind and ``recall=0.99`` with a comma between (see
+        :func:`~offnominal.memory.index_choice.parse_search`).
     **common
         See :class:`~offnominal.detectors.base.Detector`. Without ``backbone``, the network is what
         the weights file says of itself, otherwise WideResNet-50-2; ``layers`` are those of stride 8
@@ -359,6 +361,10 @@ class PatchCore(Banked):
     def _neighbours(self, bank: int, left: int) -> int:
         return min(self.neighbours, left)
 
+    @property
+    def _index_neighbours(self) -> int:
+        return max(self.neighbours, self.reweight_neighbours if self.reweight else 1)
+
     def _distance(self, bank: int, squared: Tensor) -> Tensor:
         return self._unit(squared).mean(-1)
 
@@ -460,7 +466,7 @@ class PatchCore(Banked):
 
     def _score_view(self, pixels: Tensor) -> tuple[Tensor, float | None]:
         rows, grid = self._rows(pixels)
-        found = self._measure(rows)
+        found = self._measure(rows, self._left_out)
         return found.scores.reshape(grid), float(found.weight)
 
     def forward(self, pixels: Tensor, size: Size | None = None) -> tuple[Tensor, Tensor]:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from offnominal.backbones.base import Normalize
+from offnominal.detectors.banked import Banked
 from offnominal.detectors.base import Detector
 from offnominal.detectors.common import CommonOptions, Storage, check_bank, check_choice
 from offnominal.detectors.reach import as_stored
@@ -61,7 +62,9 @@ class PatchDetector(Detector):
         looked up are rounded in the same way, so that thresholds hold. Standardised features take
         ``fp32``.
     search : str
-        ``exact``, or an approximate index such as ``recall=0.99``, for very large banks.
+        ``exact``; or an approximate index with a target for its recall, for very large banks:
+        ``recall=0.99``, or a kind and ``recall=0.99`` with a comma between (see
+        :func:`~offnominal.memory.index_choice.parse_search`).
     """
 
     centre_: Tensor
@@ -81,6 +84,11 @@ class PatchDetector(Detector):
     ) -> None:
         super().__init__(**common)
         check_bank(storage, search)
+        if search != "exact" and not issubclass(type(self), Banked):
+            raise OptionError(
+                f"--search {search}: {self.method} compares every patch with very many others of "
+                "its batch, which no index finds; leave it out"
+            )
         check_choice("mask", mask, get_args(MaskMode))
         check_choice("morphology", morphology, get_args(Morphology))
         if normalize is not None:

@@ -21,7 +21,8 @@ from offnominal.detectors import METHODS, detector_class
 from offnominal.detectors.banked import Banked
 from offnominal.detectors.base import Detector
 from offnominal.detectors.common import choose_device
-from offnominal.errors import ModelFileError
+from offnominal.errors import ModelFileError, OptionError
+from offnominal.memory.index_file import attach_indexes, save_indexes
 
 __all__ = ["FORMAT", "load", "read_header", "save"]
 
@@ -29,6 +30,7 @@ __all__ = ["FORMAT", "load", "read_header", "save"]
 FORMAT = 2
 _KEY = "offnominal"
 _NETWORK = "network."
+_INDEX = ".index"  # ends the name of a search index, which is no buffer
 
 
 def save(detector: Detector, path: Path) -> None:
@@ -54,6 +56,7 @@ def save(detector: Detector, path: Path) -> None:
         raise ModelFileError(f"{path}: cannot be written ({error.strerror})") from error
     os.close(handle)
     try:
+        tensors |= save_indexes(detector, path)
         save_file(tensors, temporary, metadata={_KEY: json.dumps(header)})
         # mkstemp is private to its maker; a model file has the permissions of any new file.
         mask = os.umask(0)
@@ -146,9 +149,13 @@ def load(path: Path, weights: str | None = None, device: str = "auto") -> Detect
             "with --weights, or fit anew"
         )
     detector.prepare_state()
+    indexes: dict[str, torch.Tensor] = {}
     try:
         with safe_open(path, framework="pt") as file:
             for name in file.keys():  # noqa: SIM118
+                if name.endswith(_INDEX):
+                    indexes[name] = file.get_tensor(name)
+                    continue
                 _set_buffer(detector, name, file.get_tensor(name))
         for name, value in header["state"].items():
             setattr(detector, name, value)
@@ -156,9 +163,22 @@ def load(path: Path, weights: str | None = None, device: str = "auto") -> Detect
     except (AttributeError, KeyError, SafetensorError) as error:
         raise ModelFileError(f"{path}: its contents do not fit its method ({error})") from error
     detector.to(choose_device(device))
-    if isinstance(detector, Banked):
-        detector._build_index()
+    _attach(detector, indexes, path)
     return detector
+
+
+def _attach(detector: Detector, indexes: dict[str, torch.Tensor], path: Path) -> None:
+    """Give the banks the indexes that were saved with them."""
+    for part in detector.modules():
+        if isinstance(part, Banked):
+            for bank in part._patch_banks:
+                bank.dim = bank.rows.shape[1]
+    try:
+        attach_indexes(detector, indexes, path)
+    except OptionError as error:  # FAISS is missing
+        raise OptionError(f"{path}: was fitted with an index; {error}") from error
+    except AttributeError as error:
+        raise ModelFileError(f"{path}: its contents do not fit its method ({error})") from error
 
 
 def _set_buffer(detector: Detector, name: str, tensor: torch.Tensor) -> None:

@@ -30,6 +30,8 @@ __all__ = ["Plan", "exact_distances", "find", "nearest"]
 
 # Touching one row exactly costs about as much as this many rows of a float32 product.
 _EXACT_COST = 40
+# Rows that a query is compared with exactly in the time that it takes to find the rows' copies.
+_REPEATED = 512
 # Sketches are for many queries, and for so many at once.
 _MANY, _AT_ONCE = 16, 1024
 
@@ -212,14 +214,16 @@ class _Span:
         k = best.shape[1]
         before = best.clone()
         screened = screen(self.rows, queries, self.blocks, self.centre, dtype, self.plan.group)
-        if final:
-            screened.maxima.flatten(1)[:, self._repeated(k)] = -math.inf
         touched, again = 0, torch.zeros(len(queries), dtype=torch.bool, device=best.device)
         everyone = torch.arange(len(queries), device=best.device)
         for ids in torch.split(everyone, self.plan.refine):
             who, which = self._nearest_groups(screened.maxima, ids, k)
             self._offer(queries, best, ids, who, which)
             who, which = self._candidates(screened, ids, best)
+            if final and len(who) * self.plan.group > _REPEATED * len(ids):
+                # To look for copies takes a while, and few banks have any.
+                screened.maxima.flatten(1)[:, self._repeated(k)] = -math.inf
+                who, which = self._candidates(screened, ids, best)
             if not final:
                 counts = who.bincount(minlength=len(ids)) * self.plan.group
                 crowded = counts * _EXACT_COST > max(self.size, 1024 * self.plan.group)

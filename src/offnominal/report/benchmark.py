@@ -4,13 +4,14 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from offnominal._version import __version__
+from offnominal.atomic import write_atomically
 from offnominal.benchmark.store import FinishedCell, Plan, read_runs, require
 from offnominal.errors import DatasetError, OptionError
 from offnominal.report import sections
 from offnominal.report.conditions import conditions
 from offnominal.report.export import latex, write_cells, write_results
 from offnominal.report.gallery import choose, make_cards
-from offnominal.report.html import template, write_html
+from offnominal.report.html import template
 from offnominal.report.results import gather
 from offnominal.report.sentences import headline
 from offnominal.report.speed import speed
@@ -109,7 +110,7 @@ def write_report(
         sources=sources.texts,
     )
     page = output / "report.html"
-    write_html(page, html)
+    write_atomically(page, html.encode())
     tables = [
         table for part in parts for p in part["parts"] for table in (p["table"], *p["categories"])
     ]

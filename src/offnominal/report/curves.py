@@ -7,8 +7,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from offnominal.benchmark.store import FinishedCell
-from offnominal.report.drawing import GOOD, INK, SERIES, SHEET, SOFT, WRONG, style
-from offnominal.report.words import percent, untrained_words
+from offnominal.report.drawing import (
+    GOOD,
+    INK,
+    SERIES,
+    SHEET,
+    SOFT,
+    WRONG,
+    mark_untrained,
+    style,
+)
+from offnominal.report.words import DAGGER, percent
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -39,9 +48,7 @@ def cell_figure(cell: FinishedCell) -> "Figure":
         _roc(axes[1], curves, cell.metrics["figures"])
         _precision(axes[2], curves)
         _overlap(axes[3], curves)
-        if cell.untrained:
-            words = untrained_words([cell.untrained])
-            figure.suptitle(words, x=0.005, ha="left", fontsize=8.5, color=WRONG)
+        mark_untrained(figure, [cell.untrained])
     return figure
 
 
@@ -64,7 +71,8 @@ def cell_words(cell: FinishedCell) -> str:
         )
     auroc, ap = (figures.get(name, math.nan) for name in ("image_auroc", "image_ap"))
     if not math.isnan(auroc):
-        told.append(f"Image AUROC {percent(auroc)}, AP {percent(ap)}.")
+        mark = DAGGER * bool(cell.untrained)
+        told.append(f"Image AUROC {percent(auroc)}, AP {percent(ap)}.{mark}")
     return " ".join(told)
 
 

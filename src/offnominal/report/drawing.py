@@ -2,9 +2,11 @@
 
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
+
+from offnominal.report.words import untrained_words
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,6 +19,7 @@ __all__ = [
     "SHEET",
     "SOFT",
     "WRONG",
+    "mark_untrained",
     "percent_axis",
     "series",
     "style",
@@ -123,6 +126,12 @@ def series(number: int) -> tuple[str, str, str]:
     lines = ("-", "--", ":")
     step = number % len(SERIES)
     return SERIES[step], MARKERS[step], lines[number // len(SERIES) % len(lines)]
+
+
+def mark_untrained(figure: "Figure", reasons: Iterable[str]) -> None:
+    """Say what a dagger means inside the figure, since figures are passed on without their page."""
+    if words := untrained_words(reasons):
+        figure.suptitle(words, x=0.005, ha="left", fontsize=8.5, color=WRONG)
 
 
 def percent_axis(axes: "Axes", low: float, high: float) -> None:

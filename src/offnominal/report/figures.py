@@ -4,15 +4,9 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from offnominal.report.drawing import INK, SHEET, SOFT, WRONG, percent_axis, series, style
+from offnominal.report.drawing import INK, SHEET, SOFT, mark_untrained, percent_axis, series, style
 from offnominal.report.results import Setup, label_setups, varying
-from offnominal.report.words import (
-    DAGGER,
-    METRICS,
-    axis_heading,
-    setting_words,
-    untrained_words,
-)
+from offnominal.report.words import DAGGER, METRICS, axis_heading, setting_words
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -92,7 +86,7 @@ def plan_figure(setups: Sequence[Setup], axes: Sequence[str]) -> "Figure | None"
             panels = figure.subplots(1, len(metrics), squeeze=False, sharey=True)[0]
             for panel, metric in zip(panels, metrics, strict=True):
                 _dots(panel, metric, setups, label_setups(setups, names))
-        _explain(figure, [setup.untrained for setup in setups])
+        mark_untrained(figure, [setup.untrained for setup in setups])
     return figure
 
 
@@ -153,7 +147,7 @@ def speed_figure(points: Sequence[Speed]) -> "Figure":
                 for number, name in enumerate(groups)
             ]
             figure.legend(handles=handles, loc="outside lower left")
-        _explain(figure, [point.untrained for point in points])
+        mark_untrained(figure, [point.untrained for point in points])
     return figure
 
 
@@ -249,10 +243,3 @@ def _legend(figure: "Figure", panel: "Axes") -> None:
         figure.legend(
             list(kept.values()), list(kept), loc="outside lower left", ncols=min(4, len(kept))
         )
-
-
-def _explain(figure: "Figure", reasons: Sequence[str]) -> None:
-    """Say what a dagger means inside the figure, since figures are passed on without their page."""
-    words = untrained_words(reasons)
-    if words:
-        figure.suptitle(words, x=0.005, ha="left", fontsize=8.5, color=WRONG)

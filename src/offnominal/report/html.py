@@ -1,9 +1,8 @@
-"""What the pages share: templates, embedded pictures, and writing a file in one step."""
+"""What the pages share: templates, embedded pictures, names in words."""
 
 import base64
 import io
 from functools import lru_cache
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -11,9 +10,7 @@ import numpy.typing as npt
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from PIL import Image
 
-from offnominal.errors import OptionError
-
-__all__ = ["Picture", "embed", "outlined", "plain", "template", "write_html"]
+__all__ = ["Picture", "embed", "outlined", "plain", "template"]
 
 Picture = npt.NDArray[np.uint8]
 
@@ -31,22 +28,6 @@ def template(name: str) -> Template:
         lstrip_blocks=True,
     )
     return environment.get_template(name)
-
-
-def write_html(path: Path, html: str) -> None:
-    """Write a page in one step, so that a half-written one is never seen.
-
-    Raises
-    ------
-    OptionError
-        If the file cannot be written.
-    """
-    draft = path.with_name(f".{path.name}.partial")
-    try:
-        draft.write_text(html, encoding="utf-8")
-        draft.replace(path)
-    except OSError as error:
-        raise OptionError(f"{path}: the page cannot be written ({error}); name another") from error
 
 
 def embed(picture: Picture, largest: int = 480, quality: int = 78) -> str:

@@ -10,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from offnominal._version import __version__
+from offnominal.atomic import write_atomically
 from offnominal.errors import OptionError
-from offnominal.report.html import Picture, embed, outlined, plain, template, write_html
+from offnominal.report.html import Picture, embed, outlined, plain, template
 from offnominal.report.strip import Outcome, Scores, strip_plot
 from offnominal.report.words import METRICS
 
@@ -132,7 +133,7 @@ def write_page(
         ],
         pictures=[(caption, embed(picture)) for caption, picture in pictures],
     )
-    write_html(path, html)
+    write_atomically(path, html.encode())
     return path
 
 

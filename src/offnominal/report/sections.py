@@ -51,7 +51,8 @@ def plan_section(plan: Plan, setups: Sequence[Setup], sources: Sources) -> dict[
         table = overview(name, f"{plan.title} {dataset}", own, plan.axes, sources)
         figure = timed_figure(own) if plan.name == TIMED else plan_figure(own, plan.axes)
         lines = _lines(own, labels, plan.axes)
-        metrics = present(own)
+        # Of a single category they would say what the table of means says.
+        metrics = present(own) if any(len(setup.categories) > 1 for setup in own) else []
         parts.append(
             {
                 "dataset": dataset,

@@ -19,6 +19,7 @@ __all__ = ["TIMED", "machines", "speed", "timed_figure"]
 TIMED = "inference-time"
 
 _MOST = 24  # rows, after which setups that differ in the number of images alone share one
+_MOST_NAMED = 8  # in a sentence
 
 
 def speed(setups: Sequence[Setup], plans: Sequence[Plan]) -> dict[str, Any]:
@@ -44,6 +45,15 @@ def speed(setups: Sequence[Setup], plans: Sequence[Plan]) -> dict[str, Any]:
             "Where features came from the cache, the time that the network took when they were "
             "made is added, and that of looking them up taken off."
         )
+    busy = [setup for setup in shown if any(c.run.get("busy") for c in setup.cells.values())]
+    if figure and busy:
+        which = "all" if len(busy) == len(shown) else f"{len(busy)} of {len(shown)}"
+        notes.append(
+            f"The machine had more to do than it has processors while {which} of these were run: "
+            "their times are too long, and not all by the same amount."
+        )
+    if shared := _shared(setups):
+        notes.append(shared)
     if without := len(setups) - len(timed):
         what = "setup has" if without == 1 else "setups have"
         notes.append(
@@ -108,6 +118,32 @@ def _of_cell(cell: FinishedCell) -> float | None:
 
 def _spared(cell: FinishedCell) -> bool:
     return bool((cell.run.get("features") or {}).get("from_cache"))
+
+
+def _shared(setups: Sequence[Setup]) -> str:
+    """Which setups needed no pass of a network of their own, and what the cache spared in all."""
+    spent = spared = 0.0
+    served = []
+    for setup in setups:
+        passes = 0
+        for cell in setup.cells.values():
+            timings = cell.run.get("timings") or {}
+            spent += timings.get("network") or 0.0
+            spared += timings.get("network_spared") or 0.0
+            passes += not _spared(cell) or bool(cell.run["features"].get("computed"))
+        if not passes:
+            served.append(setup.label)
+    if not spared:
+        return ""
+    told = ""
+    if len(served) > _MOST_NAMED:
+        told = f"{len(served)} of {len(setups)} setups found all their features in the cache. "
+    elif served:
+        told = f"All features were found in the cache for: {'; '.join(served)}. "
+    return (
+        f"{told}Networks were busy for {spent:,.0f} s; without the cache it had been "
+        f"{spent + spared:,.0f} s."
+    )
 
 
 def _machine(setup: Setup) -> str:

@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from offnominal._version import __version__
-from offnominal.report.drawing import SOFT, series, style, svg
-from offnominal.report.html import template, write_html
-from offnominal.report.words import axis_heading, setting_words
+from offnominal.atomic import write_atomically
+from offnominal.report.drawing import SOFT, mark_untrained, series, style, svg
+from offnominal.report.html import template
+from offnominal.report.words import DAGGER, axis_heading, setting_words, untrained_words
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,6 +39,7 @@ def write_training_page(
     settings: Mapping[str, Any],
     parts: Sequence[str],
     formula: str,
+    untrained: str = "",
 ) -> Path:
     """Write one HTML file that opens from disk without a network.
 
@@ -57,6 +59,9 @@ def write_training_page(
         Names of the parts that the loss was made of.
     formula : str
         How, in a sentence; empty where it is the one part itself.
+    untrained : str
+        Why the page says nothing of the method: the weights of its network are not pretrained.
+        Empty if nothing is known against them.
 
     Returns
     -------
@@ -69,20 +74,26 @@ def write_training_page(
         If the file cannot be written.
     """
     words = _headline(means)
+    mark = DAGGER * bool(untrained)
     heads = ["total", *parts] if len(parts) > 1 else ["total"]
     rows = [(number, [f"{mean[p]:.4f}" for p in heads]) for number, mean in enumerate(means, 1)]
     html = template("training.html.j2").render(
         title=title,
         version=__version__,
-        headline=words,
-        figure=svg(_figure(history, means, parts), words) if means else "",
-        heads=["Loss", *(_PARTS[p][0] for p in heads[1:])],
+        headline=words + mark,
+        untrained=untrained,
+        note=untrained_words([untrained]),
+        figure=svg(_figure(history, means, parts, untrained), words) if means else "",
+        heads=[head + mark for head in ("Loss", *(_PARTS[p][0] for p in heads[1:]))],
         rows=rows,
         key=[_PARTS[part] for part in parts],
         formula=formula,
-        settings=[(axis_heading(k), setting_words(k, v)) for k, v in settings.items()],
+        settings=[
+            (axis_heading(k), setting_words(k, v) + mark * (k == "backbone"))
+            for k, v in settings.items()
+        ],
     )
-    write_html(path, html)
+    write_atomically(path, html.encode())
     return path
 
 
@@ -100,7 +111,10 @@ def _headline(means: Sequence[Mapping[str, float]]) -> str:
 
 
 def _figure(
-    history: Sequence[Row], means: Sequence[Mapping[str, float]], parts: Sequence[str]
+    history: Sequence[Row],
+    means: Sequence[Mapping[str, float]],
+    parts: Sequence[str],
+    untrained: str,
 ) -> "Figure":
     from matplotlib.figure import Figure
 
@@ -116,6 +130,9 @@ def _figure(
             panel.grid(axis="x", visible=False)
             panel.set_xlim(0, len(means))
             panel.locator_params(axis="x", integer=True)
+            if untrained:
+                panel.set_title(panel.get_title(loc="left") + DAGGER)
+        mark_untrained(figure, [untrained])
     return figure
 
 
@@ -134,7 +151,8 @@ def _total(axes: "Axes", history: Sequence[Row], means: Sequence[Mapping[str, fl
     y = [mean["total"] for mean in means]
     axes.plot(_middles(len(y)), y, color=colour, marker=marker, label="mean of an epoch")
     axes.set_title("Loss")
-    axes.legend(loc="upper right")
+    # Above the axes: there is no corner that a step's loss cannot reach.
+    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, borderaxespad=0.2)
 
 
 def _parts(axes: "Axes", means: Sequence[Mapping[str, float]], parts: Sequence[str]) -> None:

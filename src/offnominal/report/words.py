@@ -20,7 +20,7 @@ __all__ = [
 ]
 
 #: After a name in tables and figures: its weights were not pretrained.
-DAGGER = " †"
+DAGGER = "\u00a0†"
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,7 @@ _HEADINGS = {
     "dataset": "Data set",
     "sampling": "References",
     "false_reject": "False-reject rate",
+    "lr": "Learning rate",
 }
 
 

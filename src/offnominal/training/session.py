@@ -9,6 +9,7 @@ from offnominal.benchmark.features import FeatureCache
 from offnominal.datasets.dataset import Dataset
 from offnominal.detectors.base import OnError
 from offnominal.detectors.learned import LearnedDetector
+from offnominal.detectors.untrained import untrained
 from offnominal.errors import OptionError
 from offnominal.report.training import write_training_page
 from offnominal.report.words import count
@@ -153,4 +154,5 @@ def write_page(outcome: Outcome, detector: LearnedDetector) -> Path:
         shown,
         outcome.learner.parts,
         outcome.learner.formula,
+        untrained(detector),
     )
