@@ -7,8 +7,6 @@ backbone's weights are not among them.
 """
 
 import json
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from offnominal._version import __version__
+from offnominal.atomic import replacing
 from offnominal.detectors import METHODS, detector_class
 from offnominal.detectors.banked import Banked
 from offnominal.detectors.base import Detector
@@ -51,22 +50,14 @@ def save(detector: Detector, path: Path) -> None:
     }
     path = path.absolute()
     try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        with replacing(path) as temporary:
+            tensors |= save_indexes(detector, path)
+            save_file(tensors, temporary, metadata={_KEY: json.dumps(header)})
     except OSError as error:
-        raise ModelFileError(f"{path}: cannot be written ({error.strerror})") from error
-    os.close(handle)
-    try:
-        tensors |= save_indexes(detector, path)
-        save_file(tensors, temporary, metadata={_KEY: json.dumps(header)})
-        # mkstemp is private to its maker; a model file has the permissions of any new file.
-        mask = os.umask(0)
-        os.umask(mask)
-        Path(temporary).chmod(0o666 & ~mask)
-        Path(temporary).replace(path)
-    except (OSError, SafetensorError) as error:
+        reason = error.strerror or str(error)
+        raise ModelFileError(f"{path}: cannot be written ({reason})") from error
+    except SafetensorError as error:
         raise ModelFileError(f"{path}: cannot be written ({error})") from error
-    finally:
-        Path(temporary).unlink(missing_ok=True)
 
 
 def read_header(path: Path) -> dict[str, Any]:

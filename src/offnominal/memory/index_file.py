@@ -8,9 +8,7 @@ FAISS sees it, and with the bank before it is used.
 
 import hashlib
 import json
-import os
 import shutil
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from offnominal.atomic import replacing
 from offnominal.errors import ModelFileError
 from offnominal.memory.bank import MemoryBank
 from offnominal.memory.index import FaissIndex
@@ -200,21 +199,12 @@ def _write(index: FaissIndex, lists: Path) -> tuple[int, str]:
                 )
             if lists.exists() and lists.samefile(source):
                 return length, digest
-        handle, temporary = tempfile.mkstemp(dir=lists.parent, prefix=f".{lists.name}.")
-        os.close(handle)
-        try:
+        with replacing(lists) as temporary:
             if index.lists is None:
-                load_faiss().write_index(index.faiss, temporary)
+                load_faiss().write_index(index.faiss, str(temporary))
             else:
                 shutil.copyfile(source, temporary)
-            length, digest = Path(temporary).stat().st_size, _digest(Path(temporary))
-            # mkstemp is private to its maker; a model's files have the permissions of any.
-            mask = os.umask(0)
-            os.umask(mask)
-            Path(temporary).chmod(0o666 & ~mask)
-            Path(temporary).replace(lists)
-        finally:
-            Path(temporary).unlink(missing_ok=True)
+            length, digest = temporary.stat().st_size, _digest(temporary)
     except (OSError, RuntimeError) as error:
         raise ModelFileError(
             f"{lists}: the lists of the search index cannot be written ({error})"
