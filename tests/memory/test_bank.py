@@ -106,7 +106,12 @@ def test_first_stage_keeps_its_promise(case: str, queries: int, dtype: torch.dty
         best = true[:, start:stop].unflatten(1, (-1, group)).amax(2)
         maxima = found.maxima[:, number, : best.shape[1]].double()
         allowed = found.slack[:, number, None] + best.abs() * found.roundoff
-        assert ((maxima - best).abs() <= allowed).all()
+        assert (maxima - best >= -allowed).all()
+        # Nor is it far above: by what a format of 8 bits may round off each of the vectors.
+        ends = near.sub(rows.mean(0)).norm(dim=1).double(), rows.sub(rows.mean(0)).norm(dim=1)
+        reach = ends[1][start:stop].double().view(-1, group).amax(1)
+        room = (ends[0][:, None] + reach).square() * 2.0**-7
+        assert (maxima - best <= allowed + room).all()
         # With a distance as far as the group's own best, the group must not be ruled out.
         for g in range(0, best.shape[1], 7):
             distances = (-2 * best[:, g]).float()
@@ -138,15 +143,15 @@ def test_reduced_float32_products_widen_the_bound() -> None:
     before = torch.get_float32_matmul_precision()
     try:
         torch.set_float32_matmul_precision("medium")
-        slack = screen(rows, queries, [(0, 400)], nothing, torch.float32, 1).slack
+        wide = screen(rows, queries, [(0, 400)], nothing, torch.float32, 1)
     finally:
         torch.set_float32_matmul_precision(before)
-    plain = screen(rows, queries, [(0, 400)], nothing, torch.float32, 1).slack
+    plain = screen(rows, queries, [(0, 400)], nothing, torch.float32, 1)
     true = -((queries[:, None].double() - rows.double()) ** 2).sum(-1) / 2
     rounded = queries.bfloat16().double() @ rows.bfloat16().double().T - 1
-    error = (rounded - true).abs().amax(1)
-    assert (error <= slack[:, 0]).all()
-    assert (error > plain[:, 0]).all()
+    for found, enough in ((wide, True), (plain, False)):
+        added = found.maxima[:, 0].double() - true + found.slack
+        assert bool(((rounded - true).abs() <= added).all()) == enough
 
 
 def test_equal_distances_give_the_lowest_row() -> None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from offnominal.detectors.thresholds import Size
 from offnominal.memory import MemoryBank
-from offnominal.memory.storage import Stored, encode
+from offnominal.memory.storage import Stored, encode, turn_back
 
 __all__ = [
     "ALONE",
@@ -184,7 +184,10 @@ def as_stored(rows: Tensor, storage: str) -> Tensor:
     A reference's own patches are looked up as the bank keeps them. A new part's must be rounded
     alike, or its scores would not be drawn as theirs are, and no promise would hold.
     """
-    return rows if storage == "fp32" else Stored(*encode(rows, storage))[:]
+    if storage == "fp32":
+        return rows
+    stored = Stored(*encode(rows, storage))[:]
+    return turn_back(stored) if storage == "int8" else stored
 
 
 def span(bank: MemoryBank, owner: int) -> tuple[int, int]:

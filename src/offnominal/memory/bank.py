@@ -13,7 +13,7 @@ from offnominal.memory.exact import NORM_LIMIT
 from offnominal.memory.keeper import SketchKeeper
 from offnominal.memory.provenance import PROVENANCE, gaps, runs
 from offnominal.memory.search import find
-from offnominal.memory.storage import DTYPES, Stored, encode
+from offnominal.memory.storage import DTYPES, Stored, encode, turn, turn_back
 
 _PRECISIONS = ("auto", "int8", "fp32", "bf16", "fp16")
 _LEAST_MEMORY = 2**20
@@ -39,7 +39,7 @@ class MemoryBank(nn.Module):
         "int8" makes the sketches at once.
     storage : {"fp32", "fp16", "int8"}
         How rows are kept. What is stored is the truth: a search is exact among the rows as
-        :meth:`take` gives them.
+        :meth:`take` gives them, in 8 bits but for the last digits of float32.
 
     Attributes
     ----------
@@ -219,7 +219,8 @@ class MemoryBank(nn.Module):
             (n, dim) float32. A stretch of float32 rows shares its memory with the bank: not to
             be written into.
         """
-        return self._stored()[index]
+        rows = self._stored()[index]
+        return turn_back(rows) if self.storage == "int8" else rows
 
     def standardize_(self, centre: Tensor, scale: Tensor) -> None:
         """Subtract ``centre`` (dim,) from every row and divide by ``scale`` (dim,), in place.
@@ -238,6 +239,10 @@ class MemoryBank(nn.Module):
 
     def _stored(self) -> Tensor | Stored:
         return self.rows if self.storage == "fp32" else Stored(self.rows, self.scale)
+
+    def _as_stored(self, queries: Tensor) -> Tensor:
+        """Queries (Q, dim) where the stored rows are."""
+        return turn(queries) if self.storage == "int8" else queries
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Move the rows with the module, but keep their format when it is made half."""
@@ -297,6 +302,7 @@ class MemoryBank(nn.Module):
     def _search_all(
         self, queries: Tensor, k: int, spans: list[tuple[int, int]]
     ) -> tuple[Tensor, Tensor]:
+        queries = self._as_stored(queries)
         rows, precision, memory = self._stored(), self.precision, self.memory
         return find(rows, queries, k, spans, precision, memory, self._keeper)
 
@@ -313,7 +319,9 @@ class MemoryBank(nn.Module):
             named = torch.cat([named, self._search_all(queries, count, fresh)[1]], 1)
         for start, stop in skipped:
             named = named.masked_fill((named >= start) & (named < stop), -1)
-        distances, rows = nearest_among(self._stored(), queries, k, named, self.memory)
+        distances, rows = nearest_among(
+            self._stored(), self._as_stored(queries), k, named, self.memory
+        )
         lacking = (rows < 0).any(1)
         if lacking.any():
             distances[lacking], rows[lacking] = self._search_all(queries[lacking], k, spans)

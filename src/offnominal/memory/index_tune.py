@@ -155,10 +155,12 @@ def _recall(bank: MemoryBank, index: FaissIndex, held: HeldBack, effort: int, mo
 def _squared(bank: MemoryBank, queries: Tensor, named: Tensor) -> Tensor:
     """Squared distances (Q, k') to the rows that an index named, with the bits of the bank's."""
     named = named.to(queries.device)
+    rows, queries = bank._stored(), bank._as_stored(queries)
     squared = torch.empty(named.shape, device=queries.device)
     step = max(1, bank.memory // (12 * bank.dim * named.shape[1]))
     for start in range(0, len(queries), step):
         part = slice(start, start + step)
-        picked = bank.take(named[part].clamp(min=0).flatten()).view(*named[part].shape, -1)
+        picked = rows.index_select(0, named[part].clamp(min=0).flatten())
+        picked = picked.view(*named[part].shape, -1)
         squared[part] = exact_distances(picked, queries[part, None])
     return squared.masked_fill_(named < 0, torch.inf)

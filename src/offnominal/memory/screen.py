@@ -26,10 +26,11 @@ class Screen:
     Attributes
     ----------
     maxima : Tensor
-        (Q, blocks, groups): per group, the largest approximate ``-|q - b|² / 2``; ``-inf``
-        where a block has fewer groups.
+        (Q, blocks, groups): per group, the largest approximate ``-|q - b|² / 2``, with what
+        each row's own norm and rounding may have taken from it added; ``-inf`` where a block has
+        fewer groups.
     slack : Tensor
-        (Q, blocks) float32: bound on the absolute error of ``maxima``, beside the rounding of
+        (Q, blocks) float32: by how much ``maxima`` may still be too small, beside the rounding of
         the product's result, which is relative and has unit roundoff ``roundoff``.
     """
 
@@ -97,7 +98,9 @@ def screen(
 
     Subtracting ``centre`` from both sides changes no distance and makes the numbers, and with
     them their rounding errors, smaller. The half-norms ride along as extra columns, so that the
-    product is ``-|q - b|² / 2`` itself: its rounding is then relative to the distance.
+    product is ``-|q - b|² / 2`` itself: its rounding is then relative to the distance. Two more
+    columns add to it what rounding may have taken away, row by row, so that a few rows far from
+    the others do not make the bound worse for all.
 
     Parameters
     ----------
@@ -121,14 +124,15 @@ def screen(
     """
     device, dim = rows.device, rows.shape[1]
     size = math.ceil(max(stop - start for start, stop in blocks) / group) * group
-    inner = dim + 2 * _SPLITS
+    inner = dim + 2 * _SPLITS + 2
+    loss = _Loss.of(inner, dtype, device)
     wide = device.type == "cuda" and dtype != torch.float32
     result = torch.float32 if wide or dtype == torch.float16 else dtype
 
     near = queries - centre
     query_norms = torch.linalg.vector_norm(near, dim=1)
     left = torch.empty((len(queries), inner), dtype=dtype, device=device)
-    left_scale, query_error = 0.0, query_norms
+    left_scale, ends = 0.0, query_norms
     offset = torch.empty((size, dim), device=device)
     right = torch.empty((size * inner,), dtype=dtype, device=device)
     product = torch.empty((len(queries) * size,), dtype=result if wide else dtype, device=device)
@@ -149,12 +153,16 @@ def screen(
 
         scale = _scale(query_norms, reach) if dtype == torch.float16 else 1.0
         if scale != left_scale:
-            query_error = _encode(near, query_norms, scale, left, own=dim + _SPLITS)
+            query_error = _encode(near, query_norms, scale, left, dim + _SPLITS, 0.0)
+            ends = query_norms + query_error
+            _write_up(left[:, -2:], query_error + ends * loss.both, ends * loss.one, scale)
             left_scale = scale
         # The rows of a group lie `groups` apart, so that the maximum runs along memory.
         coded = right[: groups * group * inner].view(group, groups, inner)
         view = block.view(groups, group, dim).transpose(0, 1)
-        error = _encode(view, norms.view(groups, group).T, scale, coded, own=dim).amax()
+        across = norms.view(groups, group).T
+        error = _encode(view, across, scale, coded, dim, loss.own)
+        _write_up(coded[..., -2:], across, error, scale)
 
         out = product[: len(queries) * groups * group].view(len(queries), groups * group)
         other = coded.view(groups * group, inner).T
@@ -164,9 +172,7 @@ def screen(
             torch.mm(left, other, out=out)
         best = out.view(len(queries), group, groups).amax(1)
         maxima[:, number, :groups] = best if scale == 1 else best.to(result) / scale**2
-        slack[:, number] = _error_bound(
-            query_norms, query_error, reach, error, dim, dtype, scale, device
-        )
+        slack[:, number] = ends.square() * loss.own + (loss.flushed / scale**2 + 1e-34)
     refuse_infinite(farthest)
     roundoff = torch.finfo(dtype if not wide else torch.float32).eps / 2
     return Screen(maxima, slack, roundoff)
@@ -178,7 +184,7 @@ def _scale(query_norms: Tensor, reach: Tensor) -> float:
     return 2.0 ** -math.ceil(math.log2(largest)) if 0 < largest < NORM_LIMIT else 1.0
 
 
-def _encode(x: Tensor, norms: Tensor, scale: float, out: Tensor, own: int) -> Tensor:
+def _encode(x: Tensor, norms: Tensor, scale: float, out: Tensor, own: int, loss: float) -> Tensor:
     """Write vectors and their half-norms into ``out``; return the norms of what was rounded off.
 
     Parameters
@@ -188,13 +194,15 @@ def _encode(x: Tensor, norms: Tensor, scale: float, out: Tensor, own: int) -> Te
     norms : Tensor
         (...) float32: their norms.
     out : Tensor
-        (..., D + 4): the vectors, two columns for the rows' half-norms and two for the
-        queries', of which those not starting at column ``own`` are 1.
+        (..., D + 6): the vectors, two columns for the rows' half-norms and two for the
+        queries', of which those not starting at column ``own`` are 1. The last two are left.
+    loss : float
+        By which share of the squared norm the half-norm is made nearer to 0.
     """
     dim = x.shape[-1]
     out[..., :dim] = x if scale == 1 else x * scale
-    out[..., dim:] = 1
-    half = (norms * scale).square() / -2
+    out[..., dim : dim + 2 * _SPLITS] = 1
+    half = (norms * scale).square() * (loss - 0.5)
     out[..., own] = half
     out[..., own + 1] = half - out[..., own]
     if out.dtype == torch.float32:
@@ -206,39 +214,53 @@ def _encode(x: Tensor, norms: Tensor, scale: float, out: Tensor, own: int) -> Te
     return error
 
 
-def _error_bound(
-    query_norms: Tensor,
-    query_error: Tensor,
-    row_norm: Tensor,
-    row_error: Tensor,
-    dim: int,
-    dtype: torch.dtype,
-    scale: float,
-    device: torch.device,
-) -> Tensor:
-    """Bound the absolute error of the product, before its result is rounded.
+def _write_up(out: Tensor, one: Tensor, two: Tensor, scale: float) -> None:
+    """Write two columns, rounded up."""
+    up = scale * (1 + 4 * torch.finfo(out.dtype).eps)
+    out[..., 0] = one * up
+    out[..., 1] = two * up
+
+
+@dataclass(frozen=True)
+class _Loss:
+    """By how much a product may be too small before its result is rounded, for norms q and b.
 
     The standard model of floating-point error (Higham, Accuracy and Stability of Numerical
     Algorithms, 2nd ed., 2002, §3.1): a sum of n products in any order is off by at most
-    n·u·Σ|xᵢyᵢ| to first order, and Σ|xᵢyᵢ| ≤ |x||y|. What the format rounds off the inputs is
-    measured, and enters by the Cauchy-Schwarz inequality.
+    n·u·Σ|xᵢyᵢ| to first order, and Σ|xᵢyᵢ| ≤ q·b + q² + b². What the format rounds off the inputs,
+    e and f, is measured, and enters by the Cauchy-Schwarz inequality as e·b + (q + e)·f.
+
+    Attributes
+    ----------
+    own : float
+        Factor of q² and of b².
+    both : float
+        Factor of (q + e)·b.
+    one : float
+        Factor of (q + e)·f.
+    flushed : float
+        What numbers lose that are too small for the format.
     """
-    terms = dim + 2 * _SPLITS
-    roundoff = torch.finfo(dtype).eps / 2
-    # Matrix units may truncate where they add: allow four times the roundoff of float32.
-    adding = terms * _FLOAT32_ROUNDOFF * (1 if dtype == torch.float32 else 4)
-    # Below the normal range float16 still rounds to multiples of 2⁻²⁴; bfloat16 may flush.
-    flushed = 2.0**-25 if dtype == torch.float16 else 2.0**-126
-    squares = query_norms.square() + row_norm.square()
-    ends = (query_norms + query_error) * (row_norm + row_error) + squares
-    bound = query_error * row_norm + (query_norms + query_error) * row_error
-    bound += squares * roundoff**2 + ends * adding
-    # Centring, the norms and the measured errors are themselves computed in float32.
-    bound += (query_norms + row_norm).square() * ((terms + 8) * _FLOAT32_ROUNDOFF)
-    bound += 4 * terms * flushed / scale**2 + 1e-34
-    if dtype == torch.float32 and not plain_float32(device):
-        bound += 2.0**-5 * squares
-    return bound
+
+    own: float
+    both: float
+    one: float
+    flushed: float
+
+    @classmethod
+    def of(cls, terms: int, dtype: torch.dtype, device: torch.device) -> "_Loss":
+        """Factors for products of ``terms`` numbers."""
+        roundoff = torch.finfo(dtype).eps / 2
+        # Matrix units may truncate where they add: allow four times the roundoff of float32. The
+        # last two columns are small beside the others, and covered by 2 %.
+        adding = 1.02 * terms * _FLOAT32_ROUNDOFF * (1 if dtype == torch.float32 else 4)
+        # Centring, the norms and the measured errors are themselves computed in float32.
+        measuring = (terms + 8) * _FLOAT32_ROUNDOFF
+        # Below the normal range float16 still rounds to multiples of 2⁻²⁴; bfloat16 may flush.
+        flushed = 2.0**-25 if dtype == torch.float16 else 2.0**-126
+        reduced = dtype == torch.float32 and not plain_float32(device)
+        own = adding + measuring + roundoff**2 + 2.0**-5 * reduced
+        return cls(own, adding + 2 * measuring, 1 + adding, 4 * terms * flushed)
 
 
 def plain_float32(device: torch.device) -> bool:
