@@ -30,7 +30,6 @@ from typing import Any
 
 VERSION = "2.7.0"
 LAYERS = {"wide_resnet50_2": ("layer2", "layer3"), "resnet18": ("layer2", "layer3")}
-SHARE = 0.1
 Times = dict[str, dict[str, float]]
 
 
@@ -66,6 +65,7 @@ def main() -> None:
     parser.add_argument("--train", type=int, default=40)
     parser.add_argument("--test", type=int, default=60, help="half of them good")
     parser.add_argument("--size", type=int, default=256, help="side of the square images")
+    parser.add_argument("--share", type=float, default=0.1, help="of the patches in the coreset")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--side", choices=("ours", "anomalib"), help="used by the script itself")
     parser.add_argument("--work", type=Path, help="used by the script itself")
@@ -131,7 +131,7 @@ def run(given: argparse.Namespace, side: str) -> dict[str, Any]:
     python = sys.executable if side == "ours" else given.python
     command = [python, Path(__file__).absolute(), given.data.absolute(), "--side", side]
     command += ["--work", given.work]
-    for name in ("backbone", "weights", "size", "threads"):
+    for name in ("backbone", "weights", "size", "share", "threads"):
         command += [f"--{name}", getattr(given, name)]
     env = os.environ | {"OMP_NUM_THREADS": str(given.threads), "HF_HUB_OFFLINE": "1"}
     start = time.perf_counter()
@@ -171,7 +171,7 @@ def ours(given: argparse.Namespace) -> dict[str, Any]:
             weights=str(given.weights),
             resize="square",
             resolution=given.size,
-            coreset=SHARE,
+            coreset=given.share,
             device="cpu",
         )
         detector.load_network()
@@ -218,7 +218,7 @@ def anomalib(given: argparse.Namespace) -> dict[str, Any]:
             backbone=given.backbone,
             layers=LAYERS[given.backbone],
             pre_trained=False,
-            coreset_sampling_ratio=SHARE,
+            coreset_sampling_ratio=given.share,
             pre_processor=models.Patchcore.configure_pre_processor((given.size, given.size)),
         )
         network = model.model.feature_extractor.feature_extractor
@@ -267,7 +267,7 @@ def anomalib(given: argparse.Namespace) -> dict[str, Any]:
 def report(given: argparse.Namespace, sides: dict[str, dict[str, Any]]) -> None:
     a, b = sides["ours"], sides["anomalib"]
     print(
-        f"PatchCore, {given.backbone}, {given.size}x{given.size} px, coreset {SHARE:.0%}, "
+        f"PatchCore, {given.backbone}, {given.size}x{given.size} px, coreset {given.share:.0%}, "
         f"{given.train} good images, {given.test} test images, {given.threads} threads"
     )
     print(f"banks: ours {a['bank']}, anomalib {b['bank']}")
