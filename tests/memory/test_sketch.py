@@ -2,6 +2,7 @@
 
 import copy
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -128,6 +129,36 @@ def test_same_bits_in_every_storage_and_without_an_owner(storage: str, skip: int
     rows, queries = CASES["queries equal rows"]
     for size in (2000, 1999, 1985):
         assert_same(*compared(rows[:size], queries, 2, storage, skip)[1:])
+
+
+@fast
+@pytest.mark.parametrize("size", [1, 5, 16, 40])
+def test_small_owners_are_left_out_and_no_row_is_found_twice(size: int) -> None:
+    rows, queries = patches(800), patches(40, seed=5)
+    results = []
+    for precision in ("fp32", "int8"):
+        bank = MemoryBank(DIM, precision=precision)  # type: ignore[arg-type]
+        for owner, own in enumerate(torch.split(rows, size)):
+            bank.add(own, owner)
+        results.append([bank.search(queries, 4, skip) for skip in (0, 3, 8, len(bank) // size - 1)])
+    for found, expected in zip(*results, strict=True):
+        assert_same(found, expected)
+        assert all(len(set(row.tolist())) == 4 for row in found[1])
+
+
+@fast
+def test_searches_side_by_side() -> None:
+    rows, queries = patches(6000), patches(64, seed=9)
+    bank = MemoryBank(DIM, precision="int8")
+    bank.add(rows[:4000])
+    bank.search(queries)
+    bank.add(rows[4000:])
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: bank.search(queries), range(8)))
+    fresh = MemoryBank(DIM, precision="fp32")
+    fresh.add(rows)
+    for each in found:
+        assert_same(each, fresh.search(queries))
 
 
 @fast

@@ -1,5 +1,6 @@
 """When a bank has sketches of its rows, and that they are of the rows as they are."""
 
+import threading
 import weakref
 
 from torch import Tensor
@@ -25,6 +26,11 @@ class SketchKeeper:
     """
 
     def __init__(self) -> None:
+        # Searches may run side by side; only one of them makes the sketches.
+        self._lock = threading.Lock()
+        self._start()
+
+    def _start(self) -> None:
         self._pairs = 0
         # Searches in which the sketches did not pay, in a row, and for how many they are left out.
         self._misses = self._pause = 0
@@ -36,10 +42,6 @@ class SketchKeeper:
     def __reduce__(self) -> tuple[type["SketchKeeper"], tuple[()]]:
         """A copy of the bank makes its own."""
         return SketchKeeper, ()
-
-    def forget(self) -> None:
-        """Start anew: the rows are others now."""
-        self.__init__()  # type: ignore[misc]  # the same object, which the bank holds
 
     def valid(self, held: Tensor) -> bool:
         """Whether what is known is of this very tensor as it is now."""
@@ -73,8 +75,14 @@ class SketchKeeper:
         # PyTorch does not count changes in place of an inference tensor.
         if held.device.type != "cpu" or held.is_inference() or not fast_integer_products():
             return None
+        with self._lock:
+            return self._current(rows, held, queries, memory, at_once)
+
+    def _current(
+        self, rows: Tensor | Stored, held: Tensor, queries: int, memory: int, at_once: bool
+    ) -> Sketch | None:
         if not self.valid(held):
-            self.forget()
+            self._start()
             self.follow(held)
         self._pairs += queries * len(rows)
         self._pause = max(0, self._pause - 1)

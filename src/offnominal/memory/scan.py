@@ -117,7 +117,7 @@ class _Scan:
         self.crowded = False
         # Groups that wait: their queries, numbers and values.
         self.waiting: list[tuple[Tensor, Tensor, Tensor]] = []
-        self.seen = self.held = self.fresh = 0
+        self.done = self.seen = self.held = self.fresh = 0
         self.more = min(_MORE * count, memory // (8 * _ENTRY))
         self.room = memory // (2 * _ENTRY)
         self.touch = max(_GROUP, min(memory // 8, 2**22) // (8 * rows.shape[1]))
@@ -145,6 +145,8 @@ class _Scan:
     def pass_over(self, start: int, stop: int) -> None:
         """Look at a stretch of rows."""
         size = self.step * _GROUP
+        # A group between two stretches was looked at with the first of them.
+        start, self.done = max(start, self.done * _GROUP), -(-stop // _GROUP)
         end = min(-(-stop // _GROUP) * _GROUP, len(self.rows))
         for part in batches(end, size * self.blocks, start // _GROUP * _GROUP):
             first = part.start // _GROUP
@@ -170,6 +172,7 @@ class _Scan:
             self._compare_waiting()
 
     def _compare_waiting(self) -> None:
+        """Compare everything on the list, and clear it."""
         who, group = (torch.cat([entry[i] for entry in self.waiting]).long() for i in (0, 1))
         self.waiting, self.held = [], 0
         if len(who) < _FEW * len(self.queries):
@@ -275,7 +278,7 @@ class _Scan:
         self.waiting = [entry for entry in kept if len(entry[0])]
         self.held, self.fresh = sum(len(entry[0]) for entry in kept), 0
         self.crowded = self.held * _CROWD > max(self.seen, _START) * len(self.queries)
-        if self.held > self.room:
+        if self.held > self.room and not self.crowded:
             self._compare_waiting()
 
     def _compare(self, who: Tensor, index: Tensor) -> None:
