@@ -506,7 +506,8 @@ def test_an_error_of_the_source_comes_after_what_was_before(serve: Serve) -> Non
 
 
 def test_a_consumer_that_stops_does_not_wait(serve: Serve) -> None:
-    server = serve(answers(), after(30, answers()))
+    # Four are asked about at once, and any of them may come first.
+    server = serve(*[answers()] * 4, after(30, answers()))
     found = model(server, concurrency=4).stream(map(picture, range(50)))
     next(found)
     start = time.monotonic()
