@@ -30,6 +30,7 @@ _LEVELS = 127
 _DIGITS = 3  # high digits of a norm; one low digit follows
 _WORD = 32  # lengths of sketches are multiples of this: others multiply slowly
 _SHARE = 4  # a sketch is at most this part of a row's length
+_LONGEST = 1024  # beyond, sums of products would not be exact in float32
 _ENOUGH = 0.92  # of the variance
 _LARGEST = _LEVELS * (_DIGITS * _LEVELS) + _LEVELS // 2  # what digits of either sign can hold
 _SAMPLE = 4096
@@ -85,7 +86,7 @@ class Sketch:
     Attributes
     ----------
     codes : Tensor
-        (N, K) int8, K = :meth:`length`.
+        (N, K) int8, K at most :meth:`length`.
     unit : float
         What 1 stands for.
     error : float
@@ -127,7 +128,7 @@ class Sketch:
     @staticmethod
     def length(dim: int) -> int:
         """Bytes of a sketch at most, beside 4 of a norm, for rows of length ``dim``."""
-        return max(_WORD, dim // _SHARE // _WORD * _WORD)
+        return max(_WORD, min(dim // _SHARE, _LONGEST) // _WORD * _WORD)
 
     @property
     def codes(self) -> Tensor:
