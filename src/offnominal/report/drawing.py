@@ -125,7 +125,9 @@ def series(number: int) -> tuple[str, str, str]:
     """Colour, marker and line style of the n-th line; the colours come round after seven."""
     lines = ("-", "--", ":")
     step = number % len(SERIES)
-    return SERIES[step], MARKERS[step], lines[number // len(SERIES) % len(lines)]
+    turn = number // len(SERIES)
+    # Another marker as well, since a single point has no line to tell it by.
+    return SERIES[step], MARKERS[(step + turn) % len(MARKERS)], lines[turn % len(lines)]
 
 
 def mark_untrained(figure: "Figure", reasons: Iterable[str]) -> None:
