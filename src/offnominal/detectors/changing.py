@@ -14,8 +14,9 @@ import torch
 
 from offnominal.calibration import Threshold
 from offnominal.detectors import indexing, measuring
-from offnominal.detectors.growing import Change, Rescored, Version, What, find_reference, utc
+from offnominal.detectors.growing import Change, Rescored, Version, What, find_reference
 from offnominal.detectors.reach import NOT_COUNTED, Found, Learned, bring_back, rows_of
+from offnominal.detectors.steps import plain_step, versions
 from offnominal.errors import OptionError
 from offnominal.images import ImageSource, content_digest, describe
 
@@ -52,30 +53,14 @@ class _Before:
 
 def note(detector: "Banked", what: What, owners: Iterable[int], when: datetime | None) -> None:
     """Write a step into the history."""
-    step = {
-        "what": what,
-        "owners": list(owners),
-        "references": len(detector.references_),
-        "rows": detector.bank_rows,
-        "when": utc(when),
-    }
+    step = plain_step(what, owners, len(detector.references_), detector.bank_rows, when)
     detector.history_ = [*detector.history_, step]
 
 
 def history(detector: "Banked") -> list[Version]:
     """The steps so far, the first one first."""
     names = {r["owner"]: r["file"] for r in [*detector.references_, *detector.forgotten_]}
-    return [
-        Version(
-            number,
-            step["what"],
-            tuple(names[owner] for owner in step["owners"]),
-            step["references"],
-            step["rows"],
-            step["when"],
-        )
-        for number, step in enumerate(detector.history_, start=1)
-    ]
+    return versions(detector.history_, names)
 
 
 @torch.inference_mode()

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from offnominal.detectors.growing import Change, Rescored, Version, utc
+from offnominal.detectors.growing import Change, Rescored, Version
+from offnominal.detectors.steps import plain_step, versions
 from offnominal.detectors.thresholds import pack, unpack
 from offnominal.errors import OptionError
 from offnominal.images import ImageSource, content_digest, describe
@@ -63,8 +64,8 @@ def add(
     how: Rescored = "none"
     if added:
         if not detector.history_:  # a file of before there was one
-            detector.history_ = [_step("fit", range(count), count, rows, None)]
-        step = _step("add", held, count + len(added), detector.bank_rows, utc(when))
+            detector.history_ = [plain_step("fit", range(count), count, rows, None)]
+        step = plain_step("add", held, count + len(added), detector.bank_rows, when)
         step |= {"count": detector.count_, "good": len(detector.good_)}
         detector.earlier_mean_, detector.earlier_scatter_ = detector.mean_, detector.scatter_
         detector._learn(total)
@@ -130,25 +131,8 @@ def undo(detector: "SubspaceAD") -> Change:
 
 def history(detector: "SubspaceAD") -> list[Version]:
     """The steps so far."""
-    names = [reference["file"] for reference in detector.references_]
-    return [
-        Version(
-            number,
-            step["what"],
-            tuple(names[owner] for owner in step["owners"]),
-            step["references"],
-            step["rows"],
-            step["when"],
-        )
-        for number, step in enumerate(detector.history_, start=1)
-    ]
-
-
-def _step(
-    what: str, owners: Iterable[int], references: int, rows: int, when: str | None
-) -> dict[str, Any]:
-    step = {"what": what, "owners": list(owners), "references": references}
-    return step | {"rows": rows, "when": when}
+    names = dict(enumerate(reference["file"] for reference in detector.references_))
+    return versions(detector.history_, names)
 
 
 def _settle_width(bank: MemoryBank) -> None:
