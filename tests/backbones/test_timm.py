@@ -197,8 +197,51 @@ def test_no_copy_of_the_weights_stays_mapped(mobilenet: Path) -> None:
     if not mapped.exists():
         pytest.skip("the system does not list what is mapped")
     backbone = load_backbone(weights=mobilenet)
+    with torch.inference_mode():
+        backbone(torch.zeros(1, 3, 64, 64))
     assert str(mobilenet.resolve()) not in mapped.read_text()
-    assert backbone.digest
+    assert not any(parameter.is_inference() for parameter in backbone.parameters())
+
+
+@pytest.mark.parametrize(
+    ("name", "layers"),
+    [
+        ("resnet10t", None),
+        ("densenet121", None),
+        ("convnext_atto", (1, 2)),
+        ("mobilenetv3_small_050", (0, 1)),
+        ("vit_tiny_patch16_224", (3, 5)),
+    ],
+)
+def test_trimmed_networks_give_the_same_features(
+    name: str, layers: tuple[int, ...] | None, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    path = tmp_path / "weights.safetensors"
+    model = timm.create_model(name, num_classes=0)
+    save_file({key: value.contiguous() for key, value in model.state_dict().items()}, path)
+    backbone = load_backbone(name, path, layers)
+    pixels = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        features, (maps, summary) = backbone(pixels), backbone.levels(pixels)
+        before, digest = sum(p.numel() for p in backbone.parameters()), backbone.digest
+        backbone.trim()
+        assert torch.equal(backbone(pixels), features)
+        again = backbone.levels(pixels)
+    assert sum(p.numel() for p in backbone.parameters()) < before
+    assert all(map(torch.equal, again.maps, maps))
+    assert torch.equal(again.summary, summary)
+    assert backbone.digest == digest
+    assert backbone.at_levels(backbone.layers[:1]).layers == backbone.layers[:1]
+    with pytest.raises(BackboneError, match=f"trimmed to its first {backbone.layers[-1] + 1} lev"):
+        backbone.at_levels([-1])
+
+
+def test_nothing_is_trimmed_where_the_last_level_is_used(dinov2: TimmBackbone) -> None:
+    before = len(dinov2.model.blocks)
+    dinov2.trim()
+    assert len(dinov2.model.blocks) == before
+    dinov2.at_levels([0, -1])
 
 
 def test_unknown_backbones() -> None:

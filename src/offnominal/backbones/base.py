@@ -130,6 +130,13 @@ class Backbone(nn.Module, ABC):
         """
         return self
 
+    def trim(self) -> None:
+        """Drop what lies behind the levels in use, here and in all that share the weights.
+
+        The features stay the same; deeper levels are gone for good. A backbone that has nothing to
+        drop, or cannot drop it, does nothing.
+        """
+
     def check_size(self, pixels: Tensor) -> None:
         """Raise a :class:`BackboneError` that names the size to crop to."""
         height, width = pixels.shape[-2:]

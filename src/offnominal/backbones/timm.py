@@ -1,6 +1,7 @@
 """Any timm network with patch tokens or feature maps, behind one call."""
 
 import copy
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -23,6 +24,8 @@ _ORIGINAL_POSITIONS = ("_dinov2", ".dino")
 # The first principal component of DINOv2's normalised tokens separates object and background at 10
 # (Damm et al., 2024, section 3.2); the scale is that of its final layer norm.
 _DINOV2_MASK_THRESHOLD = 10.0
+# Several threads may use a network for the first time.
+_LAYING_OUT = threading.Lock()
 
 
 class TimmBackbone(Backbone):
@@ -86,13 +89,17 @@ class TimmBackbone(Backbone):
         self.is_transformer = len({reduction for _, reduction in levels}) == 1
         self.level_count = len(levels)
         self._use(_choose_layers(layers, levels, self.is_transformer, name))
-        if not self.is_transformer:
-            _lay_out_by_pixel(self.model)
         entry = CATALOGUE.get(name)
         self.resolution = entry.resolution if entry else int(config["input_size"][-1])
         self.eval().requires_grad_(False)
 
     def _use(self, layers: tuple[int, ...]) -> None:
+        kept = getattr(self.model, "kept_levels", self.level_count)
+        if layers[-1] >= kept:
+            raise BackboneError(
+                f"{self.name} was trimmed to its first {kept} levels, which leaves out level "
+                f"{layers[-1]}: load it anew"
+            )
         chosen = [_levels(self.model, self.name)[index] for index in layers]
         self.layers = layers
         self.dim = sum(channels for channels, _ in chosen)
@@ -106,6 +113,14 @@ class TimmBackbone(Backbone):
         other = copy.copy(self)  # shallow: one model
         other._use(tuple(sorted(there)))
         return other
+
+    def trim(self) -> None:
+        """Drop blocks or stages behind the levels in use; see :class:`Backbone`."""
+        kept = self.layers[-1] + 1
+        if kept < self.level_count and hasattr(self.model, "prune_intermediate_layers"):
+            # The head is empty anyway, and the norm is applied to every level of a transformer.
+            self.model.prune_intermediate_layers(list(self.layers), prune_head=False)
+            self.model.kept_levels = kept
 
     def levels(self, pixels: Tensor, norm: bool = True) -> Levels:
         """Feature levels and a vector for the whole image; see :class:`Backbone`."""
@@ -122,7 +137,9 @@ class TimmBackbone(Backbone):
         self.check_size(pixels)
         if not self.is_transformer:
             # A CPU's convolutions are 10 to 30 % faster where a pixel's channels lie together, and
-            # what takes features position by position reads them without a copy.
+            # what takes features position by position reads them without a copy. Filters are laid
+            # out so only now: what was trimmed before is never copied.
+            _lay_out_by_pixel(self.model)
             pixels = pixels.contiguous(memory_format=torch.channels_last)
         try:
             found: list[Any] = self.model.forward_intermediates(
@@ -195,18 +212,23 @@ def _create(timm_name: str, arguments: dict[str, Any]) -> Any:
         raise BackboneError(f"timm cannot build {timm_name}: {error}") from error
 
 
-def _lay_out_by_pixel(model: nn.Module) -> None:
-    """Store filters with a pixel's channels together, as convolutions on a CPU read them.
+def _lay_out_by_pixel(model: Any) -> None:
+    """Store filters with a pixel's channels together, once, as convolutions on a CPU read them.
 
     Everything is copied, filters or not: otherwise the rest would keep the weights file mapped.
     """
-    tensors = {
-        name: tensor.clone(
-            memory_format=torch.channels_last if tensor.ndim == 4 else torch.contiguous_format
-        )
-        for name, tensor in model.state_dict().items()
-    }
-    model.load_state_dict(tensors, assign=True)
+    with _LAYING_OUT, torch.inference_mode(False), torch.no_grad():
+        if getattr(model, "laid_out", False):
+            return
+        tensors = {
+            name: tensor.clone(
+                memory_format=torch.channels_last if tensor.ndim == 4 else torch.contiguous_format
+            )
+            for name, tensor in model.state_dict().items()
+        }
+        model.load_state_dict(tensors, assign=True)
+        model.requires_grad_(False)
+        model.laid_out = True
 
 
 def _levels(model: Any, name: str) -> list[tuple[int, int]]:

@@ -371,7 +371,7 @@ class Detector(Growing, ABC):
     def load_network(self) -> Backbone:
         """Build the backbone on first use and move everything to the device."""
         if self.network is None:
-            self.use_network(self.build_network())
+            self.use_network(self.build_network(), shared=False)
         assert self.network is not None
         return self.network
 
@@ -384,10 +384,12 @@ class Detector(Growing, ABC):
         """The network at the levels that this method uses where ``layers`` names none."""
         return network
 
-    def use_network(self, network: Backbone) -> None:
-        """Adopt a backbone that is there already, so that several detectors share one."""
+    def use_network(self, network: Backbone, shared: bool = True) -> None:
+        """Adopt a backbone; of one that nobody else uses, only the levels that are needed."""
         self._device = choose_device(self.device)
         self.network = self.choose_levels(network)
+        if not shared:
+            self.network.trim()
         self.to(self._device)
 
     def views(self, image: np.ndarray) -> Views:

@@ -182,7 +182,7 @@ class Ensemble(Detector):
             self.to(self._device)
         return self.network
 
-    def use_network(self, network: Backbone) -> None:
+    def use_network(self, network: Backbone, shared: bool = True) -> None:
         """Refused: an ensemble builds the backbones of its members."""
         raise OptionError("an ensemble takes no backbone from outside; name those of its members")
 

@@ -38,6 +38,7 @@ from offnominal.errors import OptionError
 from offnominal.images import ImageSource
 from offnominal.memory import MemoryBank
 from offnominal.memory.coreset import select_coreset
+from offnominal.memory.room import Room
 from offnominal.scoring import anomaly_map, check_aggregate
 from offnominal.sizing import fit_size, to_pixels
 
@@ -149,7 +150,7 @@ class PatchCore(Banked):
     Notes
     -----
     While fitting, every patch of every reference is held in float32: 4 MiB for a square image
-    with the defaults, and twice that for a moment. The fitted bank is ``coreset`` times that.
+    with the defaults. The fitted bank is ``coreset`` times that.
 
     **Threshold.** Each reference is scored against the bank without its own entries. With
     ``coreset=1`` that is exact leave-one-out and the false-reject rate is promised, as for
@@ -291,11 +292,12 @@ class PatchCore(Banked):
 
     def _fit(self, images: Iterator[tuple[int, np.ndarray]], progress: Progress | None) -> None:
         self.prepare_state()
-        parts: list[Tensor] = []
+        held, room = {"rows": torch.empty((0, self.dim), device=self._device)}, Room()
         references: list[Reference] = []
         for index, image in images:
             found = [self._rows(pixels) for pixels in self.views(image).pixels]
-            parts += [rows for rows, _ in found]
+            for rows, _ in found:
+                room.append(held, "rows", rows)
             size = (image.shape[0], image.shape[1])
             start = references[-1].stop if references else 0
             references.append(Reference(index, size, [grid for _, grid in found], start))
@@ -303,8 +305,7 @@ class PatchCore(Banked):
                 progress("features", index + 1)
         if not references:
             return
-        rows = torch.cat(parts)
-        del parts
+        rows = held["rows"]
         chosen = self._choose(rows, references, progress)
         learned: dict[int, Learned] = {}
         for reference in references:

@@ -123,7 +123,8 @@ def screen(
         If a row is not finite or its norm exceeds ``NORM_LIMIT``.
     """
     device, dim = rows.device, rows.shape[1]
-    size = math.ceil(max(stop - start for start, stop in blocks) / group) * group
+    most = math.ceil(max(stop - start for start, stop in blocks) / group)
+    size = _padded(most) * group
     inner = dim + 2 * _SPLITS + 2
     loss = _Loss.of(inner, dtype, device)
     wide = device.type == "cuda" and dtype != torch.float32
@@ -136,14 +137,13 @@ def screen(
     offset = torch.empty((size, dim), device=device)
     right = torch.empty((size * inner,), dtype=dtype, device=device)
     product = torch.empty((len(queries) * size,), dtype=result if wide else dtype, device=device)
-    maxima = torch.full(
-        (len(queries), len(blocks), size // group), -math.inf, dtype=result, device=device
-    )
+    maxima = torch.full((len(queries), len(blocks), most), -math.inf, dtype=result, device=device)
     slack = torch.empty((len(queries), len(blocks)), device=device)
     farthest = torch.zeros((), device=device)
 
     for number, (start, stop) in enumerate(blocks):
-        groups = math.ceil((stop - start) / group)
+        there = math.ceil((stop - start) / group)
+        groups = _padded(there)
         block = offset[: groups * group]
         torch.sub(rows[start:stop], centre, out=block[: stop - start])
         block[stop - start :] = block[stop - start - 1]
@@ -171,11 +171,22 @@ def screen(
         else:
             torch.mm(left, other, out=out)
         best = out.view(len(queries), group, groups).amax(1)
-        maxima[:, number, :groups] = best if scale == 1 else best.to(result) / scale**2
+        best = best[:, :there]
+        maxima[:, number, :there] = best if scale == 1 else best.to(result) / scale**2
         slack[:, number] = ends.square() * loss.own + (loss.flushed / scale**2 + 1e-34)
     refuse_infinite(farthest)
     roundoff = torch.finfo(dtype if not wide else torch.float32).eps / 2
     return Screen(maxima, slack, roundoff)
+
+
+def _padded(groups: int) -> int:
+    """At least so many groups, one of 8 numbers between a power of two and the next.
+
+    A library of matrix products prepares and keeps code for every shape that it meets, half a
+    megabyte for each. Where every reference in turn is left out, blocks end at many places.
+    """
+    step = 1 << max(groups.bit_length() - 4, 0)
+    return math.ceil(groups / step) * step
 
 
 def _scale(query_norms: Tensor, reach: Tensor) -> float:
