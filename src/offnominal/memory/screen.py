@@ -132,11 +132,12 @@ def screen(
 
     near = queries - centre
     query_norms = torch.linalg.vector_norm(near, dim=1)
-    left = torch.empty((len(queries), inner), dtype=dtype, device=device)
+    height = _padded(len(queries))
+    left = torch.zeros((height, inner), dtype=dtype, device=device)
     left_scale, ends = 0.0, query_norms
     offset = torch.empty((size, dim), device=device)
     right = torch.empty((size * inner,), dtype=dtype, device=device)
-    product = torch.empty((len(queries) * size,), dtype=result if wide else dtype, device=device)
+    product = torch.empty((height * size,), dtype=result if wide else dtype, device=device)
     maxima = torch.full((len(queries), len(blocks), most), -math.inf, dtype=result, device=device)
     slack = torch.empty((len(queries), len(blocks)), device=device)
     farthest = torch.zeros((), device=device)
@@ -153,9 +154,10 @@ def screen(
 
         scale = _scale(query_norms, reach) if dtype == torch.float16 else 1.0
         if scale != left_scale:
-            query_error = _encode(near, query_norms, scale, left, dim + _SPLITS, 0.0)
+            filled = left[: len(queries)]
+            query_error = _encode(near, query_norms, scale, filled, dim + _SPLITS, 0.0)
             ends = query_norms + query_error
-            _write_up(left[:, -2:], query_error + ends * loss.both, ends * loss.one, scale)
+            _write_up(filled[:, -2:], query_error + ends * loss.both, ends * loss.one, scale)
             left_scale = scale
         # The rows of a group lie `groups` apart, so that the maximum runs along memory.
         coded = right[: groups * group * inner].view(group, groups, inner)
@@ -164,14 +166,13 @@ def screen(
         error = _encode(view, across, scale, coded, dim, loss.own)
         _write_up(coded[..., -2:], across, error, scale)
 
-        out = product[: len(queries) * groups * group].view(len(queries), groups * group)
+        out = product[: height * groups * group].view(height, groups * group)
         other = coded.view(groups * group, inner).T
         if wide:
             torch.mm(left, other, out_dtype=torch.float32, out=out)
         else:
             torch.mm(left, other, out=out)
-        best = out.view(len(queries), group, groups).amax(1)
-        best = best[:, :there]
+        best = out.view(height, group, groups)[: len(queries), :, :there].amax(1)
         maxima[:, number, :there] = best if scale == 1 else best.to(result) / scale**2
         slack[:, number] = ends.square() * loss.own + (loss.flushed / scale**2 + 1e-34)
     refuse_infinite(farthest)
@@ -179,14 +180,14 @@ def screen(
     return Screen(maxima, slack, roundoff)
 
 
-def _padded(groups: int) -> int:
-    """At least so many groups, one of 8 numbers between a power of two and the next.
+def _padded(size: int) -> int:
+    """At least ``size``, one of 8 numbers between a power of two and the next.
 
     A library of matrix products prepares and keeps code for every shape that it meets, half a
     megabyte for each. Where every reference in turn is left out, blocks end at many places.
     """
-    step = 1 << max(groups.bit_length() - 4, 0)
-    return math.ceil(groups / step) * step
+    step = 1 << max(size.bit_length() - 4, 0)
+    return math.ceil(size / step) * step
 
 
 def _scale(query_norms: Tensor, reach: Tensor) -> float:
