@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from typing import Literal
 
 import pytest
 import torch
@@ -361,3 +362,45 @@ def test_adding_nothing_to_an_empty_bank_is_nothing() -> None:
         assert len(bank) == 0
         bank.add(torch.ones(2, 4), owner=1)
     assert len(bank) == 2
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize("storage", ["fp32", "int8"])
+def test_what_is_kept_between_searches_is_of_the_rows_as_they_are(
+    precision: Literal["fp32", "bf16", "fp16"], storage: Literal["fp32", "int8"]
+) -> None:
+    queries = normal(40, 32, seed=9)
+
+    def check(bank: MemoryBank) -> None:
+        fresh = MemoryBank(32, precision="fp32", storage=storage)
+        fresh.extend(bank)
+        wanted = fresh.search(queries, 3)
+        # The first search keeps its blocks, and the second finds them.
+        for _ in range(2):
+            assert all(map(torch.equal, bank.search(queries, 3), wanted))
+
+    bank = MemoryBank(32, precision=precision, storage=storage)
+    bank.add(normal(3000, 32, seed=0), owner=0)
+    check(bank)
+    kept = bank._keeper._blocks
+    assert (kept is None) == (precision == "fp16")
+    bank.add(normal(500, 32, seed=1), owner=1)
+    check(bank)
+    assert bank.search(queries, 3, skip=1)[1].max() < 3000
+    bank.forget([0])
+    check(bank)
+    bank.rows.neg_()
+    check(bank)
+    bank.rows = bank.rows.flip(0)
+    check(bank)
+
+
+def test_blocks_that_do_not_fit_are_not_kept() -> None:
+    bank = MemoryBank(256, memory=2**20, precision="bf16")
+    bank.add(normal(400, 256, seed=0))
+    bank.search(bank.rows[:20])
+    assert bank._keeper._blocks is not None
+    assert 0 <= bank._keeper._blocks.room < 2**18
+    bank.add(normal(400, 256, seed=1))
+    bank.search(bank.rows[:20])
+    assert bank._keeper._blocks is None

@@ -1,14 +1,15 @@
-"""When a bank has sketches of its rows, and that they are of the rows as they are."""
+"""What a bank keeps of its rows for the search, and that it is of the rows as they are."""
 
 import threading
 import weakref
 
 from torch import Tensor
 
+from offnominal.memory.screen import KeptBlocks
 from offnominal.memory.sketch import Sketch, fast_integer_products
 from offnominal.memory.storage import Stored
 
-__all__ = ["SketchKeeper"]
+__all__ = ["KEPT", "SketchKeeper"]
 
 # Rows, and their length, below which sketches save too little.
 _FEWEST, _SHORTEST = 2**16, 96
@@ -17,6 +18,8 @@ _FEWEST, _SHORTEST = 2**16, 96
 _PER_ROW, _ONCE = 512, 2**26
 # Of the memory of a search, in eighths.
 _SHARE = 7
+# One byte in so many of it is for blocks that are kept.
+KEPT = 4
 
 
 class SketchKeeper:
@@ -35,6 +38,7 @@ class SketchKeeper:
         # Searches in which the sketches did not pay, in a row, and for how many they are left out.
         self._misses = self._pause = 0
         self._sketch: Sketch | None = None
+        self._blocks: KeptBlocks | None = None
         # Weak, since nobody else must hold the rows when they grow.
         self._rows: weakref.ref[Tensor] | None = None
         self._version = 0
@@ -53,6 +57,7 @@ class SketchKeeper:
         """Go on with another tensor: the same rows and more, or those ``kept`` (m,) int64."""
         if kept is not None and self._sketch is not None:
             self._sketch.keep(kept)
+        self._blocks = None
         self._rows, self._version = weakref.ref(held), held._version
 
     def sketch(
@@ -99,6 +104,34 @@ class SketchKeeper:
         elif len(self._sketch.codes) < len(rows):
             self._sketch.extend(rows)
         return self._sketch
+
+    def blocks(
+        self, rows: Tensor | Stored, spans: list[tuple[int, int]], memory: int
+    ) -> KeptBlocks | None:
+        """Room for encoded blocks of all rows; None where some are left out, or too many there.
+
+        Parameters
+        ----------
+        rows : Tensor or Stored
+            (N, D) float32.
+        spans : list of (int, int)
+            Stretches of rows to search.
+        memory : int
+            Bytes of the search, of which the blocks may take one in ``KEPT``.
+        """
+        held = rows if isinstance(rows, Tensor) else rows.rows
+        if held.device.type != "cpu" or held.is_inference() or spans != [(0, len(rows))]:
+            return None
+        room = memory // KEPT
+        if 2 * rows.shape[1] * len(rows) > room:
+            return None
+        with self._lock:
+            if not self.valid(held):
+                self._start()
+                self.follow(held)
+            if self._blocks is None:
+                self._blocks = KeptBlocks(room)
+            return self._blocks
 
     def note(self, paid: bool) -> None:
         """Take notice of whether the sketches paid in a search; else do without for a while."""

@@ -6,6 +6,7 @@ error that is bounded, not guessed. Of each group of consecutive rows only the m
 
 import math
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,7 +14,7 @@ from torch import Tensor
 from offnominal.memory.exact import NORM_LIMIT, refuse_infinite
 from offnominal.memory.storage import Stored
 
-__all__ = ["Screen", "plain_float32", "product_dtype", "screen"]
+__all__ = ["KeptBlocks", "Screen", "plain_float32", "product_dtype", "screen"]
 
 _FLOAT32_ROUNDOFF = 2.0**-24
 _SPLITS = 2  # numbers of the fast format that together carry one half-norm
@@ -86,6 +87,53 @@ def product_dtype(precision: str, device: torch.device) -> torch.dtype:
     return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
 
 
+class Block(NamedTuple):
+    """A block of rows as a product takes it.
+
+    Attributes
+    ----------
+    codes : Tensor
+        (n, D + 6), in the format of the products. The rows of a group lie n / group apart, so that
+        the maximum over them runs along memory.
+    reach : Tensor
+        float32: the largest distance from the centre.
+    """
+
+    codes: Tensor
+    reach: Tensor
+
+
+class KeptBlocks:
+    """Blocks of one bank's rows, kept from search to search.
+
+    Parameters
+    ----------
+    room : int
+        Bytes that they may take.
+
+    Attributes
+    ----------
+    centre : Tensor or None
+        (D,) float32: what is subtracted from the rows; to be set before a block is put in.
+    """
+
+    def __init__(self, room: int) -> None:
+        self.room = room
+        self.centre: Tensor | None = None
+        self._blocks: dict[tuple[Any, ...], Block] = {}
+
+    def get(self, key: tuple[Any, ...]) -> Block | None:
+        """What was kept under this key."""
+        return self._blocks.get(key)
+
+    def put(self, key: tuple[Any, ...], block: Block) -> None:
+        """Keep a copy of a block, if there is room."""
+        size = block.codes.numel() * block.codes.element_size()
+        if size <= self.room:
+            self.room -= size
+            self._blocks[key] = Block(block.codes.clone(), block.reach)
+
+
 def screen(
     rows: Tensor | Stored,
     queries: Tensor,
@@ -93,6 +141,7 @@ def screen(
     centre: Tensor,
     dtype: torch.dtype,
     group: int,
+    kept: KeptBlocks | None = None,
 ) -> Screen:
     """Bound the nearness of every group of rows to every query.
 
@@ -116,6 +165,9 @@ def screen(
         Format of the products.
     group : int
         Rows per group.
+    kept : KeptBlocks, optional
+        Blocks of these very rows, which need not be encoded again. Not for float16, where a block
+        is scaled to the queries.
 
     Raises
     ------
@@ -145,11 +197,16 @@ def screen(
     for number, (start, stop) in enumerate(blocks):
         there = math.ceil((stop - start) / group)
         groups = _padded(there)
-        block = offset[: groups * group]
-        torch.sub(rows[start:stop], centre, out=block[: stop - start])
-        block[stop - start :] = block[stop - start - 1]
-        norms = torch.linalg.vector_norm(block, dim=1)
-        reach = norms.amax()
+        key = (start, stop, group, dtype, loss.own)
+        known = kept.get(key) if kept is not None else None
+        if known is None:
+            block = offset[: groups * group]
+            torch.sub(rows[start:stop], centre, out=block[: stop - start])
+            block[stop - start :] = block[stop - start - 1]
+            norms = torch.linalg.vector_norm(block, dim=1)
+            reach = norms.amax()
+        else:
+            reach = known.reach
         farthest = torch.maximum(farthest, reach)
 
         scale = _scale(query_norms, reach) if dtype == torch.float16 else 1.0
@@ -159,19 +216,21 @@ def screen(
             ends = query_norms + query_error
             _write_up(filled[:, -2:], query_error + ends * loss.both, ends * loss.one, scale)
             left_scale = scale
-        # The rows of a group lie `groups` apart, so that the maximum runs along memory.
-        coded = right[: groups * group * inner].view(group, groups, inner)
-        view = block.view(groups, group, dim).transpose(0, 1)
-        across = norms.view(groups, group).T
-        error = _encode(view, across, scale, coded, dim, loss.own)
-        _write_up(coded[..., -2:], across, error, scale)
+        if known is None:
+            coded = right[: groups * group * inner].view(group, groups, inner)
+            view = block.view(groups, group, dim).transpose(0, 1)
+            across = norms.view(groups, group).T
+            error = _encode(view, across, scale, coded, dim, loss.own)
+            _write_up(coded[..., -2:], across, error, scale)
+            known = Block(coded.view(groups * group, inner), reach)
+            if kept is not None:
+                kept.put(key, known)
 
         out = product[: height * groups * group].view(height, groups * group)
-        other = coded.view(groups * group, inner).T
         if wide:
-            torch.mm(left, other, out_dtype=torch.float32, out=out)
+            torch.mm(left, known.codes.T, out_dtype=torch.float32, out=out)
         else:
-            torch.mm(left, other, out=out)
+            torch.mm(left, known.codes.T, out=out)
         best = out.view(height, group, groups)[: len(queries), :, :there].amax(1)
         maxima[:, number, :there] = best if scale == 1 else best.to(result) / scale**2
         slack[:, number] = ends.square() * loss.own + (loss.flushed / scale**2 + 1e-34)

@@ -21,9 +21,9 @@ from offnominal.memory.exact import (
     rows_of,
     sample,
 )
-from offnominal.memory.keeper import SketchKeeper
+from offnominal.memory.keeper import KEPT, SketchKeeper
 from offnominal.memory.scan import MOST_NEIGHBOURS, scan
-from offnominal.memory.screen import Screen, product_dtype, screen
+from offnominal.memory.screen import KeptBlocks, Screen, product_dtype, screen
 from offnominal.memory.storage import Stored
 
 __all__ = ["Plan", "exact_distances", "find", "nearest"]
@@ -134,9 +134,10 @@ def find(
         keeper.note(paid=not left_over)
         again = torch.cat(left_over) if left_over else again[:0]
     if len(again):
-        plan = Plan.within(memory, len(again), left, rows.shape[1], k, rows.device)
+        plan = Plan.within(memory - memory // KEPT, len(again), left, rows.shape[1], k, rows.device)
         dtype = product_dtype(precision, rows.device)
-        found = nearest(rows, queries[again], k, spans, dtype, plan)
+        kept = keeper.blocks(rows, spans, memory) if dtype != torch.float16 else None
+        found = nearest(rows, queries[again], k, spans, dtype, plan, kept)
         distances[again], index[again] = found
     return distances, index
 
@@ -148,6 +149,7 @@ def nearest(
     spans: list[tuple[int, int]],
     dtype: torch.dtype,
     plan: Plan,
+    kept: KeptBlocks | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Find the ``k`` nearest rows of each query.
 
@@ -165,6 +167,8 @@ def nearest(
         Format of the first stage.
     plan : Plan
         How to cut the work.
+    kept : KeptBlocks, optional
+        What earlier searches among the same rows left for this one.
 
     Returns
     -------
@@ -178,12 +182,16 @@ def nearest(
         for first, end in spans
         for start in range(first, end, plan.rows)
     ]
-    centre = rows.index_select(0, sample(len(rows), 1024).to(rows.device)).mean(0)
+    centre = None if kept is None else kept.centre
+    if centre is None:
+        centre = rows.index_select(0, sample(len(rows), 1024).to(rows.device)).mean(0)
+        if kept is not None:
+            kept.centre = centre
     for q in range(0, len(queries), plan.queries):
         part = slice(q, q + plan.queries)
         for b in range(0, len(blocks), plan.blocks):
             span = _Span(rows, blocks[b : b + plan.blocks], centre, plan)
-            span.search(queries[part], best[part], dtype)
+            span.search(queries[part], best[part], dtype, kept)
     return distances_of(best), rows_of(best)
 
 
@@ -203,7 +211,12 @@ class _Span:
         self.size = sum(stop - start for start, stop in blocks)
 
     def search(
-        self, queries: Tensor, best: Tensor, dtype: torch.dtype, final: bool = False
+        self,
+        queries: Tensor,
+        best: Tensor,
+        dtype: torch.dtype,
+        kept: KeptBlocks | None = None,
+        final: bool = False,
     ) -> None:
         """Offer every row of these blocks to ``best`` (Q, k), in place.
 
@@ -213,7 +226,8 @@ class _Span:
         """
         k = best.shape[1]
         before = best.clone()
-        screened = screen(self.rows, queries, self.blocks, self.centre, dtype, self.plan.group)
+        group = self.plan.group
+        screened = screen(self.rows, queries, self.blocks, self.centre, dtype, group, kept)
         touched, again = 0, torch.zeros(len(queries), dtype=torch.bool, device=best.device)
         everyone = torch.arange(len(queries), device=best.device)
         for ids in torch.split(everyone, self.plan.refine):
