@@ -10,7 +10,7 @@ from offnominal.errors import OptionError
 from offnominal.memory.candidates import NearestIndex, nearest_among
 from offnominal.memory.columns import Columns
 from offnominal.memory.exact import NORM_LIMIT
-from offnominal.memory.keeper import SketchKeeper
+from offnominal.memory.keeper import SearchKeeper
 from offnominal.memory.provenance import PROVENANCE, gaps, runs
 from offnominal.memory.search import find
 from offnominal.memory.storage import DTYPES, Stored, encode, turn, turn_back
@@ -97,7 +97,7 @@ class MemoryBank(nn.Module):
         for name, dtype in PROVENANCE.items():
             self.register_buffer(name, torch.empty((0,), dtype=dtype))
         self._columns = Columns(self._buffers)
-        self._keeper = SketchKeeper()
+        self._keeper = SearchKeeper()
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -9,7 +9,7 @@ from offnominal.memory.screen import KeptBlocks
 from offnominal.memory.sketch import Sketch, fast_integer_products
 from offnominal.memory.storage import Stored
 
-__all__ = ["KEPT", "SketchKeeper"]
+__all__ = ["SearchKeeper", "room_for_blocks"]
 
 # Rows, and their length, below which sketches save too little.
 _FEWEST, _SHORTEST = 2**16, 96
@@ -18,14 +18,19 @@ _FEWEST, _SHORTEST = 2**16, 96
 _PER_ROW, _ONCE = 512, 2**26
 # Of the memory of a search, in eighths.
 _SHARE = 7
-# One byte in so many of it is for blocks that are kept.
-KEPT = 4
 
 
-class SketchKeeper:
-    """The sketches of a bank, made when searching without them has cost as much as making them.
+def room_for_blocks(memory: int) -> int:
+    """Bytes of a search's memory that encoded blocks of the rows may keep."""
+    return memory // 4
 
-    They are derived from the rows: never saved, and no part of the result of a search.
+
+class SearchKeeper:
+    """What a search has made of the rows of a bank and the next one can use.
+
+    These are sketches, made when searching without them has cost as much as making them, or
+    blocks encoded for products. Both are derived from the rows: never saved, and no part of the
+    result of a search.
     """
 
     def __init__(self) -> None:
@@ -43,9 +48,9 @@ class SketchKeeper:
         self._rows: weakref.ref[Tensor] | None = None
         self._version = 0
 
-    def __reduce__(self) -> tuple[type["SketchKeeper"], tuple[()]]:
+    def __reduce__(self) -> tuple[type["SearchKeeper"], tuple[()]]:
         """A copy of the bank makes its own."""
-        return SketchKeeper, ()
+        return SearchKeeper, ()
 
     def valid(self, held: Tensor) -> bool:
         """Whether what is known is of this very tensor as it is now."""
@@ -117,12 +122,12 @@ class SketchKeeper:
         spans : list of (int, int)
             Stretches of rows to search.
         memory : int
-            Bytes of the search, of which the blocks may take one in ``KEPT``.
+            Bytes of the search.
         """
         held = rows if isinstance(rows, Tensor) else rows.rows
         if held.device.type != "cpu" or held.is_inference() or spans != [(0, len(rows))]:
             return None
-        room = memory // KEPT
+        room = room_for_blocks(memory)
         if 2 * rows.shape[1] * len(rows) > room:
             return None
         with self._lock:

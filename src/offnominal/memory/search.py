@@ -21,7 +21,7 @@ from offnominal.memory.exact import (
     rows_of,
     sample,
 )
-from offnominal.memory.keeper import KEPT, SketchKeeper
+from offnominal.memory.keeper import SearchKeeper, room_for_blocks
 from offnominal.memory.scan import MOST_NEIGHBOURS, scan
 from offnominal.memory.screen import KeptBlocks, Screen, product_dtype, screen
 from offnominal.memory.storage import Stored
@@ -94,7 +94,7 @@ def find(
     spans: list[tuple[int, int]],
     precision: str,
     memory: int,
-    keeper: SketchKeeper,
+    keeper: SearchKeeper,
 ) -> tuple[Tensor, Tensor]:
     """Find the ``k`` nearest rows of each query, in the way that promises to be fastest.
 
@@ -107,7 +107,7 @@ def find(
         fast at it and few neighbours are asked for; "auto" only where that pays.
     memory : int
         Bytes to work in.
-    keeper : SketchKeeper
+    keeper : SearchKeeper
         Of these rows.
 
     Returns
@@ -134,9 +134,12 @@ def find(
         keeper.note(paid=not left_over)
         again = torch.cat(left_over) if left_over else again[:0]
     if len(again):
-        plan = Plan.within(memory - memory // KEPT, len(again), left, rows.shape[1], k, rows.device)
+        room = memory - room_for_blocks(memory)
+        plan = Plan.within(room, len(again), left, rows.shape[1], k, rows.device)
         dtype = product_dtype(precision, rows.device)
-        kept = keeper.blocks(rows, spans, memory) if dtype != torch.float16 else None
+        # Beside sketches there is little left to do, and float16 is scaled to the queries.
+        keep = sketch is None and dtype != torch.float16
+        kept = keeper.blocks(rows, spans, memory) if keep else None
         found = nearest(rows, queries[again], k, spans, dtype, plan, kept)
         distances[again], index[again] = found
     return distances, index
