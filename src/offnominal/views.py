@@ -88,7 +88,7 @@ def whole_view(
     mean: Triple,
     std: Triple,
 ) -> View:
-    """The whole image, uint8 (H, W, 3), at a resolution; see :func:`~offnominal.sizing.fit_size`."""
+    """The whole image, uint8 (H, W, 3), sized as :func:`~offnominal.sizing.fit_size` says."""
     height, width = image.shape[:2]
     resized, _ = fit_size(height, width, resolution, multiple, resize)
     sized = resize_image(image, resolution, multiple, resize)

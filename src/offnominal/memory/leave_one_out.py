@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from offnominal.memory.bank import MemoryBank
+from offnominal.memory.search.exact import batches
 
 Progress = Callable[[str, int], None]
 
@@ -62,7 +63,8 @@ def grown(bank: MemoryBank, new: Collection[int], progress: Progress | None = No
     rows = _counted(bank, new)
     rows = rows[bank.loo_reference[rows] != UNMEASURED]
     if bool(bank._among(new).any()):
-        for part in torch.split(rows, _TOGETHER):
+        for some in batches(len(rows), _TOGETHER):
+            part = rows[some]
             squared, nearest = bank.search(bank.take(part), 1, among=new)
             distance, row = squared[:, 0], nearest[:, 0]
             before, known = bank.loo_distance[part], bank.loo_reference[part]
@@ -90,7 +92,8 @@ def shrunk(bank: MemoryBank, gone: Collection[int], progress: Progress | None = 
     rows = _counted(bank, gone)
     away = torch.tensor(sorted(gone), dtype=torch.int32, device=rows.device)
     rows = rows[torch.isin(bank.loo_reference[rows], away)]
-    for part in torch.split(rows, _TOGETHER):
+    for some in batches(len(rows), _TOGETHER):
+        part = rows[some]
         _set(bank, part, *_nearest_of_others(bank, part))
         _tell(bank, rows, part, progress)
 
