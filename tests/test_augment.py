@@ -4,10 +4,10 @@ import cv2
 import numpy as np
 import pytest
 
-from offnominal.augment import AGNOSTIC_ANGLES, parse_rotations, rotate_image
 from offnominal.errors import OptionError
 from offnominal.images import read_image
 from offnominal.paths import find_images
+from offnominal.views import AGNOSTIC_ANGLES, parse_rotations, rotate_image
 
 
 @pytest.mark.parametrize(

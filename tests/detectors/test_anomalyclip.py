@@ -6,14 +6,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from offnominal.detectors.language.anomalyclip import AnomalyCLIP
+from offnominal.detectors.language.coop import CoOp
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
 from tests.seeded import CLIP_TINY, clip_weights, save_clip
 
-from offnominal.detectors.anomalyclip import AnomalyCLIP
-from offnominal.detectors.base import Detector
-from offnominal.detectors.coop import CoOp
 from offnominal.errors import BackboneError, ModelFileError, NotFittedError, OptionError
 from offnominal.language.learned import AnomalyCLIPPrompts, CoOpPrompts
 from offnominal.language.learnedfile import LearnedFile, write_learned
@@ -56,9 +55,9 @@ def test_a_saved_detector_needs_the_image_tower_only(
         metadata = file.metadata()
     image_tower = {k: v for k, v in clip_weights(CLIP_TINY).items() if k.startswith("visual.")}
     save_file(image_tower, tower, metadata=metadata)
-    loaded = Detector.load(model, weights=str(tower))
+    loaded = load(model, weights=str(tower))
     assert isinstance(loaded, AnomalyCLIP)
-    assert loaded.is_fitted
+    assert loaded.fitted
     for ours, theirs in zip(loaded.predict(images), wanted, strict=True):
         assert ours.score == theirs.score
         np.testing.assert_array_equal(ours.anomaly_map, theirs.anomaly_map)
@@ -78,7 +77,7 @@ def test_what_the_prompts_were_trained_with_is_the_default(
     [found] = detector.predict(images[0])
     assert found.patch_scores.shape == (5, 5)
     detector.save(tmp_path / "tile.offn")
-    [again] = Detector.load(tmp_path / "tile.offn").predict(images[0])
+    [again] = load(tmp_path / "tile.offn").predict(images[0])
     np.testing.assert_array_equal(again.patch_scores, found.patch_scores)
     # The map is a sum over levels.
     alone = [
@@ -119,7 +118,7 @@ def test_thresholds_come_from_calibration(
     detector.calibrate(good)
     assert detector.threshold is not None
     detector.save(tmp_path / "tile.offn")
-    loaded = Detector.load(tmp_path / "tile.offn")
+    loaded = load(tmp_path / "tile.offn")
     assert loaded.threshold == detector.threshold
     assert loaded.predict(good[0])[0].is_anomalous in (True, False)
 

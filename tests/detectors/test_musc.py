@@ -12,8 +12,8 @@ from tests.seeded import CLIP_TINY, save_clip, save_dinov2_vits14
 from torch import Tensor
 
 from offnominal.datasets.synthetic import draw_defective, draw_good
-from offnominal.detectors.musc import MuSc, aligned_map
-from offnominal.detectors.mutual import mutual_scores, rescored_by_neighbours
+from offnominal.detectors.batch.musc import MuSc, aligned_map
+from offnominal.detectors.batch.mutual import mutual_scores, rescored_by_neighbours
 from offnominal.errors import NotFittedError, OptionError
 from offnominal.scoring import anomaly_map
 

@@ -10,11 +10,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from numpy.lib.npyio import NpzFile
+from offnominal.detectors.language.anomalyclip import AnomalyCLIP
 from PIL import Image
 from tests.seeded import CLIP_DEEP, save_clip
 
 from offnominal.datasets.sample import Sample
-from offnominal.detectors.anomalyclip import AnomalyCLIP
 from offnominal.images import read_image
 from offnominal.language.learned import AnomalyCLIPPrompts, LearnedPrompts
 from offnominal.language.learnedfile import read_prompts

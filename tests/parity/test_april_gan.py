@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from offnominal.detectors.language.april_gan import AprilGAN, minmax_scores
 from tests.seeded import CLIP_DEEP, draw_clip, save_clip
 from torch import Tensor
 
-from offnominal.detectors.april_gan import AprilGAN, minmax_scores
 from offnominal.images import read_image
 
 

@@ -13,7 +13,7 @@ from scipy.special import erf
 
 from offnominal import Prediction
 from offnominal.backbones.mae import SHAPES, MaskedAutoencoder, Shape, draw_masks
-from offnominal.detectors.maeday import MAEDAY
+from offnominal.detectors.reconstruction.maeday import MAEDAY
 
 SMALL = Shape(16, 48, 3, 4, decoder_dim=32, decoder_depth=2, decoder_heads=2, size=64)
 Weights = dict[str, np.ndarray]

@@ -12,8 +12,8 @@ from tests.seeded import CLIP_DEEP, save_clip
 from torch import Tensor
 
 from offnominal import Prediction
-from offnominal.detectors.musc import MuSc, aligned_map
-from offnominal.detectors.mutual import mutual_scores, rescored_by_neighbours
+from offnominal.detectors.batch.musc import MuSc, aligned_map
+from offnominal.detectors.batch.mutual import mutual_scores, rescored_by_neighbours
 from offnominal.images import read_image
 
 

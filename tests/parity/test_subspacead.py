@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.lib.npyio import NpzFile
+from offnominal.detectors.subspace_base import reference_map
 from PIL import Image
 from timm.models import register_model
 from timm.models.vision_transformer import VisionTransformer, _create_vision_transformer
@@ -18,8 +19,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2.functional import resize
 
 from offnominal import Prediction
-from offnominal.detectors.subspace_base import reference_map
-from offnominal.detectors.subspacead import SubspaceAD
+from offnominal.detectors.distribution.subspacead import SubspaceAD
 
 
 @register_model
