@@ -5,23 +5,22 @@ error that is bounded, not guessed. Of each group of consecutive rows only the m
 """
 
 import math
+import weakref
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
 
-from offnominal.memory.exact import NORM_LIMIT, refuse_infinite
-from offnominal.memory.storage import Stored
-
-__all__ = ["KeptBlocks", "Screen", "plain_float32", "product_dtype", "screen"]
+from offnominal.memory.search.exact import NORM_LIMIT, refuse_infinite
+from offnominal.memory.storage import StoredRows
 
 _FLOAT32_ROUNDOFF = 2.0**-24
 _SPLITS = 2  # numbers of the fast format that together carry one half-norm
 
 
 @dataclass(frozen=True)
-class Screen:
+class Bounds:
     """Approximate nearness of a set of queries to every group of some blocks of rows.
 
     Attributes
@@ -72,19 +71,16 @@ def product_dtype(precision: str, device: torch.device) -> torch.dtype:
     (AVX512-BF16 or AMX), and float32 elsewhere. On CUDA a half format is used only where the
     product can be had in float32 (PyTorch 2.8), since cuBLAS may otherwise round partial sums.
     """
-    if precision in ("auto", "int8"):
-        if device.type == "cuda":
-            precision = "fp16"
-        elif device.type == "cpu":
-            # These probes are not in PyTorch's documented interface, so may be absent.
-            probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-            fast = any(getattr(torch.cpu, probe, bool)() for probe in probes)
-            precision = "bf16" if fast else "fp32"
-        else:
-            precision = "fp32"
+    if precision == "auto" and device.type == "cuda":
+        precision = "fp16"
+    elif precision == "auto" and device.type == "cpu":
+        # These probes are not in PyTorch's documented interface, so may be absent.
+        probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+        fast = any(getattr(torch.cpu, probe, bool)() for probe in probes)
+        precision = "bf16" if fast else "fp32"
     if device.type == "cuda" and torch.__version__ < "2.8":
         precision = "fp32"
-    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.float32)
 
 
 class Block(NamedTuple):
@@ -103,24 +99,38 @@ class Block(NamedTuple):
     reach: Tensor
 
 
-class KeptBlocks:
+class BlockCache:
     """Blocks of one bank's rows, kept from search to search.
 
-    Parameters
-    ----------
-    room : int
-        Bytes that they may take.
+    They are of the very tensor that they were made from, unchanged; of another one, all are made
+    anew. Never saved, and no part of the result of a search.
 
     Attributes
     ----------
     centre : Tensor or None
-        (D,) float32: what is subtracted from the rows; to be set before a block is put in.
+        (D,) float32: what is subtracted from the rows.
     """
 
-    def __init__(self, room: int) -> None:
-        self.room = room
+    def __init__(self) -> None:
+        self._start(None, 0)
+
+    def __reduce__(self) -> tuple[type["BlockCache"], tuple[()]]:
+        """A copy of the bank makes its own."""
+        return BlockCache, ()
+
+    def _start(self, values: Tensor | None, room: int) -> None:
         self.centre: Tensor | None = None
         self._blocks: dict[tuple[Any, ...], Block] = {}
+        self._room = room
+        # Weak, so that the cache does not hold rows that the bank has given up.
+        self._values = None if values is None else weakref.ref(values)
+        self._version = 0 if values is None else values._version
+
+    def of(self, values: Tensor, room: int) -> Self:
+        """The cache for rows (N, D) as they now are; it may take ``room`` bytes."""
+        if self._values is None or self._values() is not values or self._version != values._version:
+            self._start(values, room)
+        return self
 
     def get(self, key: tuple[Any, ...]) -> Block | None:
         """What was kept under this key."""
@@ -128,21 +138,20 @@ class KeptBlocks:
 
     def put(self, key: tuple[Any, ...], block: Block) -> None:
         """Keep a copy of a block, if there is room."""
-        size = block.codes.numel() * block.codes.element_size()
-        if size <= self.room:
-            self.room -= size
+        if block.codes.nbytes <= self._room:
+            self._room -= block.codes.nbytes
             self._blocks[key] = Block(block.codes.clone(), block.reach)
 
 
-def screen(
-    rows: Tensor | Stored,
+def bound(
+    rows: StoredRows,
     queries: Tensor,
     blocks: list[tuple[int, int]],
     centre: Tensor,
     dtype: torch.dtype,
     group: int,
-    kept: KeptBlocks | None = None,
-) -> Screen:
+    cache: BlockCache | None = None,
+) -> Bounds:
     """Bound the nearness of every group of rows to every query.
 
     Subtracting ``centre`` from both sides changes no distance and makes the numbers, and with
@@ -153,8 +162,8 @@ def screen(
 
     Parameters
     ----------
-    rows : Tensor or Stored
-        (N, D) float32.
+    rows : StoredRows
+        (N, D).
     queries : Tensor
         (Q, D) float32.
     blocks : list of (int, int)
@@ -165,7 +174,7 @@ def screen(
         Format of the products.
     group : int
         Rows per group.
-    kept : KeptBlocks, optional
+    cache : BlockCache, optional
         Blocks of these very rows, which need not be encoded again. Not for float16, where a block
         is scaled to the queries.
 
@@ -174,7 +183,7 @@ def screen(
     OptionError
         If a row is not finite or its norm exceeds ``NORM_LIMIT``.
     """
-    device, dim = rows.device, rows.shape[1]
+    device, dim = queries.device, queries.shape[1]
     most = math.ceil(max(stop - start for start, stop in blocks) / group)
     size = _padded(most) * group
     inner = dim + 2 * _SPLITS + 2
@@ -198,7 +207,7 @@ def screen(
         there = math.ceil((stop - start) / group)
         groups = _padded(there)
         key = (start, stop, group, dtype, loss.own)
-        known = kept.get(key) if kept is not None else None
+        known = cache.get(key) if cache is not None else None
         if known is None:
             block = offset[: groups * group]
             torch.sub(rows[start:stop], centre, out=block[: stop - start])
@@ -223,8 +232,8 @@ def screen(
             error = _encode(view, across, scale, coded, dim, loss.own)
             _write_up(coded[..., -2:], across, error, scale)
             known = Block(coded.view(groups * group, inner), reach)
-            if kept is not None:
-                kept.put(key, known)
+            if cache is not None:
+                cache.put(key, known)
 
         out = product[: height * groups * group].view(height, groups * group)
         if wide:
@@ -236,7 +245,7 @@ def screen(
         slack[:, number] = ends.square() * loss.own + (loss.flushed / scale**2 + 1e-34)
     refuse_infinite(farthest)
     roundoff = torch.finfo(dtype if not wide else torch.float32).eps / 2
-    return Screen(maxima, slack, roundoff)
+    return Bounds(maxima, slack, roundoff)
 
 
 def _padded(size: int) -> int:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from offnominal.errors import OptionError
-from offnominal.memory.storage import Stored
+from offnominal.memory.storage import StoredRows
 
 # Beyond this norm the square of a distance leaves the range of float32.
 NORM_LIMIT = 1e18
@@ -58,33 +58,28 @@ def exact_distances(rows: Tensor, queries: Tensor) -> Tensor:
     return squares[..., 0]
 
 
-def offer(
-    rows: Tensor | Stored,
-    queries: Tensor,
-    best: Tensor,
-    who: Tensor,
-    index: Tensor,
-    touch: int,
+def compare(
+    rows: StoredRows, queries: Tensor, best: Tensor, who: Tensor, index: Tensor, at_once: int
 ) -> None:
     """Compare queries with groups of rows exactly, and keep the nearest.
 
     Parameters
     ----------
-    rows : Tensor or Stored
-        (N, D) float32.
+    rows : StoredRows
+        (N, D).
     queries : Tensor
         (Q, D) float32.
     best : Tensor
-        (Q, k) int64 keys, ascending; changed in place. A row must not be offered twice.
+        (Q, k) int64 keys, ascending; changed in place. A row must not be compared twice.
     who : Tensor
         (n,) int64: which query.
     index : Tensor
         (n, G) int64: which rows; those below 0 are none.
-    touch : int
+    at_once : int
         Rows compared at once.
     """
     k, group = best.shape[1], index.shape[1]
-    pairs = max(1, touch // group)
+    pairs = max(1, at_once // group)
     for part in batches(len(who), 64 * pairs):
         keys = [
             _keys(rows, queries[who[p]], index[p], k) for p in batches(part.stop, pairs, part.start)
@@ -96,11 +91,11 @@ def offer(
         concerned = torch.zeros(len(best), dtype=torch.bool, device=best.device)
         concerned[who[part]] = True
         ids = concerned.nonzero()[:, 0]
-        owner = (concerned.cumsum(0) - 1)[who[part]][:, None].expand_as(found)
+        place = (concerned.cumsum(0) - 1)[who[part]]
         known = torch.arange(len(ids), device=ids.device)[:, None].expand(-1, k)
         best[ids] = _smallest(
             torch.cat([best[ids].flatten(), found.flatten()]),
-            torch.cat([known.flatten(), owner.flatten()]),
+            torch.cat([known.flatten(), place[:, None].expand_as(found).flatten()]),
             k,
         )
 
@@ -114,30 +109,15 @@ def refuse_infinite(norms: Tensor) -> None:
         )
 
 
-def sample(size: int, count: int) -> Tensor:
-    """About ``count`` numbers (int64, ascending) below ``size``, spread evenly but not regularly.
-
-    Rows come in pictures of equally many patches, so a regular step could meet the same corner
-    of every picture.
-    """
-    if count >= size:
-        return torch.arange(size)
-    golden = (5**0.5 - 1) / 2
-    place = torch.arange(count, dtype=torch.float64) * golden % 1
-    chosen = torch.zeros(size, dtype=torch.bool)
-    chosen[(place * size).long()] = True
-    return chosen.nonzero()[:, 0]
-
-
 def batches(stop: int, size: int, start: int = 0) -> Iterator[slice]:
     """Cut a range into slices of at most ``size``."""
     for first in range(start, stop, size):
         yield slice(first, min(first + size, stop))
 
 
-def _keys(rows: Tensor | Stored, queries: Tensor, index: Tensor, k: int) -> Tensor:
+def _keys(rows: StoredRows, queries: Tensor, index: Tensor, k: int) -> Tensor:
     """Keys of the rows of one group per query, at most the k smallest of each."""
-    picked = rows.index_select(0, index.clamp(min=0).flatten()).view(*index.shape, -1)
+    picked = rows.take(index.clamp(min=0).flatten()).view(*index.shape, -1)
     bits = exact_distances(picked, queries[:, None]).contiguous().view(torch.int32)
     keys = bits.to(torch.int64) << _ROW_BITS | index
     keys.masked_fill_(index < 0, NOTHING)

@@ -1,7 +1,7 @@
 """Exact nearest rows, in bounded memory, with the same bits however the work is cut.
 
-A first stage (:mod:`offnominal.memory.screen`) bounds how near each small group of rows can be.
-The second, here, computes the distances to every group that those bounds do not rule out, in
+A first stage (:mod:`offnominal.memory.search.bound`) bounds how near each small group of rows can
+be. The second, here, computes the distances to every group that those bounds do not rule out, in
 float32 and in one fixed order of additions. Only these decide, so neither the size of the
 blocks, nor the number of threads, nor the format of the first stage can change the result.
 """
@@ -12,28 +12,16 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from offnominal.memory.exact import (
-    NOTHING,
-    batches,
-    distances_of,
-    exact_distances,
-    offer,
-    rows_of,
-    sample,
-)
-from offnominal.memory.keeper import SearchKeeper, room_for_blocks
-from offnominal.memory.scan import MOST_NEIGHBOURS, scan
-from offnominal.memory.screen import KeptBlocks, Screen, product_dtype, screen
-from offnominal.memory.storage import Stored
+from offnominal.memory.search.bound import BlockCache, Bounds, bound, product_dtype
+from offnominal.memory.search.exact import NOTHING, batches, compare, distances_of, rows_of
+from offnominal.memory.storage import StoredRows
 
-__all__ = ["Plan", "exact_distances", "find", "nearest"]
+Spans = list[tuple[int, int]]
 
-# Touching one row exactly costs about as much as this many rows of a float32 product.
+# Comparing with one row exactly costs about as much as this many rows of a float32 product.
 _EXACT_COST = 40
 # Rows that a query is compared with exactly in the time that it takes to find the rows' copies.
 _REPEATED = 512
-# Sketches are for many queries, and for so many at once.
-_MANY, _AT_ONCE = 16, 1024
 
 
 @dataclass(frozen=True)
@@ -50,9 +38,9 @@ class Plan:
         Matrix products whose maxima are held at once.
     group : int
         Consecutive rows of which only the nearest is noted.
-    touch : int
+    compared : int
         Rows compared exactly at once.
-    refine : int
+    listed : int
         Queries whose candidates are listed at once.
     """
 
@@ -60,8 +48,8 @@ class Plan:
     rows: int
     blocks: int
     group: int
-    touch: int
-    refine: int
+    compared: int
+    listed: int
 
     @classmethod
     def within(
@@ -82,84 +70,65 @@ class Plan:
         per_block = 7 * queries * rows // group
         blocks = max(1, memory // 2 // max(per_block, 1))
         groups = min(blocks * rows, n_rows + rows) // group
-        refine = max(1, min(queries, memory // 4 // (32 * groups + 32 * k * group)))
-        touch = min(memory // 8, 2**22 if cached else 2**28) // (8 * dim)
-        return cls(queries, rows, blocks, group, max(touch, group), refine)
+        listed = max(1, min(queries, memory // 4 // (32 * groups + 32 * k * group)))
+        compared = min(memory // 8, 2**22 if cached else 2**28) // (8 * dim)
+        return cls(queries, rows, blocks, group, max(compared, group), listed)
 
 
 def find(
-    rows: Tensor | Stored,
+    rows: StoredRows,
     queries: Tensor,
     k: int,
-    spans: list[tuple[int, int]],
+    spans: Spans,
     precision: str,
     memory: int,
-    keeper: SearchKeeper,
+    cache: BlockCache,
 ) -> tuple[Tensor, Tensor]:
-    """Find the ``k`` nearest rows of each query, in the way that promises to be fastest.
+    """Find the ``k`` nearest rows of each query within ``memory`` bytes.
 
     Parameters
     ----------
     rows, queries, k, spans
         As for :func:`nearest`.
-    precision : {"auto", "int8", "fp32", "bf16", "fp16"}
-        Format of the first stage. "auto" and "int8" compare sketches first, where the machine is
-        fast at it and few neighbours are asked for; "auto" only where that pays.
+    precision : {"auto", "fp32", "bf16", "fp16"}
+        Format of the first stage.
     memory : int
         Bytes to work in.
-    keeper : SearchKeeper
-        Of these rows.
+    cache : BlockCache
+        Of the bank that the rows are of. A quarter of the memory is for it.
 
     Returns
     -------
     tuple of Tensor
         As of :func:`nearest`.
     """
+    values, dim = rows.values, queries.shape[1]
+    dtype = product_dtype(precision, values.device)
+    kept = None
+    # Float16 is scaled to the queries, and PyTorch does not count changes of an inference tensor.
+    lasting = values.device.type == "cpu" and not values.is_inference() and dtype != torch.float16
+    if lasting and spans == [(0, len(rows))] and 2 * dim * len(rows) <= memory // 4:
+        kept = cache.of(values, memory // 4)
     left = sum(stop - start for start, stop in spans)
-    sketch = None
-    if precision in ("auto", "int8") and k <= MOST_NEIGHBOURS and len(queries) >= _MANY:
-        sketch = keeper.sketch(rows, len(queries), memory, precision == "int8")
-    distances = queries.new_empty((len(queries), k))
-    index = torch.empty((len(queries), k), dtype=torch.int64, device=rows.device)
-    again = torch.arange(len(queries), device=rows.device)
-    if sketch is not None:
-        room = max(memory - sketch.codes.numel(), memory // 8)
-        left_over = []
-        for part in torch.split(again, min(_AT_ONCE, room // 2**14)):
-            best = scan(rows, sketch, queries[part], k, spans, room)
-            if best is None:
-                left_over.append(part)
-            else:
-                distances[part], index[part] = distances_of(best), rows_of(best)
-        keeper.note(paid=not left_over)
-        again = torch.cat(left_over) if left_over else again[:0]
-    if len(again):
-        room = memory - room_for_blocks(memory)
-        plan = Plan.within(room, len(again), left, rows.shape[1], k, rows.device)
-        dtype = product_dtype(precision, rows.device)
-        # Beside sketches there is little left to do, and float16 is scaled to the queries.
-        keep = sketch is None and dtype != torch.float16
-        kept = keeper.blocks(rows, spans, memory) if keep else None
-        found = nearest(rows, queries[again], k, spans, dtype, plan, kept)
-        distances[again], index[again] = found
-    return distances, index
+    plan = Plan.within(memory - memory // 4, len(queries), left, dim, k, values.device)
+    return nearest(rows, queries, k, spans, dtype, plan, kept)
 
 
 def nearest(
-    rows: Tensor | Stored,
+    rows: StoredRows,
     queries: Tensor,
     k: int,
-    spans: list[tuple[int, int]],
+    spans: Spans,
     dtype: torch.dtype,
     plan: Plan,
-    kept: KeptBlocks | None = None,
+    cache: BlockCache | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Find the ``k`` nearest rows of each query.
 
     Parameters
     ----------
-    rows : Tensor or Stored
-        (N, D) float32, N below 2³².
+    rows : StoredRows
+        (N, D), N below 2³².
     queries : Tensor
         (Q, D) float32, finite.
     k : int
@@ -170,7 +139,7 @@ def nearest(
         Format of the first stage.
     plan : Plan
         How to cut the work.
-    kept : KeptBlocks, optional
+    cache : BlockCache, optional
         What earlier searches among the same rows left for this one.
 
     Returns
@@ -179,38 +148,53 @@ def nearest(
         Squared Euclidean distances (Q, k) float32, ascending, and rows (Q, k) int64; of equal
         distances the lowest row comes first.
     """
-    best = torch.full((len(queries), k), NOTHING, dtype=torch.int64, device=rows.device)
+    best = torch.full((len(queries), k), NOTHING, dtype=torch.int64, device=queries.device)
     blocks = [
         (start, min(start + plan.rows, end))
         for first, end in spans
         for start in range(first, end, plan.rows)
     ]
-    centre = None if kept is None else kept.centre
+    centre = None if cache is None else cache.centre
     if centre is None:
-        centre = rows.index_select(0, sample(len(rows), 1024).to(rows.device)).mean(0)
-        if kept is not None:
-            kept.centre = centre
-    for q in range(0, len(queries), plan.queries):
-        part = slice(q, q + plan.queries)
-        for b in range(0, len(blocks), plan.blocks):
-            span = _Span(rows, blocks[b : b + plan.blocks], centre, plan)
-            span.search(queries[part], best[part], dtype, kept)
+        centre = rows.take(_sample(len(rows), 1024).to(queries.device)).mean(0)
+        if cache is not None:
+            cache.centre = centre
+    for part in batches(len(queries), plan.queries):
+        for some in batches(len(blocks), plan.blocks):
+            span = _Span(rows, blocks[some], centre, plan)
+            span.search(queries[part], best[part], dtype, cache)
     return distances_of(best), rows_of(best)
 
 
+def _sample(size: int, count: int) -> Tensor:
+    """About ``count`` numbers (int64, ascending) below ``size``, spread evenly but not regularly.
+
+    Rows come in pictures of equally many patches, so a regular step could meet the same corner
+    of every picture.
+    """
+    if count >= size:
+        return torch.arange(size)
+    golden = (5**0.5 - 1) / 2
+    place = torch.arange(count, dtype=torch.float64) * golden % 1
+    chosen = torch.zeros(size, dtype=torch.bool)
+    chosen[(place * size).long()] = True
+    return chosen.nonzero()[:, 0]
+
+
 class _Span:
-    """Some blocks of rows that are screened together."""
+    """Some blocks of rows that are bounded together."""
 
     def __init__(
-        self, rows: Tensor | Stored, blocks: list[tuple[int, int]], centre: Tensor, plan: Plan
+        self, rows: StoredRows, blocks: list[tuple[int, int]], centre: Tensor, plan: Plan
     ) -> None:
         self.rows, self.blocks, self.centre, self.plan = rows, blocks, centre, plan
+        device = rows.values.device
         groups = math.ceil(max(stop - start for start, stop in blocks) / plan.group)
-        bounds = torch.tensor(blocks, device=rows.device)
-        steps = torch.arange(groups, device=rows.device) * plan.group
+        bounds = torch.tensor(blocks, device=device)
+        steps = torch.arange(groups, device=device) * plan.group
         self.first = (bounds[:, :1] + steps).flatten()
         self.stop = bounds[:, 1:].expand(-1, groups).flatten()
-        self.steps = torch.arange(plan.group, device=rows.device)
+        self.steps = torch.arange(plan.group, device=device)
         self.size = sum(stop - start for start, stop in blocks)
 
     def search(
@@ -218,10 +202,10 @@ class _Span:
         queries: Tensor,
         best: Tensor,
         dtype: torch.dtype,
-        kept: KeptBlocks | None = None,
+        cache: BlockCache | None = None,
         final: bool = False,
     ) -> None:
-        """Offer every row of these blocks to ``best`` (Q, k), in place.
+        """Compare every row of these blocks with the queries; ``best`` (Q, k) changes in place.
 
         Queries with so many candidates that listing them one by one would take longer than
         narrowing them down are searched again, the ``final`` time: in float32, row by row, and
@@ -230,31 +214,31 @@ class _Span:
         k = best.shape[1]
         before = best.clone()
         group = self.plan.group
-        screened = screen(self.rows, queries, self.blocks, self.centre, dtype, group, kept)
-        touched, again = 0, torch.zeros(len(queries), dtype=torch.bool, device=best.device)
+        bounds = bound(self.rows, queries, self.blocks, self.centre, dtype, group, cache)
+        pairs, again = 0, torch.zeros(len(queries), dtype=torch.bool, device=best.device)
         everyone = torch.arange(len(queries), device=best.device)
-        for ids in torch.split(everyone, self.plan.refine):
-            who, which = self._nearest_groups(screened.maxima, ids, k)
-            self._offer(queries, best, ids, who, which)
-            who, which = self._candidates(screened, ids, best)
+        for ids in torch.split(everyone, self.plan.listed):
+            who, which = self._nearest_groups(bounds.maxima, ids, k)
+            self._compare(queries, best, ids, who, which)
+            who, which = self._candidates(bounds, ids, best)
             if final and len(who) * self.plan.group > _REPEATED * len(ids):
                 # To look for copies takes a while, and few banks have any.
-                screened.maxima.flatten(1)[:, self._repeated(k)] = -math.inf
-                who, which = self._candidates(screened, ids, best)
+                bounds.maxima.flatten(1)[:, self._repeated(k)] = -math.inf
+                who, which = self._candidates(bounds, ids, best)
             if not final:
                 counts = who.bincount(minlength=len(ids)) * self.plan.group
                 crowded = counts * _EXACT_COST > max(self.size, 1024 * self.plan.group)
                 again[ids] = crowded
-                touched += int(counts[crowded].sum())
+                pairs += int(counts[crowded].sum())
                 who, which = who[~crowded[who]], which[~crowded[who]]
-            self._offer(queries, best, ids, who, which)
+            self._compare(queries, best, ids, who, which)
         ids = again.nonzero().flatten()
-        if touched <= self.size * (1.5 + len(ids) / _EXACT_COST):
+        if pairs <= self.size * (1.5 + len(ids) / _EXACT_COST):
             # Narrowing costs a pass over the rows and a share of each query: not worth it.
-            for part in torch.split(ids, self.plan.refine):
-                self._offer(queries, best, part, *self._candidates(screened, part, best))
+            for part in torch.split(ids, self.plan.listed):
+                self._compare(queries, best, part, *self._candidates(bounds, part, best))
             return
-        del screened
+        del bounds
         narrowed = before[ids]
         plan = replace(self.plan, group=1)
         for batch in batches(len(self.blocks), max(1, plan.blocks // self.plan.group)):
@@ -270,21 +254,21 @@ class _Span:
         who = torch.arange(len(ids), device=ids.device)[:, None].expand_as(which)
         return who.flatten(), which.flatten()
 
-    def _candidates(self, screened: Screen, ids: Tensor, best: Tensor) -> tuple[Tensor, Tensor]:
+    def _candidates(self, bounds: Bounds, ids: Tensor, best: Tensor) -> tuple[Tensor, Tensor]:
         """List the groups that may hold a row as near as the k-th best so far."""
         kth = distances_of(best[ids, -1])
-        near = screened.maxima[ids] >= screened.threshold(kth, ids)[:, :, None]
+        near = bounds.maxima[ids] >= bounds.threshold(kth, ids)[:, :, None]
         who, which = near.flatten(1).nonzero().unbind(1)
         return who, which
 
-    def _offer(
+    def _compare(
         self, queries: Tensor, best: Tensor, ids: Tensor, who: Tensor, which: Tensor
     ) -> None:
         """Compare queries ``ids[who]`` with groups ``which`` exactly, and keep the k nearest."""
-        for part in batches(len(who), 64 * max(1, self.plan.touch // self.plan.group)):
+        for part in batches(len(who), 64 * max(1, self.plan.compared // self.plan.group)):
             index = self.first[which[part], None] + self.steps
             index.masked_fill_(index >= self.stop[which[part], None], -1)
-            offer(self.rows, queries, best, ids[who[part]], index, self.plan.touch)
+            compare(self.rows, queries, best, ids[who[part]], index, self.plan.compared)
 
     def _repeated(self, k: int) -> Tensor:
         """Mark the groups whose every row equals ``k`` or more earlier rows of its block.
@@ -292,7 +276,7 @@ class _Span:
         Equal rows are equally far from any query, so only the first ``k`` of them can matter.
         Without this a bank that repeats itself would be compared row by row.
         """
-        repeated = torch.ones(len(self.first), dtype=torch.bool, device=self.rows.device)
+        repeated = torch.ones(len(self.first), dtype=torch.bool, device=self.first.device)
         per_block = len(self.first) // len(self.blocks)
         for number, (start, stop) in enumerate(self.blocks):
             kind = torch.unique(self.rows[start:stop], dim=0, return_inverse=True)[1]
