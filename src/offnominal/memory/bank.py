@@ -210,9 +210,9 @@ class MemoryBank(nn.Module):
 
     def truncate(self, n: int) -> None:
         """Keep the first ``n`` rows, as they were before the others were added."""
-        lost = set(self.reference[n:].unique().tolist())
+        lost = set(torch.unique(self.reference[n:]).tolist())
         self._replace(lambda column: column[:n])
-        self._inactive -= lost - set(self.reference.unique().tolist())
+        self._inactive -= lost - set(torch.unique(self.reference).tolist())
 
     def active(self, reference: int, flag: bool) -> None:
         """Let searches see the rows of a reference, or pass them over."""

@@ -270,7 +270,8 @@ def _pack(distances: Tensor, ids: Tensor) -> Tensor:
 
 
 def _rows(keys: Tensor) -> Tensor:
-    return _LAST_ROW - rows_of(keys)
+    ids: Tensor = _LAST_ROW - rows_of(keys)
+    return ids
 
 
 def farthest_rows(rows: Tensor, bank: MemoryBank, count: int) -> Tensor:

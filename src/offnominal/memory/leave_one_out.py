@@ -71,7 +71,7 @@ def grown(bank: MemoryBank, new: Collection[int], progress: Progress | None = No
             nearer = distance < before
             # Of rows equally far the lowest counts, and the rows of a reference lie together.
             tied = distance == before
-            for reference in known[tied].unique().tolist():
+            for reference in torch.unique(known[tied]).tolist():
                 first = int(bank.rows_of(reference)[0])
                 nearer |= tied & (known == reference) & (row < first)
             _set(bank, part[nearer], distance[nearer], bank.reference[row[nearer]])
@@ -133,7 +133,7 @@ def _nearest_of_others(bank: MemoryBank, rows: Tensor) -> tuple[Tensor, Tensor]:
         left = left[~other.any(1)]
         if not len(left):
             return distance, reference
-    for one in own[left].unique().tolist():
+    for one in torch.unique(own[left]).tolist():
         here = left[own[left] == one]
         distance[here], reference[here] = _nearest(bank, rows[here], one)
     return distance, reference
@@ -146,4 +146,4 @@ def _set(bank: MemoryBank, rows: Tensor, distance: Tensor, reference: Tensor) ->
 def _tell(bank: MemoryBank, rows: Tensor, part: Tensor, progress: Progress | None) -> None:
     """Tell how many of the references that ``rows`` are of are done with ``part`` of these."""
     if progress:
-        progress("threshold", len(bank.reference[rows[rows <= part[-1]]].unique()))
+        progress("threshold", len(torch.unique(bank.reference[rows[rows <= part[-1]]])))
