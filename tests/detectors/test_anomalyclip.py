@@ -11,6 +11,7 @@ from offnominal.detectors.language.coop import CoOp
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
+from tests.looks import pixels_of
 from tests.seeded import CLIP_TINY, clip_weights, save_clip
 
 from offnominal.errors import BackboneError, ModelFileError, NotFittedError, OptionError
@@ -102,7 +103,7 @@ def test_options_of_the_score(weights: str, prompts: Path, images: list[Path]) -
     assert text.score != peak.score
     [named] = AnomalyCLIP(class_name="metal nut", **options).fit([]).predict(images[1])
     assert named.score == text.score, "the prompts know no object"
-    pixels = own.views(np.asarray(Image.open(images[1]).convert("RGB"))).pixels[0]
+    pixels = pixels_of(own, np.asarray(Image.open(images[1]).convert("RGB")))
     with torch.inference_mode():
         scores, grids = own(torch.stack([pixels, pixels]))
     assert scores.tolist() == pytest.approx([text.score] * 2, rel=1e-5)
@@ -191,7 +192,7 @@ def test_coop_says_what_clip_says(weights: str, images: list[Path], tmp_path: Pa
     [found] = detector.fit([]).predict(images[2])
     states = text.encode([f"a photo of a {s} magnetic tile." for s in ("normal", "anomalous")])
     states = states / states.norm(dim=1, keepdim=True)
-    pixels = detector.views(found.image).pixels[0][None]
+    pixels = pixels_of(detector, found.image)[None]
     with torch.inference_mode():
         tokens = net.project(net.tokens(pixels).last)[0]
     cosines = (tokens / tokens.norm(dim=1, keepdim=True)) @ states.T

@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 from sklearn.metrics import roc_auc_score
+from tests.looks import pixels_of
 from tests.seeded import save_dinov2_vits14
 
 from offnominal import AnomalyDINO, BatchedAnomalyDINO, Detector, load
@@ -245,7 +246,7 @@ def test_forward_gives_the_scores_that_predict_gives(parts: Path, how: str) -> N
     [found] = detector.predict(files[3:4])
     image = read_image(files[3])
     with torch.inference_mode():
-        pixels = detector.views(image).pixels[0][None]
+        pixels = pixels_of(detector, image)[None]
         scores, patch_scores = detector(pixels, (image.shape[0], image.shape[1]))
     assert scores.tolist() == [found.score]
     assert np.array_equal(patch_scores[0].numpy(), found.patch_scores)
@@ -268,11 +269,11 @@ def test_batched_takes_the_papers_resolution_with_dinov2_only(tmp_path: Path) ->
     weights = str(save_dinov2_vits14(tmp_path))
     image = draw_good("fabric", 0, 0)
     detector = BatchedAnomalyDINO(weights=weights)
-    assert detector.views(image).pixels[0].shape == (3, 672, 672)
+    assert pixels_of(detector, image).shape == (3, 672, 672)
     assert detector.resolution is None, "an option keeps the value that it was given"
-    assert AnomalyDINO(weights=weights).views(image).pixels[0].shape == (3, 448, 448)
+    assert pixels_of(AnomalyDINO(weights=weights), image).shape == (3, 448, 448)
     small = BatchedAnomalyDINO(backbone="builtin")
-    assert small.views(image).pixels[0].shape == (3, 256, 256)
+    assert pixels_of(small, image).shape == (3, 256, 256)
 
 
 def test_progress_is_told_of_every_stage(parts: Path) -> None:

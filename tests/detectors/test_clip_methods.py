@@ -10,6 +10,7 @@ from offnominal.detectors.language.clip import CLIPAC, CLIPDetector
 from offnominal.detectors.language.winclip import WinCLIP, harmonic_over_windows
 from safetensors import safe_open
 from safetensors.torch import save_file
+from tests.looks import pixels_of
 from tests.seeded import CLIP_TINY, save_clip
 
 from offnominal.detectors.language import LanguageDetector
@@ -82,7 +83,7 @@ def test_saved_without_the_text_tower(
 
 
 def test_forward_is_what_predict_says(fitted: LanguageDetector, good: list[Path]) -> None:
-    views = [fitted.views(read_image(path)).pixels[0] for path in good[:2]]
+    views = [pixels_of(fitted, read_image(path)) for path in good[:2]]
     with torch.inference_mode():
         scores, patch_scores = fitted(torch.stack(views))
     predictions = fitted.predict(good[:2])
@@ -105,7 +106,7 @@ def test_clip_written_out(weights: str, good: list[Path]) -> None:
     text = detector.clip.load_text()
     sentences = ["a photo of a normal fabric", "a photo of an anomalous fabric"]
     states = F.normalize(text.encode(sentences), dim=1)
-    pixels = detector.views(read_image(good[0])).pixels[0][None]
+    pixels = pixels_of(detector, read_image(good[0]))[None]
     with torch.inference_mode():
         last = detector.clip.tokens(pixels).last[0]
         tokens = F.normalize(detector.clip.visual.ln_post(last) @ detector.clip.visual.proj, dim=1)

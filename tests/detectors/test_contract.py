@@ -52,7 +52,9 @@ def stranger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     about = tmp_path / "strange-1.0.dist-info"
     about.mkdir()
     (about / "METADATA").write_text("Metadata-Version: 2.1\nName: strange\nVersion: 1.0\n")
-    (about / "entry_points.txt").write_text("[offnominal.methods]\nmean-patch = strange:MeanPatch\n")
+    (about / "entry_points.txt").write_text(
+        "[offnominal.methods]\nmean-patch = strange:MeanPatch\n"
+    )
     monkeypatch.syspath_prepend(str(tmp_path))
     registry.add_methods_of_others()
     yield "mean-patch"

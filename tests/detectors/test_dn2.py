@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from sklearn.neighbors import NearestNeighbors
+from tests.looks import pixels_of
 from tests.seeded import save_dinov2_vits14
 from torch import Tensor
 
@@ -118,7 +119,7 @@ def test_the_map_says_nothing_of_where(fitted: DN2, tmp_path: Path) -> None:
     [region] = found.regions()
     assert region.area == 40 * 60
     with torch.inference_mode():
-        scores, grids = fitted(fitted.views(odd).pixels[0][None])
+        scores, grids = fitted(pixels_of(fitted, odd)[None])
     assert scores.tolist() == [found.score]
     assert grids.flatten().tolist() == [found.score]
     for how in ("top1", "mean", "map-max"):

@@ -7,6 +7,7 @@ import pytest
 import timm
 import torch
 from sklearn.metrics import roc_auc_score
+from tests.looks import pixels_of
 from tests.seeded import save_dinov2_vits14
 
 from offnominal import AnomalyDINO
@@ -83,7 +84,7 @@ def test_summary_distance_is_that_of_the_class_tokens(boards: list[Path], dinov2
     net = weighted.load_network()
     with torch.inference_mode():
         classes = [
-            net.levels(weighted.views(read_image(file)).pixels[0][None], norm=False).summary[0]
+            net.levels(pixels_of(weighted, read_image(file))[None], norm=False).summary[0]
             for file in (boards[0], boards[1], boards[3])
         ]
     distance = min(

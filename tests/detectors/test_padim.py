@@ -8,6 +8,7 @@ import torch
 from scipy.spatial.distance import mahalanobis
 from sklearn.decomposition import PCA
 from tests.detectors.test_dn2 import SIDE, save_resnet18, stages
+from tests.looks import pixels_of
 from tests.seeded import save_dinov2_vits14
 
 from offnominal import load
@@ -193,7 +194,7 @@ def test_scored_another_way(fitted: PaDiM, files: list[Path]) -> None:
     assert other.rescore(found).score == found.patch_scores.max()
     assert other.threshold.value == fresh.threshold.value
     with torch.inference_mode():
-        pixels = torch.stack([fitted.views(_read(file)).pixels[0] for file in files[20:]])
+        pixels = torch.stack([pixels_of(fitted, _read(file)) for file in files[20:]])
         scores, grids = other(pixels)
     for file, score, grid in zip(files[20:], scores, grids, strict=True):
         [alone] = other.predict([file])

@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from sklearn.metrics import roc_auc_score
+from tests.looks import pixels_of
 from torch import Tensor
 
 from offnominal import Detector, load, load_backbone
@@ -65,7 +66,7 @@ def test_scores_are_nearest_distances_weighted_by_the_neighbourhood(parts: Path)
     detector = PatchCore(**FULL, reweight_neighbours=4).fit(files[:2])
     [found] = detector.predict(files[2])
     with torch.inference_mode():
-        rows, grid = detector._rows(detector.views(read_image(files[2])).pixels[0])
+        rows, grid = detector._rows(pixels_of(detector, read_image(files[2])))
     bank = detector.bank.rows.double().numpy()
     query = rows.double().numpy()
     distance = np.sqrt(((query[:, None] - bank[None]) ** 2).sum(-1))
@@ -93,7 +94,7 @@ def test_several_neighbours_are_averaged(parts: Path) -> None:
     detector = PatchCore(**FULL, neighbours=3).fit(files[:2])
     [found] = detector.predict(files[2])
     with torch.inference_mode():
-        rows, _ = detector._rows(detector.views(read_image(files[2])).pixels[0])
+        rows, _ = detector._rows(pixels_of(detector, read_image(files[2])))
         wanted = torch.cdist(rows, detector.bank.rows).topk(3, largest=False).values.mean(1)
     np.testing.assert_allclose(found.patch_scores.ravel(), wanted, rtol=1e-3)
 
@@ -163,7 +164,7 @@ def test_the_crop_is_the_middle_and_nothing_else_is_judged(parts: Path) -> None:
     image = draw_good("board", 3, 0)[:200]
     rows, columns = image.shape[:2]
     assert rows < columns
-    assert detector.views(image).pixels[0].shape == (3, 128, 128)
+    assert pixels_of(detector, image).shape == (3, 128, 128)
     [found] = detector.predict([image])
     assert found.anomaly_map.shape == (rows, columns)
     top, left = np.array(np.nonzero(found.anomaly_map)).min(1)
@@ -200,7 +201,7 @@ def test_forward_gives_the_scores_that_predict_gives(parts: Path, how: str) -> N
     [found] = detector.predict(files[3])
     image = read_image(files[3])
     with torch.inference_mode():
-        pixels = detector.views(image).pixels[0][None]
+        pixels = pixels_of(detector, image)[None]
         scores, patch_scores = detector(pixels, (image.shape[0], image.shape[1]))
     assert scores.tolist() == pytest.approx([found.score], rel=1e-6)
     assert np.array_equal(patch_scores[0].numpy(), found.patch_scores)

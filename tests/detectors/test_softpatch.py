@@ -8,6 +8,7 @@ import torch
 from sklearn.covariance import EmpiricalCovariance
 from sklearn.metrics import roc_auc_score
 from sklearn.neighbors import LocalOutlierFactor, NearestNeighbors
+from tests.looks import pixels_of
 
 from offnominal import load, load_backbone
 from offnominal.datasets.synthetic import draw_defective, draw_good
@@ -95,7 +96,7 @@ def test_distances_are_multiplied_by_the_nearest_entrys_weight(
     assert torch.equal(soft.bank.rows, plain.bank.rows)
     assert len(soft.weights_) == len(soft.bank)
     image = draw_good("fabric", 5, 0, split="test")
-    rows, grid = soft._rows(soft.views(image).pixels[0])
+    rows, grid = soft._rows(pixels_of(soft, image))
     _, index = soft.bank.search(rows)
     weights = soft.weights_[index[:, 0]].reshape(grid).numpy()
     [one], [other] = soft.predict([image]), plain.predict([image])

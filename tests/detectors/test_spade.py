@@ -9,6 +9,7 @@ import torch
 from scipy.spatial.distance import cdist
 from sklearn.neighbors import NearestNeighbors
 from tests.detectors.test_dn2 import SIDE, save_resnet18, stages
+from tests.looks import pixels_of
 from tests.seeded import save_dinov2_vits14
 
 from offnominal import load
@@ -145,7 +146,7 @@ def test_scored_another_way(fitted: SPADE, files: list[Path]) -> None:
     assert back.rescore(again).score == plain.score
     assert back.threshold.value < fitted.threshold.value
     with torch.inference_mode():
-        pixels = fitted.views(np.zeros((40, 60, 3), np.uint8)).pixels[0][None]
+        pixels = pixels_of(fitted, np.zeros((40, 60, 3), np.uint8))[None]
         for detector in (fitted, by_map):
             [expected] = detector.predict(np.zeros((40, 60, 3), np.uint8))
             scores, _ = detector(pixels, (40, 60))

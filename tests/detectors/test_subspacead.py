@@ -13,6 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from sklearn.decomposition import PCA
 from sklearn.metrics import roc_auc_score
+from tests.looks import pixels_of
 from tests.seeded import save_dinov2_vits14
 
 from offnominal import load
@@ -150,7 +151,9 @@ def test_adding_is_fitting_at_once(boards: list[Path], nearest: float) -> None:
     assert a.score != before.score
     # Each added image was scored by all others; the earlier ones keep their scores.
     assert grown.calibration.images.tolist()[:2] == threshold_scores.tolist()
-    np.testing.assert_allclose(grown.calibration.images[2:], whole.calibration.images[2:], rtol=1e-4)
+    np.testing.assert_allclose(
+        grown.calibration.images[2:], whole.calibration.images[2:], rtol=1e-4
+    )
     assert grown.rescored(aggregate="max").calibration.images.shape == (5,)
 
 
@@ -194,7 +197,11 @@ def test_an_addition_is_taken_back_exactly(
 ) -> None:
     detector = SubspaceAD(**SMALL | {"rotations": "random2"}, nearest=nearest).fit(boards[:3])
     detector.save(tmp_path / "before.offn")
-    before = (detector.predict(boards[5])[0], detector.threshold, detector.calibration.peaks.tolist())
+    before = (
+        detector.predict(boards[5])[0],
+        detector.threshold,
+        detector.calibration.peaks.tolist(),
+    )
     detector.add([boards[3]])
     detector.add([boards[4]])
     detector.undo()
@@ -317,7 +324,7 @@ def test_blocks_of_a_transformer(tmp_path: Path, boards: list[Path]) -> None:
     detector = SubspaceAD(**small, resolution=70, rotations="none").fit(boards[:1])
     assert detector.load_network().layers == (3, 4, 5, 6)
     assert detector.mean_.shape == (384,)
-    [pixels] = detector.views(np.zeros((70, 70, 3), np.uint8)).pixels
+    pixels = pixels_of(detector, np.zeros((70, 70, 3), np.uint8))
     wanted = [SubspaceAD(**small, layers=[block]).features(pixels[None]) for block in (3, 4, 5, 6)]
     with torch.inference_mode():
         torch.testing.assert_close(

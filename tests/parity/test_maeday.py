@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.special import erf
+from tests.looks import pixels_of
 
 from offnominal import Prediction
 from offnominal.backbones.mae import SHAPES, MaskedAutoencoder, Shape, draw_masks
@@ -150,7 +151,7 @@ def test_scores_and_maps(weights: Weights, tiles: Path, errors: Any) -> None:
     detector.use_network(network(weights, SMALL))
     file = sorted((tiles / "test" / "blowhole").iterdir())[0]
     found: Prediction = detector.fit().predict(file)[0]
-    [pixels] = detector.views(found.image).pixels
+    pixels = pixels_of(detector, found.image)
     masks = draw_masks(16, 6, 0.75, 3).numpy()
     wanted = plain_scores(weights, SMALL, pixels.double().numpy(), masks, errors == "hidden")
     assert wanted.max() > 2 * wanted.min(), "a flat map would agree with anything"
