@@ -8,7 +8,7 @@ import numpy.typing as npt
 from offnominal.metrics.regions import SIZE_CLASSES, Defects, join
 from offnominal.metrics.rows import Rows
 
-__all__ = ["Pixels"]
+__all__ = ["Pixels", "round_up"]
 
 Floats = npt.NDArray[np.floating]
 Doubles = npt.NDArray[np.float64]
@@ -186,8 +186,3 @@ def round_up(values: Floats, dtype: np.dtype[np.floating]) -> Floats:
     with np.errstate(over="ignore"):
         rounded = values.astype(dtype)
     return np.where(rounded < values, np.nextafter(rounded, dtype.type(np.inf)), rounded)
-
-
-def round_down(values: Floats, dtype: np.dtype[np.floating]) -> Floats:
-    """The largest numbers of `dtype` that are at or below the values."""
-    return -round_up(-values, dtype)
