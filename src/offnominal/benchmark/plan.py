@@ -100,7 +100,10 @@ def make_plan(datasets: Sequence[Dataset], request: Request) -> Work:
                 continue
             samples = samples_digest(dataset, category)
             for method, options, draws in wanted:
-                named = _named(options, category, request.class_names)
+                named = options
+                if request.class_names is not None and "class_name" in options:
+                    # As the papers have it, a category without a name is called as its folder is.
+                    named = options | {"class_name": request.class_names.get(category, category)}
                 for shots, seed in draws:
                     refused = _refused(dataset, category, shots, seed, request.sampling)
                     if refused:
@@ -135,16 +138,6 @@ def varied(request: Request) -> tuple[str, ...]:
     blind = any(METHODS[method].references == "none" for method in request.methods)
     first = "method" if blind else "shots"
     return tuple(sorted(dict.fromkeys(several), key=lambda name: name != first))
-
-
-def _named(
-    options: dict[str, Any], category: str, names: Mapping[str, str] | None
-) -> dict[str, Any]:
-    """Options with what a category's parts are called, if the method reads names."""
-    if names is None or "class_name" not in options:
-        return options
-    # As the papers have it, a category without a name is called what its folder is.
-    return options | {"class_name": names.get(category, category)}
 
 
 def _draws(method: str, request: Request, impossible: list[str]) -> list[tuple[int | None, int]]:
@@ -183,12 +176,9 @@ def _refused(
 
 def samples_digest(dataset: Dataset, category: str) -> str:
     """Which files a category has and what they are said to be, wherever the root lies."""
-    total = hashlib.sha256()
-    samples = [s for s in dataset.samples if s.category == category]
-    lines = [
-        f"{relative(s.image, dataset.root)}\t{s.label}\t{s.split}\t{s.mask is not None}"
-        for s in samples
-    ]
-    for line in sorted(lines):
-        total.update(f"{line}\n".encode())
-    return total.hexdigest()[:16]
+    lines = sorted(
+        f"{relative(s.image, dataset.root)}\t{s.label}\t{s.split}\t{s.mask is not None}\n"
+        for s in dataset.samples
+        if s.category == category
+    )
+    return hashlib.sha256("".join(lines).encode()).hexdigest()[:16]
