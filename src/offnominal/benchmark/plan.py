@@ -89,8 +89,8 @@ def make_plan(datasets: Sequence[Dataset], request: Request) -> Work:
     impossible: list[str] = []
     wanted = []
     for method in request.methods:
-        draws = _draws(method, request, impossible)
         found = variants(method, request.backbones, request.sets, files, impossible)
+        draws = _draws(method, request, impossible)
         wanted += [(method, options, draws) for options in found]
     groups: dict[str, dict[str, Cell]] = {}
     for dataset in datasets:
