@@ -37,8 +37,9 @@ def parse_sets(texts: Iterable[str], methods: Sequence[str]) -> dict[str, list[A
     Raises
     ------
     OptionError
-        If a text has no ``=``, or a name that no method knows.
+        If a text has no ``=``, or a name that no method knows, or a method is unknown.
     """
+    defaults = {method: detector_class(method).option_defaults() for method in methods}
     sets: dict[str, list[Any]] = {}
     for text in texts:
         told, _, values = text.partition("=")
@@ -47,7 +48,7 @@ def parse_sets(texts: Iterable[str], methods: Sequence[str]) -> dict[str, list[A
         method, name = of_method(told, methods, f"--set {text}")
         known: dict[str, Any] = {}
         for each in methods if method is None else [method]:
-            known |= detector_class(each).option_defaults()
+            known |= defaults[each]
         # A cell runs wherever it is run, and weights are told with their backbone.
         known = {key: known[key] for key in known if key not in ("device", "weights")}
         name = name.strip().replace("-", "_")

@@ -44,7 +44,8 @@ class Pixels:
     @property
     def nbytes(self) -> int:
         """Bytes held."""
-        return sum(each.nbytes for each in (*self._fresh, *self._blocks, *self._defects))
+        good = sum(each.nbytes for each in (*self._fresh, *self._blocks))
+        return good + sum(each.nbytes for each in self._defects)
 
     def add(self, good: Floats, defects: Defects | None) -> None:
         """Take the good pixels' scores (n,) and the defects of one image."""
