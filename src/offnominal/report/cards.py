@@ -162,22 +162,18 @@ def write_page(
 
 
 def _check(card: Card) -> None:
-    what = f"card {card.name or card.defect!r} of {card.category!r}"
+    wrong = ""
     if card.outcome not in get_args(Outcome):
-        raise OptionError(
-            f"{what}: outcome is {card.outcome!r}; use one of {', '.join(get_args(Outcome))}"
-        )
+        wrong = f"outcome is {card.outcome!r}; use one of {', '.join(get_args(Outcome))}"
     for field in ("image", "map_picture", "overlay"):
         picture = getattr(card, field)
         if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
-            raise OptionError(
-                f"{what}: {field} is {picture.dtype} of shape {picture.shape}; "
-                "give uint8 of shape (H, W, 3)"
-            )
+            given = f"{picture.dtype} of shape {picture.shape}"
+            wrong = f"{field} is {given}; give uint8 of shape (H, W, 3)"
     if card.truth is not None and card.truth.shape != card.image.shape[:2]:
-        raise OptionError(
-            f"{what}: truth has shape {card.truth.shape} and the image {card.image.shape[:2]}"
-        )
+        wrong = f"truth has shape {card.truth.shape} and the image {card.image.shape[:2]}"
+    if wrong:
+        raise OptionError(f"card {card.name or card.defect!r} of {card.category!r}: {wrong}")
 
 
 def _gather(category: str, cards: Sequence[Card]) -> Scores:

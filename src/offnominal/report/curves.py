@@ -21,13 +21,7 @@ _IMAGE, _PIXEL = SERIES[0], SERIES[4]
 
 
 def cell_figure(cell: FinishedCell) -> "Figure":
-    """Histogram of scores with the threshold, and the ROC, PR and PRO curves of one cell.
-
-    Parameters
-    ----------
-    cell : FinishedCell
-        Curves that it lacks are said to be absent.
-    """
+    """Histogram of scores with the threshold, and the ROC, PR and PRO curves of one cell."""
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 

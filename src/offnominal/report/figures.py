@@ -28,17 +28,7 @@ def is_numeric(setups: Sequence[Setup], axis: str) -> bool:
 def plan_figure(setups: Sequence[Setup], axes: Sequence[str]) -> "Figure | None":
     """Image AUROC, and AUPRO or pixel AUROC, against the first axis that varies.
 
-    Parameters
-    ----------
-    setups : sequence of Setup
-        Of one data set.
-    axes : sequence of str
-        The plan's axes; the first that varies is drawn.
-
-    Returns
-    -------
-    Figure or None
-        None where there is nothing to compare.
+    None where there is nothing to compare. The setups are of one data set.
     """
     from matplotlib.figure import Figure
 

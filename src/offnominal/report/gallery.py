@@ -31,29 +31,14 @@ _BUDGET = 20_000_000  # bytes of pictures in a page
 
 @dataclass(frozen=True)
 class Choice:
-    """An image to show, and why.
-
-    Attributes
-    ----------
-    cell : FinishedCell
-    index : int
-        Its row in the cell's scores.
-    outcome : str
-        ``miss``, ``false alarm`` or ``hit``.
-    rank : int
-        0 for the worst, or the most typical, of its kind in its category.
-    limit : float
-        The score above which an image counts as rejected.
-    own : bool
-        Whether `limit` is the detector's own threshold.
-    """
+    """An image to show, and why."""
 
     cell: FinishedCell
-    index: int
+    index: int  #: its row in the cell's scores
     outcome: Outcome
-    rank: int
-    limit: float
-    own: bool
+    rank: int  #: 0 for the worst, or the most typical, of its kind in its category
+    limit: float  #: the score above which an image counts as rejected
+    own: bool  #: `limit` is the detector's own threshold
 
     def value(self, column: str) -> Any:
         """A column of the scores, at this image."""
@@ -64,16 +49,9 @@ def choose(cell: FinishedCell, each: int = 4, typical: int = 2) -> list[Choice]:
     """The worst misses and false alarms of a cell, and the typical hits of each kind of defect.
 
     A miss is the worse the lower it scores, a false alarm the higher. A typical hit is one whose
-    score is next to the median of those of its kind.
-
-    Parameters
-    ----------
-    cell : FinishedCell
-        Without a threshold of its own, the one with the best F1 on these very images stands in.
-    each : int
-        Misses, and false alarms, at most.
-    typical : int
-        Hits of each kind of defect, at most.
+    score is next to the median of those of its kind. Without a threshold of its own, the one with
+    the best F1 on these very images stands in. There are `each` misses and false alarms at most,
+    and `typical` hits of each kind of defect.
     """
     scores = cell.scores["score"]
     thresholds = [value for value in cell.scores["threshold"] if value is not None]

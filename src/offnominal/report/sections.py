@@ -18,16 +18,7 @@ __all__ = ["curve_block", "galleries", "gallery_words", "plan_section", "shown_c
 
 
 def plan_section(plan: Plan, setups: Sequence[Setup], sources: Sources) -> dict[str, Any]:
-    """A plan's tables, figure and sentences, for each data set that it has cells of.
-
-    Parameters
-    ----------
-    plan : Plan
-    setups : sequence of Setup
-        All that were finished.
-    sources : Sources
-        Gets the sources of the published figures.
-    """
+    """A plan's tables, figure and sentences, for each data set that it has cells of."""
     place = {name: number for number, name in enumerate(plan.cells)}
     mine = sorted(
         (setup for setup in setups if setup.names & place.keys()),
@@ -65,12 +56,7 @@ def shown_cells(setups: Sequence[Setup]) -> dict[str, list[FinishedCell]]:
     """The cells whose curves and images are shown: of each method the one with most references.
 
     Where several setups of a method share the most references, the one with the best image AUROC
-    in the category is taken; of its seeds the first.
-
-    Returns
-    -------
-    dict of str to list of FinishedCell
-        By data set and method, in words; the cells by category.
+    in the category is taken; of its seeds the first. By data set and method, in words.
     """
     several = len({setup.dataset for setup in setups}) > 1
     found: dict[str, dict[str, FinishedCell]] = {}
@@ -97,11 +83,8 @@ def curve_block(group: str, cells: Sequence[FinishedCell]) -> dict[str, Any]:
 def size_rows(cell: FinishedCell) -> list[tuple[list[str], list[str]]]:
     """Recall of the defective regions by their size, a row for each size that occurs.
 
-    Returns
-    -------
-    list of (list of str, list of str)
-        Size and share of the image's area; number of regions, and for 1, 5 and 30 % false positives
-        the share of their pixels that is covered and the share of regions with any pixel found.
+    Size and share of the image's area; number of regions, and for 1, 5 and 30 % false positives
+    the share of their pixels that is covered and the share of regions with any pixel found.
     """
     rows = []
     keys = [f"{what}_at_{rate}" for rate in ("1%", "5%", "30%") for what in ("recall", "found")]

@@ -54,18 +54,7 @@ def learning_line(setups: Sequence[Setup], metric: str = "image_auroc") -> str:
 
     What a number of images reaches is its mean AUROC above 50 %, which is guessing: 98 % of 0.96
     is no more than 0.94, and a plain ratio of AUROCs would call a coin half as good as perfection.
-
-    Parameters
-    ----------
-    setups : sequence of Setup
-        That differ in shots alone.
-    metric : str
-        A figure for which 0.5 is guessing.
-
-    Returns
-    -------
-    str
-        Empty if fewer than two numbers of images were finished.
+    Empty if fewer than two numbers of images were finished. The setups differ in shots alone.
     """
     found = [
         (setup, summary.mean)

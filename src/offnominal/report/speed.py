@@ -30,11 +30,8 @@ _ADDED = (
 def speed(setups: Sequence[Setup], plans: Sequence[Plan]) -> dict[str, Any]:
     """The figure of images per second, of those setups whose time is that of all the work.
 
-    Returns
-    -------
-    dict
-        ``figure`` as SVG, empty if there is nothing to compare; ``machine`` and ``notes`` in words;
-        ``told``: whether the plan `TIMED` has shown it all.
+    ``figure`` as SVG, empty if there is nothing to compare; ``machine`` and ``notes`` in words;
+    ``told``: whether the plan `TIMED` has shown it all.
     """
     timed = [setup for setup in setups if _seconds(setup)]
     planned = {name for plan in plans if plan.name == TIMED for name in plan.cells}

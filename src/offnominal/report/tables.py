@@ -51,50 +51,24 @@ class Sources:
 
 @dataclass(frozen=True)
 class Entry:
-    """One figure in a table.
+    """One figure in a table; what there is not is empty."""
 
-    Attributes
-    ----------
-    text : str
-        Mean and deviation in percent; ``–`` where it is not defined.
-    best : bool
-        Whether it is the best of those that it may be compared with.
-    partial : bool
-        Whether categories are missing from the mean.
-    wrong : str
-        The same with the images that got no score counted as wrong; empty if all got one.
-    published, difference : str
-        The authors' figure and ours minus theirs, in percentage points; empty if there is none.
-    source : int
-        Number of the source; 0 if there is none.
-    """
-
-    text: str
-    best: bool = False
-    partial: bool = False
-    wrong: str = ""
-    published: str = ""
-    difference: str = ""
-    source: int = 0
+    text: str  #: mean and deviation in percent; ``–`` where it is not defined
+    best: bool = False  #: of those that it may be compared with
+    partial: bool = False  #: categories are missing from the mean
+    wrong: str = ""  #: the same with the images that got no score counted as wrong
+    published: str = ""  #: the authors' figure
+    difference: str = ""  #: ours minus theirs, in percentage points
+    source: int = 0  #: number of the source
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table as the page and the LaTeX file print it.
-
-    Attributes
-    ----------
-    caption : str
-    heads : list of str
-        Headings of the columns that name a row.
-    columns : list of str
-        Headings of the columns with figures.
-    rows : list of (list of str, list of Entry)
-    """
+    """A table as the page and the LaTeX file print it."""
 
     caption: str
-    heads: list[str]
-    columns: list[str]
+    heads: list[str]  #: of the columns that name a row
+    columns: list[str]  #: headings of the columns with figures
     rows: list[tuple[list[str], list[Entry]]]
 
     @property
@@ -115,17 +89,10 @@ def present(setups: Sequence[Setup]) -> list[str]:
 
 
 def overview(caption: str, setups: Sequence[Setup], axes: Sequence[str], sources: Sources) -> Table:
-    """One row a setup, one column a figure; the best of each column is marked.
+    """Of setups of one data set one row each, one column a figure; the best of each is marked.
 
-    Parameters
-    ----------
-    caption : str
-    setups : sequence of Setup
-        Of one data set.
-    axes : sequence of str
-        Settings that come first among those that name a row.
-    sources : Sources
-        Gets the sources of the published figures.
+    `axes` come first among the settings that name a row; `sources` gets those of the published
+    figures.
     """
     metrics = present(setups)
     heads = varying(setups, axes) or ["method"]
@@ -143,31 +110,14 @@ def overview(caption: str, setups: Sequence[Setup], axes: Sequence[str], sources
 def by_category(
     metric: str, setups: Sequence[Setup], labels: Sequence[str], sources: Sources
 ) -> Table:
-    """One row a category, one column a setup; the best of each row is marked.
-
-    Parameters
-    ----------
-    metric : str
-    setups : sequence of Setup
-        Of one data set.
-    labels : sequence of str
-        What to call the setups.
-    sources : Sources
-        Gets the sources of the published figures.
-    """
+    """One row a category, one column a setup of one data set; the best of each row is marked."""
     names = [*setups[0].expected[metric], None]
     rows = [([name or "Mean"], _entries(metric, setups, sources, name)) for name in names]
     return Table(heading(metric), ["Category"], list(labels), rows)
 
 
 def write_cells(path: Path, cells: Sequence[FinishedCell]) -> None:
-    """One row a cell, with every figure and its interval as shares of 1.
-
-    Parameters
-    ----------
-    path : Path
-    cells : sequence of FinishedCell
-    """
+    """One row a cell, with every figure and its interval as shares of 1."""
     rows: list[dict[str, Any]] = []
     for cell in cells:
         settings, run = cell.settings, cell.run
@@ -196,11 +146,6 @@ def write_results(path: Path, setups: Sequence[Setup]) -> None:
     Figures are shares of 1; ``published`` and ``difference`` are in percent, as they were printed.
     ``untrained`` says why a figure means nothing, where weights were not pretrained; of such a row
     no published figure is given.
-
-    Parameters
-    ----------
-    path : Path
-    setups : sequence of Setup
     """
     rows: list[dict[str, Any]] = []
     for setup in setups:
@@ -235,14 +180,7 @@ def write_results(path: Path, setups: Sequence[Setup]) -> None:
 
 
 def latex(tables: Sequence[Table], sources: Sequence[str]) -> str:
-    """Tables for ``\\input`` in a paper, with the package booktabs.
-
-    Parameters
-    ----------
-    tables : sequence of Table
-    sources : sequence of str
-        Sources of the published figures, numbered from 1 in the tables.
-    """
+    """Tables for ``\\input`` in a paper, with the package booktabs; sources in its head."""
     import pandas as pd
 
     parts = [

@@ -109,13 +109,24 @@ def _figure(
 ) -> "Figure":
     from matplotlib.figure import Figure
 
+    both = len(parts) > 1
     with style():
-        both = len(parts) > 1
         figure = Figure(figsize=(9.6 if both else 5.4, 3.1))
         panels = figure.subplots(1, 2 if both else 1, squeeze=False)[0]
-        _total(panels[0], history, means)
+        per_epoch = {int(row[0]): row[1] for row in history}  # the last step of each
+        x = [row[0] - 1 + (row[1] - 0.5) / per_epoch[int(row[0])] for row in history]
+        y = [row[2] for row in history]
+        panels[0].plot(x, y, color=SOFT, lw=0.7, alpha=0.55, label="each step")
+        _means(panels[0], means, {"total": "mean of an epoch"})
+        panels[0].set_title("Loss")
+        # Above the axes: there is no corner that a step's loss cannot reach.
+        above: Any = {"loc": "lower right", "bbox_to_anchor": (1, 1), "borderaxespad": 0.2}
+        panels[0].legend(ncols=2, **above)
         if both:
-            _parts(panels[1], means, parts)
+            _means(panels[1], means, {part: _PARTS[part][0] for part in parts})
+            panels[1].set_title("What it is made of")
+            panels[1].set_ylim(bottom=0)
+            panels[1].legend(loc="center left", bbox_to_anchor=(1, 0.5))
         for panel in panels:
             panel.set_xlabel("epochs")
             panel.grid(axis="x", visible=False)
@@ -124,30 +135,9 @@ def _figure(
     return figure
 
 
-def _total(axes: "Axes", history: Sequence[Row], means: Sequence[Mapping[str, float]]) -> None:
-    most: dict[int, float] = {}
-    for epoch, step, *_ in history:
-        most[int(epoch)] = max(step, most.get(int(epoch), 0))
-    x = [epoch - 1 + (step - 0.5) / most[int(epoch)] for epoch, step, *_ in history]
-    axes.plot(x, [row[2] for row in history], color=SOFT, lw=0.7, alpha=0.55, label="each step")
-    _means(axes, means, "total", 0, "mean of an epoch")
-    axes.set_title("Loss")
-    # Above the axes: there is no corner that a step's loss cannot reach.
-    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, borderaxespad=0.2)
-
-
-def _parts(axes: "Axes", means: Sequence[Mapping[str, float]], parts: Sequence[str]) -> None:
-    for number, part in enumerate(parts):
-        _means(axes, means, part, number, _PARTS[part][0])
-    axes.set_title("What it is made of")
-    axes.set_ylim(bottom=0)
-    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
-
-
-def _means(
-    axes: "Axes", means: Sequence[Mapping[str, float]], part: str, number: int, label: str
-) -> None:
-    """A line through the means of the epochs, each in the middle of its epoch."""
-    colour, marker, _ = series(number)
+def _means(axes: "Axes", means: Sequence[Mapping[str, float]], labels: Mapping[str, str]) -> None:
+    """A line for each part, its means in the middle of their epochs."""
     x = [epoch + 0.5 for epoch in range(len(means))]
-    axes.plot(x, [mean[part] for mean in means], color=colour, marker=marker, label=label)
+    for number, (part, label) in enumerate(labels.items()):
+        colour, marker, _ = series(number)
+        axes.plot(x, [mean[part] for mean in means], color=colour, marker=marker, label=label)
