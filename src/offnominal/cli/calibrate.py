@@ -1,18 +1,17 @@
 """``offnominal calibrate``: thresholds from more good images, and the miss rate on defects."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from offnominal.cli import options
-from offnominal.cli.fit import describe_threshold
-from offnominal.cli.terminal import UNREADABLE, Unreadable, progress_bar, say
+from offnominal.cli.info import describe_threshold
+from offnominal.cli.terminal import Unreadable, progress_bar, say
 from offnominal.errors import OptionError
 
 
 def calibrate(
-    model: Annotated[Path, typer.Argument(help="Model file made by `offnominal fit`.")],
+    model: options.Model,
     good: Annotated[
         list[str],
         typer.Argument(metavar="GOOD_DIR...", help="Good images that it has not learned from."),
@@ -24,10 +23,7 @@ def calibrate(
             help="Folder or quoted glob of defective parts, to report the miss rate; repeatable.",
         ),
     ] = None,
-    output: Annotated[
-        Path | None,
-        typer.Option("-o", "--output", help="Write here.", show_default="over the model file"),
-    ] = None,
+    output: options.Output = None,
     false_reject: Annotated[
         float | None,
         typer.Option(
@@ -68,6 +64,4 @@ def calibrate(
         missed = sum(decision is False for decision in decisions)
         share = f"{100 * missed / len(decisions):.1f} %" if decisions else "none readable"
         say(f"  miss rate  {share} ({missed} of {len(decisions)} defective images pass)")
-    unreadable.report()
-    if unreadable.errors:
-        raise typer.Exit(UNREADABLE)
+    unreadable.finish()

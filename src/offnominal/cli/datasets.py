@@ -1,11 +1,13 @@
 """``offnominal datasets``: what can be read, and what a data set of your own looks like to it."""
 
 import json
+from inspect import Parameter, signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from offnominal.cli.method_options import spelled_out
 from offnominal.cli.terminal import UNREADABLE, progress_bar, say
 from offnominal.datasets.catalogue import LAYOUTS, PRESETS
 
@@ -19,73 +21,53 @@ app = typer.Typer(
     help="List layouts and known data sets, or check one of your own.", add_completion=False
 )
 
-# The options of every command that takes a data set. `open_from_options` takes them in this order.
-Root = Annotated[
-    Path | None,
-    typer.Argument(
-        metavar="DATASET",
-        help="Folder of a data set or of one of its categories, or a manifest; or leave it out and "
-        "give --good and --defects.",
-        show_default=False,
-    ),
-]
-Layout = Annotated[
-    str, typer.Option("--layout", help="Layout or data set, as `offnominal datasets` lists them.")
-]
-Categories = Annotated[
-    str | None,
-    typer.Option("--categories", help="Only these, with commas.", show_default="all"),
-]
-Good = Annotated[
-    list[str] | None,
-    typer.Option("--good", help="Folder or quoted glob of good images; repeatable."),
-]
-Defects = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--defects",
-        help="Folder or quoted glob of defective images; folders below name the kind; repeatable.",
-    ),
-]
-Masks = Annotated[
-    Path | None, typer.Option("--masks", help="Folder of masks, named as the defective images.")
-]
-TestGood = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--test-good",
-        help="Good images to test on; repeatable.",
-        show_default="--good is divided",
-    ),
-]
-TrainShare = Annotated[
-    float,
-    typer.Option(
-        "--train-share", help="Share of good images to learn from, where nothing else says which."
-    ),
-]
-FrameStep = Annotated[int, typer.Option("--frame-step", help="Of videos, every n-th frame.")]
-MaskThreshold = Annotated[
-    int | None,
-    typer.Option(
-        "--mask-threshold",
-        help="Smallest grey level of a mask that means defective.",
-        show_default="128; 1 where masks hold class numbers",
-    ),
-]
-
 
 def open_from_options(
-    root: Path | None,
-    layout: str,
-    categories: str | None,
-    good: list[str] | None,
-    defects: list[str] | None,
-    masks: Path | None,
-    test_good: list[str] | None,
-    train_share: float,
-    frame_step: int = 1,
-    mask_threshold: int | None = None,
+    root: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="DATASET",
+            help="Folder of a data set or of one of its categories, or a manifest; or leave it out "
+            "and give --good and --defects.",
+            show_default=False,
+        ),
+    ] = None,
+    layout: Annotated[
+        str, typer.Option(help="Layout or data set, as `offnominal datasets` lists them.")
+    ] = "auto",
+    categories: Annotated[
+        str | None, typer.Option(help="Only these, with commas.", show_default="all")
+    ] = None,
+    good: Annotated[
+        list[str] | None,
+        typer.Option(help="Folder or quoted glob of good images; repeatable."),
+    ] = None,
+    defects: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Folder or quoted glob of defective images; folders below name the kind; "
+            "repeatable."
+        ),
+    ] = None,
+    masks: Annotated[
+        Path | None, typer.Option(help="Folder of masks, named as the defective images.")
+    ] = None,
+    test_good: Annotated[
+        list[str] | None,
+        typer.Option(help="Good images to test on; repeatable.", show_default="--good is divided"),
+    ] = None,
+    train_share: Annotated[
+        float,
+        typer.Option(help="Share of good images to learn from, where nothing else says which."),
+    ] = 0.5,
+    frame_step: Annotated[int, typer.Option(help="Of videos, every n-th frame.")] = 1,
+    mask_threshold: Annotated[
+        int | None,
+        typer.Option(
+            help="Smallest grey level of a mask that means defective.",
+            show_default="128; 1 where masks hold class numbers",
+        ),
+    ] = None,
 ) -> "Dataset":
     """Open the data set that a command's options name; raises as `open_dataset` does."""
     from offnominal.datasets.dataset import open_dataset
@@ -102,6 +84,12 @@ def open_from_options(
         frame_step=frame_step,
         mask_threshold=mask_threshold,
     )
+
+
+def dataset_options(*without: str) -> list[Parameter]:
+    """What a command hands on to `open_from_options`, for its ``**`` argument."""
+    parameters = signature(open_from_options).parameters
+    return [each for name, each in parameters.items() if name not in without]
 
 
 @app.callback(invoke_without_command=True)
@@ -130,25 +118,11 @@ def datasets(context: typer.Context) -> None:
     say("See what yours holds with `offnominal datasets check FOLDER`.")
 
 
-@app.command()
 def check(
-    root: Root = None,
-    layout: Layout = "auto",
-    categories: Categories = None,
-    good: Good = None,
-    defects: Defects = None,
-    masks: Masks = None,
-    test_good: TestGood = None,
-    train_share: TrainShare = 0.5,
-    frame_step: FrameStep = 1,
-    mask_threshold: MaskThreshold = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False, **data: Any
 ) -> None:
     """Read all images and masks, and say what they are, what is odd, and what follows."""
-    dataset = open_from_options(
-        root, layout, categories, good, defects, masks, test_good, train_share, frame_step,
-        mask_threshold,
-    )  # fmt: skip
+    dataset = open_from_options(**data)
     from offnominal.datasets.check import check as look_over
 
     with progress_bar(len(dataset.samples)) as advance:
@@ -159,6 +133,9 @@ def check(
         _print(report)
     if report.unreadable:
         raise typer.Exit(UNREADABLE)
+
+
+app.command()(spelled_out(check, dataset_options()))
 
 
 def _print(report: "Report") -> None:

@@ -5,7 +5,6 @@ from typing import Annotated
 
 import typer
 
-from offnominal.cli import options
 from offnominal.cli.terminal import progress_bar, say
 
 
@@ -13,8 +12,13 @@ def demo(
     output: Annotated[
         Path, typer.Option("-o", "--output", help="Folder for the parts and the page.")
     ] = Path("demo-report"),
-    backbone: options.Backbone = None,
-    weights: options.Weights = None,
+    backbone: Annotated[
+        str | None,
+        typer.Option(help="See `offnominal backbones`.", show_default="built in, without weights"),
+    ] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="Local weights of the backbone.", show_default=False)
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the parts.")] = 0,
 ) -> None:
     """Draw synthetic parts, run the whole path on them, and write a page to look at.

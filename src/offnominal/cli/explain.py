@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from offnominal.cli import options
-from offnominal.cli.change import Model
 from offnominal.cli.terminal import say
 from offnominal.errors import OptionError
 
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def explain(
-    model: Model,
+    model: options.Model,
     image: Annotated[Path, typer.Argument(help="The image to explain.")],
     output: Annotated[
         Path | None,

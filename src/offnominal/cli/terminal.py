@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
+import typer
+
 from offnominal.errors import ImageError
 
 if TYPE_CHECKING:
@@ -16,6 +18,7 @@ __all__ = [
     "UNREADABLE",
     "USAGE",
     "Unreadable",
+    "count",
     "print_error",
     "progress_bar",
     "say",
@@ -37,6 +40,11 @@ def print_error(text: str) -> None:
     """Print an error for a person."""
     prefix = "\033[31merror:\033[0m" if sys.stderr.isatty() else "error:"
     say(f"{prefix} {text}")
+
+
+def count(number: int, thing: str, none: str = "no") -> str:
+    """Such as ``3 images``, ``1 image`` or ``no images``."""
+    return f"{number or none} {thing}{'s' if number != 1 else ''}"
 
 
 def warn_untrained(detector: "Detector") -> None:
@@ -66,13 +74,13 @@ class Unreadable:
             raise error
         self.errors.append(error)
 
-    def report(self) -> None:
-        """List them, if there are any."""
+    def finish(self) -> None:
+        """If there are any, list them and end the command with its exit code."""
         if self.errors:
-            count = len(self.errors)
-            say(f"{count} image{'s' if count > 1 else ''} could not be used:")
+            say(f"{count(len(self.errors), 'image')} could not be used:")
             for error in self.errors:
                 say(f"  {error}")
+            raise typer.Exit(UNREADABLE)
 
 
 class Advance(Protocol):
@@ -85,9 +93,6 @@ class Advance(Protocol):
 # Stages that count other things than the images that they are given.
 _UNITS = {
     "coreset": "patches",
-    "index": "patches",
-    "recall": "settings",
-    "auroc": "references",
     "distributions": "places",
 }
 
