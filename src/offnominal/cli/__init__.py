@@ -89,17 +89,25 @@ _WHOLE = ("good", "defects", "masks", "test_good", "train_share", "frame_step")
 
 add_command(app, fit, fit_options)
 add_command(app, predict, predict_options)
-for command in (calibrate, explain, add, forget, undo, history, info):
-    app.command()(command)
+for command in (
+    calibrate,
+    explain,
+    add,
+    forget,
+    undo,
+    history,
+    info,
+    report,
+    methods,
+    demo,
+    doctor,
+):
+    app.command()(spelled_out(command))
 app.command()(spelled_out(evaluate, dataset_options("test_good", "train_share")))
 add_command(app, benchmark, benchmark_options, dataset_options("root", "categories"), many=True)
-app.command()(report)
 app.add_typer(datasets_app, name="datasets")
 add_command(app, train, train_options, dataset_options("root", *_WHOLE))
-app.command()(methods)
 app.add_typer(backbones_app, name="backbones")
-app.command()(demo)
-app.command()(doctor)
 
 
 def main() -> NoReturn:

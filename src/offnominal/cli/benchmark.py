@@ -25,89 +25,64 @@ _DEFAULT = "anomalydino"
 
 
 def benchmark(
-    output: Annotated[
-        Path, typer.Option("-o", "--output", help="Folder of results; finished cells are kept.")
-    ],
+    output: Annotated[Path, "-o"],
     given: dict[str, Any],
-    data: Annotated[
-        list[Path] | None,
-        typer.Option(
-            help="Folders of data sets, or manifests; or name --good and --defects.",
-            show_default=False,
-        ),
-    ] = None,
-    categories: Annotated[
-        list[str] | None, typer.Option(help="Only these.", show_default="all")
-    ] = None,
-    preset: Annotated[
-        str | None,
-        typer.Option(
-            help="One of the questions of the AnomalyDINO paper; other options change it. "
-            "`--preset list` names them.",
-            show_default=False,
-        ),
-    ] = None,
-    method: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="See `offnominal methods`; with --help after them, their options are shown.",
-            show_default=_DEFAULT,
-        ),
-    ] = None,
-    shots: Annotated[
-        list[str] | None,
-        typer.Option(help="Numbers of references, or full.", show_default="1"),
-    ] = None,
-    seeds: Annotated[int, typer.Option(help="Number of draws of the references.")] = 3,
-    sampling: Annotated[
-        Literal["random", "first"],
-        typer.Option(
-            help="random: drawn by seed, fewer within more. first: files in order, seed s takes "
-            "the s-th lot, as the AnomalyDINO code does."
-        ),
-    ] = "random",
-    backbone: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Names, files of weights, or NAME=FILE; METHOD: before it is for that method "
-            "alone.",
-            show_default="dinov2_vits14",
-        ),
-    ] = None,
-    sets: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="NAME=VALUE,VALUE",
-            help="Values of an option of the methods, as rotations=none,agnostic. A plus joins the "
-            "parts of one value: layers=2+3,3. METHOD:NAME=VALUE is for that method alone.",
-            show_default=False,
-        ),
-    ] = None,
+    data: list[Path] | None = None,
+    categories: list[str] | None = None,
+    preset: str | None = None,
+    method: list[str] | None = None,
+    shots: list[str] | None = None,
+    seeds: int = 3,
+    sampling: Literal["random", "first"] = "random",
+    backbone: list[str] | None = None,
+    sets: Annotated[list[str] | None, "--set NAME=VALUE,VALUE"] = None,
     cache: options.Cache = None,
     cache_limit: options.CacheLimit = 20.0,
     no_cache: options.NoCache = False,
-    maps: Annotated[
-        bool, typer.Option("--maps", help="Keep every anomaly map, in half precision.")
-    ] = False,
-    class_names: Annotated[
-        str | None,
-        typer.Option(
-            help="What the parts are called, for methods that read: a JSON or CSV file with a name "
-            "for each category, or `categories`, which takes the categories' own.",
-            show_default="object",
-        ),
-    ] = None,
+    maps: bool = False,
+    class_names: str | None = None,
     device: options.Device = "auto",
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="List the cells and what is missing; run nothing.")
-    ] = False,
+    dry_run: bool = False,
     **folders: Any,
 ) -> None:
     """Run a grid of cells over data sets; a rerun does only what is missing.
 
     The same command may run in several terminals, or on several machines over one shared folder:
     each takes cells that no other is at. Options of the methods take several values, as with --set.
+
+    Parameters
+    ----------
+    output : path
+        Folder of results; finished cells are kept.
+    data : list of path or None
+        Folders of data sets, or manifests; or name --good and --defects.
+    categories : list of str or None
+        Only these.
+    preset : str or None
+        One of the questions of the AnomalyDINO paper; other options change it. `--preset list`
+        names them.
+    method : list of str or None
+        See `offnominal methods`; anomalydino if none is named. With --help after them, their
+        options are shown.
+    shots : list of str or None
+        Numbers of references, or full; else 1.
+    seeds : int
+        Number of draws of the references.
+    sampling : {"random", "first"}
+        random: drawn by seed, fewer within more. first: files in order, seed s takes the s-th lot,
+        as the AnomalyDINO code does.
+    backbone : list of str or None
+        Names, files of weights, or NAME=FILE; METHOD: before it is for that method alone.
+    sets : list of str or None
+        Values of an option of the methods, as rotations=none,agnostic. A plus joins the parts of
+        one value: layers=2+3,3. METHOD:NAME=VALUE is for that method alone.
+    maps : bool
+        Keep every anomaly map, in half precision.
+    class_names : str or None
+        What the parts are called, for methods that read: a JSON or CSV file with a name for each
+        category, or `categories`, which takes the categories' own.
+    dry_run : bool
+        List the cells and what is missing; run nothing.
     """
     if preset == "list":
         _list_presets()

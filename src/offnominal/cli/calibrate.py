@@ -2,8 +2,6 @@
 
 from typing import Annotated
 
-import typer
-
 from offnominal.cli import options
 from offnominal.cli.info import describe_threshold
 from offnominal.cli.terminal import Unreadable, progress_bar, say
@@ -12,31 +10,25 @@ from offnominal.errors import OptionError
 
 def calibrate(
     model: options.Model,
-    good: Annotated[
-        list[str],
-        typer.Argument(metavar="GOOD_DIR...", help="Good images that it has not learned from."),
-    ],
-    defects: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--defects",
-            help="Folder or quoted glob of defective parts, to report the miss rate; repeatable.",
-        ),
-    ] = None,
+    good: Annotated[list[str], "GOOD_DIR..."],
+    defects: list[str] | None = None,
     output: options.Output = None,
-    false_reject: Annotated[
-        float | None,
-        typer.Option(
-            "--false-reject",
-            help="Rate of good parts that may be rejected.",
-            show_default="as it was fitted",
-        ),
-    ] = None,
+    false_reject: float | None = None,
     weights: options.Weights = None,
     device: options.Device = "auto",
     strict: options.Strict = False,
 ) -> None:
-    """Refine a model's thresholds with more good images."""
+    """Refine a model's thresholds with more good images.
+
+    Parameters
+    ----------
+    good : list of str
+        Good images that it has not learned from.
+    defects : list of str or None
+        Folder or quoted glob of defective parts, to report the miss rate; repeatable.
+    false_reject : float or None
+        Rate of good parts that may be rejected; else as it was fitted.
+    """
     from offnominal.detectors.saving import load
     from offnominal.paths import find_images
 

@@ -1,13 +1,14 @@
 """``offnominal datasets``: what can be read, and what a data set of your own looks like to it."""
 
 import json
-from inspect import Parameter, signature
+from inspect import Parameter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from offnominal.cli.method_options import spelled_out
+from offnominal.cli import options
+from offnominal.cli.method_options import parameters_of, spelled_out
 from offnominal.cli.terminal import UNREADABLE, progress_bar, say
 from offnominal.datasets.catalogue import LAYOUTS, PRESETS
 
@@ -23,53 +24,44 @@ app = typer.Typer(
 
 
 def open_from_options(
-    root: Annotated[
-        Path | None,
-        typer.Argument(
-            metavar="DATASET",
-            help="Folder of a data set or of one of its categories, or a manifest; or leave it out "
-            "and give --good and --defects.",
-            show_default=False,
-        ),
-    ] = None,
-    layout: Annotated[
-        str, typer.Option(help="Layout or data set, as `offnominal datasets` lists them.")
-    ] = "auto",
-    categories: Annotated[
-        str | None, typer.Option(help="Only these, with commas.", show_default="all")
-    ] = None,
-    good: Annotated[
-        list[str] | None,
-        typer.Option(help="Folder or quoted glob of good images; repeatable."),
-    ] = None,
-    defects: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Folder or quoted glob of defective images; folders below name the kind; "
-            "repeatable."
-        ),
-    ] = None,
-    masks: Annotated[
-        Path | None, typer.Option(help="Folder of masks, named as the defective images.")
-    ] = None,
-    test_good: Annotated[
-        list[str] | None,
-        typer.Option(help="Good images to test on; repeatable.", show_default="--good is divided"),
-    ] = None,
-    train_share: Annotated[
-        float,
-        typer.Option(help="Share of good images to learn from, where nothing else says which."),
-    ] = 0.5,
-    frame_step: Annotated[int, typer.Option(help="Of videos, every n-th frame.")] = 1,
-    mask_threshold: Annotated[
-        int | None,
-        typer.Option(
-            help="Smallest grey level of a mask that means defective.",
-            show_default="128; 1 where masks hold class numbers",
-        ),
-    ] = None,
+    root: Annotated[Path | None, "DATASET"] = None,
+    layout: str = "auto",
+    categories: str | None = None,
+    good: list[str] | None = None,
+    defects: list[str] | None = None,
+    masks: Path | None = None,
+    test_good: list[str] | None = None,
+    train_share: float = 0.5,
+    frame_step: int = 1,
+    mask_threshold: int | None = None,
 ) -> "Dataset":
-    """Open the data set that a command's options name; raises as `open_dataset` does."""
+    """Open the data set that a command's options name; raises as `open_dataset` does.
+
+    Parameters
+    ----------
+    root : path or None
+        Folder of a data set or of one of its categories, or a manifest; or leave it out and give
+        --good and --defects.
+    layout : str
+        Layout or data set, as `offnominal datasets` lists them.
+    categories : str or None
+        Only these, with commas.
+    good : list of str or None
+        Folder or quoted glob of good images; repeatable.
+    defects : list of str or None
+        Folder or quoted glob of defective images; folders below name the kind; repeatable.
+    masks : path or None
+        Folder of masks, named as the defective images.
+    test_good : list of str or None
+        Good images to test on; repeatable. Else --good is divided.
+    train_share : float
+        Share of good images to learn from, where nothing else says which.
+    frame_step : int
+        Of videos, every n-th frame.
+    mask_threshold : int or None
+        Smallest grey level of a mask that means defective; else 128, or 1 where masks hold class
+        numbers.
+    """
     from offnominal.datasets.dataset import open_dataset
 
     return open_dataset(
@@ -88,8 +80,7 @@ def open_from_options(
 
 def dataset_options(*without: str) -> list[Parameter]:
     """What a command hands on to `open_from_options`, for its ``**`` argument."""
-    parameters = signature(open_from_options).parameters
-    return [each for name, each in parameters.items() if name not in without]
+    return [each for each in parameters_of(open_from_options) if each.name not in without]
 
 
 @app.callback(invoke_without_command=True)
@@ -118,9 +109,7 @@ def datasets(context: typer.Context) -> None:
     say("See what yours holds with `offnominal datasets check FOLDER`.")
 
 
-def check(
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False, **data: Any
-) -> None:
+def check(as_json: options.Json = False, **data: Any) -> None:
     """Read all images and masks, and say what they are, what is odd, and what follows."""
     dataset = open_from_options(**data)
     from offnominal.datasets.check import check as look_over

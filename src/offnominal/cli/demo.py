@@ -9,21 +9,25 @@ from offnominal.cli.terminal import progress_bar, say
 
 
 def demo(
-    output: Annotated[
-        Path, typer.Option("-o", "--output", help="Folder for the parts and the page.")
-    ] = Path("demo-report"),
-    backbone: Annotated[
-        str | None,
-        typer.Option(help="See `offnominal backbones`.", show_default="built in, without weights"),
-    ] = None,
-    weights: Annotated[
-        str | None, typer.Option(help="Local weights of the backbone.", show_default=False)
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the parts.")] = 0,
+    output: Annotated[Path, "-o"] = Path("demo-report"),
+    backbone: str | None = None,
+    weights: str | None = None,
+    seed: int = 0,
 ) -> None:
     """Draw synthetic parts, run the whole path on them, and write a page to look at.
 
     Without --backbone or --weights it uses the built-in backbone, which needs no weights.
+
+    Parameters
+    ----------
+    output : path
+        Folder for the parts and the page.
+    backbone : str or None
+        See `offnominal backbones`.
+    weights : str or None
+        Local weights of the backbone.
+    seed : int
+        Seed of the parts.
     """
     from offnominal.demo import run_demo
 

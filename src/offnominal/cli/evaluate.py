@@ -32,25 +32,24 @@ _ROWS = (
 
 def evaluate(
     model: options.Model,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "-o",
-            "--output",
-            help="Folder of results, for `offnominal report`.",
-            show_default="none",
-        ),
-    ] = None,
+    output: Annotated[Path | None, "-o"] = None,
     weights: options.Weights = None,
     device: options.Device = "auto",
-    maps: Annotated[bool, typer.Option("--maps", help="With -o: keep every anomaly map.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    maps: bool = False,
+    as_json: options.Json = False,
     strict: options.Strict = False,
     **data: Any,
 ) -> None:
     """Measure a fitted detector on a data set's test images.
 
     With --good and --defects, all the good images are tested on: name such as it has not learned.
+
+    Parameters
+    ----------
+    output : path or None
+        Folder of results, for `offnominal report`.
+    maps : bool
+        With -o: keep every anomaly map.
     """
     from offnominal.benchmark.evaluate import evaluate_detector
     from offnominal.benchmark.store import require

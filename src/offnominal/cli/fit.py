@@ -3,8 +3,6 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
 from offnominal.cli import options
 from offnominal.cli.info import describe_bank, describe_threshold
 from offnominal.cli.method_options import Found, method_options, named
@@ -18,33 +16,31 @@ _DEFAULT = "anomalydino"
 
 
 def fit(
-    output: Annotated[
-        Path, typer.Option("-o", "--output", help="Model file to write, as part.offn.")
-    ],
+    output: Annotated[Path, "-o"],
     given: dict[str, Any],
-    good: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="GOOD_DIR...",
-            help="Folders, files or globs of good images; zero-shot methods need none.",
-            show_default=False,
-        ),
-    ] = None,
-    method: Annotated[
-        str,
-        typer.Option(help="See `offnominal methods`; with --help after it, its options are shown."),
-    ] = _DEFAULT,
+    good: Annotated[list[str] | None, "GOOD_DIR..."] = None,
+    method: str = _DEFAULT,
     sets: options.Sets = None,
-    shots: Annotated[
-        int | None,
-        typer.Option(help="Use this many of the images, drawn at random.", show_default="all"),
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of that draw.")] = 0,
+    shots: int | None = None,
+    seed: int = 0,
     strict: options.Strict = False,
 ) -> None:
     """Learn from images of good parts, or from none with a zero-shot method; write a model file.
 
     Each method has options of its own: `offnominal fit --method NAME --help` lists them.
+
+    Parameters
+    ----------
+    output : path
+        Model file to write, as part.offn.
+    good : list of str or None
+        Folders, files or globs of good images; zero-shot methods need none.
+    method : str
+        See `offnominal methods`; with --help after it, its options are shown.
+    shots : int or None
+        Use this many of the images, drawn at random; else all.
+    seed : int
+        Seed of that draw.
     """
     from offnominal.paths import find_images
 

@@ -40,19 +40,20 @@ _SCORED = {
 
 def add(
     model: options.Model,
-    images: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="IMAGES...", help="Good images, such as false alarms: files, folders, globs."
-        ),
-    ],
+    images: Annotated[list[str], "IMAGES..."],
     output: options.Output = None,
     when: _When = None,
     weights: options.Weights = None,
     device: options.Device = "auto",
     strict: options.Strict = False,
 ) -> None:
-    """Learn from more good images, without the earlier ones; thresholds are set anew."""
+    """Learn from more good images, without the earlier ones; thresholds are set anew.
+
+    Parameters
+    ----------
+    images : list of str
+        Good images, such as false alarms: files, folders, globs.
+    """
     from offnominal.paths import find_images
 
     time = _time(when)
@@ -69,24 +70,23 @@ def add(
 
 def forget(
     model: options.Model,
-    images: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="IMAGE...",
-            help="References: names as `offnominal history` lists them or the ends of them, "
-            "digests, or the image files themselves.",
-        ),
-    ],
+    images: Annotated[list[str], "IMAGE..."],
     output: options.Output = None,
-    compact: Annotated[
-        bool,
-        typer.Option("--compact", help="Drop it from the file as well: no undo, a smaller file."),
-    ] = False,
+    compact: bool = False,
     when: _When = None,
     weights: options.Weights = None,
     device: options.Device = "auto",
 ) -> None:
-    """Give up references; `offnominal undo` brings them back."""
+    """Give up references; `offnominal undo` brings them back.
+
+    Parameters
+    ----------
+    images : list of str
+        References: names as `offnominal history` lists them or the ends of them, digests, or the
+        image files themselves.
+    compact : bool
+        Drop it from the file as well: no undo, a smaller file.
+    """
     time = _time(when)
     detector = _load(model, weights, device, "forget single images")
     with progress_bar(None) as advance:

@@ -20,7 +20,10 @@ from typer.core import TyperCommand
 
 from offnominal.errors import OptionError
 
-__all__ = ["Found", "Option", "add_command", "method_options", "named", "options_of", "spelled_out"]
+__all__ = [
+    "Found", "Option", "add_command", "method_options", "named", "options_of", "parameters_of",
+    "spelled_out",
+]  # fmt: skip
 
 _ROLE = re.compile(r":\w+:`~?(?:[\w.]*\.)?(\w+)`")
 _MARKUP = re.compile(r"\[(?=[a-z#/@])")
@@ -158,16 +161,21 @@ def _texts(cls: type) -> dict[str, str]:
     """Descriptions of parameters in the docstrings of a class and its bases, the class's first."""
     found: dict[str, str] = {}
     for base in reversed(cls.__mro__):
-        lines = inspect.cleandoc(vars(base).get("__doc__") or "").splitlines()
-        section, names, texts = "", [""], dict[str, str]()
-        for line, below in zip(lines, [*lines[1:], ""], strict=True):
-            if line and set(below.strip()) == {"-"}:
-                section = line
-            elif section in ("Parameters", "Attributes") and line and not line.startswith(" "):
-                names = [name.strip() for name in line.partition(" : ")[0].split(",")]
-            elif section in ("Parameters", "Attributes") and line:
-                texts |= {name: f"{texts.get(name, '')} {line.strip()}".strip() for name in names}
-        found |= texts
+        found |= _described(vars(base).get("__doc__"))
+    return found
+
+
+def _described(docstring: str | None) -> dict[str, str]:
+    """Names and descriptions in the section ``Parameters`` or ``Attributes``."""
+    lines = inspect.cleandoc(docstring or "").splitlines()
+    section, names, found = "", [""], dict[str, str]()
+    for line, below in zip(lines, [*lines[1:], ""], strict=True):
+        if line and set(below.strip()) == {"-"}:
+            section = line
+        elif section in ("Parameters", "Attributes") and line and not line.startswith(" "):
+            names = [name.strip() for name in line.partition(" : ")[0].split(",")]
+        elif section in ("Parameters", "Attributes") and line:
+            found |= {name: f"{found.get(name, '')} {line.strip()}".strip() for name in names}
     return {name: _plain(text) for name, text in found.items()}
 
 
@@ -192,10 +200,41 @@ def _is(kind: Any, wanted: type) -> bool:
 # -- commands -----------------------------------------------------------------------------------
 
 
+def parameters_of(function: Callable[..., Any]) -> list[inspect.Parameter]:
+    """The parameters of a command for Typer to read, with the help that its docstring gives them.
+
+    A string beside the type says more: ``Annotated[Path, "-o"]`` is ``-o`` or ``--output``,
+    ``Annotated[bool, "--json"]`` an option of another name, ``Annotated[str, "--set NAME=VALUE"]``
+    shows what it takes, and ``Annotated[list[str], "IMAGES..."]`` is no option but an argument.
+    """
+    texts = _described(function.__doc__)
+    found = []
+    for each in inspect.signature(function).parameters.values():
+        words = getattr(each.annotation, "__metadata__", ("",))
+        if each.kind is each.VAR_KEYWORD or each.name == "given":
+            continue
+        if isinstance(words[0], str):
+            kind = get_args(each.annotation)[0] if words[0] else each.annotation
+            info = _declared(each.name, words[0], texts.get(each.name, ""))
+            each = each.replace(annotation=Annotated[kind, info])
+        found.append(each.replace(kind=each.KEYWORD_ONLY))
+    return found
+
+
+def _declared(name: str, word: str, text: str) -> Any:
+    if word and not word.startswith("-"):
+        return typer.Argument(metavar=word, help=text, show_default=False)
+    flag, _, metavar = word.partition(" ")
+    flags = [flag] if flag else []
+    if not flag.startswith("--"):
+        flags.append(f"--{name.replace('_', '-')}")
+    return typer.Option(*flags, metavar=metavar or None, help=text)
+
+
 def spelled_out(
     function: Callable[..., Any], more: Iterable[inspect.Parameter] = (), found: Options = ()
 ) -> Callable[..., Any]:
-    """A function for Typer to read, with its ``**`` argument spelled out.
+    """A command for Typer to read, with its ``**`` argument spelled out.
 
     Parameters
     ----------
@@ -205,23 +244,17 @@ def spelled_out(
     found : sequence of (Option, inspect.Parameter)
         What its argument ``given`` holds, a dict by the options' names.
     """
-    signature = inspect.signature(function, eval_str=True)
-    takes_options = "given" in signature.parameters
-    own = [
-        each
-        for each in signature.parameters.values()
-        if each.kind is not each.VAR_KEYWORD and each.name != "given"
-    ]
+    takes_options = "given" in inspect.signature(function).parameters
 
     def command(**values: Any) -> Any:
         given = {option.name: option.read(values.pop(each.name)) for option, each in found}
         return function(**values, **({"given": given} if takes_options else {}))
 
     # Typer hands everything over by name, so the order of those with defaults is free.
-    parameters = [*own, *more, *(each for _, each in found)]
-    parameters = [each.replace(kind=each.KEYWORD_ONLY) for each in parameters]
-    command.__name__, command.__doc__ = function.__name__, function.__doc__
-    command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    parameters = [*parameters_of(function), *more, *(each for _, each in found)]
+    command.__name__ = function.__name__
+    command.__doc__ = inspect.cleandoc(function.__doc__ or "").partition("\nParameters\n---")[0]
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     return command
 
 

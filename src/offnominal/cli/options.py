@@ -26,7 +26,7 @@ Weights = Annotated[
 ]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
 Strict = Annotated[bool, typer.Option("--strict", help="Stop at the first unreadable image.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON, with all there is to say.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Sets = Annotated[
     list[str] | None,
     typer.Option(

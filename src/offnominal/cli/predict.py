@@ -29,52 +29,14 @@ class _Task(NamedTuple):
 
 def predict(
     given: dict[str, Any],
-    arguments: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="MODEL IMAGES...",
-            help="A model file, then files, folders (searched through) or globs; - reads names "
-            "from stdin. With --zero-shot-batch, neither.",
-            show_default=False,
-        ),
-    ] = None,
-    output: Annotated[
-        str | None,
-        typer.Option(
-            "-o",
-            "--output",
-            help="Folder for results; - writes JSON lines to stdout, as does a pipe.",
-            show_default="a table",
-        ),
-    ] = None,
-    save: Annotated[
-        str, typer.Option(help="What to write: some of overlay,map,mask,json,csv.")
-    ] = "overlay,json,csv",
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on where an earlier run into this folder stopped.")
-    ] = False,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Start afresh over earlier results.")
-    ] = False,
-    fail_on_anomaly: Annotated[
-        bool, typer.Option("--fail-on-anomaly", help="Exit with 1 if an image is anomalous.")
-    ] = False,
-    zero_shot_batch: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--zero-shot-batch",
-            metavar="DIR",
-            help="No model: score every image of a folder against all the others.",
-        ),
-    ] = None,
-    method: Annotated[
-        str | None,
-        typer.Option(
-            help="With --zero-shot-batch: a method that scores a batch; with --help after it, its "
-            "options are shown.",
-            show_default=_BATCHED,
-        ),
-    ] = None,
+    arguments: Annotated[list[str] | None, "MODEL IMAGES..."] = None,
+    output: Annotated[str | None, "-o"] = None,
+    save: str = "overlay,json,csv",
+    resume: bool = False,
+    overwrite: bool = False,
+    fail_on_anomaly: bool = False,
+    zero_shot_batch: Annotated[list[str] | None, "--zero-shot-batch DIR"] = None,
+    method: str | None = None,
     sets: options.Sets = None,
     weights: options.Weights = None,
     device: options.Device = "auto",
@@ -83,6 +45,27 @@ def predict(
     """Score images and say where they are anomalous and whether to reject them.
 
     The options of a method belong to --zero-shot-batch: a model file brings its own.
+
+    Parameters
+    ----------
+    arguments : list of str or None
+        A model file, then files, folders (searched through) or globs; - reads names from stdin.
+        With --zero-shot-batch, neither.
+    output : str or None
+        Folder for results; - writes JSON lines to stdout, as does a pipe; else a table.
+    save : str
+        What to write: some of overlay,map,mask,json,csv.
+    resume : bool
+        Go on where an earlier run into this folder stopped.
+    overwrite : bool
+        Start afresh over earlier results.
+    fail_on_anomaly : bool
+        Exit with 1 if an image is anomalous.
+    zero_shot_batch : list of str or None
+        No model: score every image of a folder against all the others; repeatable.
+    method : str or None
+        With --zero-shot-batch: a method that scores a batch, else anomalydino-batched; with --help
+        after it, its options are shown.
     """
     if output in (None, "-") and (resume or overwrite):
         raise OptionError("--resume and --overwrite need a folder: -o DIR")

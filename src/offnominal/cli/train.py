@@ -14,36 +14,16 @@ from offnominal.errors import OptionError
 
 
 def train(
-    method: Annotated[
-        str,
-        typer.Argument(
-            metavar="METHOD",
-            help="Such as anomalyclip; with --help after it, its options are shown.",
-        ),
-    ],
-    data: Annotated[Path, typer.Option(help="Folder of a labelled data set, or a manifest.")],
-    output: Annotated[
-        Path,
-        typer.Option("-o", "--output", help="File to write, as prompts.safetensors."),
-    ],
+    method: Annotated[str, "METHOD"],
+    data: Path,
+    output: Annotated[Path, "-o"],
     given: dict[str, Any],
-    split: Annotated[
-        Literal["test", "train", "all"],
-        typer.Option(help="Images to train on; the test split has the defects."),
-    ] = "test",
-    class_names: Annotated[
-        Path | None,
-        typer.Option(
-            help="JSON or CSV of what the parts of each category are called.",
-            show_default="the categories' names",
-        ),
-    ] = None,
+    split: Literal["test", "train", "all"] = "test",
+    class_names: Path | None = None,
     cache: options.Cache = None,
     cache_limit: options.CacheLimit = 20.0,
     no_cache: options.NoCache = False,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Begin anew where files of another training are.")
-    ] = False,
+    overwrite: bool = False,
     sets: options.Sets = None,
     strict: options.Strict = False,
     **folders: Any,
@@ -52,6 +32,21 @@ def train(
 
     Each method has options of its own: `offnominal train METHOD --help` lists them. Ctrl-C or a
     signal stops it in good order; the same command goes on where it stopped.
+
+    Parameters
+    ----------
+    method : str
+        Such as anomalyclip; with --help after it, its options are shown.
+    data : path
+        Folder of a labelled data set, or a manifest.
+    output : path
+        File to write, as prompts.safetensors.
+    split : {"test", "train", "all"}
+        Images to train on; the test split has the defects.
+    class_names : path or None
+        JSON or CSV of what the parts of each category are called; else the categories' names.
+    overwrite : bool
+        Begin anew where files of another training are.
     """
     from offnominal.language.names import read_class_names
     from offnominal.training import session
