@@ -198,7 +198,7 @@ def test_a_stop_loses_nothing(fabric_model: Path, parts: Path, tmp_path: Path) -
     assert process.wait(timeout=30) == 128 + signal.SIGTERM
     done = len(rows_of(out))
     assert 3 <= done < 300
-    assert not list(out.rglob(".*.part"))
+    assert not list(out.rglob(".*"))
 
 
 def test_a_reader_that_has_seen_enough_is_no_error() -> None:

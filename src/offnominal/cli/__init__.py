@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 from offnominal.cli.backbones import app as backbones_app
 from offnominal.cli.benchmark import benchmark, benchmark_options
 from offnominal.cli.calibrate import calibrate
+from offnominal.cli.command import add_command, spelled_out
 from offnominal.cli.datasets import app as datasets_app
 from offnominal.cli.datasets import dataset_options
 from offnominal.cli.demo import demo
@@ -22,7 +23,6 @@ from offnominal.cli.explain import explain
 from offnominal.cli.fit import fit, fit_options
 from offnominal.cli.grow import add, forget, history, undo
 from offnominal.cli.info import info
-from offnominal.cli.method_options import add_command, spelled_out
 from offnominal.cli.methods import methods
 from offnominal.cli.predict import predict, predict_options
 from offnominal.cli.report import report

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from offnominal.cli import options
+from offnominal.cli.command import Found, named
 from offnominal.cli.datasets import open_from_options
-from offnominal.cli.method_options import Found, Option, method_options, named
+from offnominal.cli.method_options import Option, method_options
 from offnominal.cli.terminal import UNREADABLE, USAGE, progress_bar, say
 from offnominal.errors import OptionError
 

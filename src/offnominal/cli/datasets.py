@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from offnominal.cli import options
-from offnominal.cli.method_options import parameters_of, spelled_out
-from offnominal.cli.terminal import UNREADABLE, progress_bar, say
+from offnominal.cli.command import parameters_of, spelled_out
+from offnominal.cli.terminal import UNREADABLE, console, progress_bar, say, table
 from offnominal.datasets.catalogue import LAYOUTS, PRESETS
 
 if TYPE_CHECKING:
@@ -88,23 +88,15 @@ def datasets(context: typer.Context) -> None:
     """List the layouts that can be read, and known data sets with source and licence."""
     if context.invoked_subcommand is not None:
         return
-    from rich.table import Table
-
-    console = _console(175)
-    layouts = Table(box=None, header_style="bold", pad_edge=False)
-    for heading in ("layout", "recognised by", "of"):
-        layouts.add_column(heading, overflow="fold")
-    for layout in LAYOUTS.values():
-        layouts.add_row(layout.name, layout.looks_for, layout.about)
-    console.print(layouts)
-    console.print()
-    known = Table(box=None, header_style="bold", pad_edge=False)
-    for heading in ("data set", "title", "layouts", "licence", "source"):
-        known.add_column(heading, overflow="fold")
-    for preset in PRESETS.values():
-        layouts_of = ", ".join(preset.layouts)
-        known.add_row(preset.name, preset.title, layouts_of, preset.licence, preset.source)
-    console.print(known)
+    screen = console(175)
+    layouts = [(layout.name, layout.looks_for, layout.about) for layout in LAYOUTS.values()]
+    screen.print(table(("layout", "recognised by", "of"), layouts))
+    screen.print()
+    known = [
+        (preset.name, preset.title, ", ".join(preset.layouts), preset.licence, preset.source)
+        for preset in PRESETS.values()
+    ]
+    screen.print(table(("data set", "title", "layouts", "licence", "source"), known))
     say("Nothing is downloaded: fetch a data set from its source, and mind its licence.")
     say("See what yours holds with `offnominal datasets check FOLDER`.")
 
@@ -129,52 +121,51 @@ app.command()(spelled_out(check, dataset_options()))
 
 def _print(report: "Report") -> None:
     from rich.markup import escape
-    from rich.table import Table
 
-    console = _console(110)
+    screen = console(110)
     images = sum(n for c in report.categories for _, _, n in c.sizes)
-    count = len(report.categories)
-    console.print(
-        f"[bold]{report.name}[/]: {report.layout} layout, {count} "
-        f"categor{'y' if count == 1 else 'ies'}, {images:,} images read in {escape(report.root)}",
+    categories = "category" if len(report.categories) == 1 else "categories"
+    screen.print(
+        f"[bold]{report.name}[/]: {report.layout} layout, {len(report.categories)} {categories}, "
+        f"{images:,} images read in {escape(report.root)}\n",
         highlight=False,
         soft_wrap=True,
     )
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    table.add_column("category", no_wrap=True)
-    headings = ["train", "test good", "defective", "masks"]
-    validation = any(c.validation for c in report.categories)
-    for heading in headings[:1] + ["validation"] * validation + headings[1:]:
-        table.add_column(heading, justify="right")
-    table.add_column("kinds of defect", overflow="fold")
-    table.add_column("sizes (width x height)", overflow="fold")
+    columns = ["train", "validation", "test good", "defective", "masks"]
+    if not any(entry.validation for entry in report.categories):
+        columns.remove("validation")
+    rows = []
     for entry in report.categories:
-        numbers = [entry.train, *[entry.validation] * validation, entry.test_good]
-        numbers += [sum(entry.test_defective.values()), entry.masks]
+        numbers = {
+            "train": entry.train,
+            "validation": entry.validation,
+            "test good": entry.test_good,
+            "defective": sum(entry.test_defective.values()),
+            "masks": entry.masks,
+        }
         kinds = ", ".join(f"{kind} {n}" for kind, n in entry.test_defective.items())
-        table.add_row(escape(entry.category), *map(str, numbers), escape(kinds), _sizes(entry))
-    console.print()
-    console.print(table)
+        rows.append((entry.category, *(str(numbers[c]) for c in columns), kinds, _sizes(entry)))
+    headings = ("category", *columns, "kinds of defect", "sizes (width x height)")
+    screen.print(table(headings, rows, columns))
     for finding in report.findings:
-        console.print()
-        _print_finding(console, finding)
+        screen.print()
+        _print_finding(screen, finding)
     if not report.findings:
-        console.print("\nNothing odd.")
+        screen.print("\nNothing odd.")
 
 
-def _print_finding(console: "Console", finding: "Finding") -> None:
+def _print_finding(screen: "Console", finding: "Finding") -> None:
     from rich.markup import escape
 
     colour = {"error": "red", "warning": "yellow", "note": "cyan"}[finding.severity]
-    count = f": {finding.count:,}" if finding.count else ""
-    head = f"[{colour}]{finding.severity}:[/] {escape(finding.what)}{count}"
-    console.print(head, highlight=False, soft_wrap=True)
-    for example in finding.examples:
-        console.print(f"  {escape(example)}", highlight=False, soft_wrap=True)
+    number = f": {finding.count:,}" if finding.count else ""
+    lines = [f"[{colour}]{finding.severity}:[/] {escape(finding.what)}{number}"]
+    lines += [f"  {escape(example)}" for example in finding.examples]
     if finding.count > len(finding.examples):
-        console.print(f"  and {finding.count - len(finding.examples):,} more", highlight=False)
+        lines.append(f"  and {finding.count - len(finding.examples):,} more")
     if finding.action:
-        console.print(f"  -> {escape(finding.action)}", highlight=False, soft_wrap=True)
+        lines.append(f"  -> {escape(finding.action)}")
+    screen.print("\n".join(lines), highlight=False, soft_wrap=True)
 
 
 def _sizes(entry: "Contents") -> str:
@@ -190,10 +181,3 @@ def _sizes(entry: "Contents") -> str:
         f"{len(entry.sizes):,} sizes, {min(widths)} to {max(widths)} wide, "
         f"{min(heights)} to {max(heights)} high"
     )
-
-
-def _console(width: int) -> "Console":
-    from rich.console import Console
-
-    # A pipe has no width; the tables keep their own there.
-    return Console(width=None if Console().is_terminal else width)

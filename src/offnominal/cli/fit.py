@@ -4,8 +4,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from offnominal.cli import options
+from offnominal.cli.command import Found, named
 from offnominal.cli.info import describe_bank, describe_threshold
-from offnominal.cli.method_options import Found, method_options, named
+from offnominal.cli.method_options import method_options
 from offnominal.cli.terminal import Unreadable, count, progress_bar, say, warn_untrained
 from offnominal.errors import OptionError
 

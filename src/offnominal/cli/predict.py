@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 
 from offnominal.cli import options
-from offnominal.cli.method_options import Found, method_options, named
+from offnominal.cli.command import Found, named
+from offnominal.cli.method_options import method_options
 from offnominal.cli.terminal import ANOMALIES, Unreadable, count, progress_bar, say, warn_untrained
 from offnominal.errors import ImageError, OptionError
 

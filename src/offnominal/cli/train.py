@@ -7,8 +7,9 @@ from typing import Annotated, Any, Literal, get_type_hints
 import typer
 
 from offnominal.cli import options
+from offnominal.cli.command import Found
 from offnominal.cli.datasets import open_from_options
-from offnominal.cli.method_options import Found, Option, method_options, options_of
+from offnominal.cli.method_options import Option, method_options, options_of
 from offnominal.cli.terminal import Unreadable, progress_bar, say, warn_untrained
 from offnominal.errors import OptionError
 
