@@ -128,7 +128,7 @@ def test_april_gan(data: Path, weights: Path, tmp_path: Path) -> None:
 def whole(data: Path, weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Files of a training that nothing disturbed."""
     folder = tmp_path_factory.mktemp("whole")
-    done = offnominal(*command(data, folder / "p.safetensors", weights, "--epochs", 20))
+    done = offnominal(*command(data, folder / "p.safetensors", weights, "--epochs", 12))
     assert done.returncode == 0, done.stderr
     return folder
 
@@ -138,7 +138,7 @@ def test_a_stop_loses_nothing(
     data: Path, weights: Path, whole: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
     """Killed in the middle and begun again: the same bytes as without the stop."""
-    stopped, more = tmp_path, ("--epochs", 20)
+    stopped, more = tmp_path, ("--epochs", 12)
     path = stopped / "p.safetensors"
     process = subprocess.Popen(
         [*MAIN, *map(str, command(data, path, weights, *more))],
@@ -157,7 +157,7 @@ def test_a_stop_loses_nothing(
     assert "stopped; the same command goes on" in told
     with safe_open(stopped / "p.state.safetensors", framework="pt") as file:
         header = json.loads(file.metadata()["offnominal_training"])
-    assert 3 <= header["epoch"] < 20
+    assert 3 <= header["epoch"] < 12
     assert not [p for p in stopped.iterdir() if p.name.startswith(".")]
 
     done = offnominal(*command(data, path, weights, *more))

@@ -36,6 +36,15 @@ __all__ = ["app", "main"]
 class _Program(TyperGroup):
     """All commands: errors that a user can mend are printed without a traceback, exit code 2."""
 
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command; where nobody reads its output any more, that is no error."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            # What Python would still flush at exit goes nowhere.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(0)
+
     def main(self, *args: Any, **extra: Any) -> Any:
         """Run a command line; standalone it ends the process, else errors are raised."""
         if not extra.get("standalone_mode", True):
@@ -45,10 +54,6 @@ class _Program(TyperGroup):
         except OffnominalError as error:
             print_error(str(error))
             sys.exit(USAGE)
-        except BrokenPipeError:  # whoever read our output has seen enough
-            # What Python would still flush at exit goes nowhere.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            sys.exit(0)
         except Exception:  # a defect of ours: never exit code 1, which means an anomaly
             traceback.print_exc()
             print_error("this is a defect of offnominal; please report it with the lines above")

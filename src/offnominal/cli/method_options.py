@@ -151,17 +151,20 @@ def _texts(cls: type) -> dict[str, str]:
 
 
 def described(docstring: str | None) -> dict[str, str]:
-    """Names and descriptions in a docstring's section ``Parameters`` or ``Attributes``."""
+    """Names in a docstring's section ``Parameters`` or ``Attributes``, and what it says of them."""
     lines = inspect.cleandoc(docstring or "").splitlines()
-    section, names, found = "", [""], dict[str, str]()
+    section, names = "", [""]
+    kinds, texts = dict[str, str](), dict[str, str]()
     for line, below in zip(lines, [*lines[1:], ""], strict=True):
         if line and set(below.strip()) == {"-"}:
             section = line
         elif section in ("Parameters", "Attributes") and line and not line.startswith(" "):
-            names = [name.strip() for name in line.partition(" : ")[0].split(",")]
+            left, _, kind = line.partition(" : ")
+            names = [name.strip() for name in left.split(",")]
+            kinds |= dict.fromkeys(names, kind)
         elif section in ("Parameters", "Attributes") and line:
-            found |= {name: f"{found.get(name, '')} {line.strip()}".strip() for name in names}
-    return {name: _plain(text) for name, text in found.items()}
+            texts |= {name: f"{texts.get(name, '')} {line.strip()}".strip() for name in names}
+    return {name: _plain(texts.get(name, kind)) for name, kind in kinds.items()}
 
 
 def _plain(text: str) -> str:
