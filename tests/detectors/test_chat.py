@@ -10,8 +10,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from datetime import UTC, datetime, timedelta
-from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
 
@@ -27,19 +25,15 @@ from tests.chat_server import (
     drips,
     drops,
     fails,
-    floods,
-    is_no_http,
     of_shade,
     says,
     sends,
-    stops_halfway,
 )
 
 from offnominal import Detector
 from offnominal.chat.endpoint import AnswerError, EndpointError
-from offnominal.chat.prediction import ChatPrediction
 from offnominal.cli.fit import describe_threshold
-from offnominal.detectors.chat import GRID, MOST, PATIENCE, ChatModel
+from offnominal.detectors.chat import GRID, MOST, PATIENCE, ChatModel, ChatPrediction
 from offnominal.errors import ImageError, NotFittedError, OffnominalError, OptionError
 
 Serve = Callable[..., ChatServer]
@@ -67,7 +61,7 @@ def picture(shade: int, height: int = 40, width: int = 60) -> np.ndarray:
 def model(server: ChatServer | str, shots: int = 0, **options: Any) -> ChatModel:
     """A fitted detector that loses no time."""
     endpoint = server if isinstance(server, str) else server.endpoint
-    quick = {"timeout": 10.0, "backoff": 0.01, "retries": 2}
+    quick = {"timeout": 10.0, "retries": 2}
     detector = ChatModel(endpoint, "test", **(quick | options), device="cpu")
     return detector.fit([picture(200 + index) for index in range(shots)])
 
@@ -144,7 +138,6 @@ def test_the_request(serve: Serve) -> None:
     assert {image.shape for image in request.images} == {(33, 50, 3)}
     kinds = [part["type"] for part in body["messages"][0]["content"]]
     assert kinds == ["text"] + ["text", "image_url"] * 4 + ["text"]
-    assert "Authorization" not in request.headers
 
 
 @pytest.mark.parametrize(
@@ -227,8 +220,8 @@ def test_without_references(serve: Serve) -> None:
         (says("Yes, there is a scratch."), "not one JSON object.*beginning 'Yes, there is"),
         (says("Sure! " + json.dumps(GOOD)), "not one JSON object"),
         (says(json.dumps(GOOD)[:30]), "not one JSON object"),
-        (answers(confidence=90), "confidence is no number from 0 to 1"),
-        (answers(boxes=[{"left": 10, "top": 10, "right": 30, "bottom": 30}]), "box 1's left"),
+        (answers(confidence=90), "confidence: .*less than or equal to 1"),
+        (answers(boxes=[{"left": 10, "top": 10, "right": 30, "bottom": 30}]), "boxes 0 left"),
         (says(""), "the answer is empty"),
         (says(None), "the answer is empty"),
         (says(json.dumps(GOOD)[:30], ended="length"), "cut off.*raise max_tokens"),
@@ -241,8 +234,6 @@ def test_malformed_answers_are_failures(serve: Serve, behaviour: Behaviour, prob
     assert isinstance(error, AnswerError)
     assert error.answered
     assert error.source == "array (40, 60, 3) uint8"
-    for part in (server.endpoint, "3 tries"):
-        assert part in str(error)
     assert error.reason.startswith(server.endpoint)
     assert re.search(problem, error.reason), error.reason
     assert len(server.requests) == 3, "the first try and two more"
@@ -257,7 +248,7 @@ def test_a_malformed_answer_is_told_to_the_model(serve: Serve) -> None:
     assert second[0] == first[0]
     assert second[1]["content"] == "It is fine."
     assert "not one JSON object" in second[2]["content"]
-    assert "confidence is no number" in third[2]["content"]
+    assert "confidence: " in third[2]["content"]
     assert len(third) == 3, "the last one only"
 
 
@@ -265,7 +256,6 @@ def test_no_retries(serve: Serve) -> None:
     server = serve(says("?"), answers())
     found, errors = ask(model(server, retries=0))
     assert (found, len(errors), len(server.requests)) == ([], 1, 1)
-    assert "tries" not in str(errors[0])
 
 
 @pytest.mark.parametrize(
@@ -288,18 +278,14 @@ def test_a_refusal_is_not_asked_again(serve: Serve, behaviour: Behaviour) -> Non
     ("behaviour", "problem"),
     [
         (fails(500, "out of memory"), r"status 500 \(out of memory\).*server's log"),
-        (fails(503), "status 503"),
         (fails(429, "slow down"), r"status 429 \(slow down\).*lower concurrency"),
         (sends(502, b"<html>bad gateway</html>"), r"status 502 \(<html>bad gateway"),
         (drops, "the connection broke off"),
-        (stops_halfway, "the connection broke off"),
-        (is_no_http, "the connection broke off"),
-        (floods, "sent over 4 MB.*base URL"),
         (sends(200, b"<html>Welcome to the router</html>"), r"no chat completion \(<html>We.*/v1"),
         (sends(200, b""), r"no chat completion \(empty\)"),
         (sends(200, b"\xff\xfe\x00"), "no chat completion"),
-        (sends(200, b"[" * 100_000), "no chat completion"),
-        (sends(200, b'data: {"choices": []}\n\n'), "no chat completion"),
+        (sends(200, b"{", Content_Type="application/json"), "no chat completion"),
+        (sends(200, b"[" * 100_000, Content_Type="application/json"), "no chat completion"),
         (sends(200, {"choices": []}), "no chat completion"),
         (sends(200, {"choices": [{"message": "hello"}]}), "no chat completion"),
         (sends(200, {"error": {"message": "model is loading"}}), "model is loading"),
@@ -309,17 +295,16 @@ def test_a_refusal_is_not_asked_again(serve: Serve, behaviour: Behaviour) -> Non
 def test_failures_of_the_endpoint_are_tried_again(
     serve: Serve, behaviour: Behaviour, problem: str
 ) -> None:
-    server = serve(behaviour, behaviour, answers())
-    detector = model(server)
-    [found] = detector.predict(picture(90))
-    assert found.score == 0.875, "the third try"
+    server = serve(behaviour, answers())
+    [found] = model(server, retries=1).predict(picture(90))
+    assert found.score == 0.875, "the second try"
     server = serve(behaviour)
-    _, [error] = ask(model(server))
+    _, [error] = ask(model(server, retries=1))
     assert isinstance(error, AnswerError)
     assert not error.answered
     assert re.search(problem, error.reason), error.reason
     assert server.endpoint in error.reason
-    assert len(server.requests) == 3
+    assert len(server.requests) == 2
     assert len(str(error)) < 600
 
 
@@ -334,38 +319,19 @@ def test_a_request_takes_no_longer_than_it_may(serve: Serve, behaviour: Behaviou
     assert len(server.requests) == 2
 
 
-def test_the_pauses_double(serve: Serve) -> None:
-    server = serve(fails(500))
-    ask(model(server, backoff=0.1))
-    first, second, third = (request.at for request in server.requests)
-    assert second - first >= 0.1
-    assert third - second >= 0.2
-
-
-@pytest.mark.parametrize("form", ["seconds", "date"])
-def test_retry_after_is_kept_to(serve: Serve, form: str) -> None:
-    # A date has whole seconds, so it is up to one second less than was added.
-    at = format_datetime(datetime.now(UTC) + timedelta(seconds=1.9), usegmt=True)
-    server = serve(fails(429, Retry_After="0.4" if form == "seconds" else at), answers())
+def test_retry_after_is_kept_to(serve: Serve) -> None:
+    server = serve(fails(429, Retry_After_Ms="400"), answers())
     start = time.monotonic()
-    [found] = model(server, backoff=0.0).predict(picture(90))
+    [found] = model(server).predict(picture(90))
     assert found.score == 0.875
     assert 0.4 <= time.monotonic() - start < 10
 
 
 def test_nobody_waits_an_hour(serve: Serve) -> None:
-    server = serve(fails(429, "come tomorrow", Retry_After="3600"))
+    server = serve(fails(429, "come tomorrow", Retry_After_Ms="", Retry_After="3600"))
     _, [error] = ask(model(server))
-    assert "asks for 3600 s: come back then" in str(error)
+    assert "come tomorrow" in str(error)
     assert len(server.requests) == 1
-
-
-@pytest.mark.parametrize("value", ["soon", "nan", "inf", "-5", "Sun, 99 Foo 99999 99:99:99 GMT"])
-def test_a_retry_after_that_says_nothing(serve: Serve, value: str) -> None:
-    server = serve(fails(503, Retry_After=value), answers())
-    start = time.monotonic()
-    model(server).predict(picture(90))
-    assert time.monotonic() - start < 10
 
 
 @pytest.mark.parametrize("status", [400, 413, 422])
@@ -403,10 +369,9 @@ def test_nobody_there() -> None:
         taken.bind(("127.0.0.1", 0))  # bound and not listening: connections are refused
         endpoint = f"http://127.0.0.1:{taken.getsockname()[1]}/v1"
         with pytest.raises(EndpointError, match=r"cannot be reached \(.*onnect") as error:
-            ask(model(endpoint), count=5)
+            ask(model(endpoint, retries=1), count=5)
     assert str(error.value).startswith(endpoint)
     assert "see whether the server is running" in str(error.value)
-    assert "3 tries" in str(error.value)
 
 
 def test_an_endpoint_that_went_down_ends_the_run(serve: Serve) -> None:
@@ -600,6 +565,22 @@ def test_the_key_is_read_on_use(serve: Serve, monkeypatch: pytest.MonkeyPatch) -
     assert server.requests[0].headers["Authorization"] == "Bearer abc"
 
 
+def test_nothing_of_another_service_is_sent(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the client library would take from the environment for OpenAI's own service."""
+    for name in ("OPENAI_API_KEY", "OPENAI_ADMIN_KEY", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID"):
+        monkeypatch.setenv(name, "hunter2")
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
+    monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", "Authorization: hunter2\nX-Other: hunter2")
+    server = serve(answers())
+    model(server).predict(picture(90))
+    headers = server.requests[0].headers
+    assert "Authorization" not in headers
+    assert "hunter2" not in str(headers)
+    monkeypatch.setenv("PART_KEY", "abc")
+    model(server, key_variable="PART_KEY").predict(picture(90))
+    assert server.requests[1].headers["Authorization"] == "Bearer abc"
+
+
 def test_a_proxy_is_not_asked_for_this_machine(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -682,7 +663,6 @@ def test_calibrated_by_its_answers(serve: Serve, tmp_path: Path) -> None:
         ({"max_side": 8}, "max_side 8"),
         ({"retries": -1}, "retries -1"),
         ({"timeout": 0}, "timeout 0"),
-        ({"backoff": float("nan")}, "backoff nan"),
         ({"concurrency": 0}, "concurrency 0"),
         ({"max_tokens": 0}, "max_tokens 0"),
         ({"response_format": "yaml"}, "response_format 'yaml'"),
@@ -708,11 +688,14 @@ def test_there_are_no_features(serve: Serve) -> None:
             call(torch.zeros(1, 3, 8, 8))
 
 
-def test_the_http_library_is_an_extra(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_client_library_is_an_extra(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     detector = model(serve(answers()), shots=1)
-    monkeypatch.setitem(sys.modules, "httpx2", None)
-    with pytest.raises(OptionError, match=r"httpx2.*pip install 'offnominal\[chat\]'"):
+    for name in ("offnominal.chat.client", "offnominal.chat.answer"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    for name in ("openai", "pydantic"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(OptionError, match=r"openai and pydantic.*pip install 'offnominal\[chat\]'"):
         detector.predict(picture(90))
-    code = "import sys, offnominal.detectors.chat; print('httpx2' in sys.modules)"
+    code = "import sys, offnominal.detectors.chat; print({'openai', 'pydantic'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["False"]
+    assert done.stdout.split() == ["set()"]

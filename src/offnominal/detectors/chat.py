@@ -7,7 +7,7 @@ asking a general model with a few good images beside the question is in many pap
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, NoReturn, Unpack, get_args
@@ -18,22 +18,8 @@ from torch import Tensor
 
 from offnominal.backbones.base import Backbone
 from offnominal.calibration import Threshold, p_value
-from offnominal.chat.answer import Answer, fill, parse_answer
-from offnominal.chat.endpoint import (
-    AnswerError,
-    EndpointError,
-    check_endpoint,
-    read_key,
-    require_client,
-)
-from offnominal.chat.prediction import ChatPrediction
-from offnominal.chat.prompt import (
-    ResponseFormat,
-    encode_image,
-    parse_extra,
-    question,
-    response_format,
-)
+from offnominal.chat.endpoint import AnswerError, EndpointError, check_endpoint, read_key
+from offnominal.chat.prompt import ResponseFormat, encode_image, parse_extra, question
 from offnominal.detectors.base import Detector, OnError, Progress, Scored, Size
 from offnominal.detectors.common import CommonOptions, check_choice
 from offnominal.detectors.prediction import Prediction
@@ -41,6 +27,7 @@ from offnominal.errors import BackboneError, OptionError
 from offnominal.images import ImageSource, describe, read_image
 
 if TYPE_CHECKING:
+    from offnominal.chat.answer import Answer
     from offnominal.chat.client import Client
 
 __all__ = ["ChatModel", "ChatPrediction"]
@@ -59,6 +46,56 @@ class _Question(NamedTuple):
     source: str
     image: np.ndarray
     request: dict[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class ChatPrediction(Prediction):
+    """A prediction, and the answer that it was made of.
+
+    The map is the score inside the answer's boxes and 0 elsewhere; without boxes nothing is said
+    of where.
+
+    Attributes
+    ----------
+    answer : Answer or None
+    """
+
+    answer: "Answer | None" = None
+
+    @property
+    def note(self) -> str:
+        """What the model said, in words."""
+        return self.answer.description if self.answer else ""
+
+    @property
+    def is_anomalous(self) -> bool | None:
+        """Whether to reject: by the threshold, and in its absence as the model has judged."""
+        if self.threshold is None and self.answer is not None:
+            return self.answer.anomalous
+        return super().is_anomalous
+
+    @property
+    def region_threshold(self) -> float | None:
+        """Where regions begin; without a threshold a rejected image shows all of its boxes."""
+        if self.pixel_threshold is None:
+            return 0.0 if self.is_anomalous else None
+        return super().region_threshold
+
+    @property
+    def colour_range(self) -> tuple[float, float]:
+        """Map values that are drawn as none and as full heat: a score is in [0, 1]."""
+        return 0.0, 1.0
+
+    def as_row(self) -> dict[str, Any]:
+        """Plain values for a table or JSON, with the model's words and what it answered."""
+        row = super().as_row() | {"note": self.note}
+        if self.answer is not None:
+            row["answer"] = {
+                "anomalous": self.answer.anomalous,
+                "confidence": self.answer.confidence,
+                "boxes": [list(box.model_dump().values()) for box in self.answer.boxes],
+            }
+        return row
 
 
 class ChatModel(Detector):
@@ -99,9 +136,6 @@ class ChatModel(Detector):
         Seconds for one request.
     retries : int
         Further tries for an image after a failed one, 0 or more.
-    backoff : float
-        Seconds before the first further try where the endpoint is at fault, doubled each time up to
-        60. A ``Retry-After`` counts instead.
     concurrency : int
         Questions in flight, 1 or more.
     extra : mapping, JSON text or None
@@ -149,7 +183,6 @@ class ChatModel(Detector):
         seed: int = 0,
         timeout: float = 120.0,
         retries: int = 3,
-        backoff: float = 1.0,
         concurrency: int = 1,
         extra: Mapping[str, Any] | str | None = None,
         aggregate: str = "max",
@@ -163,7 +196,6 @@ class ChatModel(Detector):
             ("max_side", max_side, 32),
             ("max_tokens", max_tokens, 1),
             ("retries", retries, 0),
-            ("backoff", backoff, 0),
             ("concurrency", concurrency, 1),
         ):
             if not value >= least:
@@ -184,7 +216,6 @@ class ChatModel(Detector):
         self.seed = seed
         self.timeout = timeout
         self.retries = retries
-        self.backoff = backoff
         self.concurrency = concurrency
         self.extra = parse_extra(extra)
         self.aggregate = aggregate
@@ -240,21 +271,20 @@ class ChatModel(Detector):
             As the class says.
         """
         self._check_fitted()
-        require_client()
-        from offnominal.chat.client import Client
-        from offnominal.chat.order import in_order
-
-        client = Client(
-            check_endpoint(self.endpoint),
-            read_key(self.key_variable),
-            self.timeout,
-            self.retries,
-            self.backoff,
-        )
-        prepare = partial(self._prepare, self.reference_files())
+        endpoint, key = check_endpoint(self.endpoint), read_key(self.key_variable)
+        try:
+            from offnominal.chat.answer import schema
+            from offnominal.chat.client import Client, ask_in_order
+        except ImportError as error:
+            raise OptionError(
+                f"method chat needs openai and pydantic ({error}): install them with "
+                "`pip install 'offnominal[chat]'`"
+            ) from error
+        client = Client(endpoint, key, self.timeout, self.retries)
+        prepare = partial(self._prepare, self.reference_files(), schema())
         ask = partial(self._ask, client)
         done = unanswered = 0
-        for _, prediction, error in in_order(images, prepare, ask, self.concurrency, client):
+        for _, prediction, error in ask_in_order(client, images, prepare, ask, self.concurrency):
             if prediction is not None:
                 done, unanswered = done + 1, 0
                 if progress:
@@ -272,9 +302,29 @@ class ChatModel(Detector):
                         f"{error.reason}"
                     )
 
-    def _prepare(self, references: Sequence[bytes], source: ImageSource) -> _Question:
+    def _prepare(
+        self, references: Sequence[bytes], schema: dict[str, Any], source: ImageSource
+    ) -> _Question:
         image = read_image(source, self.sixteen_bit)
-        request = self._request(references, encode_image(image, self.max_side))
+        jpeg = encode_image(image, self.max_side)
+        forms = {
+            "json_schema": {
+                "type": "json_schema",
+                "json_schema": {"name": "inspection", "strict": True, "schema": schema},
+            },
+            "json_object": {"type": "json_object"},
+            "none": None,
+        }
+        request = {
+            "model": self.model,
+            "messages": [question(references, jpeg, self.class_name, schema)],
+            "temperature": 0,
+            "seed": self.seed,
+            "max_tokens": self.max_tokens,
+            "response_format": forms[self.response_format],
+            **(self.extra or {}),
+        }
+        request = {name: value for name, value in request.items() if value is not None}
         return _Question(describe(source), image, request)
 
     async def _ask(self, client: "Client", asked: _Question) -> Prediction:
@@ -283,24 +333,15 @@ class ChatModel(Detector):
         from offnominal.chat.client import NoAnswerError
 
         try:
-            answer = await client.ask(asked.request, parse_answer)
+            answer = await client.ask(asked.request)
         except NoAnswerError as error:
-            raise AnswerError(asked.source, str(error), error.answered) from None
+            reason = f"{self.endpoint}: {error}"
+            raise AnswerError(asked.source, reason, error.said is not None) from None
         return await to_thread.run_sync(self._answered, asked.source, asked.image, answer)
 
-    def _request(self, references: Sequence[bytes], image: bytes) -> dict[str, Any]:
-        request = {
-            "model": self.model,
-            "messages": [question(references, image, self.class_name)],
-            "temperature": 0,
-            "seed": self.seed,
-            "max_tokens": self.max_tokens,
-            "response_format": response_format(self.response_format),
-            **(self.extra or {}),
-        }
-        return {name: value for name, value in request.items() if value is not None}
+    def _answered(self, source: str, image: np.ndarray, answer: "Answer") -> ChatPrediction:
+        from offnominal.chat.answer import fill
 
-    def _answered(self, source: str, image: np.ndarray, answer: Answer) -> ChatPrediction:
         bare = ChatPrediction(
             source=source,
             score=answer.score,
