@@ -21,8 +21,7 @@ from offnominal import AnomalyDINO
 from offnominal.backbones import load_backbone
 from offnominal.backbones.clip import ClipBackbone, require_clip
 from offnominal.backbones.clip_blocks import Positions, resize_positions, window_indices
-from offnominal.backbones.clip_files import hub_files
-from offnominal.backbones.clip_models import describe
+from offnominal.backbones.clip_files import describe, hub_files
 from offnominal.backbones.clip_text import tokenize
 from offnominal.errors import BackboneError, OptionError, WeightsError
 

@@ -168,7 +168,7 @@ class Client:
 
     def _refused(self, error: openai.APIStatusError) -> NoReturn:
         status = error.status_code
-        said = error.body.get("message") if isinstance(error.body, dict) else None
+        said = error.body.get("message") if isinstance(error.body, dict) else error.body
         reason = f"refuses with status {status} ({self._clean(str(said or error.message))})"
         advice = _ADVICE.get(status) or (_LOG if status >= 500 else _FORM)
         if 300 <= status < 400:
@@ -204,7 +204,9 @@ class Client:
             raise NoAnswerError(reason, advice, said, again=True) from None
 
     def _no_completion(self, found: object) -> NoAnswerError:
-        text = found.model_dump_json() if isinstance(found, openai.BaseModel) else str(found)
+        text = str(found)
+        if isinstance(found, openai.BaseModel):
+            text = found.model_dump_json(exclude_none=True, warnings=False)
         reason = f"sent no chat completion ({self._clean(text) or 'empty'})"
         return NoAnswerError(reason, f"{_PLACE}; it usually ends in /v1", again=True)
 
