@@ -3,7 +3,6 @@
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
 from typing import TypeVar
 
 from offnominal.errors import ImageError, OptionError
@@ -57,7 +56,7 @@ def _prefetch(
     items: Iterable[T], work: Callable[[T], R], workers: int, ahead: int
 ) -> Generator[tuple[T, R | None, ImageError | None], None, None]:
     with ThreadPoolExecutor(workers, thread_name_prefix="offnominal-prefetch") as pool:
-        yield from in_order(items, partial(pool.submit, work), ahead)
+        yield from in_order(items, lambda item: pool.submit(work, item), ahead)
 
 
 def in_order(

@@ -30,11 +30,10 @@ from tests.chat_server import (
     sends,
 )
 
-from offnominal import Detector
+import offnominal
 from offnominal.chat.endpoint import AnswerError, EndpointError
-from offnominal.cli.fit import describe_threshold
 from offnominal.detectors.chat import GRID, MOST, PATIENCE, ChatModel, ChatPrediction
-from offnominal.errors import ImageError, NotFittedError, OffnominalError, OptionError
+from offnominal.errors import ImageError, NotFittedError, OptionError
 
 Serve = Callable[..., ChatServer]
 
@@ -62,7 +61,7 @@ def model(server: ChatServer | str, shots: int = 0, **options: Any) -> ChatModel
     """A fitted detector that loses no time."""
     endpoint = server if isinstance(server, str) else server.endpoint
     quick = {"timeout": 10.0, "retries": 2}
-    detector = ChatModel(endpoint, "test", **(quick | options), device="cpu")
+    detector = ChatModel(endpoint, "test", **(quick | options))
     return detector.fit([picture(200 + index) for index in range(shots)])
 
 
@@ -175,13 +174,13 @@ def test_references_are_the_first_readable_ones(serve: Serve, tmp_path: Path) ->
     server = serve(answers())
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"nothing")
-    detector = ChatModel(server.endpoint, "test", references=2)
+    detector = ChatModel(server.endpoint, "test", examples=2)
     errors: list[ImageError] = []
     images = [broken, picture(50), picture(50), picture(60), picture(70)]
     detector.fit(images, errors.append)
     detector.predict(picture(90))
     assert [round(float(image.mean())) for image in server.requests[0].images] == [50, 60, 90]
-    assert (len(errors), detector.copies_, len(detector.references_)) == (1, 1, 2)
+    assert (len(errors), detector.copies, len(detector.references)) == (1, 1, 2)
     assert server.problems == []
     assert len(server.requests) == 1, "fit asks nothing"
 
@@ -189,26 +188,26 @@ def test_references_are_the_first_readable_ones(serve: Serve, tmp_path: Path) ->
 def test_all_references_or_a_stated_number(serve: Serve) -> None:
     server = serve(answers())
     many = [picture(shade) for shade in range(100, 101 + MOST)]
-    with pytest.raises(OptionError, match=rf"over {MOST} good images.*--shots.*references"):
+    with pytest.raises(OptionError, match=rf"over {MOST} good images.*--shots.*examples"):
         ChatModel(server.endpoint, "test").fit(many)
     for detector, shown in (
         (ChatModel(server.endpoint, "test").fit(many[:MOST]), MOST),
-        (ChatModel(server.endpoint, "test", references=MOST + 1).fit(many), MOST + 1),
-        (ChatModel(server.endpoint, "test", references=5).fit(many[:2]), 2),
+        (ChatModel(server.endpoint, "test", examples=MOST + 1).fit(many), MOST + 1),
+        (ChatModel(server.endpoint, "test", examples=5).fit(many[:2]), 2),
     ):
         detector.predict(picture(90))
         assert len(server.requests[-1].images) == shown + 1
-        assert len(detector.references_) == shown
+        assert len(detector.references) == shown
 
 
 def test_without_references(serve: Serve) -> None:
     server = serve(answers())
-    ChatModel(server.endpoint, "test", references=0).fit().predict(picture(90))
-    ChatModel(server.endpoint, "test", references=0).fit([picture(1)]).predict(picture(90))
+    ChatModel(server.endpoint, "test", examples=0).fit().predict(picture(90))
+    ChatModel(server.endpoint, "test", examples=0).fit([picture(1)]).predict(picture(90))
     ChatModel(server.endpoint, "test").fit([]).predict(picture(90))
     assert [len(request.images) for request in server.requests] == [1, 1, 1]
     with pytest.raises(NotFittedError):
-        ChatModel(server.endpoint, "test", references=0).predict(picture(90))
+        ChatModel(server.endpoint, "test", examples=0).predict(picture(90))
 
 
 # -- answers that cannot be used --------------------------------------------------------------
@@ -495,7 +494,7 @@ def test_ctrl_c(serve: Serve) -> None:
     code = (
         "import sys; import numpy as np\n"
         "from offnominal.detectors.chat import ChatModel\n"
-        "detector = ChatModel(sys.argv[1], 'test', references=0, concurrency=2).fit()\n"
+        "detector = ChatModel(sys.argv[1], 'test', examples=0, concurrency=2).fit()\n"
         "detector.predict([np.full((40, 40, 3), i, np.uint8) for i in range(9)])\n"
     )
     child = subprocess.Popen(
@@ -599,10 +598,10 @@ def test_saved_and_loaded(serve: Serve, tmp_path: Path) -> None:
     extra = {"top_p": 0.5}
     fitted = model(server, shots=2, class_name="tile", max_side=64, extra=extra)
     fitted.save(tmp_path / "part.offn")
-    loaded = Detector.load(tmp_path / "part.offn", device="cpu")
+    loaded = offnominal.load(tmp_path / "part.offn", device="cpu")
     assert isinstance(loaded, ChatModel)
     assert loaded.options() == fitted.options()
-    assert loaded.references_ == fitted.references_
+    assert loaded.references == fitted.references
     [a], [b] = fitted.predict(picture(90)), loaded.predict(picture(90))
     assert server.requests[0].body == server.requests[1].body, "the references to the byte"
     assert a.as_row() == b.as_row()
@@ -614,7 +613,7 @@ def test_saved_and_loaded(serve: Serve, tmp_path: Path) -> None:
 def test_saved_without_references(serve: Serve, tmp_path: Path) -> None:
     server = serve(answers())
     model(server).save(tmp_path / "none.offn")
-    Detector.load(tmp_path / "none.offn").predict(picture(90))
+    offnominal.load(tmp_path / "none.offn").predict(picture(90))
     assert len(server.requests[0].images) == 1
 
 
@@ -642,13 +641,20 @@ def test_calibrated_by_its_answers(serve: Serve, tmp_path: Path) -> None:
     again = looser.rescore(mild)
     assert (again.score, again.is_anomalous) == (0.75, True)
     np.testing.assert_array_equal(again.anomaly_map, mild.anomaly_map)
-    assert describe_threshold(detector.rescored(false_reject=0.05)) == (
+    detector.save(tmp_path / "part.offn")
+    loaded = offnominal.load(tmp_path / "part.offn")
+    assert str(loaded.threshold) == str(detector.threshold)
+
+
+def test_what_is_said_where_it_has_no_threshold(serve: Serve) -> None:
+    from offnominal.cli.info import describe_threshold
+
+    detector = model(serve(answers(FINE)), false_reject=0.05)
+    detector.calibrate([picture(10 * i) for i in range(1, 10)])
+    assert describe_threshold(detector) == (
         "none: 9 good images to set it by; run `offnominal calibrate` with good images that it has "
         "not learned from (19 give one; until then the model's own answers decide)"
     )
-    detector.save(tmp_path / "part.offn")
-    loaded = Detector.load(tmp_path / "part.offn")
-    assert str(loaded.threshold) == str(detector.threshold)
 
 
 # -- options ----------------------------------------------------------------------------------
@@ -659,19 +665,16 @@ def test_calibrated_by_its_answers(serve: Serve, tmp_path: Path) -> None:
     [
         ({"endpoint": "somewhere"}, "endpoint 'somewhere'"),
         ({"model": ""}, "model: give the name"),
-        ({"references": -1}, "references -1"),
-        ({"max_side": 8}, "max_side 8"),
+        ({"examples": -1}, "examples -1"),
+        ({"max_side": 8}, "max-side 8"),
         ({"retries": -1}, "retries -1"),
         ({"timeout": 0}, "timeout 0"),
         ({"concurrency": 0}, "concurrency 0"),
-        ({"max_tokens": 0}, "max_tokens 0"),
+        ({"max_tokens": 0}, "max-tokens 0"),
         ({"response_format": "yaml"}, "response_format 'yaml'"),
         ({"extra": "{"}, "extra: is no JSON"),
         ({"extra": "[1]"}, "extra: give a JSON object"),
         ({"extra": {"model": "other"}}, "extra: model cannot be set here"),
-        ({"backbone": "dinov2_vits14"}, "--backbone dinov2_vits14: a chat model has no backbone"),
-        ({"resolution": 448}, "--resolution: a chat model has no network"),
-        ({"tile": 448}, "--tile: a chat model has no network"),
     ],
 )
 def test_options_are_checked_at_once(options: dict[str, Any], message: str) -> None:
@@ -679,13 +682,11 @@ def test_options_are_checked_at_once(options: dict[str, Any], message: str) -> N
         ChatModel(**({"model": "test"} | options))
 
 
-def test_there_are_no_features(serve: Serve) -> None:
-    import torch
-
-    detector = model(serve(answers()))
-    for call in (detector, detector.load_network()):
-        with pytest.raises(OffnominalError, match="call predict or stream"):
-            call(torch.zeros(1, 3, 8, 8))
+def test_options_of_a_network_are_none_of_its_own() -> None:
+    taken = set(ChatModel.option_defaults())
+    assert not taken & {"backbone", "weights", "layers", "resolution", "tile", "device"}
+    with pytest.raises(TypeError):
+        ChatModel(model="test", backbone="dinov2_vits14")
 
 
 def test_the_client_library_is_an_extra(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,7 +33,7 @@ _KEY = "name the environment variable that holds a valid key with key_variable"
 _PLACE = "see whether endpoint is the base URL of an OpenAI-compatible API that serves this model"
 _FORM = (
     "if it cannot hold an answer to a schema, set response_format to json_object or none; if the "
-    "request is too large, lower max_side or references"
+    "request is too large, lower max_side or examples"
 )
 # What every other question would get too, and what to do about it.
 _EVERYWHERE = {401: _KEY, 403: _KEY, 404: _PLACE, 405: _PLACE}
@@ -159,7 +159,7 @@ class Client:
         except TimeoutError:
             raise NoAnswerError(
                 f"no answer within {self.timeout:g} s",
-                "give it longer (timeout), or ask for less: a smaller max_side, fewer references, "
+                "give it longer (timeout), or ask for less: a smaller max_side, fewer examples, "
                 "a lower concurrency",
                 again=True,
             ) from None
