@@ -1,26 +1,31 @@
-"""From patch scores to an image score and an anomaly map, and the scores that thresholds come from.
+"""From patch scores to an image score and an anomaly map.
 
 In numpy, without torch, so that a light runtime can score as the detector did.
 """
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import Any, Literal, NamedTuple
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from offnominal.calibration import Threshold, choose_threshold
 from offnominal.errors import OptionError
 
-__all__ = ["CalibrationScores", "Scores", "aggregate", "anomaly_map", "check_aggregate"]
+__all__ = [
+    "Scores",
+    "Size",
+    "Window",
+    "aggregate",
+    "anomaly_map",
+    "check_aggregate",
+    "image_score",
+    "size_of",
+]
 
 Size = tuple[int, int]
 Window = tuple[int, int, int, int]
-Calibration = Literal["none", "leave-one-out", "held-out"]
 
 _PERCENT = re.compile(r"(top|quantile|map-top)(\d+(?:\.\d+)?)")
 _BLOCK = 256  # output rows made at once, so that a long side's work grows linearly
@@ -51,6 +56,11 @@ class Scores(NamedTuple):
     stride: int = 1
 
 
+def size_of(image: NDArray[np.uint8]) -> Size:
+    """Height and width of an image (H, W, 3)."""
+    return image.shape[0], image.shape[1]
+
+
 def check_aggregate(how: str, own: str | None = None) -> None:
     """Raise an :class:`OptionError` if ``how`` is no way to aggregate.
 
@@ -62,9 +72,9 @@ def check_aggregate(how: str, own: str | None = None) -> None:
     if match is None or not 0 < float(match[2]) <= 100:
         mine = f"{own} (the method's own), " if own else ""
         raise OptionError(
-            f"--aggregate {how}: choose {mine}top1 (mean of the top 1 %, or top5 ...), max, map-max "
-            "(maximum of the smoothed map), map-top1 (mean of the map's top 1 %), mean, or "
-            "quantile99"
+            f"--aggregate {how}: choose {mine}top1 (mean of the top 1 %, or top5 ...), max, "
+            "map-max (maximum of the smoothed map), map-top1 (mean of the map's top 1 %), mean, "
+            "or quantile99"
         )
 
 
@@ -192,123 +202,3 @@ def _interpolation(
     np.add.at(weights, (rows, first - start), 1 - share)
     np.add.at(weights, (rows, second - start), share)
     return weights, start, stop
-
-
-@dataclass(frozen=True, eq=False)
-class CalibrationScores:
-    """Scores of good images, which thresholds follow from.
-
-    Attributes
-    ----------
-    kind : {"none", "leave-one-out", "held-out"}
-        Whose they are: nobody's, the references' (each scored without itself), or those of other
-        good images.
-    scores : tuple of Scores
-    sizes : tuple of (H, W)
-        Of the images.
-    images, peaks : float64 array of shape (n,)
-        Image scores, and the largest values of the maps.
-    numbers : tuple of int
-        Which references they are of; empty for other images.
-    """
-
-    kind: Calibration = "none"
-    scores: tuple[Scores, ...] = ()
-    sizes: tuple[Size, ...] = ()
-    images: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
-    peaks: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
-    numbers: tuple[int, ...] = ()
-    _chosen: dict[Any, Threshold | None] = field(default_factory=dict, repr=False)
-
-    def __len__(self) -> int:
-        return len(self.scores)
-
-    def threshold(
-        self, what: Literal["images", "peaks"], false_reject: float, exact: bool
-    ) -> Threshold | None:
-        """The threshold for a rate; chosen once.
-
-        ``exact`` says whether the references were scored just as if they had never been learned.
-        """
-        key = (what, false_reject, exact)
-        if key not in self._chosen:
-            found = choose_threshold(getattr(self, what), false_reject)
-            promised = exact or self.kind == "held-out"
-            if found is not None and found.kind == "conformal" and not promised:
-                found = replace(found, kind="approximate")
-            self._chosen[key] = found
-        return self._chosen[key]
-
-    def of(self, numbers: Sequence[int]) -> "CalibrationScores":
-        """Those of some references."""
-        wanted = set(numbers)
-        at = [place for place, number in enumerate(self.numbers) if number in wanted]
-        if len(at) == len(self):
-            return self
-        return CalibrationScores(
-            self.kind if at else "none",
-            tuple(self.scores[i] for i in at),
-            tuple(self.sizes[i] for i in at),
-            self.images[at],
-            self.peaks[at],
-            tuple(self.numbers[i] for i in at),
-        )
-
-    def numbered(self, numbers: Sequence[int]) -> "CalibrationScores":
-        """The same under other numbers of the references."""
-        return replace(self, numbers=tuple(numbers), _chosen={})
-
-    # -- as a model file has them -------------------------------------------------------------
-
-    def arrays(self) -> dict[str, NDArray[Any]]:
-        """The numbers, for :meth:`from_file`."""
-        patches = [one.patches.ravel() for one in self.scores]
-        joined = np.concatenate(patches) if patches else np.empty(0, np.float32)
-        return {"patches": joined, "images": self.images, "peaks": self.peaks}
-
-    def facts(self) -> dict[str, Any]:
-        """The rest as plain values."""
-        each = [
-            {
-                "grid": list(one.patches.shape),
-                "size": list(size),
-                "image": one.image,
-                "weight": one.weight,
-                "window": one.window and list(one.window),
-                "stride": one.stride,
-            }
-            for one, size in zip(self.scores, self.sizes, strict=True)
-        ]
-        return {"kind": self.kind, "numbers": list(self.numbers), "each": each}
-
-    @classmethod
-    def from_file(
-        cls, arrays: Mapping[str, NDArray[Any]], facts: Mapping[str, Any]
-    ) -> "CalibrationScores":
-        """What :meth:`arrays` and :meth:`facts` gave.
-
-        Raises
-        ------
-        ValueError
-            If they do not belong together.
-        """
-        each = facts["each"]
-        stops = np.cumsum([fact["grid"][0] * fact["grid"][1] for fact in each], dtype=int)
-        if len(arrays["patches"]) != (stops[-1] if len(stops) else 0):
-            raise ValueError("its calibration scores are incomplete")
-        if not len(each) == len(arrays["images"]) == len(arrays["peaks"]):
-            raise ValueError("its calibration scores are incomplete")
-        parts = np.split(arrays["patches"], stops[:-1]) if each else []
-        scores = tuple(
-            Scores(
-                part.reshape(fact["grid"]),
-                fact["image"],
-                fact["weight"],
-                fact["window"] and tuple(fact["window"]),
-                fact["stride"],
-            )
-            for part, fact in zip(parts, each, strict=True)
-        )
-        sizes = tuple((int(fact["size"][0]), int(fact["size"][1])) for fact in each)
-        numbers = tuple(facts["numbers"])
-        return cls(facts["kind"], scores, sizes, arrays["images"], arrays["peaks"], numbers)

@@ -5,10 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from offnominal.detectors.language.april_gan import AprilGAN, minmax_scores
 from tests.seeded import CLIP_TINY, save_clip
 
-from offnominal.detectors.april_gan import AprilGAN, minmax_scores
-from offnominal.detectors.base import Detector
 from offnominal.errors import ModelFileError, OptionError
 from offnominal.language.learnedfile import LearnedFile, read_prompts, write_learned
 from offnominal.language.projections import Projections
@@ -40,7 +39,7 @@ def test_saved_and_opened_it_predicts_the_same(tower: Path, tmp_path: Path) -> N
         (tmp_path / "layers.safetensors").unlink()  # the saved detector holds them
         before, [after] = (
             detector.predict(images[3])[0],
-            Detector.load(tmp_path / "part.offn").predict(images[3]),
+            load(tmp_path / "part.offn").predict(images[3]),
         )
         assert after.score == before.score
         np.testing.assert_array_equal(after.anomaly_map, before.anomaly_map)

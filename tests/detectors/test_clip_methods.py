@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from offnominal.detectors.language.clip import CLIPAC, CLIPDetector
+from offnominal.detectors.language.winclip import WinCLIP, harmonic_over_windows
 from safetensors import safe_open
 from safetensors.torch import save_file
+from tests.looks import pixels_of
 from tests.seeded import CLIP_TINY, save_clip
 
-from offnominal.detectors.base import Detector
-from offnominal.detectors.clip import CLIPAC, CLIPDetector
 from offnominal.detectors.language import LanguageDetector
-from offnominal.detectors.winclip import WinCLIP, harmonic_over_windows
 from offnominal.errors import BackboneError, NotFittedError, OptionError
 from offnominal.images import read_image
 
@@ -40,8 +40,8 @@ def fitted(request: pytest.FixtureRequest, weights: str) -> LanguageDetector:
 
 
 def test_fit_without_images(fitted: LanguageDetector, good: list[Path], weights: str) -> None:
-    assert fitted.is_fitted
-    assert fitted.references_ == []
+    assert fitted.fitted
+    assert fitted.references == []
     assert fitted.threshold is None
     [one] = fitted.predict(good[0])
     assert 0 < one.score < 1
@@ -59,7 +59,7 @@ def test_calibrate_gives_a_threshold(fitted: LanguageDetector, good: list[Path])
     assert detector.threshold is not None
     assert detector.threshold.kind == "conformal"
     scores = [prediction.score for prediction in detector.predict(good)]
-    assert sorted(scores) == sorted(detector.good_scores_.tolist())
+    assert sorted(scores) == sorted(detector.calibration.images.tolist())
 
 
 def test_saved_without_the_text_tower(
@@ -73,7 +73,7 @@ def test_saved_without_the_text_tower(
         metadata = file.metadata()
         towers = {k: file.get_tensor(k) for k in file.keys() if k.startswith("visual.")}  # noqa: SIM118
     save_file(towers, image_only, metadata=metadata)
-    again = Detector.load(path, weights=str(image_only))
+    again = load(path, weights=str(image_only))
     assert type(again) is type(fitted)
     assert isinstance(again, LanguageDetector)
     assert again.class_name == "fabric"
@@ -83,7 +83,7 @@ def test_saved_without_the_text_tower(
 
 
 def test_forward_is_what_predict_says(fitted: LanguageDetector, good: list[Path]) -> None:
-    views = [fitted.views(read_image(path)).pixels[0] for path in good[:2]]
+    views = [pixels_of(fitted, read_image(path)) for path in good[:2]]
     with torch.inference_mode():
         scores, patch_scores = fitted(torch.stack(views))
     predictions = fitted.predict(good[:2])
@@ -106,7 +106,7 @@ def test_clip_written_out(weights: str, good: list[Path]) -> None:
     text = detector.clip.load_text()
     sentences = ["a photo of a normal fabric", "a photo of an anomalous fabric"]
     states = F.normalize(text.encode(sentences), dim=1)
-    pixels = detector.views(read_image(good[0])).pixels[0][None]
+    pixels = pixels_of(detector, read_image(good[0]))[None]
     with torch.inference_mode():
         last = detector.clip.tokens(pixels).last[0]
         tokens = F.normalize(detector.clip.visual.ln_post(last) @ detector.clip.visual.proj, dim=1)
@@ -140,24 +140,24 @@ def test_harmonic_mean_by_hand() -> None:
 
 def test_references_are_scored_without_themselves(weights: str, good: list[Path]) -> None:
     detector = WinCLIP(weights=weights).fit(good[:4])
-    assert detector.calibration_ == "leave-one-out"
+    assert detector.calibration.kind == "leave-one-out"
     for number in range(4):
         others = [path for index, path in enumerate(good[:4]) if index != number]
         without = WinCLIP(weights=weights)
         without.use_network(detector.load_network())
         [alone] = without.fit(others).predict(good[number])
-        assert detector.good_scores_[number].item() == pytest.approx(alone.score, abs=1e-6)
-        peak = detector.good_peaks_[number].item()
+        assert detector.calibration.images[number].item() == pytest.approx(alone.score, abs=1e-6)
+        peak = detector.calibration.peaks[number].item()
         assert peak == pytest.approx(float(alone.anomaly_map.max()), abs=1e-6)
     [seen] = detector.predict(good[0])
-    assert seen.score < detector.good_scores_[0], "against all of them it meets its twin"
+    assert seen.score < detector.calibration.images[0], "against all of them it meets its twin"
 
 
 def test_references_are_saved(weights: str, good: list[Path], tmp_path: Path) -> None:
     detector = WinCLIP(weights=weights, windows=(2,), false_reject=0.2).fit(good[:5])
     assert detector.threshold is not None
     detector.save(tmp_path / "m.offn")
-    again = Detector.load(tmp_path / "m.offn")
+    again = load(tmp_path / "m.offn")
     assert again.threshold == detector.threshold
     for first, second in zip(detector.predict(good[5:]), again.predict(good[5:]), strict=True):
         assert (first.score, first.is_anomalous) == (second.score, second.is_anomalous)
@@ -179,7 +179,7 @@ def test_tiles(weights: str, good: list[Path]) -> None:
     detector = WinCLIP(weights=weights, tile=64).fit(good[:2])
     [one] = detector.predict(good[2])
     assert one.anomaly_map.shape == read_image(good[2]).shape[:2]
-    assert len(detector.good_scores_) == 2
+    assert len(detector.calibration.images) == 2
 
 
 def test_refusals(weights: str, good: list[Path], mobilenet: Path) -> None:

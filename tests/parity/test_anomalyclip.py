@@ -10,11 +10,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from numpy.lib.npyio import NpzFile
+from offnominal.detectors.language.anomalyclip import AnomalyCLIP
 from PIL import Image
+from tests.looks import pixels_of
 from tests.seeded import CLIP_DEEP, save_clip
 
 from offnominal.datasets.sample import Sample
-from offnominal.detectors.anomalyclip import AnomalyCLIP
 from offnominal.images import read_image
 from offnominal.language.learned import AnomalyCLIPPrompts, LearnedPrompts
 from offnominal.language.learnedfile import read_prompts
@@ -83,7 +84,7 @@ def raw(
     detector = fitted(weights, checkpoint, "24")
     found = {}
     for name in case.config["tests"]:
-        pixels = detector.views(read_image(tiles / name)).pixels[0][None]
+        pixels = pixels_of(detector, read_image(tiles / name))[None]
         with torch.no_grad():
             tokens = net.tokens(pixels, LAYERS["6_12_18_24"], values_from=5)
             whole = net.project(tokens.last[:, 0], norm=False)[0]
@@ -153,7 +154,7 @@ def test_what_the_detector_sees(
     name = case.config["tests"][2]
     whole, levels = raw[name]
     with torch.no_grad():
-        seen = detector.see(detector.views(read_image(tiles / name)).pixels[0][None])
+        seen = detector.see(pixels_of(detector, read_image(tiles / name))[None])
     assert seen.grid == (37, 37)
     torch.testing.assert_close(seen.whole[0], whole / whole.norm())
     for level, mine in zip(levels, seen.levels, strict=True):

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from offnominal.detectors.language.april_gan import AprilGAN, minmax_scores
+from tests.looks import pixels_of
 from tests.seeded import CLIP_DEEP, draw_clip, save_clip
 from torch import Tensor
 
-from offnominal.detectors.april_gan import AprilGAN, minmax_scores
 from offnominal.images import read_image
 
 
@@ -57,7 +58,7 @@ def test_zero_and_few_shot(golden: Any, options: dict[str, Any], tiles: Path) ->
     text, peaks = [], []
     for name in case["config"]["tests"]:
         expected = case["results"][name]
-        [pixels] = detector.views(read_image(tiles / name)).pixels
+        pixels = pixels_of(detector, read_image(tiles / name))
         with torch.inference_mode():
             seen = detector.see(pixels[None])  # once: the tower is what takes the time
             assert (

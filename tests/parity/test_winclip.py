@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 from numpy.lib.npyio import NpzFile
+from offnominal.detectors.language.winclip import WinCLIP
+from tests.looks import pixels_of
 from tests.seeded import CLIP_WIDE, save_clip
 
 from offnominal import Prediction
-from offnominal.detectors.winclip import WinCLIP
 from offnominal.language.prompts import WINCLIP_RELEASED
 from offnominal.scoring import anomaly_map
 
@@ -84,7 +85,7 @@ def test_embeddings(
 
     content, arrays = golden
     name = content["config"]["tests"][2]
-    pixels = zero_shot.views(read_image(tiles / name)).pixels[0][None]
+    pixels = pixels_of(zero_shot, read_image(tiles / name))[None]
     clip = zero_shot.clip
     with torch.inference_mode():
         tokens = clip.tokens(pixels).last[0]

@@ -135,12 +135,13 @@ def benchmark(
     if preset == "list":
         _list_presets()
         return
-    from offnominal.benchmark.features import FeatureCache, default_cache
+    from offnominal.backbones.cache import FeatureCache, default_cache
     from offnominal.benchmark.plan import make_plan
     from offnominal.benchmark.runner import Runner
     from offnominal.benchmark.store import Plan, Store, require
 
-    require("pyarrow", "benchmark")
+    for package in ("pyarrow", "filelock"):
+        require(package, "benchmark")
     roots: list[Path | None] = list(data) if data else [None]
     datasets = [
         open_from_options(
@@ -168,8 +169,6 @@ def benchmark(
     work = make_plan(datasets, request)
     for text in work.impossible:
         say(f"left out: {text}")
-    for file, reason in work.untrained.items():
-        say(f"{file}: not pretrained ({reason}); its figures say nothing about a method")
     store = Store(output)
     missing = [cell for cell in work.cells if not store.has(cell)]
     say(f"{len(work.cells)} cells, {len(missing)} to run")
@@ -250,15 +249,14 @@ def _shots(text: str) -> int | None:
         raise OptionError(f"--shots {text}: give numbers, or full") from error
 
 
-def _tell(cell: "Cell", figures: dict[str, float], reason: str) -> None:
+def _tell(cell: "Cell", figures: dict[str, float]) -> None:
     wanted = (("image_auroc", "image AUROC"), ("pixel_auroc", "pixel AUROC"), ("aupro", "AUPRO"))
     known = [
         f"{words} {100 * figures[key]:.1f}"
         for key, words in wanted
         if not math.isnan(figures.get(key, math.nan))
     ]
-    mark = " (weights not pretrained)" if reason else ""
-    say(f"{cell.name}: {', '.join(known) or 'no figure is defined'}{mark}")
+    say(f"{cell.name}: {', '.join(known) or 'no figure is defined'}")
 
 
 def _sum_up(outcome: "Outcome", output: Path, cached: bool) -> None:
@@ -272,6 +270,9 @@ def _sum_up(outcome: "Outcome", output: Path, cached: bool) -> None:
             f"features of {outcome.computed:,} views computed, of {outcome.from_cache:,} found"
         )
     say("; ".join(said))
+    if outcome.untrained:
+        reasons = "; ".join(sorted(outcome.untrained))
+        say(f"weights not pretrained ({reasons}): these figures say nothing about the methods")
     for text in sorted(outcome.unreadable):
         say(f"left out: {text}")
     for text in outcome.failed:

@@ -25,7 +25,7 @@ def demo(
 
     if backbone is None and weights is None:
         backbone = "builtin-aligned"  # the parts lie in one place
-    say("drawing parts of three looks, with defects")
+    say("drawing parts of two looks, with defects")
     with progress_bar(None) as advance:
         result = run_demo(output, backbone, weights, seed, progress=advance)
     _table(result.figures)

@@ -206,7 +206,7 @@ def _train(
 ) -> None:
     from dataclasses import replace
 
-    from offnominal.benchmark.features import FeatureCache, default_cache
+    from offnominal.backbones.cache import FeatureCache, default_cache
     from offnominal.detectors.learned import LearnedDetector
     from offnominal.language.names import read_class_names
     from offnominal.training.learners import TRAINABLE

@@ -4,7 +4,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -20,23 +20,26 @@ from offnominal.detectors.options import (
     check_range,
     option_defaults,
 )
-from offnominal.detectors.references import Reference, Sample, Step, Version, What, take_in
+from offnominal.detectors.references import References, Sample, Version
 from offnominal.errors import ModelFileError, NotFittedError, OptionError
+from offnominal.good_scores import Calibration, CalibrationScores, GoodScores
 from offnominal.images import ImageSource, content_digest, describe, parse_sixteen_bit, read_image
 from offnominal.memory import MemoryBank
 from offnominal.prediction import Prediction
 from offnominal.prefetch import read_ahead
 from offnominal.scoring import (
-    Calibration,
-    CalibrationScores,
     Scores,
     Size,
     anomaly_map,
     check_aggregate,
     image_score,
+    size_of,
 )
 
 __all__ = ["Detector"]
+
+_SOME = "give at least one image of a good part"
+_NONE = "give none, and good images to calibrate for a threshold"
 
 
 class Detector(nn.Module, ABC):
@@ -96,13 +99,8 @@ class Detector(nn.Module, ABC):
 
     def _forget_references(self) -> None:
         self.fitted = False
-        self.references: list[Reference] = []
-        self.steps: list[Step] = []
-        self.reference_scores = CalibrationScores()
-        self.held_out = CalibrationScores()
-        # The references that the held-out scores were measured against.
-        self.calibrated_with: list[int] = []
-        self.calibration = CalibrationScores()
+        self.references = References()
+        self.good = GoodScores()
 
     # -- what a method writes -----------------------------------------------------------------
 
@@ -118,6 +116,10 @@ class Detector(nn.Module, ABC):
 
     def finish(self, progress: Progress | None) -> None:
         """All images were taken in."""
+
+    def scored_all(self, scored: Mapping[int, Scores]) -> Mapping[int, Scores]:
+        """Scores of the references that thresholds are set from, once all are known."""
+        return scored
 
     def release(self) -> None:
         """The fit is over: let go of what only it needed."""
@@ -157,18 +159,14 @@ class Detector(nn.Module, ABC):
         Parameters
         ----------
         images : iterable of paths, uint8 or uint16 arrays, or PIL images
-            None at all for zero-shot methods. Exact copies of an image count once (``copies`` says
-            how many were left out): a copy among the references would score nothing against its
-            twin and spoil the threshold.
+            None at all for zero-shot methods. Exact copies count once (``copies`` says how many
+            were left out): a copy would score nothing against its twin and spoil the threshold.
         on_error : callable or None
             Called with each :class:`ImageError`, and the image is left out; None: it is raised.
         progress : callable or None
             Called with the stage and the number of images that it has done.
 
-        Raises
-        ------
-        OptionError
-            If there is no image to learn from, and the method needs some.
+        An :class:`OptionError` is raised where there is no image, and the method needs some.
         """
         self._forget_references()
         self.copies = 0
@@ -179,31 +177,26 @@ class Detector(nn.Module, ABC):
         try:
             with torch.inference_mode():
                 self.begin()
-                good = take_in(self.references, self.read(images, on_error), copies)
+                good = self.references.take_in(self.read(images, on_error), copies)
                 for number, image in good:
                     if not self.accepts_references:
-                        raise OptionError(
-                            f"{self.method} learns from no image: give none, and good images to "
-                            "calibrate for a threshold"
-                        )
+                        raise OptionError(f"{self.method} learns from no image: {_NONE}")
                     kept.offer(number, self.learn(number, image))
                     if progress:
                         progress("features", number + 1)
                 if not self.references and self.needs_references:
-                    raise OptionError(
-                        "no image to learn from: give at least one image of a good part"
-                    )
+                    raise OptionError(f"no image to learn from: {_SOME}")
                 self.finish(progress)
                 if self.leave_one_out != "none" and len(self.references) > 1:
                     for number in sorted(kept):
                         scored[number] = self.score_reference(number, kept.pop(number))
                         if progress:
                             progress("threshold", len(scored))
+            self.copies = len(copies)
+            self.set_references(self.scored_all(scored))
         finally:
             self.release()
-        self.copies = len(copies)
-        self.set_references(scored)
-        self.note("fit", range(len(self.references)))
+        self.references.note("fit", range(len(self.references)), self.bank_rows)
         # Only now: a fit that was broken off must not pass for a whole one.
         self.fitted = True
         return self
@@ -211,14 +204,8 @@ class Detector(nn.Module, ABC):
     def predict(self, images: Iterable[ImageSource] | ImageSource) -> list[Prediction]:
         """Predictions for some images, in their order; the first bad image raises.
 
-        Parameters
-        ----------
-        images : one image, or an iterable of paths, uint8 or uint16 arrays, or PIL images
-
-        Raises
-        ------
-        ImageError
-            Naming the image; :meth:`stream` can go on instead.
+        ``images`` is one image, or an iterable of paths, uint8 or uint16 arrays, or PIL images.
+        An :class:`ImageError` names the image; :meth:`stream` can go on instead.
         """
         if isinstance(images, str | Path | np.ndarray) or hasattr(images, "getexif"):
             images = [images]  # type: ignore[list-item]  # one image stands for a list of one
@@ -232,13 +219,7 @@ class Detector(nn.Module, ABC):
     ) -> Iterator[Prediction]:
         """Predictions as they come, in order and in constant memory, reading ahead.
 
-        Parameters
-        ----------
-        images : iterable of paths, uint8 or uint16 arrays, or PIL images
-        on_error : callable or None
-            Called with each :class:`ImageError`, and the image is left out; None: it is raised.
-        progress : callable or None
-            Called with the stage and the number of images that it has done.
+        Parameters as :meth:`fit` has them.
         """
         self.check_fitted()
         for done, (source, image) in enumerate(self.read(images, on_error), start=1):
@@ -258,14 +239,9 @@ class Detector(nn.Module, ABC):
         """Set the thresholds from good images that the detector has not learned from.
 
         They replace the scores of the references, which are a little too high: each reference was
-        scored without itself. Images that are references are left out, since they would score next
-        to nothing, and so are copies of images given before. They stay in force while references
-        are added, and are put aside while some that they were scored by are forgotten.
-
-        Returns
-        -------
-        int
-            How many images were left out because the detector knows them already.
+        scored without itself. References among them are left out, since they would score next to
+        nothing, and so are copies; how many is returned. They stay in force while references are
+        added, and are put aside while some that they were scored by are forgotten.
         """
         if false_reject is not None:
             check_rate(false_reject)
@@ -278,7 +254,7 @@ class Detector(nn.Module, ABC):
                 skipped += 1
                 continue
             known.add(digest)
-            scored.append((prediction.scores, _size(prediction.image)))
+            scored.append((prediction.scores, size_of(prediction.image)))
         if not scored:
             raise OptionError(
                 "no image to calibrate with: give good images that the detector has not learned "
@@ -286,23 +262,15 @@ class Detector(nn.Module, ABC):
             )
         if false_reject is not None:
             self.false_reject = false_reject
-        self.held_out = self.measured("held-out", *zip(*scored, strict=True))
-        self.calibrated_with = self.active_numbers
-        self.choose_calibration()
+        measured = CalibrationScores.measured("held-out", scored, self.judged)
+        self.good.calibrate(measured, self.references.active)
         return skipped
 
     def rescored(self, **changes: Any) -> Self:
-        """A detector that has learned the same and scores it another way, sharing what it learned.
+        """A detector that has learned the same and scores it another way; thresholds are set anew.
 
-        Parameters
-        ----------
-        **changes
-            ``aggregate``, ``smoothing`` or ``false_reject``; thresholds are set anew.
-
-        Raises
-        ------
-        OptionError
-            If another option is named.
+        ``changes`` are of ``aggregate``, ``smoothing`` and ``false_reject``; any other raises an
+        :class:`OptionError`. What was learned is shared, and stays as it is if the other grows.
         """
         for name in changes:
             if name not in ("aggregate", "smoothing", "false_reject"):
@@ -310,10 +278,7 @@ class Detector(nn.Module, ABC):
         other = self.twin(changes)
         header = json.loads(json.dumps(self.header()))  # nothing that changes is shared
         other.restore(header, self.tensors())
-        for name in ("reference_scores", "held_out"):
-            old: CalibrationScores = getattr(other, name)
-            setattr(other, name, other.measured(old.kind, old.scores, old.sizes, old.numbers))
-        other.choose_calibration()
+        other.good.remeasure(other.judged, other.references.active)
         return other
 
     def twin(self, changes: Mapping[str, Any]) -> Self:
@@ -325,43 +290,31 @@ class Detector(nn.Module, ABC):
         return self.prediction(prediction.source, prediction.image, prediction.scores)
 
     @property
+    def calibration(self) -> CalibrationScores:
+        """Scores of good images that the thresholds follow from."""
+        return self.good.in_force
+
+    @property
     def threshold(self) -> Threshold | None:
         """Threshold of the image score; None where too few good images are known."""
-        exact = self.leave_one_out == "exact"
-        return self.calibration.threshold("images", self.false_reject, exact)
+        return self._threshold("images")
 
     @property
     def pixel_threshold(self) -> Threshold | None:
         """Threshold of the map: that many good images have no pixel above it."""
-        exact = self.leave_one_out == "exact"
-        return self.calibration.threshold("peaks", self.false_reject, exact)
+        return self._threshold("peaks")
+
+    def _threshold(self, of: Literal["images", "peaks"]) -> Threshold | None:
+        return self.calibration.threshold(of, self.false_reject, self.leave_one_out == "exact")
 
     @property
     def calibration_note(self) -> str | None:
         """What should be known of held-out scores that other references measured."""
-        if not len(self.held_out):
-            return None
-        if self.calibration is not self.held_out:
-            return (
-                "the held-out images were scored by references that are forgotten, so the "
-                "threshold is set from the references again; `offnominal calibrate` sets it anew"
-            )
-        then, now = len(self.calibrated_with), len(self.active_numbers)
-        if then == now:
-            return None
-        return (
-            f"the held-out images were scored when there were {then} references, not {now}; "
-            "`offnominal calibrate` sets the threshold anew"
-        )
+        return self.good.note(self.references.active)
 
     def history(self) -> list[Version]:
         """The steps by which the detector came to know what it knows, the first one first."""
-        return [step.version(n, self.references) for n, step in enumerate(self.steps, start=1)]
-
-    @property
-    def active_numbers(self) -> list[int]:
-        """Numbers of the references that were not forgotten."""
-        return [number for number, one in enumerate(self.references) if one.active]
+        return self.references.history()
 
     @property
     def bank_rows(self) -> int:
@@ -381,46 +334,28 @@ class Detector(nn.Module, ABC):
         return {
             "method": self.method,
             "options": self.options(),
-            "references": [vars(one) for one in self.references],
-            "steps": [step.plain() for step in self.steps],
+            "references": self.references.plain(),
             "learned": learned_values(self),
-            "calibration": {
-                "references": self.reference_scores.facts(),
-                "held-out": self.held_out.facts(),
-                "with": self.calibrated_with,
-            },
+            "calibration": self.good.facts(),
         }
 
     def tensors(self) -> dict[str, Tensor]:
         """Learned tensors and calibration scores; the backbone's weights are not among them."""
-        found = learned_tensors(self)
-        for kind, scores in (("references", self.reference_scores), ("held-out", self.held_out)):
-            for name, array in scores.arrays().items():
-                found[f"calibration.{kind}.{name}"] = torch.from_numpy(array)
-        return found
+        good = {name: torch.from_numpy(array) for name, array in self.good.arrays().items()}
+        return learned_tensors(self) | good
 
     def restore(self, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-        """Take over what :meth:`header` and :meth:`tensors` gave.
-
-        Raises
-        ------
-        ModelFileError
-            If they do not fit the method.
-        """
+        """Take over what :meth:`header` and :meth:`tensors` gave, or raise a ModelFileError."""
         try:
-            self.references = [Reference.from_plain(one) for one in header["references"]]
-            self.steps = [Step(**step) for step in header["steps"]]
-            found, rest = header["calibration"], dict(tensors)
-            self.calibrated_with = found["with"]
-            for kind, name in (("references", "reference_scores"), ("held-out", "held_out")):
-                parts = ("patches", "images", "peaks")
-                arrays = {part: rest.pop(f"calibration.{kind}.{part}").numpy() for part in parts}
-                setattr(self, name, CalibrationScores.from_file(arrays, found[kind]))
+            self.references = References.from_plain(header["references"])
+            good = {n: t.numpy() for n, t in tensors.items() if n.startswith("calibration.")}
+            self.good.restore(good, header["calibration"])
+            rest = {name: tensor for name, tensor in tensors.items() if name not in good}
             restore_learned(self, header["learned"], rest)
         except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
             raise ModelFileError(f"its contents do not fit its method ({error})") from error
         self.fitted = True  # no other can be saved
-        self.choose_calibration()
+        self.good.choose(self.references.active)
 
     # -- from scores to predictions and thresholds --------------------------------------------
 
@@ -436,7 +371,7 @@ class Detector(nn.Module, ABC):
 
     def prediction(self, source: str, image: np.ndarray, scores: Scores) -> Prediction:
         """What is said of an image with these scores."""
-        size = _size(image)
+        size = size_of(image)
         score = self.image_score(scores, size)
         threshold, pixel_threshold = self.threshold, self.pixel_threshold
         return Prediction(
@@ -450,38 +385,18 @@ class Detector(nn.Module, ABC):
             p_value=p_value(score, self.calibration.images),
         )
 
-    def measured(
-        self,
-        kind: Calibration,
-        scores: Sequence[Scores],
-        sizes: Sequence[Size],
-        numbers: Sequence[int] = (),
-    ) -> CalibrationScores:
-        """Scores of good images, with their image scores and the peaks of their maps."""
-        pairs = list(zip(scores, sizes, strict=True))
-        images = np.array([self.image_score(*pair) for pair in pairs], dtype=np.float64)
-        peaks = np.array([self.map(*pair).max() for pair in pairs], dtype=np.float64)
-        return CalibrationScores(kind, tuple(scores), tuple(sizes), images, peaks, tuple(numbers))
+    def judged(self, scores: Scores, size: Size) -> tuple[float, float]:
+        """Image score of an image, and the peak of its map."""
+        return self.image_score(scores, size), float(self.map(scores, size).max())
 
     def set_references(self, scored: Mapping[int, Scores]) -> None:
         """Set the thresholds from references that were scored without themselves."""
         # Infinite where a bank holds nothing of others.
         numbers = sorted(n for n, one in scored.items() if np.isfinite(one.patches).all())
-        self.reference_scores = self.measured(
-            "leave-one-out" if numbers else "none",
-            [scored[number] for number in numbers],
-            [self.references[number].size for number in numbers],
-            numbers,
-        )
-        self.choose_calibration()
-
-    def choose_calibration(self) -> None:
-        """The scores that thresholds follow from: held-out ones while they hold."""
-        active = self.active_numbers
-        if len(self.held_out) and set(self.calibrated_with) <= set(active):
-            self.calibration = self.held_out
-        else:
-            self.calibration = self.reference_scores.of(active)
+        pairs = [(scored[number], self.references[number].size) for number in numbers]
+        kind: Calibration = "leave-one-out" if numbers else "none"
+        self.good.references = CalibrationScores.measured(kind, pairs, self.judged, numbers)
+        self.good.choose(self.references.active)
 
     # -- helpers of methods -------------------------------------------------------------------
 
@@ -491,16 +406,7 @@ class Detector(nn.Module, ABC):
         """Images as uint8 (H, W, 3) arrays, read ahead; bad ones are handed to ``on_error``."""
         return read_ahead(images, lambda source: read_image(source, self.sixteen_bit), on_error)
 
-    def note(self, what: What, numbers: Iterable[int], when: str | None = None) -> None:
-        """Write a step into the history."""
-        count = len(self.active_numbers)
-        self.steps.append(Step(what, list(numbers), count, self.bank_rows, when))
-
     def check_fitted(self) -> None:
         """Raise a :class:`NotFittedError` unless something was learned."""
         if not self.fitted:
             raise NotFittedError(f"this {type(self).__name__} has learned nothing yet: call fit")
-
-
-def _size(image: np.ndarray) -> Size:
-    return image.shape[0], image.shape[1]

@@ -2,8 +2,8 @@
 
 import difflib
 import string
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -15,7 +15,7 @@ from offnominal.errors import ImageError, OptionError
 from offnominal.images import ImageSource, content_digest, describe, read_image
 from offnominal.scoring import Size
 
-__all__ = ["Change", "Reference", "Sample", "Step", "Version", "find_reference", "take_in", "utc"]
+__all__ = ["Change", "Reference", "References", "Sample", "Step", "Version"]
 
 What = Literal["fit", "add", "forget", "undo", "compact"]
 Rescored = Literal["affected", "all", "kept", "none"]
@@ -49,12 +49,6 @@ class Reference:
     def of(cls, source: ImageSource, image: np.ndarray) -> Self:
         """The reference that an image, uint8 (H, W, 3), makes."""
         return cls(describe(source), content_digest(image), (image.shape[0], image.shape[1]))
-
-    @classmethod
-    def from_plain(cls, values: dict[str, Any]) -> Self:
-        """From the plain values of a model file."""
-        height, width = values["size"]
-        return cls(values["file"], values["digest"], (height, width), values["active"])
 
 
 @dataclass(frozen=True)
@@ -95,15 +89,6 @@ class Step:
     rows: int
     when: str | None
 
-    def version(self, number: int, references: Sequence[Reference]) -> Version:
-        """The step in words."""
-        names = tuple(references[one].file for one in self.numbers)
-        return Version(number, self.what, names, self.references, self.rows, self.when)
-
-    def plain(self) -> dict[str, Any]:
-        """Plain values."""
-        return asdict(self)
-
 
 @dataclass(frozen=True)
 class Change:
@@ -136,60 +121,114 @@ class Change:
     rescored: Rescored = "none"
 
 
-def utc(when: datetime | None) -> str | None:
-    """A time as the history has it; one without a time zone is taken for local time."""
-    if when is None:
-        return None
-    return when.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+class References(list[Reference]):
+    """The images that a detector learned from, by their numbers, and the steps of its history."""
 
+    def __init__(self, known: Iterable[Reference] = (), steps: Iterable[Step] = ()) -> None:
+        super().__init__(known)
+        self.steps = list(steps)
 
-def find_reference(
-    image: ImageSource, references: Sequence[Reference], sixteen_bit: str = "range"
-) -> int:
-    """Number of the active reference that a name, a digest or an image stands for.
+    @property
+    def active(self) -> list[int]:
+        """Numbers of those that were not forgotten."""
+        return [number for number, one in enumerate(self) if one.active]
 
-    Raises
-    ------
-    OptionError
-        If there is none, listing the nearest names, or several.
-    """
-    known = [number for number, one in enumerate(references) if one.active]
+    def take_in(
+        self, images: Iterable[tuple[ImageSource, np.ndarray]], copies: list[str]
+    ) -> Iterator[tuple[int, np.ndarray]]:
+        """Number images on their way, and note them.
 
-    def named(test: Any) -> list[int]:
-        return [number for number in known if test(references[number])]
+        Exact copies of active references, and of one another, are left out; their names join
+        ``copies``.
+        """
+        digests = {one.digest for one in self if one.active}
+        for source, image in images:
+            reference = Reference.of(source, image)
+            if reference.digest in digests:
+                copies.append(reference.file)
+                continue
+            digests.add(reference.digest)
+            self.append(reference)
+            yield len(self) - 1, image
 
-    name = str(image) if isinstance(image, str | Path) else describe(image)
-    found: list[int] = []
-    if isinstance(image, str | Path):
-        found = named(lambda one: one.file == name)
-        if (
-            not found
-            and _SHORT_DIGEST <= len(name) <= _DIGEST
-            and set(name) <= set(string.hexdigits)
-        ):
-            found = named(lambda one: one.digest.startswith(name.lower()))
-    if not found:
-        try:
-            digest = content_digest(read_image(image, sixteen_bit))
-            found = named(lambda one: one.digest == digest)
-        except ImageError:
-            if not isinstance(image, str | Path):
-                raise
-    if not found and isinstance(image, str | Path):
-        wanted = Path(name).parts  # the end of a path, by whole folders
-        found = named(lambda one: Path(one.file).parts[-len(wanted) :] == wanted)
-    if len(found) == 1:
-        return found[0]
-    if found:
-        listed = "".join(
-            f"\n  {references[n].file}  digest {references[n].digest[:12]}" for n in found[:10]
-        )
-        raise OptionError(
-            f"{name}: stands for {len(found)} references; name one by its whole path or its "
-            f"digest:{listed}"
-        )
-    near = _near(name, [references[number].file for number in known])
-    raise OptionError(f"{name}: not among the {len(known)} references{near}")
+    def find(self, image: ImageSource, sixteen_bit: str = "range") -> int:
+        """Number of the active reference that a name, a digest or an image stands for.
+
+        Raises
+        ------
+        OptionError
+            If there is none, listing the nearest names, or several.
+        """
+        known = self.active
+
+        def named(test: Any) -> list[int]:
+            return [number for number in known if test(self[number])]
+
+        name = str(image) if isinstance(image, str | Path) else describe(image)
+        found: list[int] = []
+        if isinstance(image, str | Path):
+            found = named(lambda one: one.file == name)
+            if (
+                not found
+                and _SHORT_DIGEST <= len(name) <= _DIGEST
+                and set(name) <= set(string.hexdigits)
+            ):
+                found = named(lambda one: one.digest.startswith(name.lower()))
+        if not found:
+            try:
+                digest = content_digest(read_image(image, sixteen_bit))
+                found = named(lambda one: one.digest == digest)
+            except ImageError:
+                if not isinstance(image, str | Path):
+                    raise
+        if not found and isinstance(image, str | Path):
+            wanted = Path(name).parts  # the end of a path, by whole folders
+            found = named(lambda one: Path(one.file).parts[-len(wanted) :] == wanted)
+        if len(found) == 1:
+            return found[0]
+        if found:
+            listed = "".join(
+                f"\n  {self[n].file}  digest {self[n].digest[:12]}" for n in found[:10]
+            )
+            raise OptionError(
+                f"{name}: stands for {len(found)} references; name one by its whole path or its "
+                f"digest:{listed}"
+            )
+        near = _near(name, [self[number].file for number in known])
+        raise OptionError(f"{name}: not among the {len(known)} references{near}")
+
+    # -- history ------------------------------------------------------------------------------
+
+    def note(
+        self, what: What, numbers: Iterable[int], rows: int, when: datetime | None = None
+    ) -> None:
+        """Write a step into the history; a time without a time zone is local time."""
+        told = None if when is None else when.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        self.steps.append(Step(what, list(numbers), len(self.active), rows, told))
+
+    def history(self) -> list[Version]:
+        """The steps in words, the first one first."""
+        return [
+            Version(
+                number,
+                step.what,
+                tuple(self[one].file for one in step.numbers),
+                step.references,
+                step.rows,
+                step.when,
+            )
+            for number, step in enumerate(self.steps, start=1)
+        ]
+
+    def plain(self) -> dict[str, Any]:
+        """Plain values, for a model file."""
+        return {"known": [vars(one) for one in self], "steps": [vars(one) for one in self.steps]}
+
+    @classmethod
+    def from_plain(cls, values: Mapping[str, Any]) -> Self:
+        """What :meth:`plain` gave."""
+        known = [Reference(**one | {"size": tuple(one["size"])}) for one in values["known"]]
+        return cls(known, [Step(**step) for step in values["steps"]])
 
 
 def _near(name: str, files: Sequence[str]) -> str:
@@ -203,27 +242,6 @@ def _near(name: str, files: Sequence[str]) -> str:
     nearest = np.argsort(-np.asarray(ratios), kind="stable")[:_NEAREST_NAMES]
     listed = "".join(f"\n  {files[number]}" for number in nearest)
     return f"; the nearest names are{listed}\n`offnominal history` lists what a model knows"
-
-
-def take_in(
-    references: list[Reference],
-    images: Iterable[tuple[ImageSource, np.ndarray]],
-    copies: list[str],
-) -> Iterator[tuple[int, np.ndarray]]:
-    """Number images on their way, and note them among the references.
-
-    Exact copies of active references, and of one another, are left out; their names join
-    ``copies``.
-    """
-    digests = {one.digest for one in references if one.active}
-    for source, image in images:
-        reference = Reference.of(source, image)
-        if reference.digest in digests:
-            copies.append(reference.file)
-            continue
-        digests.add(reference.digest)
-        references.append(reference)
-        yield len(references) - 1, image
 
 
 class Sample(dict[int, Any]):

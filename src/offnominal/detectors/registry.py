@@ -216,7 +216,8 @@ METHODS: dict[str, Method] = {
 }
 
 
-def _add_methods_of_others() -> None:
+def add_methods_of_others() -> None:
+    """List the methods that installed packages add; done once, on import."""
     for point in entry_points(group=ENTRY_POINTS):
         if point.name not in METHODS:
             from_where = point.dist.name if point.dist else "another package"
@@ -225,7 +226,7 @@ def _add_methods_of_others() -> None:
             )
 
 
-_add_methods_of_others()
+add_methods_of_others()
 
 
 def detector_class(name: str) -> "type[Detector]":

@@ -4,6 +4,7 @@ Lendering, Akdag and Bondarev, "SubspaceAD", CVPR 2026 (arXiv 2602.23013): featu
 lie near a linear subspace, and what lies outside of it is anomalous.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
@@ -156,7 +157,7 @@ class SubspaceModel(FeatureDetector):
     """
 
     default_backbone: ClassVar[str] = "dinov2_vitl14_reg"
-    default_resolutions = {"dinov2": 672}
+    default_resolutions: ClassVar[Mapping[str, int]] = {"dinov2": 672}
 
     def __init__(
         self,

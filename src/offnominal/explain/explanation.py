@@ -1,9 +1,8 @@
 """What each of an image's worst patches was compared with."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -14,14 +13,14 @@ from offnominal.detectors.base import Detector
 from offnominal.detectors.memory_bank.base import BankDetector
 from offnominal.detectors.memory_bank.origin import Origin
 from offnominal.errors import ImageError, OptionError
+from offnominal.explain.match import Explanation, Match
 from offnominal.images import ImageSource, content_digest, describe, read_image
 from offnominal.paths import find_images
 from offnominal.pictures import Image
-from offnominal.prediction import Prediction
 from offnominal.scoring import Size
-from offnominal.views import Box, View, enclosing_box, patch_corners
+from offnominal.views import View, enclosing_box, patch_corners
 
-__all__ = ["Explanation", "Match", "explain"]
+__all__ = ["explain"]
 
 _MARGIN = 3.0  # patches that are shown around a patch on every side
 _APART = 0.1  # of the shorter side: patches that are nearer to one another count as one region
@@ -29,79 +28,6 @@ _SLOPE = 0.6  # share of a peak of the map that belongs to its region
 _LARGEST = 0.2  # share of the image above which that is the texture, not a region
 _CUT = 1024  # most pixels of a side that is cut out
 _OUTSIDE = (238, 226)  # stripes
-
-
-@dataclass(frozen=True, eq=False)
-class Match:
-    """A patch of an image and the nearest nominal one.
-
-    Attributes
-    ----------
-    number : int
-        1 for the most anomalous.
-    score : float
-        The patch score.
-    distance : float
-        To the nearest nominal patch. It differs from the score where that is made of more, such as
-        several neighbours.
-    box : (left, top, width, height)
-        The patch in the image's own pixels.
-    origin : Origin
-        Where the nominal patch comes from.
-    patch : uint8 array of shape (h, w, 3)
-        The patch with what surrounds it; the patch is the middle seventh of both sides.
-    nominal : uint8 array of shape (h', w', 3)
-        The same of the nominal patch, turned as it was when they were compared.
-    """
-
-    number: int
-    score: float
-    distance: float
-    box: Box
-    origin: Origin
-    patch: Image = field(repr=False)
-    nominal: Image = field(repr=False)
-
-
-@dataclass(frozen=True, eq=False)
-class Explanation:
-    """Why an image scores as it does: its worst patches and what they were compared with.
-
-    Attributes
-    ----------
-    prediction : Prediction
-    matches : tuple of Match
-        From distinct regions, the most anomalous first.
-    references : dict of str to uint8 array of shape (H, W, 3)
-        The references that the nominal patches come from, by their digests.
-    """
-
-    prediction: Prediction
-    matches: tuple[Match, ...]
-    references: dict[str, Image] = field(repr=False)
-
-    def as_row(self) -> dict[str, Any]:
-        """Plain values for a table or JSON, without the pictures."""
-        return {
-            "image": self.prediction.source,
-            "score": self.prediction.score,
-            "threshold": self.prediction.threshold,
-            "is_anomalous": self.prediction.is_anomalous,
-            "matches": [
-                {
-                    "number": match.number,
-                    "score": match.score,
-                    "distance": match.distance,
-                    "box": list(match.box),
-                    "reference": match.origin.file,
-                    "digest": match.origin.digest,
-                    "angle": match.origin.angle,
-                    "flip": match.origin.flip,
-                    "reference_box": list(match.origin.box),
-                }
-                for match in self.matches
-            ],
-        }
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image as Pillow
 from PIL import ImageDraw, ImageFont
 
-from offnominal.explain.explanation import Explanation, Match
+from offnominal.explain.match import Explanation, Match
 from offnominal.pictures import Image, overlay
 from offnominal.prediction import Prediction
 from offnominal.views import Box

@@ -8,22 +8,21 @@ from torch import Tensor, nn
 
 from offnominal.errors import OptionError
 from offnominal.memory.search.bound import BlockCache
-from offnominal.memory.search.exact import NORM_LIMIT, batches, refuse_infinite
 from offnominal.memory.search.find import Spans, find
-from offnominal.memory.storage import DTYPES, StoredRows, as_stored, encode, turn, turn_back
+from offnominal.memory.storage import (
+    COLUMNS,
+    DTYPES,
+    StoredRows,
+    as_stored,
+    check_columns,
+    check_features,
+    encode,
+    turn,
+    turn_back,
+)
 
 _PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 _LEAST_MEMORY = 2**20
-# What is known of a row beside its features: the format, and the smallest value.
-_COLUMNS = {
-    "reference": (torch.int32, -1),
-    "view": (torch.int16, 0),
-    "patch": (torch.int32, 0),
-    "counts": (torch.bool, 0),
-    "loo_distance": (torch.float32, 0),
-    "loo_reference": (torch.int32, -2),
-}
-_BLOCK = 2**16  # rows of a file that are checked at once
 
 
 class MemoryBank(nn.Module):
@@ -34,16 +33,14 @@ class MemoryBank(nn.Module):
     dim : int
         Length of a row; 0: that of the first rows that are added.
     memory : int
-        Bytes that a search may use beside the rows, the queries and the result; at least
-        1 MiB. It changes the speed, never the result.
+        Bytes that a search may use beside rows, queries and result; at least 1 MiB.
     precision : {"auto", "fp32", "bf16", "fp16"}
-        Format of the first stage of the search, which rules out rows that are provably too
-        far. It changes the speed, never the result. "auto" is fp16 on CUDA, bf16 on a CPU that
-        has instructions for it, and fp32 elsewhere.
+        Format of the first stage of the search, which rules out rows that are provably too far.
+        "auto" is fp16 on CUDA, bf16 on a CPU that has instructions for it, and fp32 elsewhere.
+        Like ``memory`` it changes the speed, never the result.
     storage : {"fp32", "fp16", "int8"}
-        How rows are kept. What is stored is the truth: a search is exact among the rows as
-        :meth:`take` gives them, in 8 bits but for the last digits of float32. Queries are rounded
-        alike.
+        How rows are kept. A search is exact among the rows as :meth:`take` gives them, in 8 bits
+        but for the last digits of float32; queries are rounded alike.
 
     Attributes
     ----------
@@ -51,12 +48,9 @@ class MemoryBank(nn.Module):
         (N, dim) float32, float16 or int8, as they are stored.
     scale : Tensor or None
         (N,) float32, for int8 only: a row's features are its integers times its scale.
-    reference : Tensor
-        (N,) int32: number of the image that each row came from; -1 where none was given.
-    view : Tensor
-        (N,) int16: number of the view of that image; 0 is the image itself.
-    patch : Tensor
-        (N,) int32: place in the view's grid, in row-major order.
+    reference, view, patch : Tensor
+        (N,) int32, int16 and int32: number of the image that each row came from, -1 where none
+        was given; of its view, 0 for the image itself; and place in the view's grid, row-major.
     counts : Tensor
         (N,) bool: whether the row is looked up when its reference is scored against the others.
     loo_distance, loo_reference : Tensor
@@ -102,7 +96,7 @@ class MemoryBank(nn.Module):
         self.storage = storage
         self.register_buffer("rows", torch.empty((0, dim), dtype=DTYPES[storage]))
         self.register_buffer("scale", torch.empty(0) if storage == "int8" else None)
-        for name, (dtype, _) in _COLUMNS.items():
+        for name, (dtype, _) in COLUMNS.items():
             self.register_buffer(name, torch.empty((0,), dtype=dtype))
         self._inactive: set[int] = set()
         self._cache = BlockCache()
@@ -119,16 +113,17 @@ class MemoryBank(nn.Module):
         return self.rows.shape[1]
 
     @property
+    def _stored(self) -> StoredRows:
+        return StoredRows(self.rows, self.scale)
+
+    @property
     def inactive(self) -> frozenset[int]:
         """References whose rows every search passes over."""
         return frozenset(self._inactive)
 
     def extra_repr(self) -> str:
         """Sizes, for ``print``."""
-        return (
-            f"rows={len(self)}, dim={self.dim}, precision={self.precision!r}, "
-            f"storage={self.storage!r}"
-        )
+        return f"rows={len(self)}, dim={self.dim}, storage={self.storage!r}"
 
     def reserve(self, n: int) -> None:
         """Make room for ``n`` rows in all, so that adding does not copy those that are there.
@@ -153,38 +148,33 @@ class MemoryBank(nn.Module):
         features : Tensor
             (n, dim), any float dtype; kept as ``storage`` says, on the bank's device.
         reference : int
-            Number of the image they come from. All rows of a reference are to be added before
-            those of the next.
+            Number of the image. All rows of one are to be added before those of the next.
         view : int
             Number of the view of that image, 0 to 32767; 0 is the image itself.
         patch : Tensor, optional
-            (n,) integers: their places in the view's grid, in row-major order; 0 to n - 1 where
-            none are given.
+            (n,) integers: places in the view's grid, row-major; by default 0 to n - 1.
         counts : Tensor or bool, optional
-            (n,) bool: which of them are looked up when their reference is scored against the
-            others; none where not given.
+            (n,) bool: which are looked up when their reference is scored against the others; by
+            default none.
 
         Raises
         ------
         OptionError
             If a shape or type is another, or a value is not finite or does not fit.
         """
-        self._check(features, "features")
+        check_features(features, "features", self.dim)
         n = features.shape[:1]
-        if patch is None:
-            patch = torch.arange(len(features))
-        elif patch.shape != n or patch.is_floating_point():
-            raise OptionError(
-                f"patch: a {patch.dtype} tensor of shape {tuple(patch.shape)}; "
-                f"give {len(features)} integers, one for each row"
-            )
-        if not isinstance(counts, Tensor):
-            counts = torch.full(n, bool(counts))
-        elif counts.shape != n or counts.dtype != torch.bool:
-            raise OptionError(
-                f"counts: a {counts.dtype} tensor of shape {tuple(counts.shape)}; "
-                f"give {len(features)} truth values, one for each row"
-            )
+        patch = torch.arange(len(features)) if patch is None else patch
+        counts = counts if isinstance(counts, Tensor) else torch.full(n, bool(counts))
+        for name, column, fits, kind in (
+            ("patch", patch, not patch.is_floating_point(), "integers"),
+            ("counts", counts, counts.dtype == torch.bool, "truth values"),
+        ):
+            if column.shape != n or not fits:
+                raise OptionError(
+                    f"{name}: a {column.dtype} tensor of shape {tuple(column.shape)}; "
+                    f"give {len(features)} {kind}, one for each row"
+                )
         if not 0 <= view <= torch.iinfo(torch.int16).max:
             raise OptionError(f"view: {view} is not from 0 to 32767")
         # Outside inference mode, so that the rows can still be moved and loaded into later.
@@ -200,30 +190,29 @@ class MemoryBank(nn.Module):
                 "loo_distance": torch.full(n, torch.inf),
                 "loo_reference": torch.full(n, -1),
             }
-            start, stop = len(self), len(self) + len(rows)
+            start = len(self)
             for name, value in values.items():
                 if value is not None:
-                    self._append(name, value, start, stop)
+                    self._append(name, value, start)
 
-    def _append(self, name: str, value: Tensor, start: int, stop: int) -> None:
-        held = self._buffers[name]
-        assert held is not None
-        whole, used = self._room.get(name, (None, None))
+    def _append(self, name: str, value: Tensor, start: int) -> None:
+        held, stop = self.get_buffer(name), start + len(value)
+        whole, used = self._room.get(name, (held, None))
         # What was put in the buffer's place from outside is not written behind.
-        if whole is None or used is not held or stop > len(whole):
+        if used is not held or stop > len(whole):
             size = max(stop, start * 3 // 2, self._reserved)
             whole = held.new_empty((size, *value.shape[1:]))
             if start:
                 whole[:start] = held
         whole[start:stop] = value
-        self._buffers[name] = whole[:stop]
-        self._room[name] = whole, self._buffers[name]
+        self._buffers[name] = used = whole[:stop]
+        self._room[name] = whole, used
 
     def truncate(self, n: int) -> None:
         """Keep the first ``n`` rows, as they were before the others were added."""
-        lost = set(self.reference[n:].unique().tolist())
+        lost = set(torch.unique(self.reference[n:]).tolist())
         self._replace(lambda column: column[:n])
-        self._inactive -= lost - set(self.reference.unique().tolist())
+        self._inactive -= lost - set(torch.unique(self.reference).tolist())
 
     def active(self, reference: int, flag: bool) -> None:
         """Let searches see the rows of a reference, or pass them over."""
@@ -251,21 +240,11 @@ class MemoryBank(nn.Module):
         return sum(stop - start for start, stop in self._spans(skip))
 
     def take(self, index: Tensor | slice) -> Tensor:
-        """Rows as a search sees them.
+        """Rows (n, dim) float32 as a search sees them: those of int64 numbers (n,), or a stretch.
 
-        Parameters
-        ----------
-        index : Tensor or slice
-            (n,) int64 row numbers, or a stretch of rows.
-
-        Returns
-        -------
-        Tensor
-            (n, dim) float32. A stretch of float32 rows shares its memory with the bank: not to
-            be written into.
+        A stretch of float32 rows is not a copy, and not to be written into.
         """
-        stored = StoredRows(self.rows, self.scale)
-        rows = stored[index] if isinstance(index, slice) else stored.take(index)
+        rows = self._stored[index] if isinstance(index, slice) else self._stored.take(index)
         return turn_back(rows) if self.storage == "int8" else rows
 
     def standardize_(self, centre: Tensor, scale: Tensor) -> None:
@@ -284,12 +263,9 @@ class MemoryBank(nn.Module):
         self.rows.sub_(centre).div_(scale)
 
     def adopt(self, columns: Mapping[str, Tensor]) -> None:
-        """Take the columns of a saved bank, as ``state_dict`` gives them.
+        """Take the columns of a saved bank: every buffer by its name, as ``state_dict`` gives them.
 
-        Parameters
-        ----------
-        columns : mapping of str to Tensor
-            Every buffer by its name. ``rows`` may be mapped from a file and is not copied.
+        ``rows`` may be mapped from a file and is not copied.
 
         Raises
         ------
@@ -298,27 +274,7 @@ class MemoryBank(nn.Module):
             no bank has; nothing is changed then.
         """
         mine = {name: held for name, held in self._buffers.items() if held is not None}
-        if odd := mine.keys() ^ columns.keys():
-            raise OptionError(
-                f"memory bank: the columns {', '.join(sorted(odd))} are missing or unknown in a "
-                f"bank of {self.storage} rows; check the file that they were loaded from"
-            )
-        rows, n = columns["rows"], columns["reference"].numel()
-        dim = self.dim or (rows.shape[-1] if rows.ndim else 0)
-        for name, column in columns.items():
-            shape = (n, dim) if name == "rows" else (n,)
-            if column.dtype != mine[name].dtype or column.shape != shape:
-                raise OptionError(
-                    f"memory bank: {name} is {column.dtype} of shape {tuple(column.shape)}; "
-                    f"this bank takes {mine[name].dtype} of shape {shape}"
-                )
-            # Written so that NaN is refused as well.
-            lowest = _COLUMNS.get(name, (None, 0))[1]
-            if name != "rows" and not bool((column >= lowest).all()):
-                raise OptionError(f"memory bank: {name} must be at least {lowest} everywhere")
-        stored = StoredRows(rows, columns.get("scale"))
-        for part in batches(len(rows), _BLOCK):
-            refuse_infinite(torch.linalg.vector_norm(stored[part], dim=1))
+        check_columns(columns, mine)
         self._room.clear()
         with torch.inference_mode(False), torch.no_grad():
             for name, column in columns.items():
@@ -332,9 +288,8 @@ class MemoryBank(nn.Module):
         before = dict(self._buffers)
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # untyped in PyTorch
         for name, held in before.items():
-            moved = self._buffers[name]
-            if held is not None and moved is not None and moved.dtype != held.dtype:
-                self._buffers[name] = held.to(moved.device)
+            if held is not None and self.get_buffer(name).dtype != held.dtype:
+                self._buffers[name] = held.to(self.rows.device)
         return self
 
     def search(
@@ -360,16 +315,16 @@ class MemoryBank(nn.Module):
         Returns
         -------
         tuple of Tensor
-            Squared Euclidean distances (Q, k) float32, ascending, and row numbers (Q, k) int64.
-            Of rows that are equally far, the lowest comes first. The same bits come out
-            whatever ``memory``, ``precision`` and the number of threads.
+            Squared Euclidean distances (Q, k) float32, ascending, and row numbers (Q, k) int64;
+            of rows equally far, the lowest first. The same bits come out whatever ``memory``,
+            ``precision`` and the number of threads.
 
         Raises
         ------
         OptionError
             If the shape is another, a value is not finite, or fewer than ``k`` rows are left.
         """
-        self._check(queries, "queries")
+        check_features(queries, "queries", self.dim)
         spans = self._spans(skip, among)
         left = sum(stop - start for start, stop in spans)
         if not 1 <= k <= left:
@@ -384,8 +339,8 @@ class MemoryBank(nn.Module):
             queries = as_stored(queries.to(device), self.storage).contiguous()
             if self.storage == "int8":
                 queries = turn(queries)
-            stored = StoredRows(self.rows, self.scale)
-            return find(stored, queries, k, spans, self.precision, self.memory, self._cache)
+            rows, precision, memory = self._stored, self.precision, self.memory
+            return find(rows, queries, k, spans, precision, memory, self._cache)
 
     def distances_below_quantile(
         self, queries: Tensor, quantile: float, skip: int | None = None
@@ -397,13 +352,11 @@ class MemoryBank(nn.Module):
 
         Parameters
         ----------
-        queries : Tensor
-            (Q, dim), any float dtype.
+        queries, skip
+            As for :meth:`search`.
         quantile : float
             In (0, 1]. With n rows to compare with, the mean is over the distances strictly
             below the ``int(quantile * n)``-th smallest.
-        skip : int, optional
-            Leave out the rows of this reference: those of the image that the queries come from.
 
         Returns
         -------
@@ -424,19 +377,6 @@ class MemoryBank(nn.Module):
         # Added in float64, so that the order of the sum cannot be seen in the result.
         mean = ((distances * below).sum(1, dtype=torch.float64) / count).float()
         return torch.where(count > 0, mean, distances[:, 0])
-
-    def _check(self, x: Tensor, name: str) -> None:
-        fits = x.ndim == 2 and x.shape[1] > 0 and x.shape[1] == (self.dim or x.shape[1])
-        if not fits or not x.is_floating_point():
-            raise OptionError(
-                f"{name}: a {x.dtype} tensor of shape {tuple(x.shape)}; "
-                f"this bank takes floats of shape (n, {self.dim or 'dim'})"
-            )
-        if len(x) and not torch.linalg.vector_norm(x.float(), dim=1).amax() < NORM_LIMIT:
-            raise OptionError(
-                f"{name}: values must be finite, with norms below {NORM_LIMIT:.0e}; "
-                "check the images and the backbone's weights"
-            )
 
     def _among(self, references: Collection[int]) -> Tensor:
         """(N,) bool: rows of some references."""

@@ -15,13 +15,12 @@ from offnominal.errors import OptionError
 from offnominal.memory.bank import MemoryBank
 from offnominal.memory.search.bound import bound, product_dtype
 from offnominal.memory.search.exact import (
-    NORM_LIMIT,
     batches,
     distances_of,
     exact_distances,
     rows_of,
 )
-from offnominal.memory.storage import StoredRows, as_stored
+from offnominal.memory.storage import NORM_LIMIT, StoredRows, as_stored
 
 # A distance and its row are one integer, as in the search, but with the row's number inverted:
 # the largest key is the farthest row and, of rows equally far, the lowest.
@@ -152,15 +151,9 @@ class _Greedy:
     so a key that is not up to date is a bound from above: such a row needs no look until all
     keys above its own have come down.
 
-    Attributes
-    ----------
-    keys : Tensor
-        (N,) int64: squared distance to the nearest of the selected rows that the row has been
-        compared with, and its number; ``_TAKEN`` once it is selected.
-    seen : Tensor
-        (N,) int32: how many selected rows those are.
-    picked : Tensor
-        (count,) int64: the selected rows; the first ``done`` are valid.
+    ``keys`` (N,) int64 are the squared distance to the nearest of the selected rows that a row has
+    been compared with, and its number, or ``_TAKEN``; ``seen`` (N,) int32 tells how many these
+    are. Of ``picked`` (count,) int64 the first ``done`` are selected.
     """
 
     def __init__(
@@ -233,7 +226,8 @@ class _Greedy:
         ids = ids[(self.seen[ids] < self.done) & (self.keys[ids] > _LAST_ROW)]
         # Rows that have seen equally many share a matrix product without waste.
         ids = ids[self.seen[ids].argsort()]
-        for part in torch.split(ids, self.block):
+        for some in batches(len(ids), self.block):
+            part = ids[some]
             block = self.rows[part]
             far = distances_of(self.keys[part])
             unseen = math.ceil((self.done - int(self.seen[part[0]])) / _STEP) * _STEP
@@ -276,7 +270,8 @@ def _pack(distances: Tensor, ids: Tensor) -> Tensor:
 
 
 def _rows(keys: Tensor) -> Tensor:
-    return _LAST_ROW - rows_of(keys)
+    ids: Tensor = _LAST_ROW - rows_of(keys)
+    return ids
 
 
 def farthest_rows(rows: Tensor, bank: MemoryBank, count: int) -> Tensor:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from offnominal.memory.bank import MemoryBank
+from offnominal.memory.search.exact import batches
 
 Progress = Callable[[str, int], None]
 
@@ -62,14 +63,15 @@ def grown(bank: MemoryBank, new: Collection[int], progress: Progress | None = No
     rows = _counted(bank, new)
     rows = rows[bank.loo_reference[rows] != UNMEASURED]
     if bool(bank._among(new).any()):
-        for part in torch.split(rows, _TOGETHER):
+        for some in batches(len(rows), _TOGETHER):
+            part = rows[some]
             squared, nearest = bank.search(bank.take(part), 1, among=new)
             distance, row = squared[:, 0], nearest[:, 0]
             before, known = bank.loo_distance[part], bank.loo_reference[part]
             nearer = distance < before
             # Of rows equally far the lowest counts, and the rows of a reference lie together.
             tied = distance == before
-            for reference in known[tied].unique().tolist():
+            for reference in torch.unique(known[tied]).tolist():
                 first = int(bank.rows_of(reference)[0])
                 nearer |= tied & (known == reference) & (row < first)
             _set(bank, part[nearer], distance[nearer], bank.reference[row[nearer]])
@@ -90,7 +92,8 @@ def shrunk(bank: MemoryBank, gone: Collection[int], progress: Progress | None = 
     rows = _counted(bank, gone)
     away = torch.tensor(sorted(gone), dtype=torch.int32, device=rows.device)
     rows = rows[torch.isin(bank.loo_reference[rows], away)]
-    for part in torch.split(rows, _TOGETHER):
+    for some in batches(len(rows), _TOGETHER):
+        part = rows[some]
         _set(bank, part, *_nearest_of_others(bank, part))
         _tell(bank, rows, part, progress)
 
@@ -130,7 +133,7 @@ def _nearest_of_others(bank: MemoryBank, rows: Tensor) -> tuple[Tensor, Tensor]:
         left = left[~other.any(1)]
         if not len(left):
             return distance, reference
-    for one in own[left].unique().tolist():
+    for one in torch.unique(own[left]).tolist():
         here = left[own[left] == one]
         distance[here], reference[here] = _nearest(bank, rows[here], one)
     return distance, reference
@@ -143,4 +146,4 @@ def _set(bank: MemoryBank, rows: Tensor, distance: Tensor, reference: Tensor) ->
 def _tell(bank: MemoryBank, rows: Tensor, part: Tensor, progress: Progress | None) -> None:
     """Tell how many of the references that ``rows`` are of are done with ``part`` of these."""
     if progress:
-        progress("threshold", len(bank.reference[rows[rows <= part[-1]]].unique()))
+        progress("threshold", len(torch.unique(bank.reference[rows[rows <= part[-1]]])))

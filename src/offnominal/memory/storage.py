@@ -7,6 +7,7 @@ Before a row becomes integers it is turned, so that its values are about equally
 then fits all of them. All rows and queries are turned alike, which changes no distance.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +16,19 @@ from torch import Tensor
 from offnominal.errors import OptionError
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "int8": torch.int8}
+# What a bank knows of a row beside its features: the format, and the smallest value.
+COLUMNS = {
+    "reference": (torch.int32, -1),
+    "view": (torch.int16, 0),
+    "patch": (torch.int32, 0),
+    "counts": (torch.bool, 0),
+    "loo_distance": (torch.float32, 0),
+    "loo_reference": (torch.int32, -2),
+}
+# Beyond this norm the square of a distance leaves the range of float32.
+NORM_LIMIT = 1e18
 _LEVELS = 127
+_BLOCK = 2**16  # rows that are checked at once
 _GOLDEN = 0x9E3779B1
 
 
@@ -105,6 +118,55 @@ def as_stored(features: Tensor, storage: str) -> Tensor:
     """
     stored = StoredRows(*encode(features, storage))[:]
     return turn_back(stored) if storage == "int8" else stored
+
+
+def check_features(x: Tensor, name: str, dim: int) -> None:
+    """Raise an OptionError unless ``x`` (n, dim) are finite floats; of any length if dim is 0."""
+    fits = x.ndim == 2 and x.shape[1] > 0 and x.shape[1] == (dim or x.shape[1])
+    if not fits or not x.is_floating_point():
+        raise OptionError(
+            f"{name}: a {x.dtype} tensor of shape {tuple(x.shape)}; "
+            f"this bank takes floats of shape (n, {dim or 'dim'})"
+        )
+    if len(x) and not torch.linalg.vector_norm(x.float(), dim=1).amax() < NORM_LIMIT:
+        raise OptionError(
+            f"{name}: values must be finite, with norms below {NORM_LIMIT:.0e}; "
+            "check the images and the backbone's weights"
+        )
+
+
+def check_columns(columns: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> None:
+    """Raise an OptionError unless ``columns`` can take the place of those of a bank."""
+    if odd := like.keys() ^ columns.keys():
+        raise OptionError(
+            f"memory bank: the columns {', '.join(sorted(odd))} are missing or unknown here; "
+            "check the file that they were loaded from, and that it was saved with this storage"
+        )
+    rows = columns["rows"]
+    n, dim = (*rows.shape, 0, 0)[:2]
+    for name, column in columns.items():
+        shape = (n, like["rows"].shape[1] or dim) if name == "rows" else (n,)
+        if column.dtype != like[name].dtype or column.shape != shape:
+            raise OptionError(
+                f"memory bank: {name} is {column.dtype} of shape {tuple(column.shape)}; "
+                f"this bank takes {like[name].dtype} of shape {shape}"
+            )
+        # Written so that NaN is refused as well.
+        lowest = COLUMNS.get(name, (None, 0))[1]
+        if name != "rows" and not bool((column >= lowest).all()):
+            raise OptionError(f"memory bank: {name} must be at least {lowest} everywhere")
+    stored = StoredRows(rows, columns.get("scale"))
+    for start in range(0, n, _BLOCK):
+        refuse_infinite(torch.linalg.vector_norm(stored[start : start + _BLOCK], dim=1))
+
+
+def refuse_infinite(norms: Tensor) -> None:
+    """Raise an OptionError unless all these norms of rows are finite and not too large."""
+    if not norms.amax() < NORM_LIMIT:
+        raise OptionError(
+            f"memory bank: rows must be finite with norms below {NORM_LIMIT:.0e}; "
+            "check the features or the file they were loaded from"
+        )
 
 
 def turn(rows: Tensor) -> Tensor:

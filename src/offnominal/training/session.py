@@ -5,7 +5,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from offnominal.benchmark.features import FeatureCache
+from offnominal.backbones.cache import FeatureCache
 from offnominal.datasets.dataset import Dataset
 from offnominal.detectors.base import OnError
 from offnominal.detectors.learned import LearnedDetector

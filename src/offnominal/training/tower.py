@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from offnominal.benchmark.features import FeatureCache
+from offnominal.backbones.cache import FeatureCache
 from offnominal.datasets.sample import Sample
 from offnominal.detectors.base import OnError
 from offnominal.detectors.learned import LearnedDetector

@@ -4,6 +4,7 @@ Damm et al., 2024 (arXiv 2405.14529), appendix D. Most parts of a batch are good
 good part has near neighbours in many of the other images, and a patch of a defect has few.
 """
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -41,7 +42,7 @@ class BatchedAnomalyDINO(BatchDetector, MaskedFeatures):
 
     method: ClassVar[str] = "anomalydino-batched"
 
-    default_resolutions = {"dinov2": 672}
+    default_resolutions: ClassVar[Mapping[str, int]] = {"dinov2": 672}
 
     def __init__(self, quantile: float = 0.001, search_memory: int = 512, **options: Any) -> None:
         super().__init__(**options)

@@ -147,7 +147,7 @@ class MuSc(BatchDetector):
         return _RESOLUTION if network.stride == _PATCH else network.resolution
 
     def check_count(self, count: int) -> None:
-        """Raise an :class:`OptionError` if a batch is too small for the groups that are compared."""
+        """Raise an :class:`OptionError` if a batch is too small for its groups."""
         if neighbour_count(count, self.share) < 1:
             least = next(n for n in range(2, count + 10**6) if neighbour_count(n, self.share))
             raise OptionError(

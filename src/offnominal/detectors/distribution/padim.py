@@ -5,6 +5,7 @@ Detection and Localization", ICPR workshops 2021 (arXiv 2011.08785).
 """
 
 import random
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -69,8 +70,9 @@ class PaDiM(FeatureDetector):
     -----
     Memory, with P positions: 4 P d^2 bytes when fitted and on disk. During :meth:`fit` 12 P d^2
     bytes, however many the references are, about 400 P d bytes for images on their way, and 4 P d
-    bytes for each reference that is to be scored (with ``pca`` its pixels). ResNet-18 at 224 pixels: P = 3,136 and
-    d = 100, so 125 MB, and 500 MB to fit. WideResNet-50-2: d = 550, so 3.8 GB, and 12 GB to fit.
+    bytes for each reference that is to be scored (with ``pca`` its pixels). ResNet-18 at 224
+    pixels: P = 3,136 and d = 100, so 125 MB, and 500 MB to fit. WideResNet-50-2: d = 550, so
+    3.8 GB, and 12 GB to fit.
 
     To set the threshold each reference is scored against the Gaussians of the others, exactly (see
     :func:`left_out`); with ``pca`` the components are those of all references. Unlike a distance to
@@ -92,7 +94,7 @@ class PaDiM(FeatureDetector):
     default_layers: ClassVar[tuple[int, ...] | None] = (-4, -3, -2)
     # The paper scales to 256 and looks at the middle 224 pixels. A fault may lie at the rim, so the
     # whole image is scaled to 224, which gives grids of the same size.
-    default_resolutions = {"resnet": 224, "wide_resnet": 224}
+    default_resolutions: ClassVar[Mapping[str, int]] = {"resnet": 224, "wide_resnet": 224}
     takes_tiles: ClassVar[bool] = False
 
     def __init__(

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from offnominal.detectors.features import ViewScores, joined, tokens_of
 from offnominal.detectors.options import OnError, Progress, check_choice, check_range
-from offnominal.detectors.references import Change, take_in, utc
+from offnominal.detectors.references import Change
 from offnominal.detectors.subspace import Moments, Subspace, SubspaceModel
 from offnominal.images import ImageSource
 from offnominal.memory import MemoryBank
@@ -184,7 +184,7 @@ class SubspaceAD(SubspaceModel):
         kept: dict[int, _Kept] = {}
         self._total = before
         try:
-            for number, image in take_in(self.references, self.read(images, on_error), known):
+            for number, image in self.references.take_in(self.read(images, on_error), known):
                 kept[number] = self.learn(number, image)
                 if progress:
                     progress("features", len(kept))
@@ -199,9 +199,9 @@ class SubspaceAD(SubspaceModel):
         finally:
             self.release()
         if kept:
-            earlier = self.reference_scores
+            earlier = self.good.references
             self.set_references(dict(zip(earlier.numbers, earlier.scores, strict=True)) | scored)
-            self.note("add", kept, utc(when))
+            self.references.note("add", kept, self.bank_rows, when)
         return Change(
             "add",
             tuple(self.references[number].file for number in kept),

@@ -12,11 +12,11 @@ from torch import Tensor
 from offnominal.detectors.features import FeatureDetector, ViewScores, joined
 from offnominal.detectors.memory_bank.origin import Origin
 from offnominal.detectors.options import OnError, Progress, check_choice, check_range
-from offnominal.detectors.references import Change, Rescored, find_reference, take_in, utc
+from offnominal.detectors.references import Change, References, Rescored
 from offnominal.errors import OptionError
 from offnominal.images import ImageSource
 from offnominal.memory import MemoryBank, leave_one_out
-from offnominal.scoring import CalibrationScores, Scores, Size
+from offnominal.scoring import Scores, Size
 from offnominal.views import View
 
 __all__ = ["BankDetector", "Storage"]
@@ -27,8 +27,8 @@ Storage = Literal["fp32", "fp16", "int8"]
 class BankDetector(FeatureDetector):
     """A detector with a memory bank, which says where its rows come from, grows and shrinks.
 
-    A method writes :meth:`rows`, :meth:`patch_distance`, and where it needs to :meth:`judge`. The bank
-    knows for every row that counts how far it is from the rows of all other references; thresholds
+    A method writes :meth:`rows`, :meth:`patch_distance`, and where it needs to :meth:`judge`.
+    The bank knows for every row that counts how far it is from the rows of all other references; thresholds
     follow from that, so that adding and forgetting take little. Rows of forgotten references stay
     in the file and are passed over, until :meth:`compact`.
 
@@ -201,7 +201,7 @@ class BankDetector(FeatureDetector):
         known: list[str] = []
         kept: dict[int, Any] = {}
         try:
-            for number, image in take_in(self.references, self.read(images, on_error), known):
+            for number, image in self.references.take_in(self.read(images, on_error), known):
                 kept[number] = self.learn(number, image)
                 if progress:
                     progress("features", len(kept))
@@ -215,7 +215,7 @@ class BankDetector(FeatureDetector):
             del self.references[first:]
             self.measured_ = [number for number in self.measured_ if number < first]
             raise
-        self.note("add", kept, utc(when))
+        self.references.note("add", kept, self.bank_rows, when)
         return before.change("add", kept, known, how)
 
     @torch.inference_mode()
@@ -248,10 +248,10 @@ class BankDetector(FeatureDetector):
         before = self._before("forget a single image")
         single = isinstance(image, str | Path | np.ndarray) or hasattr(image, "getexif")
         several: Any = [image] if single else image
-        found = {find_reference(one, self.references, self.sixteen_bit) for one in several}
+        found = {self.references.find(one, self.sixteen_bit) for one in several}
         if not found:
             raise OptionError("name at least one reference to forget")
-        if found == set(self.active_numbers):
+        if found == set(self.references.active):
             raise OptionError(
                 f"{self.references[min(found)].file}: no reference would be left to compare with; "
                 "add others first, or fit anew"
@@ -259,7 +259,7 @@ class BankDetector(FeatureDetector):
         numbers = sorted(found)
         self._activate(numbers, False)
         how = self._shrunk(numbers, progress)
-        self.note("forget", numbers, utc(when))
+        self.references.note("forget", numbers, self.bank_rows, when)
         return before.change("forget", numbers, how=how)
 
     @torch.inference_mode()
@@ -277,12 +277,12 @@ class BankDetector(FeatureDetector):
             If there is none.
         """
         before = self._before("go back a step")
-        if len(self.steps) < 2:
+        if len(self.references.steps) < 2:
+            start = self.references.steps[0].what
             raise OptionError(
-                f"nothing to undo: the history begins with {self.steps[0].what}, and no step has "
-                "followed"
+                f"nothing to undo: the history begins with {start}, and no step has followed"
             )
-        step = self.steps.pop()
+        step = self.references.steps.pop()
         names = [self.references[number].file for number in step.numbers]
         if step.what == "forget":
             self._activate(step.numbers, True)
@@ -299,7 +299,7 @@ class BankDetector(FeatureDetector):
     def compact(self) -> Change:
         """Drop what was forgotten for good, and with it the steps that :meth:`undo` could take."""
         before = self._before("drop what was forgotten")
-        kept = self.active_numbers
+        kept = self.references.active
         names = [one.file for one in self.references if not one.active]
         new = {old: number for number, old in enumerate(kept)}
         table = torch.tensor([new.get(old, -1) for old in range(len(self.references))])
@@ -308,16 +308,10 @@ class BankDetector(FeatureDetector):
             for column in (bank.reference, bank.loo_reference):
                 moved = table.to(column)[column.clamp(min=0).long()]
                 column.copy_(torch.where(column >= 0, moved, column))
-        scores = self.reference_scores.of(kept)
-        self.reference_scores = scores.numbered([new[old] for old in scores.numbers])
-        if self.calibration is not self.held_out:
-            self.held_out = CalibrationScores()
-        self.calibrated_with = [new[old] for old in self.calibrated_with if old in new]
+        self.good.renumber(new)
         self.measured_ = [new[old] for old in self.measured_ if old in new]
-        self.references = [self.references[old] for old in kept]
-        self.choose_calibration()
-        self.steps = []
-        self.note("compact", range(len(kept)))
+        self.references = References(self.references[old] for old in kept)
+        self.references.note("compact", range(len(kept)), self.bank_rows)
         return before.change("compact", names)
 
     def _activate(self, numbers: Iterable[int], flag: bool) -> None:
@@ -354,11 +348,11 @@ class BankDetector(FeatureDetector):
         return self._scored_anew(others)
 
     def _measured_but(self, numbers: Sequence[int]) -> list[int]:
-        active = set(self.active_numbers) - set(numbers)
+        active = set(self.references.active) - set(numbers)
         return [number for number in self.measured_ if number in active]
 
     def _scored_anew(self, others: list[int]) -> Rescored:
-        active = set(self.active_numbers)
+        active = set(self.references.active)
         measured = [number for number in self.measured_ if number in active]
         scored = {n: self.score_from_bank(n) for n in measured} if len(active) > 1 else {}
         self.set_references(scored)
@@ -367,7 +361,7 @@ class BankDetector(FeatureDetector):
 
     def _kept_scores(self, others: list[int], scored: dict[int, Scores]) -> Rescored:
         """A bank of a part of the patches cannot score its references again: scores stay."""
-        old = self.reference_scores.of(range(len(self.references)))
+        old = self.good.references.of(range(len(self.references)))
         known = dict(zip(old.numbers, old.scores, strict=True))
         self.set_references(known | scored)
         return "kept" if others else "none"
@@ -417,7 +411,7 @@ class _Before:
 
     def __init__(self, detector: BankDetector) -> None:
         self.detector = detector
-        self.references = len(detector.active_numbers)
+        self.references = len(detector.references.active)
         self.rows = detector.bank_rows
         self.threshold = detector.threshold
 
@@ -434,7 +428,7 @@ class _Before:
             what,
             tuple(names),
             tuple(known),
-            (self.references, len(now.active_numbers)),
+            (self.references, len(now.references.active)),
             (self.rows, now.bank_rows),
             (self.threshold, now.threshold),
             "none" if now.calibration.kind == "held-out" else how,

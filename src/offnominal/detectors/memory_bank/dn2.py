@@ -3,6 +3,7 @@
 Bergman, Cohen and Hoshen, "Deep Nearest Neighbor Anomaly Detection", 2020 (arXiv 2002.10445).
 """
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -87,7 +88,7 @@ class DN2(FeatureDetector):
     default_layers: ClassVar[tuple[int, ...] | None] = (-1,)
     # The papers of DN2, SPADE and PaDiM scale to 256 and look at the middle 224 pixels. A fault may
     # lie at the rim, so here the whole image is scaled to 224, which gives grids of their sizes.
-    default_resolutions = {"resnet": 224, "wide_resnet": 224}
+    default_resolutions: ClassVar[Mapping[str, int]] = {"resnet": 224, "wide_resnet": 224}
     takes_tiles: ClassVar[bool] = False
 
     def __init__(self, neighbours: int = 2, aggregate: str = "max", **options: Any) -> None:

@@ -197,7 +197,7 @@ class PatchCore(BankDetector):
     # -- learning -----------------------------------------------------------------------------
 
     def learn(self, number: int, image: np.ndarray) -> Any:
-        """Keep all of a reference's patches while a fit lasts, or put a further one's in the bank."""
+        """Keep all of a reference's patches for the fit, or put a further one's in the bank."""
         views = self.views(image)
         found = [self.rows(self.embed(torch.from_numpy(view.pixels))) for view in views]
         if self.fitted:

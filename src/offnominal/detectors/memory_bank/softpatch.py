@@ -51,8 +51,8 @@ class SoftPatch(PatchCore):
         Share of the references that is taken for defective when the threshold is set, on [0, 1):
         so many of the highest-scoring ones are left out.
     **options
-        See :class:`~offnominal.detectors.memory_bank.patchcore.PatchCore`. The image score is the plain maximum
-        unless ``reweight`` asks for PatchCore's eq. 7 as well. ``tile`` is not taken.
+        See :class:`~offnominal.detectors.memory_bank.patchcore.PatchCore`. The image score is the
+        plain maximum unless ``reweight`` asks for PatchCore's eq. 7 as well. ``tile`` is not taken.
 
     Notes
     -----
@@ -157,13 +157,13 @@ class SoftPatch(PatchCore):
         """Distances (n, k) times the weights of the entries."""
         return distance * self.weights_[index] if self.soft else distance
 
-    def set_references(self, scored: Mapping[int, Scores]) -> None:
-        """Set the threshold without those that are taken for defective."""
+    def scored_all(self, scored: Mapping[int, Scores]) -> Mapping[int, Scores]:
+        """Leave out those that are taken for defective."""
         numbers = list(scored)
         scores = [self.image_score(scored[n], self.references[n].size) for n in numbers]
         order = torch.tensor(scores).argsort(stable=True)
         good = order[: len(scored) - int(len(scored) * self.contamination)].tolist()
-        super().set_references({numbers[place]: scored[numbers[place]] for place in good})
+        return {numbers[place]: scored[numbers[place]] for place in good}
 
 
 def local_outlier_factor(positions: Tensor, neighbours: int) -> Tensor:

@@ -4,7 +4,7 @@ Cohen and Hoshen, "Sub-Image Anomaly Detection with Deep Pyramid Correspondences
 (arXiv 2005.02357).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -28,8 +28,8 @@ class SPADE(FeatureDetector):
 
     First the K references nearest to the image are retrieved by the mean of the network's last
     level; the mean squared distance to them is the image score (section 3.2), the same as
-    :class:`~offnominal.detectors.memory_bank.dn2.DN2`'s. Then every position's features, the other levels
-    joined (section 3.4), are compared with those at all positions of the retrieved references; the
+    :class:`~offnominal.detectors.memory_bank.dn2.DN2`'s. Then every position's features, the other
+    levels joined (section 3.4), are compared with those at all positions of the retrieved references; the
     mean squared distance to the nearest ``correspondences`` of them is the patch score (3.3).
 
     Parameters
@@ -73,7 +73,10 @@ class SPADE(FeatureDetector):
     default_backbone: ClassVar[str] = "wide_resnet50_2"
     # A residual network's stages 1 to 3 for the pyramid, and the last for the vector.
     default_layers: ClassVar[tuple[int, ...] | None] = (-4, -3, -2, -1)
-    default_resolutions = {"resnet": 224, "wide_resnet": 224}  # see DN2
+    default_resolutions: ClassVar[Mapping[str, int]] = {
+        "resnet": 224,
+        "wide_resnet": 224,
+    }  # see DN2
     takes_tiles: ClassVar[bool] = False
     own_score: ClassVar[str | None] = "neighbours"
 

@@ -12,8 +12,7 @@ from typing import Any, NamedTuple, Self
 import torch
 from torch import Tensor
 
-from offnominal.memory.search.exact import NORM_LIMIT, refuse_infinite
-from offnominal.memory.storage import StoredRows
+from offnominal.memory.storage import NORM_LIMIT, StoredRows, refuse_infinite
 
 _FLOAT32_ROUNDOFF = 2.0**-24
 _SPLITS = 2  # numbers of the fast format that together carry one half-norm
@@ -39,20 +38,10 @@ class Bounds:
     roundoff: float
 
     def threshold(self, distances: Tensor, ids: Tensor) -> Tensor:
-        """Value below which a maximum proves that its whole group is too far away.
+        """Values (n, blocks) below which a maximum proves that its whole group is too far away.
 
-        Parameters
-        ----------
-        distances : Tensor
-            (n,) float32: squared distances, as :func:`exact_distances` rounds them, that a row
-            must not exceed to matter.
-        ids : Tensor
-            (n,) int64: which queries they belong to.
-
-        Returns
-        -------
-        Tensor
-            (n, blocks), in the dtype of ``maxima``.
+        ``distances`` (n,) float32 are squared ones, as :func:`exact_distances` rounds them, that a
+        row must not exceed to matter; ``ids`` (n,) int64 the queries that they belong to.
         """
         # 2⁻¹⁸ covers the rounding of the exact distance: at most 64 float32 roundings deep.
         reach = (distances * (-0.5 * (1 + 2.0**-18)))[:, None] - self.slack[ids]
@@ -84,31 +73,20 @@ def product_dtype(precision: str, device: torch.device) -> torch.dtype:
 
 
 class Block(NamedTuple):
-    """A block of rows as a product takes it.
+    """A block of rows as a product takes it."""
 
-    Attributes
-    ----------
-    codes : Tensor
-        (n, D + 6), in the format of the products. The rows of a group lie n / group apart, so that
-        the maximum over them runs along memory.
-    reach : Tensor
-        float32: the largest distance from the centre.
-    """
-
+    # (n, D + 6), in the format of the products. The rows of a group lie n / group apart, so that
+    # the maximum over them runs along memory.
     codes: Tensor
-    reach: Tensor
+    reach: Tensor  # float32: the largest distance from the centre
 
 
 class BlockCache:
     """Blocks of one bank's rows, kept from search to search.
 
     They are of the very tensor that they were made from, unchanged; of another one, all are made
-    anew. Never saved, and no part of the result of a search.
-
-    Attributes
-    ----------
-    centre : Tensor or None
-        (D,) float32: what is subtracted from the rows.
+    anew. Never saved, and no part of the result of a search. ``centre`` (D,) is what was
+    subtracted from the rows.
     """
 
     def __init__(self) -> None:
@@ -133,7 +111,7 @@ class BlockCache:
         return self
 
     def get(self, key: tuple[Any, ...]) -> Block | None:
-        """What was kept under this key."""
+        """Find what was kept under this key."""
         return self._blocks.get(key)
 
     def put(self, key: tuple[Any, ...], block: Block) -> None:
@@ -175,8 +153,7 @@ def bound(
     group : int
         Rows per group.
     cache : BlockCache, optional
-        Blocks of these very rows, which need not be encoded again. Not for float16, where a block
-        is scaled to the queries.
+        Of these very rows. Not for float16, where a block is scaled to the queries.
 
     Raises
     ------
@@ -265,19 +242,11 @@ def _scale(query_norms: Tensor, reach: Tensor) -> float:
 
 
 def _encode(x: Tensor, norms: Tensor, scale: float, out: Tensor, own: int, loss: float) -> Tensor:
-    """Write vectors and their half-norms into ``out``; return the norms of what was rounded off.
+    """Write vectors (..., D) and their half-norms; return the norms of what was rounded off.
 
-    Parameters
-    ----------
-    x : Tensor
-        (..., D) float32.
-    norms : Tensor
-        (...) float32: their norms.
-    out : Tensor
-        (..., D + 6): the vectors, two columns for the rows' half-norms and two for the
-        queries', of which those not starting at column ``own`` are 1. The last two are left.
-    loss : float
-        By which share of the squared norm the half-norm is made nearer to 0.
+    ``out`` (..., D + 6) gets the vectors, two columns for the rows' half-norms and two for the
+    queries', of which those not starting at column ``own`` are 1. The last two are left. A
+    half-norm is made nearer to 0 by the share ``loss`` of the squared norm.
     """
     dim = x.shape[-1]
     out[..., :dim] = x if scale == 1 else x * scale
@@ -301,31 +270,19 @@ def _write_up(out: Tensor, one: Tensor, two: Tensor, scale: float) -> None:
     out[..., 1] = two * up
 
 
-@dataclass(frozen=True)
-class _Loss:
+class _Loss(NamedTuple):
     """By how much a product may be too small before its result is rounded, for norms q and b.
 
     The standard model of floating-point error (Higham, Accuracy and Stability of Numerical
     Algorithms, 2nd ed., 2002, §3.1): a sum of n products in any order is off by at most
     n·u·Σ|xᵢyᵢ| to first order, and Σ|xᵢyᵢ| ≤ q·b + q² + b². What the format rounds off the inputs,
     e and f, is measured, and enters by the Cauchy-Schwarz inequality as e·b + (q + e)·f.
-
-    Attributes
-    ----------
-    own : float
-        Factor of q² and of b².
-    both : float
-        Factor of (q + e)·b.
-    one : float
-        Factor of (q + e)·f.
-    flushed : float
-        What numbers lose that are too small for the format.
     """
 
-    own: float
-    both: float
-    one: float
-    flushed: float
+    own: float  # factor of q² and of b²
+    both: float  # factor of (q + e)·b
+    one: float  # factor of (q + e)·f
+    flushed: float  # what numbers lose that are too small for the format
 
     @classmethod
     def of(cls, terms: int, dtype: torch.dtype, device: torch.device) -> "_Loss":

@@ -10,11 +10,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from offnominal.errors import OptionError
 from offnominal.memory.storage import StoredRows
 
-# Beyond this norm the square of a distance leaves the range of float32.
-NORM_LIMIT = 1e18
 _ROW_BITS = 32
 NOTHING = (0x7F800000 << _ROW_BITS) | 0xFFFFFFFF
 """Key of no row, infinitely far."""
@@ -97,15 +94,6 @@ def compare(
             torch.cat([best[ids].flatten(), found.flatten()]),
             torch.cat([known.flatten(), place[:, None].expand_as(found).flatten()]),
             k,
-        )
-
-
-def refuse_infinite(norms: Tensor) -> None:
-    """Raise an OptionError unless all these norms of rows are finite and not too large."""
-    if not norms.amax() < NORM_LIMIT:
-        raise OptionError(
-            f"memory bank: rows must be finite with norms below {NORM_LIMIT:.0e}; "
-            "check the features or the file they were loaded from"
         )
 
 

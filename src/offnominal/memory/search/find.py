@@ -26,30 +26,14 @@ _REPEATED = 512
 
 @dataclass(frozen=True)
 class Plan:
-    """How a search is cut into pieces. No choice here changes the result.
+    """How a search is cut into pieces. No choice here changes the result."""
 
-    Attributes
-    ----------
-    queries : int
-        Queries per pass over the rows.
-    rows : int
-        Rows per matrix product.
-    blocks : int
-        Matrix products whose maxima are held at once.
-    group : int
-        Consecutive rows of which only the nearest is noted.
-    compared : int
-        Rows compared exactly at once.
-    listed : int
-        Queries whose candidates are listed at once.
-    """
-
-    queries: int
-    rows: int
-    blocks: int
-    group: int
-    compared: int
-    listed: int
+    queries: int  # per pass over the rows
+    rows: int  # per matrix product
+    blocks: int  # matrix products whose maxima are held at once
+    group: int  # consecutive rows of which only the nearest is noted
+    compared: int  # rows compared exactly at once
+    listed: int  # queries whose candidates are listed at once
 
     @classmethod
     def within(
@@ -84,24 +68,7 @@ def find(
     memory: int,
     cache: BlockCache,
 ) -> tuple[Tensor, Tensor]:
-    """Find the ``k`` nearest rows of each query within ``memory`` bytes.
-
-    Parameters
-    ----------
-    rows, queries, k, spans
-        As for :func:`nearest`.
-    precision : {"auto", "fp32", "bf16", "fp16"}
-        Format of the first stage.
-    memory : int
-        Bytes to work in.
-    cache : BlockCache
-        Of the bank that the rows are of. A quarter of the memory is for it.
-
-    Returns
-    -------
-    tuple of Tensor
-        As of :func:`nearest`.
-    """
+    """As :func:`nearest`, within ``memory`` bytes, of which a quarter is for the ``cache``."""
     values, dim = rows.values, queries.shape[1]
     dtype = product_dtype(precision, values.device)
     kept = None

@@ -1,13 +1,25 @@
-"""Rotations: angles as options say them, and pixels as the reference code turns them."""
+"""Looks at an image: rotations as the reference code turns, and where each patch lies."""
 
 import cv2
 import numpy as np
 import pytest
 
-from offnominal.augment import AGNOSTIC_ANGLES, parse_rotations, rotate_image
 from offnominal.errors import OptionError
 from offnominal.images import read_image
 from offnominal.paths import find_images
+from offnominal.views import (
+    AGNOSTIC_ANGLES,
+    Flip,
+    View,
+    flipped,
+    merge,
+    parse_rotations,
+    patch_corners,
+    quarter_turned,
+    rotate_image,
+    turned_back,
+    whole_view,
+)
 
 
 @pytest.mark.parametrize(
@@ -95,3 +107,44 @@ def test_agrees_with_bilinear_sampling_of_the_mirrored_tile(tiles, angle):
     assert error.max() < 16
     upright = cv2.absdiff(image, rotate_image(image, angle))
     assert upright.mean() > 4 * error.mean()
+
+
+def view_of(image: np.ndarray) -> View:
+    return whole_view(image, 64, 8, "square", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+
+
+def spot(size: tuple[int, int], x: int, y: int) -> np.ndarray:
+    """A black image with a bright square around a point."""
+    image = np.zeros((*size, 3), np.uint8)
+    image[y - 6 : y + 6, x - 6 : x + 6] = 255
+    return image
+
+
+@pytest.mark.parametrize("quarters", [0, 1, 2, 3])
+@pytest.mark.parametrize("flip", ["", "rows", "columns"])
+def test_a_turned_and_flipped_patch_is_traced_back(quarters: int, flip: Flip) -> None:
+    image = spot((160, 240), 50, 110)
+    view = quarter_turned(view_of(image), quarters)
+    view = flipped(view, flip) if flip else view
+    brightest = int(cv2.resize(view.pixels[0], (8, 8), interpolation=cv2.INTER_AREA).argmax())
+    middle = patch_corners(view, (8, 8), brightest).mean(0)
+    assert np.abs(middle - [50, 110]).max() <= 240 / 8
+
+
+@pytest.mark.parametrize("angle", [30.0, 90.0, 225.0])
+def test_a_patch_of_a_rotated_image_is_traced_back(angle: float) -> None:
+    image = spot((160, 240), 90, 70)
+    view = turned_back(view_of(rotate_image(image, angle)), (160, 240), angle)
+    brightest = int(cv2.resize(view.pixels[0], (8, 8), interpolation=cv2.INTER_AREA).argmax())
+    middle = patch_corners(view, (8, 8), brightest).mean(0)
+    assert np.abs(middle - [90, 70]).max() <= 240 / 8
+    assert not view.upright
+
+
+def test_views_of_one_window_are_averaged_and_turned_back() -> None:
+    plain = view_of(spot((160, 240), 50, 110))
+    mirrored = flipped(plain, "columns", upright=True)
+    grid = np.arange(64, dtype=np.float32).reshape(8, 8)
+    merged, window = merge([plain, mirrored], [grid, grid[:, ::-1] + 2])
+    np.testing.assert_array_equal(merged, grid + 1)
+    assert window is None

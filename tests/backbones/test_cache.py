@@ -11,9 +11,10 @@ from tests.seeded import CLIP_TINY, save_clip
 
 from offnominal import AnomalyDINO
 from offnominal.backbones import load_backbone
+from offnominal.backbones.base import Backbone
+from offnominal.backbones.cache import FeatureCache, cached, default_cache
 from offnominal.backbones.clip import ClipBackbone
-from offnominal.benchmark.features import FeatureCache, default_cache
-from offnominal.benchmark.measured import MeasuredBackbone, Meter, measured
+from offnominal.benchmark.machine import NetworkMeter
 from offnominal.detectors.clip import CLIPDetector
 from offnominal.detectors.winclip import WinCLIP
 from offnominal.errors import OptionError
@@ -23,6 +24,15 @@ BIG = 10**9
 
 def entry(value: float, count: int = 250) -> list[np.ndarray]:
     return [np.full(count, value, np.float32), np.full(3, -value, np.float32)]
+
+
+def metered(
+    network: Backbone,
+    cache: FeatureCache | None,
+    conditions: tuple[str, ...] = ("fp32", "cpu"),
+) -> tuple[Backbone, NetworkMeter]:
+    meter = NetworkMeter()
+    return cached(network, cache, conditions, meter), meter
 
 
 def key(number: int) -> str:
@@ -99,12 +109,12 @@ def test_a_second_pass_takes_all_from_the_cache_and_scores_alike(
     network = load_backbone("builtin")
     found, counts = [], []
     for cache in (None, FeatureCache(tmp_path, BIG), FeatureCache(tmp_path, BIG)):
-        wrapped = MeasuredBackbone(network, Meter(cache, ("fp32", "cpu")))
+        wrapped, meter = metered(network, cache)
         detector = AnomalyDINO(backbone="builtin", rotations="0,90", device="cpu")
         detector.use_network(wrapped)
         detector.fit(images[:3])
         found.append([prediction.score for prediction in detector.predict(images[3:])])
-        counts.append((wrapped.meter.computed, wrapped.meter.from_cache))
+        counts.append((meter.computed, meter.from_cache))
     assert found[0] == found[1] == found[2]
     # Three references at two angles, and four test images.
     assert counts == [(10, 0), (10, 0), (0, 10)]
@@ -115,8 +125,7 @@ def test_other_pixels_or_other_conditions_are_other_entries(tmp_path: Path) -> N
     generator = torch.Generator().manual_seed(0)
     pixels = torch.rand(1, 3, 64, 64, generator=generator)
     network = load_backbone("builtin")
-    first = MeasuredBackbone(network, Meter(cache, ("fp32", "cpu")))
-    first(pixels)
+    metered(network, cache)[0](pixels)
     cases = [
         (network, ("bf16", "cpu"), pixels),
         (network, ("fp32", "card"), pixels),
@@ -125,12 +134,12 @@ def test_other_pixels_or_other_conditions_are_other_entries(tmp_path: Path) -> N
         (network, ("fp32", "cpu"), pixels.reshape(1, 3, 32, 128)),
     ]
     for net, conditions, shown in cases:
-        again = MeasuredBackbone(net, Meter(cache, conditions))
+        again, meter = metered(net, cache, conditions)
         again(shown)
-        assert (again.meter.computed, again.meter.from_cache) == (1, 0)
-    again = MeasuredBackbone(network, Meter(cache, ("fp32", "cpu")))
+        assert (meter.computed, meter.from_cache) == (1, 0)
+    again, meter = metered(network, cache)
     torch.testing.assert_close(again(pixels), network(pixels), rtol=0, atol=0)
-    assert (again.meter.computed, again.meter.from_cache) == (0, 1)
+    assert (meter.computed, meter.from_cache) == (0, 1)
     assert (again.dim, again.stride, again.name) == (network.dim, network.stride, network.name)
 
 
@@ -141,9 +150,9 @@ def test_levels_are_kept_as_well(mobilenet: Path, tmp_path: Path) -> None:
     plain = network.levels(pixels)
     assert [tuple(each.shape[-2:]) for each in plain.maps] == [(8, 12), (4, 6)]
     for counts in ((2, 0), (0, 2)):
-        wrapped = MeasuredBackbone(network, Meter(cache, ("fp32", "cpu")))
+        wrapped, meter = metered(network, cache)
         found = wrapped.levels(pixels)
-        assert (wrapped.meter.computed, wrapped.meter.from_cache) == counts
+        assert (meter.computed, meter.from_cache) == counts
         for kept, expected in zip(
             [*found.maps, found.summary], [*plain.maps, plain.summary], strict=True
         ):
@@ -165,9 +174,9 @@ def test_methods_on_clip_share_a_pass(tmp_path: Path) -> None:
     for method, scores in zip(
         (WinCLIP, CLIPDetector, CLIPDetector), (*expected, expected[1]), strict=True
     ):
-        meter = Meter(cache, ("fp32", "cpu"))
+        wrapped, meter = metered(network, cache)
         detector = method(weights=str(weights))
-        detector.use_network(measured(network, meter))
+        detector.use_network(wrapped)
         assert [p.score for p in detector.fit().predict(images)] == pytest.approx(scores, abs=1e-6)
         counts.append((meter.computed, meter.from_cache))
     # WinCLIP asks for the whole image and for windows; CLIP finds what it needs of that pass.
@@ -179,8 +188,7 @@ def test_clip_run_by_other_rules_has_entries_of_its_own(tmp_path: Path) -> None:
     assert isinstance(network, ClipBackbone)
     cache = FeatureCache(tmp_path / "cache", BIG)
     pixels = torch.rand(1, 3, 96, 96, generator=torch.Generator().manual_seed(0))
-    meter = Meter(cache, ("fp32", "cpu"))
-    wrapped = measured(network, meter)
+    wrapped, meter = metered(network, cache)
     assert isinstance(wrapped, ClipBackbone)
     runs = [
         wrapped.adapted(positions, activation)
@@ -207,12 +215,12 @@ def test_clip_run_by_other_rules_has_entries_of_its_own(tmp_path: Path) -> None:
 def test_the_time_of_what_is_found_is_that_of_its_making(tmp_path: Path) -> None:
     cache = FeatureCache(tmp_path, BIG)
     pixels = torch.rand(2, 3, 96, 96, generator=torch.Generator().manual_seed(0))
-    first = Meter(cache, ("fp32", "cpu"))
-    MeasuredBackbone(load_backbone("builtin"), first)(pixels)
+    wrapped, first = metered(load_backbone("builtin"), cache)
+    wrapped(pixels)
     assert first.spared == 0
     assert first.handling > 0
-    again = Meter(cache, ("fp32", "cpu"))
-    MeasuredBackbone(load_backbone("builtin"), again)(pixels)
+    wrapped, again = metered(load_backbone("builtin"), cache)
+    wrapped(pixels)
     assert again.seconds == 0
     assert again.spared == pytest.approx(first.seconds)
     assert again.correction == again.spared - again.handling
@@ -220,8 +228,8 @@ def test_the_time_of_what_is_found_is_that_of_its_making(tmp_path: Path) -> None
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(threads + 1)
-        other = Meter(cache, ("fp32", "cpu"))
-        MeasuredBackbone(load_backbone("builtin"), other)(pixels)
+        wrapped, other = metered(load_backbone("builtin"), cache)
+        wrapped(pixels)
     finally:
         torch.set_num_threads(threads)
     assert other.from_cache == 2
@@ -232,8 +240,7 @@ def test_a_native_grid_is_shared_whatever_the_rule_of_positions(tmp_path: Path) 
     network = load_backbone(None, save_clip(tmp_path, CLIP_TINY, "tiny"))
     assert isinstance(network, ClipBackbone)
     for side, counts in ((64, (1, 1)), (96, (2, 0))):
-        meter = Meter(FeatureCache(tmp_path / "cache", BIG), ("fp32", "cpu"))
-        wrapped = measured(network, meter)
+        wrapped, meter = metered(network, FeatureCache(tmp_path / "cache", BIG))
         assert isinstance(wrapped, ClipBackbone)
         for positions in ("bicubic", "bilinear"):
             wrapped.adapted(positions).tokens(torch.zeros(1, 3, side, side))
