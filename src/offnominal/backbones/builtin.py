@@ -44,11 +44,6 @@ class Builtin(Backbone):
         True (``builtin-aligned``): energies divided by the local contrast, with more orientations,
         bright and dark spots and a wider neighbourhood, 158 dimensions, used as they are. For 50 or
         more good images in which every part lies in the same place.
-
-    Notes
-    -----
-    No fitted state: the filters are computed when it is built, in float64, and rounded to float32.
-    They follow the module between devices and are in no state dict.
     """
 
     family = "builtin"
@@ -77,6 +72,7 @@ class Builtin(Backbone):
         per_level = luminance + 2 * _CHROMA_ORIENTATIONS
         self.dim = 2 * (_LEVELS * per_level + 7) if aligned else _LEVELS * per_level + 3
 
+        # Computed in float64, rounded to float32, and in no state dict.
         filters = {
             "luminance_filters": _gabor(orientations),
             "chroma_filters": _gabor(_CHROMA_ORIENTATIONS),

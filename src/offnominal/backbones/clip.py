@@ -161,7 +161,6 @@ class ClipBackbone(Backbone):
         Parameters
         ----------
         pixels : Tensor of shape (B, 3, h, w), float32
-            Normalised images; both sides are multiples of ``multiple``.
         layers : sequence of int
             Blocks, counted from 0 at the input, or from the end if negative; the papers' layer 6 is
             block 5.
@@ -172,11 +171,6 @@ class ClipBackbone(Backbone):
             no feed-forward part. Blocks before it are the same in both. None: no second stream.
         stop_early : bool
             Leave out the blocks that ``layers`` does not reach; ``last`` is then the last one run.
-
-        Returns
-        -------
-        Tokens
-            In the order of ``layers``.
         """
         wanted = [self._checked(index) for index in layers]
         x, grid = self._embedded(pixels)

@@ -30,22 +30,8 @@ class TimmBackbone(Backbone):
     features of PatchCore, Roth et al., 2022, eq. 1-3), the coarser one upsampled bilinearly, and
     both concatenated.
 
-    Parameters
-    ----------
-    name : str
-        A short name of the catalogue, or any timm name with or without a weights tag.
-    weights : path or None
-        A local weights file. None: from the hub's cache, or fetched.
-    layers : sequence of int or None
-        Feature levels to use, counted as timm does (blocks of a transformer, stages of a
-        convolutional network; negative from the end). Several are concatenated. None: as above.
-
-    Raises
-    ------
-    BackboneError
-        If timm does not know the name, or the network gives no feature maps.
-    WeightsError
-        If the weights cannot be had or do not fit.
+    Parameters and errors are those of :func:`~offnominal.backbones.load_backbone`; ``layers`` count
+    as timm does: blocks of a transformer, stages of a convolutional network.
     """
 
     def __init__(
