@@ -19,16 +19,17 @@ if TYPE_CHECKING:
     from offnominal.calibration import Threshold
     from offnominal.datasets.dataset import Dataset, open_dataset
     from offnominal.datasets.sample import Sample
-    from offnominal.detectors.anomalyclip import AnomalyCLIP
     from offnominal.detectors.anomalydino import AnomalyDINO
     from offnominal.detectors.anomalydino_batched import BatchedAnomalyDINO
-    from offnominal.detectors.april_gan import AprilGAN
     from offnominal.detectors.base import Detector
     from offnominal.detectors.chat import ChatModel
-    from offnominal.detectors.clip import CLIPAC, CLIPDetector
-    from offnominal.detectors.coop import CoOp
     from offnominal.detectors.dn2 import DN2
     from offnominal.detectors.ensemble import Ensemble
+    from offnominal.detectors.language.anomalyclip import AnomalyCLIP
+    from offnominal.detectors.language.april_gan import AprilGAN
+    from offnominal.detectors.language.clip import CLIPAC, CLIPDetector
+    from offnominal.detectors.language.coop import CoOp
+    from offnominal.detectors.language.winclip import WinCLIP
     from offnominal.detectors.maeday import MAEDAY
     from offnominal.detectors.multilayer import MultiLayerNN
     from offnominal.detectors.musc import MuSc
@@ -39,22 +40,21 @@ if TYPE_CHECKING:
     from offnominal.detectors.spade import SPADE
     from offnominal.detectors.subspacead import SubspaceAD
     from offnominal.detectors.subspacead_batched import BatchedSubspaceAD
-    from offnominal.detectors.winclip import WinCLIP
     from offnominal.images import read_image
     from offnominal.memory import MemoryBank
     from offnominal.paths import find_images
 
 _HOMES = {
-    "AnomalyCLIP": "offnominal.detectors.anomalyclip",
+    "AnomalyCLIP": "offnominal.detectors.language.anomalyclip",
     "AnomalyDINO": "offnominal.detectors.anomalydino",
-    "AprilGAN": "offnominal.detectors.april_gan",
+    "AprilGAN": "offnominal.detectors.language.april_gan",
     "Backbone": "offnominal.backbones.base",
     "BatchedAnomalyDINO": "offnominal.detectors.anomalydino_batched",
     "BatchedSubspaceAD": "offnominal.detectors.subspacead_batched",
     "ChatModel": "offnominal.detectors.chat",
-    "CLIPAC": "offnominal.detectors.clip",
-    "CLIPDetector": "offnominal.detectors.clip",
-    "CoOp": "offnominal.detectors.coop",
+    "CLIPAC": "offnominal.detectors.language.clip",
+    "CLIPDetector": "offnominal.detectors.language.clip",
+    "CoOp": "offnominal.detectors.language.coop",
     "Dataset": "offnominal.datasets.dataset",
     "Detector": "offnominal.detectors.base",
     "DN2": "offnominal.detectors.dn2",
@@ -76,7 +76,7 @@ _HOMES = {
     "SPADE": "offnominal.detectors.spade",
     "SubspaceAD": "offnominal.detectors.subspacead",
     "Threshold": "offnominal.calibration",
-    "WinCLIP": "offnominal.detectors.winclip",
+    "WinCLIP": "offnominal.detectors.language.winclip",
 }
 
 __all__ = [

@@ -14,8 +14,8 @@ from offnominal.backbones import load_backbone
 from offnominal.backbones.clip import ClipBackbone
 from offnominal.benchmark.features import FeatureCache, default_cache
 from offnominal.benchmark.measured import MeasuredBackbone, Meter, measured
-from offnominal.detectors.clip import CLIPDetector
-from offnominal.detectors.winclip import WinCLIP
+from offnominal.detectors.language.clip import CLIPDetector
+from offnominal.detectors.language.winclip import WinCLIP
 from offnominal.errors import OptionError
 
 BIG = 10**9

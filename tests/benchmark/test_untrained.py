@@ -20,7 +20,7 @@ from offnominal.benchmark.plan import Request, make_plan
 from offnominal.benchmark.runner import Runner
 from offnominal.benchmark.store import Store, read_runs
 from offnominal.datasets import open_dataset
-from offnominal.detectors.april_gan import AprilGAN
+from offnominal.detectors.language.april_gan import AprilGAN
 from offnominal.detectors.untrained import untrained
 
 WHY = "drawn at random from seeds"

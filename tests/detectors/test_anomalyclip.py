@@ -11,9 +11,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from tests.seeded import CLIP_TINY, clip_weights, save_clip
 
-from offnominal.detectors.anomalyclip import AnomalyCLIP
 from offnominal.detectors.base import Detector
-from offnominal.detectors.coop import CoOp
+from offnominal.detectors.language.anomalyclip import AnomalyCLIP
+from offnominal.detectors.language.coop import CoOp
 from offnominal.errors import BackboneError, ModelFileError, NotFittedError, OptionError
 from offnominal.language.learned import AnomalyCLIPPrompts, CoOpPrompts
 from offnominal.language.learnedfile import LearnedFile, write_learned

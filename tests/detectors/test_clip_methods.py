@@ -11,9 +11,9 @@ from safetensors.torch import save_file
 from tests.seeded import CLIP_TINY, save_clip
 
 from offnominal.detectors.base import Detector
-from offnominal.detectors.clip import CLIPAC, CLIPDetector
-from offnominal.detectors.language import LanguageDetector
-from offnominal.detectors.winclip import WinCLIP, harmonic_over_windows
+from offnominal.detectors.language.base import LanguageDetector
+from offnominal.detectors.language.clip import CLIPAC, CLIPDetector
+from offnominal.detectors.language.winclip import WinCLIP, harmonic_over_windows
 from offnominal.errors import BackboneError, NotFittedError, OptionError
 from offnominal.images import read_image
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from tests.seeded import CLIP_DEEP, draw_clip, save_clip
 from torch import Tensor
 
-from offnominal.detectors.april_gan import AprilGAN, minmax_scores
+from offnominal.detectors.language.april_gan import AprilGAN, minmax_scores
 from offnominal.images import read_image
 
 

@@ -11,7 +11,7 @@ from numpy.lib.npyio import NpzFile
 from tests.seeded import CLIP_WIDE, save_clip
 
 from offnominal import Prediction
-from offnominal.detectors.winclip import WinCLIP
+from offnominal.detectors.language.winclip import WinCLIP
 from offnominal.language.prompts import WINCLIP_RELEASED
 from offnominal.scoring import anomaly_map
 

@@ -10,9 +10,9 @@ from PIL import Image
 from tests.seeded import CLIP_TINY, save_clip
 
 from offnominal.datasets.sample import Sample
-from offnominal.detectors.april_gan import AprilGAN
-from offnominal.training.mosaic import draw_mosaics, join_four
-from offnominal.training.tower import Tower
+from offnominal.detectors.language.april_gan import AprilGAN
+from offnominal.detectors.language.training.mosaic import draw_mosaics, join_four
+from offnominal.detectors.language.training.tower import Tower
 
 
 def samples(folder: Path, category: str, **kinds: int) -> list[Sample]:

@@ -207,11 +207,11 @@ def _train(
     from dataclasses import replace
 
     from offnominal.benchmark.features import FeatureCache, default_cache
-    from offnominal.detectors.learned import LearnedDetector
+    from offnominal.detectors.language.learned import LearnedDetector
+    from offnominal.detectors.language.training.learners import TRAINABLE
+    from offnominal.detectors.language.training.samples import choose_samples
     from offnominal.language.names import read_class_names
-    from offnominal.training.learners import TRAINABLE
-    from offnominal.training.samples import choose_samples
-    from offnominal.training.session import train
+    from offnominal.train import train
 
     root, layout, categories, mask_threshold, split = data
     of_detector = ("backbone", "weights", "layers", "resolution", "device", "precision")

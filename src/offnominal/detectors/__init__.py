@@ -138,7 +138,7 @@ METHODS: dict[str, Method] = {
         ),
         Method(
             "winclip",
-            "offnominal.detectors.winclip:WinCLIP",
+            "offnominal.detectors.language.winclip:WinCLIP",
             "nothing, or good images (WinCLIP+); the part's name helps",
             "windows of CLIP compared with texts, and with good images where there are any",
             "Jeong et al., 2023, arXiv 2303.14814",
@@ -146,7 +146,7 @@ METHODS: dict[str, Method] = {
         ),
         Method(
             "april-gan",
-            "offnominal.detectors.april_gan:AprilGAN",
+            "offnominal.detectors.language.april_gan:AprilGAN",
             "layers learned on another data set; then nothing, or good images",
             "patch tokens of four levels brought to the texts by learned layers",
             "Chen et al., 2023, arXiv 2305.17382",
@@ -154,7 +154,7 @@ METHODS: dict[str, Method] = {
         ),
         Method(
             "anomalyclip",
-            "offnominal.detectors.anomalyclip:AnomalyCLIP",
+            "offnominal.detectors.language.anomalyclip:AnomalyCLIP",
             "prompts learned on another data set; then nothing",
             "object-agnostic learned prompts, value-value attention",
             "Zhou et al., 2024, arXiv 2310.18961",
@@ -162,7 +162,7 @@ METHODS: dict[str, Method] = {
         ),
         Method(
             "coop",
-            "offnominal.detectors.coop:CoOp",
+            "offnominal.detectors.language.coop:CoOp",
             "prompts learned on another data set, and the part's name",
             "learned context around the part's name",
             "Zhou et al., 2022, arXiv 2109.01134",
@@ -170,7 +170,7 @@ METHODS: dict[str, Method] = {
         ),
         Method(
             "clip-ac",
-            "offnominal.detectors.clip:CLIPAC",
+            "offnominal.detectors.language.clip:CLIPAC",
             "nothing; the part's name helps",
             "CLIP with the normal and the anomalous name in 80 templates, a plain baseline",
             "Jeong et al., 2023, as AnomalyCLIP measured it",
@@ -178,7 +178,7 @@ METHODS: dict[str, Method] = {
         ),
         Method(
             "clip",
-            "offnominal.detectors.clip:CLIPDetector",
+            "offnominal.detectors.language.clip:CLIPDetector",
             "nothing; the part's name helps",
             "CLIP with one normal and one anomalous prompt, the plainest baseline",
             "Radford et al., 2021, arXiv 2103.00020",

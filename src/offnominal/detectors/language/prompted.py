@@ -12,12 +12,12 @@ from torch import Tensor
 from offnominal.backbones.clip_blocks import Activation
 from offnominal.backbones.clip_text import ClipText
 from offnominal.detectors.common import CommonOptions
-from offnominal.detectors.language import LanguageOptions
-from offnominal.detectors.learned import LearnedDetector
+from offnominal.detectors.language.base import LanguageOptions
+from offnominal.detectors.language.learned import LearnedDetector
 from offnominal.errors import ModelFileError
 from offnominal.language.features import abnormality
 from offnominal.language.learned import AnomalyCLIPPrompts, LearnedPrompts
-from offnominal.language.learnedfile import LearnedFile, read_prompts
+from offnominal.language.learnedfile import LearnedFile, read_learned
 from offnominal.language.names import clean_name
 
 __all__ = ["PromptedDetector", "PromptedOptions"]
@@ -44,12 +44,13 @@ class PromptedDetector(LearnedDetector):
         File of learned prompts; ``fit`` reads it. A saved detector holds the prompts' text features
         and needs the file no more.
     **options
-        See :class:`~offnominal.detectors.language.LanguageDetector`. ``layers`` and ``resolution``
-        None: what the prompts were trained with.
+        See :class:`~offnominal.detectors.language.base.LanguageDetector`. ``layers`` and
+        ``resolution`` None: what the prompts were trained with.
     """
 
     file_options: ClassVar[tuple[str, ...]] = ("prompts",)
     holds: ClassVar[str] = "prompts"
+    kind: ClassVar[type[LearnedPrompts]]
 
     def __init__(
         self, prompts: str | Path | None = None, **options: Unpack[LanguageOptions]
@@ -77,12 +78,7 @@ class PromptedDetector(LearnedDetector):
 
     def _describe(self) -> Tensor:
         path = self._named_file()
-        prompts, about = read_prompts(path)
-        if about.method != self.method:
-            raise ModelFileError(
-                f"{path}: prompts of {about.method}, which {self.method} cannot read; use "
-                f"--method {about.method}"
-            )
+        prompts, about = read_learned(path, self.kind)
         text = self.clip.load_text()
         width = prompts.settings()["width"]
         if width != text.width:

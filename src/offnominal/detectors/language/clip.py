@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from offnominal.detectors.language import LanguageDetector
+from offnominal.detectors.language.base import LanguageDetector
 from offnominal.language.features import abnormality, state_features
 from offnominal.language.names import clean_name
 from offnominal.language.prompts import CLIP, PromptEnsemble, clip_ac
@@ -28,11 +28,11 @@ class CLIPDetector(LanguageDetector):
     Parameters
     ----------
     **options
-        See :class:`~offnominal.detectors.language.LanguageDetector`.
+        See :class:`~offnominal.detectors.language.base.LanguageDetector`.
 
     Examples
     --------
-    >>> from offnominal.detectors.clip import CLIPDetector
+    >>> from offnominal.detectors.language.clip import CLIPDetector
     >>> detector = CLIPDetector(class_name="metal nut").fit()
     >>> [prediction] = detector.predict("next.png")
     >>> prediction.score
@@ -62,7 +62,7 @@ class CLIPAC(CLIPDetector):
     Parameters
     ----------
     **options
-        See :class:`~offnominal.detectors.language.LanguageDetector`.
+        See :class:`~offnominal.detectors.language.base.LanguageDetector`.
     """
 
     method: ClassVar[str] = "clip-ac"

@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from offnominal.backbones.clip_text import ClipText
-from offnominal.detectors.learned import Seen
-from offnominal.detectors.prompted import PromptedDetector
-from offnominal.language.learned import CoOpPrompts
+from offnominal.detectors.language.learned import Seen
+from offnominal.detectors.language.prompted import PromptedDetector
+from offnominal.language.learned import CoOpPrompts, LearnedPrompts
 
 __all__ = ["CoOp"]
 
@@ -31,17 +31,18 @@ class CoOp(PromptedDetector):
     prompts : path or None
         File of ``offnominal train coop``.
     **options
-        See :class:`~offnominal.detectors.prompted.PromptedDetector`.
+        See :class:`~offnominal.detectors.language.prompted.PromptedDetector`.
 
     Examples
     --------
-    >>> from offnominal.detectors.coop import CoOp
+    >>> from offnominal.detectors.language.coop import CoOp
     >>> detector = CoOp(prompts="coop.safetensors", class_name="metal nut").fit([])
     >>> [prediction] = detector.predict("nut.png")
     >>> prediction.score
     """
 
     method: ClassVar[str] = "coop"
+    kind: ClassVar[type[LearnedPrompts]] = CoOpPrompts
 
     def new_prompts(
         self, text: ClipText, generator: torch.Generator, **settings: Any

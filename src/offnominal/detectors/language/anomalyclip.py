@@ -12,10 +12,10 @@ from torch import Tensor
 
 from offnominal.backbones.clip_blocks import Positions
 from offnominal.backbones.clip_text import ClipText
-from offnominal.detectors.learned import Seen
-from offnominal.detectors.prompted import PromptedDetector, PromptedOptions
+from offnominal.detectors.language.learned import Seen
+from offnominal.detectors.language.prompted import PromptedDetector, PromptedOptions
 from offnominal.errors import OptionError
-from offnominal.language.learned import AnomalyCLIPPrompts
+from offnominal.language.learned import AnomalyCLIPPrompts, LearnedPrompts
 
 __all__ = ["AnomalyCLIP"]
 
@@ -40,8 +40,8 @@ class AnomalyCLIP(PromptedDetector):
     positions : {"bilinear", "bicubic-antialias", "bicubic"}
         The released code resizes bilinearly.
     **options
-        See :class:`~offnominal.detectors.prompted.PromptedDetector`. ``class_name`` makes no
-        difference: the prompts know no object. ``layers`` None, with a released checkpoint: the
+        See :class:`~offnominal.detectors.language.prompted.PromptedDetector`. ``class_name`` makes
+        no difference: the prompts know no object. ``layers`` None, with a released checkpoint: the
         last block, as its test script has it; the paper's four are ``5,11,17,23``, counted from 0.
 
     Notes
@@ -50,13 +50,14 @@ class AnomalyCLIP(PromptedDetector):
 
     Examples
     --------
-    >>> from offnominal.detectors.anomalyclip import AnomalyCLIP
+    >>> from offnominal.detectors.language.anomalyclip import AnomalyCLIP
     >>> detector = AnomalyCLIP(prompts="prompts.safetensors").fit([])
     >>> [prediction] = detector.predict("part.png")
     >>> prediction.score
     """
 
     method: ClassVar[str] = "anomalyclip"
+    kind: ClassVar[type[LearnedPrompts]] = AnomalyCLIPPrompts
 
     def __init__(
         self,

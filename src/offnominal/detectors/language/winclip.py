@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from offnominal.backbones.base import Backbone
 from offnominal.detectors.base import Progress, Scored, Size
 from offnominal.detectors.common import check_choice
-from offnominal.detectors.language import LanguageDetector, LanguageOptions
+from offnominal.detectors.language.base import LanguageDetector, LanguageOptions
 from offnominal.detectors.views import Views
 from offnominal.errors import OptionError
 from offnominal.language.features import abnormality, state_features
@@ -75,12 +75,12 @@ class WinCLIP(LanguageDetector):
     search_memory : int
         Bound on the search's working memory, in MiB.
     **options
-        See :class:`~offnominal.detectors.language.LanguageDetector`. The paper's network is
+        See :class:`~offnominal.detectors.language.base.LanguageDetector`. The paper's network is
         ViT-B/16+ at 240 pixels.
 
     Examples
     --------
-    >>> from offnominal.detectors.winclip import WinCLIP
+    >>> from offnominal.detectors.language.winclip import WinCLIP
     >>> detector = WinCLIP(class_name="metal nut").fit()
     >>> detector = WinCLIP(class_name="metal nut").fit(["good/0.png", "good/1.png"])
     >>> [prediction] = detector.predict("next.png")

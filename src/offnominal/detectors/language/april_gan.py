@@ -19,14 +19,14 @@ from offnominal.backbones.clip_blocks import Activation
 from offnominal.backbones.clip_text import ClipText
 from offnominal.detectors.base import Progress, Scored, Size
 from offnominal.detectors.common import check_choice
-from offnominal.detectors.language import LanguageOptions
-from offnominal.detectors.learned import LearnedDetector, Seen
+from offnominal.detectors.language.base import LanguageOptions
+from offnominal.detectors.language.learned import LearnedDetector, Seen
 from offnominal.detectors.views import Views
 from offnominal.errors import ModelFileError, OptionError
 from offnominal.language.features import abnormality, state_features
-from offnominal.language.learnedfile import read_projections
+from offnominal.language.learned import Projections
+from offnominal.language.learnedfile import read_learned
 from offnominal.language.names import clean_name
-from offnominal.language.projections import Projections
 from offnominal.language.prompts import APRIL_GAN
 from offnominal.memory import MemoryBank
 
@@ -59,9 +59,9 @@ class AprilGAN(LearnedDetector):
     search_memory : int
         Bound on the search's working memory, in MiB.
     **options
-        See :class:`~offnominal.detectors.language.LanguageDetector`. ``layers`` and ``resolution``
-        None: what the layers were trained with; for the released ones four levels, at each quarter
-        of the image tower.
+        See :class:`~offnominal.detectors.language.base.LanguageDetector`. ``layers`` and
+        ``resolution`` None: what the layers were trained with; for the released ones four levels,
+        at each quarter of the image tower.
 
     Notes
     -----
@@ -73,7 +73,7 @@ class AprilGAN(LearnedDetector):
 
     Examples
     --------
-    >>> from offnominal.detectors.april_gan import AprilGAN
+    >>> from offnominal.detectors.language.april_gan import AprilGAN
     >>> detector = AprilGAN(projections="layers.safetensors", class_name="metal nut").fit()
     >>> [prediction] = detector.predict("next.png")
     """
@@ -133,7 +133,7 @@ class AprilGAN(LearnedDetector):
     def _describe(self) -> Tensor:
         """Text features, after the layers were read and checked."""
         path = self._named_file()
-        found, about = read_projections(path)
+        found, about = read_learned(path, Projections)
         text = self.clip.load_text()
         self._take_over(path, about, text)
         self._check_layers(path, found)

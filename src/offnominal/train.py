@@ -1,33 +1,69 @@
-"""A training from a data set to the files it leaves: prompts or layers, losses, curves."""
+"""A training from a data set to the files it leaves: prompts or layers, losses, curves.
 
+Zhou et al., ICLR 2024 (arXiv 2310.18961), section 3.3, and the released code; CoOp's prompts and
+APRIL-GAN's layers go the same way, with learners of their own.
+"""
+
+import hashlib
 from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from offnominal.benchmark.features import FeatureCache
 from offnominal.datasets.dataset import Dataset
 from offnominal.detectors.base import OnError
-from offnominal.detectors.learned import LearnedDetector
+from offnominal.detectors.language.learned import LearnedDetector
+from offnominal.detectors.language.training.learners import (
+    TRAINABLE,
+    LanguageRecipe,
+    LayerLearner,
+    PromptLearner,
+)
+from offnominal.detectors.language.training.samples import Split, choose_samples
+from offnominal.detectors.language.training.tower import Tower
 from offnominal.detectors.untrained import untrained
 from offnominal.errors import OptionError
+from offnominal.language.learnedfile import LearnedFile, write_learned
 from offnominal.report.training import write_training_page
 from offnominal.report.words import count
-from offnominal.training.files import mean_losses
-from offnominal.training.learners import TRAINABLE
-from offnominal.training.loop import Outcome, Progress, run_training
-from offnominal.training.recipe import Recipe
-from offnominal.training.samples import Split, choose_samples
-from offnominal.training.tower import Tower
+from offnominal.training.checkpoint import Checkpoint, Files, History, mean_losses
+from offnominal.training.loop import Progress, run
 
-__all__ = ["train"]
+__all__ = ["Outcome", "train"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a training came to.
+
+    Attributes
+    ----------
+    files : Files
+    about : LearnedFile
+        What the file says of itself.
+    learner : PromptLearner or LayerLearner
+    history : list of dict
+        One row a step: ``epoch`` and ``step``, both from 1, and the parts of the loss.
+    began_at : (epoch, step)
+        Where this run took over, counted from 0; (0, 0) for a new one.
+    """
+
+    files: Files
+    about: LearnedFile
+    learner: PromptLearner | LayerLearner
+    history: History
+    began_at: tuple[int, int]
 
 
 def train(
     detector: LearnedDetector,
     dataset: Dataset,
     output: str | Path,
-    recipe: Recipe | None = None,
+    recipe: LanguageRecipe | None = None,
     *,
     split: Split = "test",
     settings: Mapping[str, Any] | None = None,
@@ -40,6 +76,8 @@ def train(
 ) -> Outcome:
     """Train a detector's prompts or layers on a data set that has good and defective images.
 
+    Where a training was broken off, the same call goes on after the last step that was finished.
+
     Parameters
     ----------
     detector : LearnedDetector
@@ -50,7 +88,7 @@ def train(
         File to write, ending in ``.safetensors``. Beside it come the losses (``.losses.jsonl``),
         the curves (``.html``, where matplotlib is installed) and where the training stands
         (``.state.safetensors``), from which the same call goes on.
-    recipe : Recipe or None
+    recipe : LanguageRecipe or None
         None: the paper's.
     split : {"test", "train", "all"}
         Images to train on. The papers train on the test split of one data set and test on others.
@@ -71,68 +109,90 @@ def train(
     tell : callable or None
         Called with lines for a person.
 
-    Returns
-    -------
-    Outcome
-
     Raises
     ------
     DatasetError
         If there are no defective images, no good ones, or no masks where the loss needs them.
     OptionError
-        If the files of another training are in the way.
+        If the files of another training are in the way, or the loss is not finite.
     """
-    output = Path(output)
-    if output.suffix != ".safetensors" or not output.absolute().parent.is_dir():
+    files = Files(Path(output))
+    if files.learned.suffix != ".safetensors" or not files.learned.absolute().parent.is_dir():
         raise OptionError(
             f"-o {output}: name a file that ends in .safetensors, in a folder that exists"
         )
     if detector.resize == "short" or detector.tile:
         raise OptionError("a training takes whole images: leave --resize and --tile out")
-    method = TRAINABLE[detector.method]
+    method, say = TRAINABLE[detector.method], tell or (lambda line: None)
     recipe = recipe or method.recipe
     masks = recipe.local_weight > 0
-    advice = method.learner.else_masks
-    chosen = choose_samples(dataset.samples, split, masks, dataset.root, advice)
-    say = tell or (lambda line: None)
-    for note in (*dataset.notes, *chosen.notes):
+    samples, notes = choose_samples(
+        dataset.samples, split, masks, dataset.root, method.learner.else_masks
+    )
+    for note in (*dataset.notes, *notes):
         say(f"{dataset.name}: {note}")
-    good, defective = chosen.counts
+    defective = sum(sample.label for sample in samples)
     data = {
         "data": dataset.name,
         "categories": list(dataset.categories),
         "split": split,
-        "good": good,
+        "good": len(samples) - defective,
         "defective": defective,
         "class_names": dict(class_names or {}),
     }
-    tower = Tower(detector, chosen.samples, masks, cache, class_names, on_error, say)
+    net = detector.clip
     say(
-        f"{method.title}: {good:,} good and {count(defective, 'defective image')} of "
+        f"{method.title}: {data['good']:,} good and {count(defective, 'defective image')} of "
         f"{dataset.name}, {count(recipe.epochs, 'epoch')} in batches of {recipe.batch}, with "
-        f"{detector.clip.name}"
+        f"{net.name}"
     )
-    outcome = run_training(
-        detector,
-        tower,
-        recipe,
-        output,
-        settings=settings,
-        data=data,
-        overwrite=overwrite,
-        progress=progress,
-        tell=say,
-    )
+    tower = Tower(detector, samples, masks, cache, class_names, on_error, say, recipe.mosaic)
+    generator = torch.Generator().manual_seed(recipe.seed)
+    given = dict(settings or {})
+    learner = method.learner(detector, recipe, tower.part_names(), given, generator)
+    begin = {"start_from": given["start_from"]} if "start_from" in given else {}
+    images = "\n".join(f"{s.category} {s.image.name} {s.label}" for s in samples)
+    identity = {
+        "method": detector.method,
+        "backbone": net.digest,
+        **learner.learned.settings(),
+        **begin,
+        **detector.reading(),
+        **recipe.identity(),
+        "class_names": data["class_names"],
+        "images": hashlib.sha256(images.encode()).hexdigest()[:16],
+    }
+
+    def describe(epochs: int, history: History) -> LearnedFile:
+        training = {
+            "recipe": asdict(recipe) | {"epochs": epochs},
+            "losses": [{k: round(v, 6) for k, v in each.items()} for each in mean_losses(history)],
+        }
+        backbone = {"name": net.name, "digest": net.digest, "text": learner.digest}
+        return LearnedFile(
+            detector.method,
+            learner.learned.settings(),
+            detector.reading(),
+            backbone,
+            {**begin, "data": data, **training},
+        )
+
+    def write(epochs: int, history: History) -> None:
+        write_learned(files.learned, learner.learned, describe(epochs, history))
+
+    checkpoint = Checkpoint(files, identity, write, overwrite)
+    history, began_at = run(learner, tower, recipe, checkpoint, progress, say, generator)
     if tower.from_cache:
         say(f"features of {tower.computed:,} views computed, of {tower.from_cache:,} found")
+    outcome = Outcome(files, describe(recipe.epochs, history), learner, history, began_at)
     if find_spec("matplotlib") is None:
         say("no curves: they need matplotlib, pip install 'offnominal[benchmark]'")
     else:
-        write_page(outcome, detector)
+        _write_page(outcome, detector)
     return outcome
 
 
-def write_page(outcome: Outcome, detector: LearnedDetector) -> Path:
+def _write_page(outcome: Outcome, detector: LearnedDetector) -> None:
     """The page of a training's curves."""
     about, training = outcome.about, outcome.about.training
     # The weights and the parts of the recipe by the names that options have.
@@ -144,14 +204,13 @@ def write_page(outcome: Outcome, detector: LearnedDetector) -> Path:
         **training["recipe"],
         "start_from": training.get("start_from"),
     }
-    shown = {name: value for name, value in settings.items() if value not in ({}, None)}
     title = TRAINABLE[about.method].title
-    return write_training_page(
+    write_training_page(
         outcome.files.page,
         f"Training of {title}’s {detector.holds} on {training['data']['data']}",
-        outcome.history,
+        [list(row.values()) for row in outcome.history],
         mean_losses(outcome.history),
-        shown,
+        {name: value for name, value in settings.items() if value not in ({}, None)},
         outcome.learner.parts,
         outcome.learner.formula,
         untrained(detector),

@@ -15,7 +15,7 @@ from offnominal.backbones.base import Backbone
 from offnominal.backbones.clip_text import ClipText
 from offnominal.backbones.weights import digest
 from offnominal.detectors.base import Size
-from offnominal.detectors.language import LanguageDetector, LanguageOptions
+from offnominal.detectors.language.base import LanguageDetector, LanguageOptions
 from offnominal.errors import ModelFileError, OptionError
 from offnominal.language.learnedfile import LearnedFile
 
@@ -44,8 +44,8 @@ class Seen(NamedTuple):
 class LearnedDetector(LanguageDetector):
     """A detector that needs a file of ``offnominal train``.
 
-    Options as :class:`~offnominal.detectors.language.LanguageDetector` has them, but ``layers`` and
-    ``resolution`` None are what the file says that its contents were trained with.
+    Options as :class:`~offnominal.detectors.language.base.LanguageDetector` has them, but
+    ``layers`` and ``resolution`` None are what the file says that its contents were trained with.
     """
 
     # What the file holds, as messages call it.

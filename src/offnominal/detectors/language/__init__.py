@@ -1,0 +1,1 @@
+"""Detectors that compare images with texts."""
