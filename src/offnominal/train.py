@@ -15,7 +15,6 @@ import torch
 
 from offnominal.benchmark.features import FeatureCache
 from offnominal.datasets.dataset import Dataset
-from offnominal.detectors.base import OnError
 from offnominal.detectors.language.learned import LearnedDetector
 from offnominal.detectors.language.training.learners import (
     TRAINABLE,
@@ -25,7 +24,7 @@ from offnominal.detectors.language.training.learners import (
 )
 from offnominal.detectors.language.training.samples import Split, choose_samples
 from offnominal.detectors.language.training.tower import Tower
-from offnominal.detectors.untrained import untrained
+from offnominal.detectors.options import OnError
 from offnominal.errors import OptionError
 from offnominal.language.learnedfile import LearnedFile, write_learned
 from offnominal.report.training import write_training_page
@@ -200,18 +199,17 @@ def _write_page(outcome: Outcome, detector: LearnedDetector) -> None:
         **training["data"],
         "backbone": f"{about.backbone['name']}, digest {about.backbone['digest'][:12]}",
         **about.reading,
-        **{f"{detector.holds}, {name}": value for name, value in about.learner.items()},
+        **{f"{detector.kind.holds}, {name}": value for name, value in about.learner.items()},
         **training["recipe"],
         "start_from": training.get("start_from"),
     }
     title = TRAINABLE[about.method].title
     write_training_page(
         outcome.files.page,
-        f"Training of {title}’s {detector.holds} on {training['data']['data']}",
+        f"Training of {title}’s {detector.kind.holds} on {training['data']['data']}",
         [list(row.values()) for row in outcome.history],
         mean_losses(outcome.history),
         {name: value for name, value in settings.items() if value not in ({}, None)},
         outcome.learner.parts,
         outcome.learner.formula,
-        untrained(detector),
     )

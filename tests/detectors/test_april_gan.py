@@ -7,7 +7,7 @@ import pytest
 import torch
 from tests.seeded import CLIP_TINY, save_clip
 
-from offnominal.detectors.base import Detector
+from offnominal import load
 from offnominal.detectors.language.april_gan import AprilGAN, minmax_scores
 from offnominal.errors import ModelFileError, OptionError
 from offnominal.language.learned import LearnedPrompts, Projections
@@ -40,7 +40,7 @@ def test_saved_and_opened_it_predicts_the_same(tower: Path, tmp_path: Path) -> N
         (tmp_path / "layers.safetensors").unlink()  # the saved detector holds them
         before, [after] = (
             detector.predict(images[3])[0],
-            Detector.load(tmp_path / "part.offn").predict(images[3]),
+            load(tmp_path / "part.offn").predict(images[3]),
         )
         assert after.score == before.score
         np.testing.assert_array_equal(after.anomaly_map, before.anomaly_map)

@@ -10,7 +10,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from tests.seeded import CLIP_TINY, save_clip
 
-from offnominal.detectors.base import Detector
+from offnominal import load
 from offnominal.detectors.language.base import LanguageDetector
 from offnominal.detectors.language.clip import CLIPAC, CLIPDetector
 from offnominal.detectors.language.winclip import WinCLIP, harmonic_over_windows
@@ -40,8 +40,8 @@ def fitted(request: pytest.FixtureRequest, weights: str) -> LanguageDetector:
 
 
 def test_fit_without_images(fitted: LanguageDetector, good: list[Path], weights: str) -> None:
-    assert fitted.is_fitted
-    assert fitted.references_ == []
+    assert fitted.fitted
+    assert fitted.references == []
     assert fitted.threshold is None
     [one] = fitted.predict(good[0])
     assert 0 < one.score < 1
@@ -59,7 +59,7 @@ def test_calibrate_gives_a_threshold(fitted: LanguageDetector, good: list[Path])
     assert detector.threshold is not None
     assert detector.threshold.kind == "conformal"
     scores = [prediction.score for prediction in detector.predict(good)]
-    assert sorted(scores) == sorted(detector.good_scores_.tolist())
+    assert sorted(scores) == sorted(detector.calibration.images.tolist())
 
 
 def test_saved_without_the_text_tower(
@@ -73,7 +73,7 @@ def test_saved_without_the_text_tower(
         metadata = file.metadata()
         towers = {k: file.get_tensor(k) for k in file.keys() if k.startswith("visual.")}  # noqa: SIM118
     save_file(towers, image_only, metadata=metadata)
-    again = Detector.load(path, weights=str(image_only))
+    again = load(path, weights=str(image_only))
     assert type(again) is type(fitted)
     assert isinstance(again, LanguageDetector)
     assert again.class_name == "fabric"
@@ -83,7 +83,7 @@ def test_saved_without_the_text_tower(
 
 
 def test_forward_is_what_predict_says(fitted: LanguageDetector, good: list[Path]) -> None:
-    views = [fitted.views(read_image(path)).pixels[0] for path in good[:2]]
+    views = [torch.from_numpy(fitted.views(read_image(path))[0].pixels) for path in good[:2]]
     with torch.inference_mode():
         scores, patch_scores = fitted(torch.stack(views))
     predictions = fitted.predict(good[:2])
@@ -106,7 +106,7 @@ def test_clip_written_out(weights: str, good: list[Path]) -> None:
     text = detector.clip.load_text()
     sentences = ["a photo of a normal fabric", "a photo of an anomalous fabric"]
     states = F.normalize(text.encode(sentences), dim=1)
-    pixels = detector.views(read_image(good[0])).pixels[0][None]
+    pixels = torch.from_numpy(detector.views(read_image(good[0]))[0].pixels)[None]
     with torch.inference_mode():
         last = detector.clip.tokens(pixels).last[0]
         tokens = F.normalize(detector.clip.visual.ln_post(last) @ detector.clip.visual.proj, dim=1)
@@ -127,37 +127,37 @@ def test_statistic_of_the_patches_instead(weights: str, good: list[Path]) -> Non
 
 
 def test_harmonic_mean_by_hand() -> None:
-    values = torch.tensor([[0.5, 0.25, 1.0, 0.5]])  # 2 x 2 windows of 2 x 2 on a 3 x 3 grid
-    found = harmonic_over_windows(values, (3, 3), 2)[0]
+    values = torch.tensor([0.5, 0.25, 1.0, 0.5])  # 2 x 2 windows of 2 x 2 on a 3 x 3 grid
+    found = harmonic_over_windows(values, (3, 3), 2)
     assert found[0, 0] == 0.5
     assert found[0, 1].item() == pytest.approx(2 / (1 / 0.5 + 1 / 0.25))
     assert found[1, 1].item() == pytest.approx(4 / (2 + 4 + 1 + 2))
     assert found[2, 2] == 0.5
-    zero = harmonic_over_windows(torch.tensor([[0.0, 1.0, 1.0, 1.0]]), (3, 3), 2)[0]
+    zero = harmonic_over_windows(torch.tensor([0.0, 1.0, 1.0, 1.0]), (3, 3), 2)
     assert zero[1, 1] == 0
     assert zero[2, 2] == 1
 
 
 def test_references_are_scored_without_themselves(weights: str, good: list[Path]) -> None:
     detector = WinCLIP(weights=weights).fit(good[:4])
-    assert detector.calibration_ == "leave-one-out"
+    assert detector.calibration.kind == "leave-one-out"
     for number in range(4):
         others = [path for index, path in enumerate(good[:4]) if index != number]
         without = WinCLIP(weights=weights)
         without.use_network(detector.load_network())
         [alone] = without.fit(others).predict(good[number])
-        assert detector.good_scores_[number].item() == pytest.approx(alone.score, abs=1e-6)
-        peak = detector.good_peaks_[number].item()
+        assert detector.calibration.images[number] == pytest.approx(alone.score, abs=1e-6)
+        peak = detector.calibration.peaks[number]
         assert peak == pytest.approx(float(alone.anomaly_map.max()), abs=1e-6)
     [seen] = detector.predict(good[0])
-    assert seen.score < detector.good_scores_[0], "against all of them it meets its twin"
+    assert seen.score < detector.calibration.images[0], "against all of them it meets its twin"
 
 
 def test_references_are_saved(weights: str, good: list[Path], tmp_path: Path) -> None:
     detector = WinCLIP(weights=weights, windows=(2,), false_reject=0.2).fit(good[:5])
     assert detector.threshold is not None
     detector.save(tmp_path / "m.offn")
-    again = Detector.load(tmp_path / "m.offn")
+    again = load(tmp_path / "m.offn")
     assert again.threshold == detector.threshold
     for first, second in zip(detector.predict(good[5:]), again.predict(good[5:]), strict=True):
         assert (first.score, first.is_anomalous) == (second.score, second.is_anomalous)
@@ -179,7 +179,7 @@ def test_tiles(weights: str, good: list[Path]) -> None:
     detector = WinCLIP(weights=weights, tile=64).fit(good[:2])
     [one] = detector.predict(good[2])
     assert one.anomaly_map.shape == read_image(good[2]).shape[:2]
-    assert len(detector.good_scores_) == 2
+    assert len(detector.calibration) == 2
 
 
 def test_refusals(weights: str, good: list[Path], mobilenet: Path) -> None:

@@ -83,7 +83,7 @@ def raw(
     detector = fitted(weights, checkpoint, "24")
     found = {}
     for name in case.config["tests"]:
-        pixels = detector.views(read_image(tiles / name)).pixels[0][None]
+        pixels = torch.from_numpy(detector.views(read_image(tiles / name))[0].pixels)[None]
         with torch.no_grad():
             tokens = net.tokens(pixels, LAYERS["6_12_18_24"], values_from=5)
             whole = net.project(tokens.last[:, 0], norm=False)[0]
@@ -153,11 +153,11 @@ def test_what_the_detector_sees(
     name = case.config["tests"][2]
     whole, levels = raw[name]
     with torch.no_grad():
-        seen = detector.see(detector.views(read_image(tiles / name)).pixels[0][None])
+        seen = detector.embed(torch.from_numpy(detector.views(read_image(tiles / name))[0].pixels))
     assert seen.grid == (37, 37)
-    torch.testing.assert_close(seen.whole[0], whole / whole.norm())
+    torch.testing.assert_close(seen.whole, whole / whole.norm())
     for level, mine in zip(levels, seen.levels, strict=True):
-        torch.testing.assert_close(mine[0], level[1:] / level[1:].norm(dim=1, keepdim=True))
+        torch.testing.assert_close(mine, level[1:] / level[1:].norm(dim=1, keepdim=True))
 
 
 @pytest.mark.parametrize("layers", LAYERS)

@@ -5,10 +5,9 @@ for CVPR 2023 VAND Workshop Challenge", 2023 (arXiv 2305.17382). Also called VAN
 challenge.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Unpack, get_args
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -17,18 +16,16 @@ from torch import Tensor, nn
 
 from offnominal.backbones.clip_blocks import Activation
 from offnominal.backbones.clip_text import ClipText
-from offnominal.detectors.base import Progress, Scored, Size
-from offnominal.detectors.common import check_choice
-from offnominal.detectors.language.base import LanguageOptions
-from offnominal.detectors.language.learned import LearnedDetector, Seen
-from offnominal.detectors.views import Views
+from offnominal.detectors.features import ViewScores
+from offnominal.detectors.language.learned import ClipFeatures, LearnedDetector
+from offnominal.detectors.options import Progress, check_choice, check_range
 from offnominal.errors import ModelFileError, OptionError
-from offnominal.language.features import abnormality, state_features
-from offnominal.language.learned import Projections
-from offnominal.language.learnedfile import read_learned
+from offnominal.language.features import state_features
+from offnominal.language.learned import Learned, Projections
 from offnominal.language.names import clean_name
 from offnominal.language.prompts import APRIL_GAN
 from offnominal.memory import MemoryBank
+from offnominal.scoring import Size
 
 __all__ = ["AprilGAN", "Softmax", "minmax_scores"]
 
@@ -73,18 +70,17 @@ class AprilGAN(LearnedDetector):
 
     Examples
     --------
-    >>> from offnominal.detectors.language.april_gan import AprilGAN
+    >>> from offnominal import AprilGAN
     >>> detector = AprilGAN(projections="layers.safetensors", class_name="metal nut").fit()
     >>> [prediction] = detector.predict("next.png")
     """
 
     method: ClassVar[str] = "april-gan"
+    accepts_references: ClassVar[bool] = True
     file_options: ClassVar[tuple[str, ...]] = ("projections",)
-    holds: ClassVar[str] = "layers"
+    kind: ClassVar[type[Learned]] = Projections
 
-    peak_: Tensor
-
-    def __init__(  # type: ignore[misc]  # some have other defaults here
+    def __init__(
         self,
         projections: str | Path | None = None,
         softmax: Softmax = "pixel",
@@ -92,69 +88,54 @@ class AprilGAN(LearnedDetector):
         temperature: float = 0.01,
         smoothing: float = 0.0,
         search_memory: int = 512,
-        **options: Unpack[LanguageOptions],
+        **options: Any,
     ) -> None:
         super().__init__(
             activation=activation, temperature=temperature, smoothing=smoothing, **options
         )
-        check_choice("softmax", softmax, get_args(Softmax))
-        if search_memory < 1:
-            raise OptionError(f"search_memory {search_memory}: give at least 1 MiB")
+        check_choice("softmax", softmax, Softmax)
+        check_range("search_memory", search_memory, least=1)
         self.projections = str(projections) if projections is not None else None
         self.softmax: Softmax = softmax
         self.search_memory = search_memory
         self.learned: Projections | None = None
         self.banks = nn.ModuleList()
-        self.register_buffer("peak_", torch.ones(()))
+        self.peak_ = 1.0
 
-    def options(self) -> dict[str, Any]:
-        """The constructor's arguments; levels that came with the learned layers are among them."""
-        # A saved detector makes room for its layers before it knows anything else.
-        stored = self.reading_.get("layers") if self.layers is None else None
-        return super().options() | ({"layers": tuple(stored)} if stored else {})
-
-    def _default_blocks(self, count: int) -> Sequence[int]:
+    def default_blocks(self, count: int) -> Sequence[int]:
+        """Four levels, at each quarter of the image tower."""
         return sorted({count * part // 4 - 1 for part in (1, 2, 3, 4)} - {-1})
 
-    def views(self, image: np.ndarray) -> Views:
-        """As every detector's; patch scores at every pixel have a stride of 1."""
-        views = super().views(image)
-        return views if self.softmax == "patch" else replace(views, stride=1)
-
-    def prepare_state(self) -> None:
-        """Learned layers and banks, empty."""
-        clip, levels = self.clip, len(self._blocks())
-        self.learned = Projections(clip.width, clip.embed_dim, levels).to(self._device)
-        self.learned.requires_grad_(False)
-        memory = self.search_memory * 2**20
-        self.banks = nn.ModuleList(MemoryBank(clip.width, memory=memory) for _ in range(levels))
-        self.banks.to(self._device)
-
-    def _describe(self) -> Tensor:
+    def describe(self) -> Tensor:
         """Text features, after the layers were read and checked."""
-        path = self._named_file()
-        found, about = read_learned(path, Projections)
+        path, found, about = self.read_file()
         text = self.clip.load_text()
-        self._take_over(path, about, text)
+        self.take_over(path, about, text)
         self._check_layers(path, found)
-        self.prepare_state()
-        self.learned = found.to(self._device)
-        return self.describe(text, self.class_name)
+        self._make_room(found)
+        return self.describe_as(text, self.class_name)
 
     @staticmethod
-    def describe(text: ClipText, class_name: str | None) -> Tensor:
+    def describe_as(text: ClipText, class_name: str | None) -> Tensor:
         """Text features (2, E), normal and abnormal, of parts of this name."""
         return state_features(text, APRIL_GAN, clean_name(class_name))
 
-    def new_layers(self, generator: torch.Generator) -> Projections:
-        """Layers to begin a training with, drawn at random, on the detector's device."""
+    def new_layers(self, generator: torch.Generator | None = None) -> Projections:
+        """Layers drawn at random, on the detector's device."""
         clip = self.clip
-        drawn = Projections(clip.width, clip.embed_dim, len(self._blocks()), generator)
+        drawn = Projections(clip.width, clip.embed_dim, len(self.blocks()), generator)
         return drawn.to(self._device)
+
+    def _make_room(self, learned: Projections) -> None:
+        """Take over learned layers, beside an empty bank for each."""
+        self.learned = learned.to(self._device).requires_grad_(False)
+        memory = self.search_memory * 2**20
+        banks = [MemoryBank(memory=memory) for _ in range(learned.levels)]
+        self.banks = nn.ModuleList(banks).to(self._device)
 
     def _check_layers(self, path: Path, found: Projections) -> None:
         """Refuse layers of other levels or sizes than this backbone's."""
-        clip, blocks = self.clip, list(self._blocks())
+        clip, blocks = self.clip, list(self.blocks())
         expected = {"width": clip.width, "embed_dim": clip.embed_dim, "levels": len(blocks)}
         if found.settings() != expected:
             raise ModelFileError(
@@ -168,47 +149,28 @@ class AprilGAN(LearnedDetector):
                 f"{','.join(map(str, trained))}; leave --layers out"
             )
 
+    def restore(self, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+        """Make room for as many layers as there are, and take over what was learned."""
+        self.reading_ = header["learned"]["reading_"]
+        self._make_room(self.new_layers())
+        super().restore(header, tensors)
+
     # -- learning -----------------------------------------------------------------------------
 
-    def _fit(self, images: Iterator[tuple[int, np.ndarray]], progress: Progress | None) -> None:
-        self.text_features_ = self._describe()
-        self.peak_ = torch.tensor(float(len(self._banks)), device=self._device)
-        references: list[tuple[Views, Size, list[Seen]]] = []
-        for index, image in images:
-            views = self.views(image)
-            seen = []
-            for number, pixels in enumerate(views.pixels):
-                found = self.see(pixels[None])
-                for bank, tokens in zip(self._banks, found.levels, strict=True):
-                    bank.add(F.normalize(tokens[0], dim=-1), index, number)
-                seen.append(found)
-            references.append((views.layout(), (image.shape[0], image.shape[1]), seen))
-            if progress:
-                progress("features", index + 1)
-        if len(references) > 1:
-            self._leave_one_out(references, progress)
+    def learn_features(self, number: int, features: ClipFeatures, view: int, upright: bool) -> None:
+        """Put each level's tokens into its bank."""
+        for bank, tokens in zip(self._banks, features.levels, strict=True):
+            bank.add(F.normalize(tokens, dim=-1), number, view)
 
-    def _leave_one_out(
-        self, references: list[tuple[Views, Size, list[Seen]]], progress: Progress | None
-    ) -> None:
-        found = [
-            [self._distances(seen, 0, owner) for seen in views]
-            for owner, (_, _, views) in enumerate(references)
-        ]
-        peaks = [max(float(each.max()) for each in views) for views in found]
-        self.peak_ = torch.tensor(max(float(np.mean(peaks)), 1e-6), device=self._device)
-        scored = []
-        for (layout, size, views), distances in zip(references, found, strict=True):
-            parts = [
-                self._join(self._ask_texts(seen)[0], self._text_score(seen)[0], own, seen.grid)
-                for seen, own in zip(views, distances, strict=True)
-            ]
-            merged = layout.merge([patch_scores for patch_scores, _ in parts])
-            term = max(float(own) for _, own in parts)
-            scored.append(Scored(merged, size, layout.cover, term))
-            if progress:
-                progress("threshold", len(scored))
-        self._set_good(scored, "leave-one-out")
+    def finish(self, progress: Progress | None) -> None:
+        """The mean of the references' peaks, each compared with the others."""
+        self.peak_ = float(len(self._banks))
+        if len(self.references) > 1:
+            peaks = []
+            for number in range(len(self.references)):
+                rows = [bank.take(bank.rows_of(number)) for bank in self._banks]
+                peaks.append(float(self._distances(rows, number).max()))
+            self.peak_ = max(float(np.mean(peaks)), 1e-6)
 
     # -- scoring ------------------------------------------------------------------------------
 
@@ -216,60 +178,51 @@ class AprilGAN(LearnedDetector):
     def _banks(self) -> list[MemoryBank]:
         return [bank for bank in self.banks if isinstance(bank, MemoryBank)]
 
-    def see(self, pixels: Tensor) -> Seen:
+    def embed(self, pixels: Tensor) -> ClipFeatures:
         """The class token as CLIP compares it with texts, and raw patch tokens."""
         with self._autocast():
-            tokens = self.clip.tokens(pixels.to(self._device), self._blocks())
+            tokens = self.clip.tokens(pixels[None].to(self._device), self.blocks())
             whole = self.clip.project(tokens.last[:, 0])
-        levels = [block[:, 1:].float() for block in tokens.blocks]
-        return Seen(F.normalize(whole.float(), dim=-1), levels, tokens.grid)
+        levels = [block[0, 1:].float() for block in tokens.blocks]
+        return ClipFeatures(F.normalize(whole.float(), dim=-1)[0], levels, tokens.grid)
 
-    def _text_score(self, seen: Seen) -> Tensor:
-        """Image scores (B,): CLIP's own."""
-        return abnormality(seen.whole, self.text_features_, self.temperature)
+    def compare(self, features: ClipFeatures, without: int | None = None) -> ViewScores:
+        """What the texts say, and the references where there are any."""
+        patches = self._ask_texts(features)
+        own = self.abnormality(features.whole[None])[0]
+        if not len(self._banks[0]):
+            return ViewScores(patches, own)
+        rows = [F.normalize(tokens, dim=-1) for tokens in features.levels]
+        distances = self._distances(rows, without).reshape(features.grid)
+        both = patches + self._enlarged(distances, features.grid)
+        return ViewScores(both, (own + distances.max() / self.peak_) / 2)
 
-    def _ask_texts(self, seen: Seen) -> Tensor:
-        """Sum over levels of the abnormal share: (B, gh, gw), or (B, h, w) at every pixel."""
+    def _ask_texts(self, features: ClipFeatures) -> Tensor:
+        """Sum over levels of the abnormal share: (gh, gw), or (h, w) at every pixel."""
         assert self.learned is not None
         normal, abnormal = self.text_features_
         total = torch.zeros((), device=self._device)
-        for unit in self.learned(seen.levels):
+        for unit in self.learned(features.levels):
             # The softmax over two entries is a sigmoid of their difference.
-            lead = (unit @ (abnormal - normal) / self.temperature).unflatten(1, seen.grid)
-            total = total + self._enlarged(lead, seen.grid).sigmoid()
+            lead = (unit @ (abnormal - normal) / self.temperature).reshape(features.grid)
+            total = total + self._enlarged(lead, features.grid).sigmoid()
         return total
 
-    def _enlarged(self, grids: Tensor, grid: Size) -> Tensor:
-        """Grids (B, gh, gw) at every pixel that the network saw; as they are for ``patch``."""
+    def _enlarged(self, values: Tensor, grid: Size) -> Tensor:
+        """A grid (gh, gw) at every pixel that the network saw; as it is for ``patch``."""
         if self.softmax == "patch":
-            return grids
+            return values
         size = tuple(side * self.clip.stride for side in grid)
-        return F.interpolate(grids[:, None], size, mode="bilinear", align_corners=True)[:, 0]
+        full = F.interpolate(values[None, None], size, mode="bilinear", align_corners=True)
+        return full[0, 0]
 
-    def _distances(self, seen: Seen, index: int, skip: int | None = None) -> Tensor:
-        """Sum over levels of ``1 - cosine`` to the nearest token of a good image: (gh, gw)."""
+    def _distances(self, rows: Sequence[Tensor], without: int | None) -> Tensor:
+        """Sum over levels of ``1 - cosine`` to the nearest token of a good image: (N,)."""
         total = torch.zeros((), device=self._device)
-        for bank, tokens in zip(self._banks, seen.levels, strict=True):
-            squared, _ = bank.search(F.normalize(tokens[index], dim=-1), skip=skip)
+        for bank, queries in zip(self._banks, rows, strict=True):
+            squared, _ = bank.search(queries, skip=without)
             total = total + squared[:, 0] / 2
-        return total.reshape(seen.grid)
-
-    def _join(
-        self, text_map: Tensor, text_score: Tensor, distances: Tensor, grid: Size
-    ) -> tuple[Tensor, Tensor]:
-        both = text_map + self._enlarged(distances[None], grid)[0]
-        return both, (text_score + distances.max() / self.peak_) / 2
-
-    def _compare(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        seen = self.see(pixels)
-        maps, scores = self._ask_texts(seen), self._text_score(seen)
-        if not len(self._banks[0]):
-            return maps, scores
-        joined = [
-            self._join(maps[index], scores[index], self._distances(seen, index), seen.grid)
-            for index in range(len(pixels))
-        ]
-        return torch.stack([each for each, _ in joined]), torch.stack([own for _, own in joined])
+        return total
 
 
 def minmax_scores(text: Sequence[float], peaks: Sequence[float]) -> list[float]:

@@ -1,10 +1,8 @@
 """What detectors share that compare images with texts."""
 
 from abc import abstractmethod
-from collections.abc import Iterator
-from typing import ClassVar, Unpack, get_args
+from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,28 +10,17 @@ from offnominal.backbones import OPEN_CLIP
 from offnominal.backbones.base import Backbone
 from offnominal.backbones.clip import ClipBackbone, require_clip
 from offnominal.backbones.clip_blocks import Activation, Positions
-from offnominal.detectors.base import Detector, Progress, Size
-from offnominal.detectors.common import CommonOptions, check_choice
-from offnominal.errors import OptionError
+from offnominal.detectors.features import FeatureDetector
+from offnominal.detectors.options import check_choice, check_range
+from offnominal.language.features import abnormality
 from offnominal.language.names import clean_name
-from offnominal.scoring import check_aggregate
 
-__all__ = ["LanguageDetector", "LanguageOptions"]
+__all__ = ["LanguageDetector"]
 
 _PAPERS = {336: 518}
 
 
-class LanguageOptions(CommonOptions, total=False):
-    """Options that :class:`LanguageDetector` adds, for those who pass them on."""
-
-    class_name: str | None
-    positions: Positions
-    activation: Activation | None
-    temperature: float
-    aggregate: str
-
-
-class LanguageDetector(Detector):
+class LanguageDetector(FeatureDetector):
     """A detector that tells good from bad by what texts say of both.
 
     No image of a good part is needed. Text features are computed once, by ``fit``, and saved; a
@@ -52,16 +39,16 @@ class LanguageDetector(Detector):
     aggregate : str
         ``text``: the image's own comparison with the texts. Any other statistic is one of the
         patch scores, as ``max`` or ``top1``.
-    **common
-        See :class:`~offnominal.detectors.base.Detector`. ``resolution`` None: 518 for CLIP's
-        336-pixel model, as the papers of these methods have it, otherwise the model's own.
+    **options
+        See :class:`~offnominal.detectors.features.FeatureDetector`. ``resolution`` None: 518 for
+        CLIP's 336-pixel model, as the papers of these methods have it, otherwise the model's own.
     """
 
     needs_references: ClassVar[bool] = False
+    accepts_references: ClassVar[bool] = False
+    own_score: ClassVar[str | None] = "text"
     default_backbone: ClassVar[str] = "open_clip:ViT-L-14-336"
     backbone_family: ClassVar[str | None] = OPEN_CLIP
-
-    text_features_: Tensor
 
     def __init__(
         self,
@@ -70,31 +57,27 @@ class LanguageDetector(Detector):
         activation: Activation | None = None,
         temperature: float = 0.07,
         aggregate: str = "text",
-        **common: Unpack[CommonOptions],
+        **options: Any,
     ) -> None:
-        super().__init__(**common)
+        super().__init__(aggregate=aggregate, **options)
         clean_name(class_name)
-        check_choice("positions", positions, get_args(Positions))
+        check_choice("positions", positions, Positions)
         if activation is not None:
-            check_choice("activation", activation, get_args(Activation))
-        if temperature <= 0:
-            raise OptionError(f"temperature {temperature}: give more than 0, as 0.07")
-        if aggregate != "text":
-            check_aggregate(aggregate)
+            check_choice("activation", activation, Activation)
+        check_range("temperature", temperature, above=0)
         self.class_name = class_name
         self.positions: Positions = positions
         self.activation: Activation | None = activation
         self.temperature = temperature
-        self.aggregate = aggregate
-        self.register_buffer("text_features_", torch.empty(2, 0))
+        self.text_features_ = torch.empty(2, 0)
 
     @abstractmethod
-    def _describe(self) -> Tensor:
+    def describe(self) -> Tensor:
         """Text features (2, E), normal and abnormal, of length 1."""
 
-    @abstractmethod
-    def _compare(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Patch scores (B, gh, gw) and the images' own scores (B,) of a batch (B, 3, h, w)."""
+    def begin(self) -> None:
+        """Ask the text tower, which is not needed again."""
+        self.text_features_ = self.describe()
 
     @property
     def clip(self) -> ClipBackbone:
@@ -105,40 +88,10 @@ class LanguageDetector(Detector):
         """The network, if it is CLIP with texts, run by this detector's rules."""
         return require_clip(network, self.method).adapted(self.positions, self.activation)
 
-    def _default_resolution(self, net: Backbone) -> int:
-        return _PAPERS.get(net.resolution, net.resolution)
+    def default_resolution(self, network: Backbone) -> int:
+        """The papers' for CLIP's 336-pixel model, otherwise the model's own."""
+        return _PAPERS.get(network.resolution, network.resolution)
 
-    def _fit(self, images: Iterator[tuple[int, np.ndarray]], progress: Progress | None) -> None:
-        if next(images, None) is not None:
-            raise OptionError(
-                f"{self.method} learns from no image: give none, and good images to calibrate for "
-                "a threshold"
-            )
-        self.text_features_ = self._describe()
-
-    def _patch_scores(self, pixels: Tensor) -> Tensor:
-        return self._compare(pixels.to(self._device))[0]
-
-    def _score_view(self, pixels: Tensor) -> tuple[Tensor, float | None]:
-        patch_scores, own = self._compare(pixels[None].to(self._device))
-        return patch_scores[0], float(own[0])
-
-    def forward(self, pixels: Tensor, size: Size | None = None) -> tuple[Tensor, Tensor]:
-        """Image scores and patch scores of a batch; see :meth:`Detector.forward`."""
-        patch_scores, own = self._compare(pixels.to(self._device))
-        if self.aggregate == "text":
-            return own, patch_scores
-        where = size or (pixels.shape[-2], pixels.shape[-1])
-        scores = [self._image_score(each, where) for each in patch_scores]
-        return torch.stack(scores), patch_scores
-
-    def _image_score(
-        self,
-        patch_scores: Tensor,
-        size: Size,
-        cover: Size | None = None,
-        image_term: float | None = None,
-    ) -> Tensor:
-        if self.aggregate == "text" and image_term is not None:
-            return torch.tensor(image_term, dtype=torch.float64)
-        return super()._image_score(patch_scores, size, cover, image_term)
+    def abnormality(self, embeddings: Tensor) -> Tensor:
+        """How much more like the abnormal text embeddings (..., E) are: (...), on (0, 1)."""
+        return abnormality(embeddings, self.text_features_, self.temperature)

@@ -14,8 +14,7 @@ from torch import Tensor, nn
 
 from offnominal.backbones.weights import digest
 from offnominal.detectors.language.april_gan import AprilGAN
-from offnominal.detectors.language.learned import LearnedDetector
-from offnominal.detectors.language.prompted import PromptedDetector
+from offnominal.detectors.language.learned import LearnedDetector, PromptedDetector
 from offnominal.detectors.language.training.losses import Batch, glocal_loss, level_loss
 from offnominal.errors import OptionError
 from offnominal.training.recipe import Recipe
@@ -137,7 +136,7 @@ class LayerLearner(nn.Module):
             )
         text = detector.clip.load_text()
         self.digest = digest(text)
-        self.texts: dict[str, Tensor] = {name: detector.describe(text, name) for name in names}
+        self.texts: dict[str, Tensor] = {name: detector.describe_as(text, name) for name in names}
         self.learned = detector.new_layers(generator)
         self.temperature, self.weight = detector.temperature, recipe.local_weight
         self.parts = _MAPS[:2]

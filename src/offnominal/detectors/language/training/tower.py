@@ -17,11 +17,11 @@ from torch import Tensor
 
 from offnominal.benchmark.features import FeatureCache
 from offnominal.datasets.sample import Sample
-from offnominal.detectors.base import OnError
 from offnominal.detectors.language.learned import LearnedDetector
 from offnominal.detectors.language.training.losses import Batch
 from offnominal.detectors.language.training.mosaic import Four, draw_mosaics, join_four
 from offnominal.detectors.language.training.samples import mask_of, truth_at
+from offnominal.detectors.options import OnError
 from offnominal.errors import ImageError
 from offnominal.images import read_image
 from offnominal.prefetch import prefetch
@@ -75,7 +75,7 @@ class Tower:
         self.on_error, self.tell = on_error, tell
         self.computed, self.from_cache = 0, 0
         net, reading = detector.clip, detector.reading()
-        self.device = detector.text_features_.device
+        self.device = net.visual.proj.device
         known = [detector.method, net.digest, json.dumps(reading, sort_keys=True)]
         known += [detector.precision, self.device.type, torch.__version__]
         self._known = "\n".join(known).encode()
@@ -150,7 +150,7 @@ class Tower:
             [self._name(self.samples[number]) for number in entries],
         )
 
-    def _read(self, numbers: Sequence[int]) -> tuple[Tensor, _Bits | None]:
+    def _read(self, numbers: Sequence[int]) -> tuple[npt.NDArray[np.float32], _Bits | None]:
         """Pixels (3, S, S) of an image or of a mosaic, and its truth, packed."""
         samples = [self.samples[number] for number in numbers]
         images = [read_image(sample.image, self.detector.sixteen_bit) for sample in samples]
@@ -163,7 +163,7 @@ class Tower:
             ]
             mask = masks[0] if len(masks) == 1 else join_four(masks)
             bits = np.packbits(truth_at(mask > 127, self.side))
-        return self.detector.views(image).pixels[0], bits
+        return self.detector.views(image)[0].pixels, bits
 
     def _leave_out(self, numbers: Iterable[int], error: ImageError) -> None:
         if self.on_error is None:
@@ -185,18 +185,18 @@ class Tower:
         self.from_cache += entry is not None
         return entry
 
-    def _computed(self, pixels: Tensor, number: int | None) -> list[np.ndarray]:
+    def _computed(self, pixels: npt.NDArray[np.float32], number: int | None) -> list[np.ndarray]:
         """Features of pixels, kept under an image's number; those of a mosaic are not kept."""
         if self.cache is not None and number is not None and number not in self._keys:
             total = hashlib.blake2b(self._known, digest_size=20)
-            total.update(np.ascontiguousarray(pixels.numpy()).data)
+            total.update(np.ascontiguousarray(pixels).data)
             self._keys[number] = total.hexdigest()
             entry = self._kept(number)
             if entry is not None:
                 return entry
         with torch.no_grad():
-            seen = self.detector.see(pixels[None])
-            entry = [seen.whole[0].cpu().numpy(), torch.cat(seen.levels).cpu().numpy()]
+            seen = self.detector.embed(torch.from_numpy(pixels))
+            entry = [seen.whole.cpu().numpy(), torch.stack(seen.levels).cpu().numpy()]
         self.computed += 1
         if self.cache is not None and number is not None:
             self.cache.put(self._keys[number], entry)
