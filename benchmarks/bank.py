@@ -83,11 +83,7 @@ def features(network: Backbone, path: Path, views: int) -> Tensor:
 
 def megabytes(bank: MemoryBank) -> dict[str, float]:
     """What a bank holds in memory, in MB (10^6 bytes)."""
-    sizes = {name: held.nbytes / 1e6 for name, held in bank.named_buffers()}
-    sketch = bank._keeper._sketch
-    if sketch is not None:
-        sizes["sketches"] = (sketch.codes.nbytes + sketch.norms.nbytes) / 1e6
-    return sizes
+    return {name: held.nbytes / 1e6 for name, held in bank.named_buffers()}
 
 
 def main() -> None:
@@ -98,18 +94,20 @@ def main() -> None:
     parser.add_argument("--views", type=int, default=8)
     parser.add_argument("--queries", type=int, default=6, help="pictures to search for")
     parser.add_argument("--storage", choices=["fp32", "fp16", "int8"], default="int8")
+    parser.add_argument("--precision", choices=["auto", "fp32", "bf16", "fp16"], default="auto")
     parser.add_argument("--images", type=Path, nargs=2, metavar=("GOOD", "TEST"))
     parser.add_argument("--backbone", default="mobilenetv2_100")
     parser.add_argument("--weights", help="a local file; without it they are fetched")
     parser.add_argument("--layers", type=int, nargs="+", default=[2, 3, 4])
     parser.add_argument("--threads", type=int, default=min(2, torch.get_num_threads()))
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--memory", type=int, default=512, help="MiB of a search, with sketches")
+    parser.add_argument("--memory", type=int, default=512, help="MiB of a search")
     options = parser.parse_args()
 
     torch.set_num_threads(options.threads)
     faiss.omp_set_num_threads(options.threads)
-    bank = MemoryBank(DIM, options.memory * 2**20, storage=options.storage)
+    bank = MemoryBank(DIM, options.memory * 2**20, options.precision, options.storage)
+    bank.reserve(options.pictures * options.views * PATCHES)
     plain = faiss.IndexFlatL2(DIM)
     parts, queries = (photographed if options.images else made_up)(options)
     for number, part in enumerate(parts):
@@ -124,7 +122,7 @@ def main() -> None:
     )
     print(f"bank as {options.storage}: {sum(sizes.values()):,.0f} MB:", end=" ")
     print(", ".join(f"{name} {size:,.0f}" for name, size in sizes.items() if size >= 1))
-    print(f"faiss: {len(bank) * DIM * 4e-6:,.0f} MB; first search, with sketches: {first:.1f} s")
+    print(f"faiss: {len(bank) * DIM * 4e-6:,.0f} MB; first search: {first:.1f} s")
     print(f"{'queries':32} {'faiss s':>8} {'ours s':>8} {'ratio':>6} {'differ':>8}")
     ratios = []
     for name, asked in queries:

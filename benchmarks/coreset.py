@@ -22,10 +22,8 @@ from torch.nn import functional as F
 from offnominal.backbones import load_backbone
 from offnominal.images import read_image
 from offnominal.memory import MemoryBank
-from offnominal.memory.coreset import select_coreset
-from offnominal.memory.projection import random_projection
-from offnominal.memory.search import exact_distances
-from offnominal.memory.streaming_coreset import StreamingCoreset
+from offnominal.memory.coreset import random_projection, select_coreset
+from offnominal.memory.search.exact import exact_distances
 from offnominal.sizing import resize_image, to_pixels
 from search import interleaved, patch_data
 
@@ -104,13 +102,6 @@ def agreement(ours: Tensor, theirs: Tensor) -> str:
     return f"first differs at {int(differ[0])}" if len(differ) else f"same {len(theirs)}"
 
 
-def streamed(rows: Tensor, count: int, per_image: int) -> Tensor:
-    coreset = StreamingCoreset(rows.shape[1], count)
-    for number, part in enumerate(torch.split(rows, per_image)):
-        coreset.add(part, number)
-    return coreset.finish().rows
-
-
 def compare(name: str, rows: Tensor, options: argparse.Namespace) -> None:
     count = max(1, int(options.share * len(rows)))
     steps = min(options.plain_steps or count, count)
@@ -140,13 +131,6 @@ def compare(name: str, rows: Tensor, options: argparse.Namespace) -> None:
             raise SystemExit(f"the documented algorithm: {agreement(picked, definition)}")
         if options.radius:
             print(f"{'':8} covering radius {covering_radius(rows, rows[picked]):.4g}", flush=True)
-    if options.radius:
-        kept: list[Tensor] = []
-        start = clock()
-        peak = peak_mib(lambda: kept.append(streamed(rows, count, options.per_image)))
-        took = clock() - start
-        radius = covering_radius(rows, kept[0])
-        print(f"{'':8} streaming: radius {radius:.4g}, {took:.2f} s, {peak:.0f} MiB", flush=True)
 
 
 def main() -> None:
@@ -158,10 +142,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--plain-steps", type=int, help="steps of the plain loop; default all")
     parser.add_argument("--check", type=int, default=20, help="rows compared with the definition")
-    parser.add_argument(
-        "--radius", action="store_true", help="covering radii, and the streaming form"
-    )
-    parser.add_argument("--per-image", type=int, default=1024, help="rows per streamed image")
+    parser.add_argument("--radius", action="store_true", help="print covering radii")
     parser.add_argument("--threads", type=int, default=min(2, torch.get_num_threads()))
     parser.add_argument(
         "--clock",

@@ -16,7 +16,7 @@ import torch
 
 from latency import random_weights
 from offnominal.backbones import load_backbone
-from offnominal.benchmark.features import FeatureCache
+from offnominal.backbones.cache import FeatureCache
 from offnominal.benchmark.plan import Request, make_plan
 from offnominal.benchmark.runner import Outcome, Runner
 from offnominal.benchmark.store import Store

@@ -109,7 +109,7 @@ def draw(folder: Path, count: int, size: str) -> list[Path]:
     width, height = map(int, size.split("x"))
     files = []
     for index in range(count):
-        picture = Image.fromarray(draw_good("board", 0, index)).resize((width, height))
+        picture = Image.fromarray(draw_good("fabric", 0, index)).resize((width, height))
         files.append(folder / f"{index:03}.jpg")
         picture.save(files[-1], quality=92)
     return files

@@ -17,8 +17,8 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from offnominal.backbones import load_backbone
-from offnominal.benchmark.features import FeatureCache
-from offnominal.benchmark.measured import MeasuredBackbone, Meter
+from offnominal.backbones.cache import FeatureCache, cached
+from offnominal.benchmark.machine import NetworkMeter
 from offnominal.datasets.shots import draw_numbers
 from offnominal.detectors.patchcore import PatchCore
 from offnominal.detectors.softpatch import SoftPatch
@@ -83,7 +83,7 @@ def compare(given: argparse.Namespace, folder: Path) -> None:
         line = f"{share:9.0%}   "
         for method in methods.values():
             # Anew for each fit, as a detector that is loaded would find it.
-            method.use_network(MeasuredBackbone(network, Meter(cache, ["fp32"])))
+            method.use_network(cached(network, cache, ["fp32"], NetworkMeter()))
             method.fit(references)
             scores = [[p.score for p in method.stream(s)] for s in (clean, fresh, trained[:count])]
             figures = [f"{auroc(scores[0], found):8.1f}" for found in scores[1:]]

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from offnominal.benchmark.features import FeatureCache
+from offnominal.backbones.cache import FeatureCache
 from offnominal.cli.terminal import warn_untrained
 from offnominal.datasets import open_dataset
 from offnominal.datasets.dataset import Dataset

@@ -77,9 +77,10 @@ def test_no_object_in_noise_gradients_and_constants() -> None:
 
 def run(detector: AnomalyDINO, image: np.ndarray) -> tuple[MaskingTest, np.ndarray]:
     with torch.inference_mode():
-        tokens, grid = detector._tokens(detector.views(image).pixels[0])
-        mask = foreground_mask(tokens, grid, detector._mask_threshold).numpy()
-        return masking_test(tokens, grid, detector._mask_threshold), mask
+        maps = detector.embed(torch.from_numpy(detector.views(image)[0].pixels))
+        tokens, grid = maps.flatten(1).T, maps.shape[1:]
+        mask = foreground_mask(tokens, grid, detector.component_threshold).numpy()
+        return masking_test(tokens, grid, detector.component_threshold), mask
 
 
 @pytest.fixture(params=["builtin", "mobilenet"])

@@ -19,62 +19,64 @@ if TYPE_CHECKING:
     from offnominal.calibration import Threshold
     from offnominal.datasets.dataset import Dataset, open_dataset
     from offnominal.datasets.sample import Sample
-    from offnominal.detectors.anomalydino import AnomalyDINO
-    from offnominal.detectors.anomalydino_batched import BatchedAnomalyDINO
     from offnominal.detectors.base import Detector
+    from offnominal.detectors.batch.anomalydino_batched import BatchedAnomalyDINO
+    from offnominal.detectors.batch.musc import MuSc
+    from offnominal.detectors.batch.subspacead_batched import BatchedSubspaceAD
     from offnominal.detectors.chat import ChatModel
-    from offnominal.detectors.dn2 import DN2
+    from offnominal.detectors.distribution.padim import PaDiM
+    from offnominal.detectors.distribution.subspacead import SubspaceAD
     from offnominal.detectors.ensemble import Ensemble
     from offnominal.detectors.language.anomalyclip import AnomalyCLIP
     from offnominal.detectors.language.april_gan import AprilGAN
     from offnominal.detectors.language.clip import CLIPAC, CLIPDetector
     from offnominal.detectors.language.coop import CoOp
     from offnominal.detectors.language.winclip import WinCLIP
-    from offnominal.detectors.maeday import MAEDAY
-    from offnominal.detectors.multilayer import MultiLayerNN
-    from offnominal.detectors.musc import MuSc
-    from offnominal.detectors.padim import PaDiM
-    from offnominal.detectors.patchcore import PatchCore
-    from offnominal.detectors.prediction import Prediction, Region
-    from offnominal.detectors.softpatch import SoftPatch
-    from offnominal.detectors.spade import SPADE
-    from offnominal.detectors.subspacead import SubspaceAD
-    from offnominal.detectors.subspacead_batched import BatchedSubspaceAD
+    from offnominal.detectors.memory_bank.anomalydino import AnomalyDINO
+    from offnominal.detectors.memory_bank.dn2 import DN2
+    from offnominal.detectors.memory_bank.multilayer import MultiLayerNN
+    from offnominal.detectors.memory_bank.patchcore import PatchCore
+    from offnominal.detectors.memory_bank.softpatch import SoftPatch
+    from offnominal.detectors.memory_bank.spade import SPADE
+    from offnominal.detectors.reconstruction.maeday import MAEDAY
+    from offnominal.detectors.registry import load
     from offnominal.images import read_image
     from offnominal.memory import MemoryBank
     from offnominal.paths import find_images
+    from offnominal.prediction import Prediction, Region
 
 _HOMES = {
     "AnomalyCLIP": "offnominal.detectors.language.anomalyclip",
-    "AnomalyDINO": "offnominal.detectors.anomalydino",
+    "AnomalyDINO": "offnominal.detectors.memory_bank.anomalydino",
     "AprilGAN": "offnominal.detectors.language.april_gan",
     "Backbone": "offnominal.backbones.base",
-    "BatchedAnomalyDINO": "offnominal.detectors.anomalydino_batched",
-    "BatchedSubspaceAD": "offnominal.detectors.subspacead_batched",
+    "BatchedAnomalyDINO": "offnominal.detectors.batch.anomalydino_batched",
+    "BatchedSubspaceAD": "offnominal.detectors.batch.subspacead_batched",
     "ChatModel": "offnominal.detectors.chat",
     "CLIPAC": "offnominal.detectors.language.clip",
     "CLIPDetector": "offnominal.detectors.language.clip",
     "CoOp": "offnominal.detectors.language.coop",
     "Dataset": "offnominal.datasets.dataset",
     "Detector": "offnominal.detectors.base",
-    "DN2": "offnominal.detectors.dn2",
+    "DN2": "offnominal.detectors.memory_bank.dn2",
     "Ensemble": "offnominal.detectors.ensemble",
     "find_images": "offnominal.paths",
+    "load": "offnominal.detectors.registry",
     "load_backbone": "offnominal.backbones",
-    "MAEDAY": "offnominal.detectors.maeday",
+    "MAEDAY": "offnominal.detectors.reconstruction.maeday",
     "MemoryBank": "offnominal.memory",
-    "MultiLayerNN": "offnominal.detectors.multilayer",
-    "MuSc": "offnominal.detectors.musc",
+    "MultiLayerNN": "offnominal.detectors.memory_bank.multilayer",
+    "MuSc": "offnominal.detectors.batch.musc",
     "open_dataset": "offnominal.datasets.dataset",
-    "PaDiM": "offnominal.detectors.padim",
-    "PatchCore": "offnominal.detectors.patchcore",
-    "Prediction": "offnominal.detectors.prediction",
+    "PaDiM": "offnominal.detectors.distribution.padim",
+    "PatchCore": "offnominal.detectors.memory_bank.patchcore",
+    "Prediction": "offnominal.prediction",
     "read_image": "offnominal.images",
-    "Region": "offnominal.detectors.prediction",
+    "Region": "offnominal.prediction",
     "Sample": "offnominal.datasets.sample",
-    "SoftPatch": "offnominal.detectors.softpatch",
-    "SPADE": "offnominal.detectors.spade",
-    "SubspaceAD": "offnominal.detectors.subspacead",
+    "SoftPatch": "offnominal.detectors.memory_bank.softpatch",
+    "SPADE": "offnominal.detectors.memory_bank.spade",
+    "SubspaceAD": "offnominal.detectors.distribution.subspacead",
     "Threshold": "offnominal.calibration",
     "WinCLIP": "offnominal.detectors.language.winclip",
 }
@@ -110,6 +112,7 @@ __all__ = [
     "WinCLIP",
     "__version__",
     "find_images",
+    "load",
     "load_backbone",
     "open_dataset",
     "read_image",

@@ -16,8 +16,7 @@ from offnominal.errors import OptionError
 from offnominal.images import read_image
 from offnominal.metrics import image_metrics, pixel_metrics
 from offnominal.pictures import colour_map
-from offnominal.report import Card, Scores, write_page
-from offnominal.report.strip import Outcome
+from offnominal.report import Card, Outcome, Scores, write_page
 
 __all__ = ["DemoResult", "run_demo"]
 

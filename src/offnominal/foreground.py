@@ -13,8 +13,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["MaskingTest", "Morphology", "first_component", "foreground_mask", "masking_test"]
+__all__ = [
+    "MaskMode",
+    "MaskingTest",
+    "Morphology",
+    "first_component",
+    "foreground_mask",
+    "masking_test",
+]
 
+MaskMode = Literal["auto", "on", "off"]
 Morphology = Literal["2d", "reference"]
 
 _BORDER = 0.2  # the centre is what lies inside this share of each side

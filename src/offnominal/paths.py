@@ -7,7 +7,7 @@ from pathlib import Path
 
 from offnominal.errors import OptionError
 
-__all__ = ["IMAGE_SUFFIXES", "find_images"]
+__all__ = ["IMAGE_SUFFIXES", "find_images", "walk"]
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 
@@ -38,7 +38,7 @@ def find_images(paths: Iterable[str | Path]) -> list[Path]:
     found: dict[str, Path] = {}
     for path in map(str, paths):
         if Path(path).is_dir():
-            images = sorted(_walk(path))
+            images = sorted(walk(path))
             if not images:
                 suffixes = " ".join(sorted(IMAGE_SUFFIXES))
                 raise OptionError(f"{path}: no images in this folder (looked for {suffixes})")
@@ -55,7 +55,9 @@ def find_images(paths: Iterable[str | Path]) -> list[Path]:
     return list(found.values())
 
 
-def _walk(folder: str) -> list[Path]:
+def walk(folder: str | Path) -> list[Path]:
+    """Images in a folder and in all folders below it, without hidden ones, in no order."""
+
     def refuse(error: OSError) -> None:
         raise OptionError(f"{error.filename}: cannot be listed ({error.strerror})") from error
 
@@ -75,7 +77,7 @@ def _match(pattern: str) -> list[Path]:
     images: list[Path] = []
     for match in glob.glob(pattern, recursive=True):  # noqa: PTH207 (patterns may be absolute)
         if Path(match).is_dir():
-            images += _walk(match)
+            images += walk(match)
         elif _is_image_name(match):
             images.append(Path(match))
     return images

@@ -93,3 +93,19 @@ def _settle(item: T, future: "Future[R]") -> tuple[T, R | None, ImageError | Non
         # thousand errors would keep ten thousand images.
         error.__cause__ = error.__context__ = None
         return item, None, error.with_traceback(None)
+
+
+def read_ahead(
+    items: Iterable[T],
+    work: Callable[[T], R],
+    on_error: Callable[[ImageError], None] | None = None,
+) -> Generator[tuple[T, R], None, None]:
+    """:func:`prefetch` where errors are handed to ``on_error``, or raised where there is none."""
+    for item, result, error in prefetch(items, work):
+        if error is None:
+            assert result is not None
+            yield item, result
+        elif on_error is None:
+            raise error
+        else:
+            on_error(error)

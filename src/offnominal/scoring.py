@@ -1,73 +1,137 @@
-"""Patch scores to image score and anomaly map."""
+"""From patch scores to an image score and an anomaly map.
+
+In numpy, without torch, so that a light runtime can score as the detector did.
+"""
 
 import re
 from functools import lru_cache
+from typing import NamedTuple
 
+import cv2
 import numpy as np
-import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
 from offnominal.errors import OptionError
 
-__all__ = ["aggregate", "anomaly_map", "check_aggregate"]
+__all__ = [
+    "Scores",
+    "Size",
+    "Window",
+    "aggregate",
+    "anomaly_map",
+    "check_aggregate",
+    "image_score",
+    "size_of",
+]
 
-_PERCENT = re.compile(r"(top|quantile)(\d+(?:\.\d+)?)")
+Size = tuple[int, int]
+Window = tuple[int, int, int, int]
+
+_PERCENT = re.compile(r"(top|quantile|map-top)(\d+(?:\.\d+)?)")
 _BLOCK = 256  # output rows made at once, so that a long side's work grows linearly
 
 
-def check_aggregate(how: str) -> None:
-    """Raise an :class:`OptionError` if ``how`` is no way to aggregate."""
-    if how in ("max", "mean", "map-max", "quantile"):
+class Scores(NamedTuple):
+    """All that an image's score and map are made of, whatever the statistic.
+
+    Attributes
+    ----------
+    patches : float32 array of shape (gh, gw)
+        Patch scores.
+    image : float or None
+        Where the method scores the image itself, beside its patches.
+    weight : float
+        Multiplies the statistic of the patches (PatchCore's eq. 7).
+    window : (top, left, height, width) or None
+        What the patches cover, in pixels of the image. None: the image. It may reach beyond the
+        image at the bottom and the right (tiles); where it stops short, the map is 0.
+    stride : int
+        Pixels that the network saw to a patch.
+    """
+
+    patches: NDArray[np.float32]
+    image: float | None = None
+    weight: float = 1.0
+    window: Window | None = None
+    stride: int = 1
+
+
+def size_of(image: NDArray[np.uint8]) -> Size:
+    """Height and width of an image (H, W, 3)."""
+    return image.shape[0], image.shape[1]
+
+
+def check_aggregate(how: str, own: str | None = None) -> None:
+    """Raise an :class:`OptionError` if ``how`` is no way to aggregate.
+
+    ``own`` is the name of the method's own image score, where it has one.
+    """
+    if how in ("max", "mean", "map-max", "quantile") or (own and how == own):
         return
     match = _PERCENT.fullmatch(how)
     if match is None or not 0 < float(match[2]) <= 100:
+        mine = f"{own} (the method's own), " if own else ""
         raise OptionError(
-            f"--aggregate {how}: choose top1 (mean of the top 1 %, or top5 ...), max, map-max "
-            f"(maximum of the smoothed map), mean, or quantile99"
+            f"--aggregate {how}: choose {mine}top1 (mean of the top 1 %, or top5 ...), max, "
+            "map-max (maximum of the smoothed map), map-top1 (mean of the map's top 1 %), mean, "
+            "or quantile99"
         )
 
 
-def aggregate(patch_scores: Tensor, how: str = "top1") -> Tensor:
+def aggregate(patches: NDArray[np.float32], how: str = "top1", stride: int = 1) -> float:
     """Image score from patch scores.
 
     Parameters
     ----------
-    patch_scores : Tensor of shape (..., gh, gw)
+    patches : float32 array of shape (gh, gw)
     how : str
         ``top1``: mean of the 1 % largest, the count rounded down, and the maximum where that leaves
         none (Damm et al., 2024, section 3.1, and its released code); any ``topP`` likewise.
-        ``max``, ``mean``, ``quantileP`` (``quantile`` is ``quantile99``).
-
-    Returns
-    -------
-    Tensor of shape (...)
+        ``map-top1``: mean of the 1 % largest pixels of SubspaceAD's map (Lendering et al., 2026),
+        which has the size that the network saw. ``max``, ``mean``, ``quantileP`` (``quantile`` is
+        ``quantile99``).
+    stride : int
+        Pixels that the network saw to a patch; for ``map-topP``.
 
     Notes
     -----
-    ``map-max`` needs the map and is taken from :func:`anomaly_map`.
+    ``map-max`` is taken from :func:`anomaly_map`.
     """
-    flat = patch_scores.flatten(-2)
     if how == "max":
-        return flat.amax(-1)
+        return float(patches.max())
     if how == "mean":
-        return flat.mean(-1)
+        return float(patches.mean(dtype=np.float64))
     match = _PERCENT.fullmatch("quantile99" if how == "quantile" else how)
     if match is None:
         raise OptionError(f"--aggregate {how}: not a statistic of patch scores")
     share = float(match[2]) / 100
     if match[1] == "quantile":
-        return torch.quantile(flat, share, dim=-1)
+        return float(np.quantile(patches, share))
+    flat = (_network_map(patches, stride) if match[1] == "map-top" else patches).ravel()
     # In double precision 0.01 * 100 is 1, as it is in the reference code.
-    count = int(flat.shape[-1] * share)
-    return flat.topk(max(count, 1), dim=-1).values.mean(-1)
+    count = max(1, int(len(flat) * share))
+    return float(np.partition(flat, -count)[-count:].mean(dtype=np.float64))
+
+
+def _network_map(patches: NDArray[np.float32], stride: int) -> NDArray[np.float32]:
+    """SubspaceAD's released map: bilinear, then a 3 x 3 Gaussian blur of sigma 4."""
+    rows, columns = patches.shape
+    large = cv2.resize(patches, (columns * stride, rows * stride), interpolation=cv2.INTER_LINEAR)
+    return np.asarray(cv2.GaussianBlur(large, (3, 3), 4.0), dtype=np.float32)
+
+
+def image_score(scores: Scores, size: Size, how: str, sigma: float) -> float:
+    """The statistic ``how`` of an image's patches, or of its map, times the image's weight."""
+    if how == "map-max":
+        value = float(anomaly_map(scores.patches, size, sigma, scores.window).max())
+    else:
+        value = aggregate(scores.patches, how, scores.stride)
+    return value * scores.weight
 
 
 def anomaly_map(
-    patch_scores: Tensor,
-    size: tuple[int, int],
-    sigma: float = 4.0,
-    cover: tuple[int, int] | None = None,
-) -> Tensor:
+    patches: NDArray[np.float32], size: Size, sigma: float = 4.0, window: Window | None = None
+) -> NDArray[np.float32]:
     """Upsample patch scores bilinearly to the image's size and smooth them.
 
     Both steps are linear and separable, so they are two matrix products with matrices that are
@@ -76,29 +140,33 @@ def anomaly_map(
 
     Parameters
     ----------
-    patch_scores : Tensor of shape (gh, gw), float32
+    patches : float32 array of shape (gh, gw)
     size : (H, W)
         The image's own size, in pixels.
     sigma : float
         Standard deviation of the Gaussian, in pixels of the image; 0 leaves it out.
-    cover : (H', W') or None
-        What the grid covers, if it reaches beyond the image at the bottom and the right. None: the
-        grid is stretched over the image, as the AnomalyDINO code does after cropping.
+    window : (top, left, height, width) or None
+        What the grid covers; see :class:`Scores`. None: it is stretched over the image, as the
+        AnomalyDINO code does after cropping.
 
     Returns
     -------
-    Tensor of shape (H, W), float32
+    float32 array of shape (H, W)
     """
-    full = cover or size
-    down = _bands(patch_scores.shape[0], full[0], size[0], sigma)
-    across = _bands(patch_scores.shape[1], full[1], size[1], sigma)
-    device = patch_scores.device
-    rows = torch.cat([w.to(device) @ patch_scores[start:stop] for start, stop, w in down])
-    parts = [rows[:, start:stop] @ w.to(device).T for start, stop, w in across]
-    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+    top, left, height, width = window or (0, 0, *size)
+    seen = min(height, size[0] - top), min(width, size[1] - left)
+    down = _bands(patches.shape[0], height, seen[0], sigma)
+    across = _bands(patches.shape[1], width, seen[1], sigma)
+    rows = np.concatenate([weights @ patches[start:stop] for start, stop, weights in down])
+    parts = [rows[:, start:stop] @ weights.T for start, stop, weights in across]
+    found = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+    if seen == size:
+        return found
+    below, right = size[0] - top - seen[0], size[1] - left - seen[1]
+    return np.pad(found, ((top, below), (left, right)))
 
 
-_Band = tuple[int, int, Tensor]  # input start, input stop, weights (outputs, inputs)
+_Band = tuple[int, int, NDArray[np.float32]]  # input start, input stop, weights (outputs, inputs)
 
 
 @lru_cache(maxsize=256)
@@ -116,11 +184,13 @@ def _bands(grid: int, full: int, size: int, sigma: float) -> list[_Band]:
         if sigma > 0:
             weights = gaussian_filter1d(weights, sigma, axis=0, mode="reflect")
         kept = np.ascontiguousarray(weights[top - low : bottom - low], dtype=np.float32)
-        bands.append((start, stop, torch.from_numpy(kept)))
+        bands.append((start, stop, kept))
     return bands
 
 
-def _interpolation(grid: int, full: int, low: int, high: int) -> tuple[np.ndarray, int, int]:
+def _interpolation(
+    grid: int, full: int, low: int, high: int
+) -> tuple[NDArray[np.float64], int, int]:
     """Bilinear weights of output rows low to high, and which input rows they touch."""
     centre = (np.arange(low, high) + 0.5) * (grid / full) - 0.5
     below = np.floor(centre).astype(int)

@@ -7,9 +7,8 @@ whole patches.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import cv2
 import numpy as np
@@ -18,12 +17,8 @@ from PIL import Image
 
 from offnominal.errors import OptionError
 
-if TYPE_CHECKING:
-    import torch
 
-
-@dataclass(frozen=True)
-class Tile:
+class Tile(NamedTuple):
     """A rectangle of the padded image, in pixels."""
 
     top: int
@@ -101,7 +96,7 @@ def to_pixels(
     image: NDArray[np.uint8],
     mean: tuple[float, float, float],
     std: tuple[float, float, float],
-) -> "torch.Tensor":
+) -> NDArray[np.float32]:
     """Normalise an image for a network: (x / 255 - mean) / std.
 
     Parameters
@@ -113,16 +108,14 @@ def to_pixels(
 
     Returns
     -------
-    torch.Tensor
-        float32, (3, h, w), contiguous, on the CPU; bit for bit what torchvision's ``ToTensor`` and
+    numpy.ndarray
+        float32, (3, h, w), contiguous; bit for bit what torchvision's ``ToTensor`` and
         ``Normalize`` give.
     """
-    import torch
-
     pixels = np.empty((3, *image.shape[:2]), dtype=np.float32)
     for channel, table, out in zip(cv2.split(image), _tables(mean, std), pixels, strict=True):
         cv2.LUT(channel, table, dst=out)
-    return torch.from_numpy(pixels)
+    return pixels
 
 
 @lru_cache(maxsize=16)
@@ -225,11 +218,11 @@ def pad_image(image: NDArray[Any], height: int, width: int) -> NDArray[Any]:
 
 
 def blend_tiles(
-    scores: "Sequence[NDArray[Any] | torch.Tensor]",
-    tiles: Sequence[Tile],
+    scores: Sequence[NDArray[Any]],
+    tiles: Sequence[Tile | tuple[int, int, int, int]],
     padded: tuple[int, int],
     multiple: int,
-) -> "torch.Tensor":
+) -> NDArray[Any]:
     """Join the patch scores of overlapping tiles into one grid without seams.
 
     Every patch is a weighted mean of the tiles that hold it. A tile's weight falls evenly from its
@@ -238,47 +231,44 @@ def blend_tiles(
 
     Parameters
     ----------
-    scores : sequence of numpy.ndarray or torch.Tensor
+    scores : sequence of numpy.ndarray
         One (tile.height / multiple, tile.width / multiple) array for each tile.
     tiles, padded
-        As :func:`tile_grid` gives them.
+        As :func:`tile_grid` gives them; a tile may stand there several times.
     multiple : int
-        The network's patch size or stride, in pixels.
+        Pixels of the image to a patch score.
 
     Returns
     -------
-    torch.Tensor
-        (padded height / multiple, padded width / multiple), float32 (float64 if the scores are), on
-        the device of the scores. Where all tiles agree the result is exactly their value.
+    numpy.ndarray
+        (padded height / multiple, padded width / multiple), float32 (float64 if the scores are).
+        Where all tiles agree the result is exactly their value.
 
     Raises
     ------
     OptionError
         If the scores do not match the tiles, or the tiles do not cover the image.
     """
-    import torch
-
-    grids = [torch.as_tensor(score) for score in scores]
-    if len(grids) != len(tiles) or not grids:
-        raise OptionError(f"{len(grids)} score grids for {len(tiles)} tiles: expected one for each")
-    dtype = torch.float64 if grids[0].dtype == torch.float64 else torch.float32
+    if len(scores) != len(tiles) or not tiles:
+        raise OptionError(f"{len(scores)} score grids for {len(tiles)} tiles: expected one each")
+    dtype = np.float64 if scores[0].dtype == np.float64 else np.float32
     shape = (padded[0] // multiple, padded[1] // multiple)
-    mean = torch.zeros(shape, dtype=dtype, device=grids[0].device)
-    total = torch.zeros_like(mean)
-    for grid, tile in zip(grids, tiles, strict=True):
-        expected = (tile.height // multiple, tile.width // multiple)
-        if tuple(grid.shape) != expected:
+    mean, total = np.zeros(shape, dtype), np.zeros(shape, dtype)
+    for grid, tile in zip(scores, tiles, strict=True):
+        top, left, height, width = tile
+        expected = (height // multiple, width // multiple)
+        if grid.shape != expected:
             raise OptionError(f"{tile}: expected scores of shape {expected}, not {grid.shape}")
-        rows = _window(tile.top, tile.height, padded[0], multiple)
-        columns = _window(tile.left, tile.width, padded[1], multiple)
-        weight = torch.outer(torch.tensor(rows), torch.tensor(columns)).to(mean)
-        top, left = tile.top // multiple, tile.left // multiple
-        here = (slice(top, top + expected[0]), slice(left, left + expected[1]))
+        rows = _window(top, height, padded[0], multiple)
+        columns = _window(left, width, padded[1], multiple)
+        weight = np.outer(np.array(rows, np.float32), np.array(columns, np.float32)).astype(dtype)
+        row, column = top // multiple, left // multiple
+        here = (slice(row, row + expected[0]), slice(column, column + expected[1]))
         # A running mean rather than a sum divided at the end, whose rounding would show in what
         # should be constant.
         total[here] += weight
-        mean[here] += (grid.to(mean) - mean[here]) * (weight / total[here])
-    if bool((total == 0).any()):
+        mean[here] += (grid.astype(dtype) - mean[here]) * (weight / total[here])
+    if (total == 0).any():
         raise OptionError("the tiles do not cover the image: use those that tile_grid gives")
     return mean
 

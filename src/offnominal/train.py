@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from offnominal.benchmark.features import FeatureCache
+from offnominal.backbones.cache import FeatureCache
 from offnominal.datasets.dataset import Dataset
 from offnominal.detectors.language.learned import LearnedDetector
 from offnominal.detectors.language.training.learners import (
@@ -212,4 +212,5 @@ def _write_page(outcome: Outcome, detector: LearnedDetector) -> None:
         {name: value for name, value in settings.items() if value not in ({}, None)},
         outcome.learner.parts,
         outcome.learner.formula,
+        detector.clip.untrained,
     )

@@ -43,9 +43,9 @@ def test_a_relative_root_keeps_its_names(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_what_was_written_is_read(tmp_path: Path) -> None:
-    written = write_dataset(tmp_path, ("fabric", "board"), n_train=2, n_good=1, n_per_defect=1)
+    written = write_dataset(tmp_path, ("fabric", "part"), n_train=2, n_good=1, n_per_defect=1)
     dataset = open_dataset(tmp_path)
-    assert dataset.categories == ("board", "fabric")
+    assert dataset.categories == ("fabric", "part")
     assert set(dataset.samples) == set(written)
     assert {s.defect for s in dataset.test("fabric")} == {"good", *DEFECTS["fabric"]}
 

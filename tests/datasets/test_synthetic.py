@@ -35,7 +35,7 @@ def test_good_images_repeat_by_seed_and_differ_otherwise(look: str) -> None:
 
 def test_looks_have_several_shapes() -> None:
     shapes = {draw_good(look, 0, 0).shape for look in LOOKS}
-    assert len(shapes) == len(LOOKS) >= 3
+    assert len(shapes) == len(LOOKS) >= 2
 
 
 @pytest.mark.parametrize("look", LOOKS)
@@ -74,7 +74,7 @@ def test_masks_hold_every_change_and_nothing_else(look: str, defect: str) -> Non
     module = synthetic._module(look)
     rng = synthetic._generator(look, 11, defect, 0)
     scene = module.draw(rng)
-    clean = synthetic.Camera.draw(rng, module.SHAPE).take(module.render(scene))
+    clean = synthetic.camera(rng, module.SHAPE)(module.render(scene))
     changed = cv2.absdiff(image, clean).max(-1)
     assert (changed[~mask] == 0).all()
     assert (changed[mask] > 0).all()
@@ -98,15 +98,14 @@ def test_object_mask_follows_the_part() -> None:
         assert agreement > 0.95
     assert not np.array_equal(object_mask("part", 2, 0), object_mask("part", 2, 1))
     assert not np.array_equal(object_mask("part", 2, 0), object_mask("part", 2, 0, "test"))
-    for look in ("fabric", "board"):
-        assert object_mask(look, 2, 0).all()
+    assert object_mask("fabric", 2, 0).all()
 
 
 def test_data_set_is_written_in_the_usual_layout(tmp_path: Path) -> None:
-    samples = write_dataset(tmp_path / "set", ("fabric", "board"), 2, 2, 1, seed=4)
-    expected = sum(4 + len(DEFECTS[look]) for look in ("fabric", "board"))
+    samples = write_dataset(tmp_path / "set", ("fabric", "part"), 2, 2, 1, seed=4)
+    expected = sum(4 + len(DEFECTS[look]) for look in ("fabric", "part"))
     assert len(samples) == expected
-    assert {path.name for path in (tmp_path / "set").iterdir()} == {"fabric", "board"}
+    assert {path.name for path in (tmp_path / "set").iterdir()} == {"fabric", "part"}
     for sample in samples:
         image = cv2.imread(str(sample.image))[..., ::-1]
         parts = sample.image.relative_to(tmp_path / "set").parts
@@ -150,4 +149,4 @@ def test_drawing_is_quick() -> None:
         for index in range(4):
             draw_good(look, 0, index)
     # Under 0.1 s of processor time each; the limit leaves room for a slow machine.
-    assert time.process_time() - start < 12 * 0.3
+    assert time.process_time() - start < 8 * 0.3

@@ -8,9 +8,10 @@ import pytest
 import torch
 from PIL import Image
 from sklearn.metrics import roc_auc_score
+from tests.looks import pixels_of
 from tests.seeded import save_dinov2_vits14
 
-from offnominal import AnomalyDINO, BatchedAnomalyDINO, Detector
+from offnominal import AnomalyDINO, BatchedAnomalyDINO, Detector, load
 from offnominal.datasets.synthetic import draw_defective, draw_good
 from offnominal.errors import ImageError, NotFittedError, OptionError
 from offnominal.images import read_image
@@ -22,7 +23,7 @@ def images_of(folder: Path) -> list[Path]:
 
 @pytest.fixture(scope="module")
 def fabric(fabric_model: Path) -> Detector:
-    return Detector.load(fabric_model, device="cpu")
+    return load(fabric_model, device="cpu")
 
 
 def test_defects_score_higher_and_are_found_in_place(fabric: Detector) -> None:
@@ -102,12 +103,12 @@ def test_leave_one_out_equals_refitting_without_the_reference(parts: Path) -> No
     files = images_of(parts / "board" / "train")[:4]
     options = {"backbone": "builtin", "rotations": "0,180", "normalize": "none", "mask": "off"}
     detector = AnomalyDINO(**options).fit(files)
-    assert detector.calibration_ == "leave-one-out"
+    assert detector.calibration.kind == "leave-one-out"
     for index, file in enumerate(files):
         rest = [f for f in files if f != file]
         [alone] = AnomalyDINO(**options).fit(rest).predict([file])
-        assert detector.good_scores_[index].item() == pytest.approx(alone.score, rel=1e-6)
-        assert detector.good_peaks_[index].item() == pytest.approx(
+        assert detector.calibration.images[index].item() == pytest.approx(alone.score, rel=1e-6)
+        assert detector.calibration.peaks[index].item() == pytest.approx(
             alone.anomaly_map.max(), rel=1e-5
         )
 
@@ -121,15 +122,15 @@ def test_leave_one_out_with_masked_references(parts: Path) -> None:
     for index, file in enumerate(files):
         rest = [f for f in files if f != file]
         [alone] = AnomalyDINO(**options, mask_references=True).fit(rest).predict([file])
-        assert detector.good_scores_[index].item() == pytest.approx(alone.score, rel=1e-5)
+        assert detector.calibration.images[index].item() == pytest.approx(alone.score, rel=1e-5)
 
 
 def test_calibrate_on_limits_the_references_scored(parts: Path) -> None:
     files = images_of(parts / "board" / "train")
     some = AnomalyDINO(backbone="builtin", rotations="none", calibrate_on=3).fit(files)
     every = AnomalyDINO(backbone="builtin", rotations="none", calibrate_on=0).fit(files)
-    assert (len(some.good_scores_), len(every.good_scores_)) == (3, len(files))
-    assert set(some.good_scores_.tolist()) < set(every.good_scores_.tolist())
+    assert (len(some.calibration.images), len(every.calibration.images)) == (3, len(files))
+    assert set(some.calibration.images.tolist()) < set(every.calibration.images.tolist())
 
 
 def test_copies_count_once(parts: Path, tmp_path: Path) -> None:
@@ -139,11 +140,11 @@ def test_copies_count_once(parts: Path, tmp_path: Path) -> None:
     copy.write_bytes(files[0].read_bytes())
     once = AnomalyDINO(backbone="builtin", rotations="none").fit(files)
     twice = AnomalyDINO(backbone="builtin", rotations="none").fit([*files, copy])
-    assert (twice.copies_, len(twice.references_)) == (1, 4)
-    assert torch.equal(twice.good_scores_, once.good_scores_)
+    assert (twice.copies, len(twice.references)) == (1, 4)
+    assert torch.equal(twice.calibration.images, once.calibration.images)
     fresh = images_of(parts / "board" / "test" / "good")
     assert twice.calibrate([*fresh, fresh[0], copy]) == 2
-    assert len(twice.good_scores_) == len(fresh)
+    assert len(twice.calibration.images) == len(fresh)
 
 
 def test_a_fit_that_broke_off_is_no_fit(parts: Path, tmp_path: Path) -> None:
@@ -173,8 +174,8 @@ def test_calibrate_uses_unseen_images_only(parts: Path) -> None:
     before = detector.threshold
     skipped = detector.calibrate(files, false_reject=0.2)
     assert skipped == 2
-    assert detector.calibration_ == "held-out"
-    assert len(detector.good_scores_) == len(files) - 2
+    assert detector.calibration.kind == "held-out"
+    assert len(detector.calibration.images) == len(files) - 2
     assert before is None
     assert detector.threshold is not None
     assert detector.threshold.kind == "conformal"
@@ -215,14 +216,14 @@ def test_masked_background_scores_nothing(parts: Path) -> None:
     assert detector.masks_, "the masking test must find the part before its background"
     [found] = detector.predict(files[:1])
     kept = found.patch_scores.shape[0] * found.patch_scores.shape[1]
-    assert 0.05 * kept < (detector.foreground(*_tokens(detector, files[0]))).sum() < 0.7 * kept
+    assert 0.05 * kept < (detector.foreground(_features(detector, files[0]))).sum() < 0.7 * kept
     picture = detector.foreground_picture(read_image(files[0]))
     assert picture.shape == (320, 3 * 400 + 16, 3)
 
 
-def _tokens(detector: AnomalyDINO, file: Path) -> tuple[torch.Tensor, tuple[int, int]]:
+def _features(detector: AnomalyDINO, file: Path) -> torch.Tensor:
     with torch.inference_mode():
-        return detector._tokens(detector.views(read_image(file)).pixels[0])
+        return detector.embed(torch.from_numpy(detector.views(read_image(file))[0].pixels))
 
 
 def test_neighbours_are_averaged(parts: Path) -> None:
@@ -230,12 +231,12 @@ def test_neighbours_are_averaged(parts: Path) -> None:
     options = {"backbone": "builtin", "rotations": "none", "normalize": "l2"}
     detector = AnomalyDINO(**options, neighbours=3).fit(files[:2])
     with torch.inference_mode():
-        tokens, grid = _tokens(detector, files[2])
-        queries = torch.nn.functional.normalize(tokens, dim=1)
+        features = _features(detector, files[2])
+        queries = torch.nn.functional.normalize(features.flatten(1).T, dim=1)
         wanted = (1 - queries @ detector.bank.rows.T).topk(3, largest=False).values.mean(1)
     [found] = detector.predict(files[2:3])
     np.testing.assert_allclose(found.patch_scores.ravel(), wanted.numpy(), atol=1e-5)
-    assert found.patch_scores.shape == grid
+    assert found.patch_scores.shape == features.shape[1:]
 
 
 @pytest.mark.parametrize("how", ["top1", "max", "map-max", "mean", "quantile99"])
@@ -245,7 +246,7 @@ def test_forward_gives_the_scores_that_predict_gives(parts: Path, how: str) -> N
     [found] = detector.predict(files[3:4])
     image = read_image(files[3])
     with torch.inference_mode():
-        pixels = detector.views(image).pixels[0][None]
+        pixels = pixels_of(detector, image)[None]
         scores, patch_scores = detector(pixels, (image.shape[0], image.shape[1]))
     assert scores.tolist() == [found.score]
     assert np.array_equal(patch_scores[0].numpy(), found.patch_scores)
@@ -268,11 +269,11 @@ def test_batched_takes_the_papers_resolution_with_dinov2_only(tmp_path: Path) ->
     weights = str(save_dinov2_vits14(tmp_path))
     image = draw_good("fabric", 0, 0)
     detector = BatchedAnomalyDINO(weights=weights)
-    assert detector.views(image).pixels[0].shape == (3, 672, 672)
+    assert pixels_of(detector, image).shape == (3, 672, 672)
     assert detector.resolution is None, "an option keeps the value that it was given"
-    assert AnomalyDINO(weights=weights).views(image).pixels[0].shape == (3, 448, 448)
+    assert pixels_of(AnomalyDINO(weights=weights), image).shape == (3, 448, 448)
     small = BatchedAnomalyDINO(backbone="builtin")
-    assert small.views(image).pixels[0].shape == (3, 256, 256)
+    assert pixels_of(small, image).shape == (3, 256, 256)
 
 
 def test_progress_is_told_of_every_stage(parts: Path) -> None:

@@ -35,7 +35,6 @@ from tests.chat_server import (
     stops_halfway,
 )
 
-from offnominal import Detector
 from offnominal.chat.endpoint import AnswerError, EndpointError
 from offnominal.chat.prediction import ChatPrediction
 from offnominal.cli.fit import describe_threshold
@@ -188,7 +187,7 @@ def test_references_are_the_first_readable_ones(serve: Serve, tmp_path: Path) ->
     detector.fit(images, errors.append)
     detector.predict(picture(90))
     assert [round(float(image.mean())) for image in server.requests[0].images] == [50, 60, 90]
-    assert (len(errors), detector.copies_, len(detector.references_)) == (1, 1, 2)
+    assert (len(errors), detector.copies, len(detector.references)) == (1, 1, 2)
     assert server.problems == []
     assert len(server.requests) == 1, "fit asks nothing"
 
@@ -205,7 +204,7 @@ def test_all_references_or_a_stated_number(serve: Serve) -> None:
     ):
         detector.predict(picture(90))
         assert len(server.requests[-1].images) == shown + 1
-        assert len(detector.references_) == shown
+        assert len(detector.references) == shown
 
 
 def test_without_references(serve: Serve) -> None:
@@ -618,10 +617,10 @@ def test_saved_and_loaded(serve: Serve, tmp_path: Path) -> None:
     extra = {"top_p": 0.5}
     fitted = model(server, shots=2, class_name="tile", max_side=64, extra=extra)
     fitted.save(tmp_path / "part.offn")
-    loaded = Detector.load(tmp_path / "part.offn", device="cpu")
+    loaded = load(tmp_path / "part.offn", device="cpu")
     assert isinstance(loaded, ChatModel)
     assert loaded.options() == fitted.options()
-    assert loaded.references_ == fitted.references_
+    assert loaded.references == fitted.references
     [a], [b] = fitted.predict(picture(90)), loaded.predict(picture(90))
     assert server.requests[0].body == server.requests[1].body, "the references to the byte"
     assert a.as_row() == b.as_row()
@@ -633,7 +632,7 @@ def test_saved_and_loaded(serve: Serve, tmp_path: Path) -> None:
 def test_saved_without_references(serve: Serve, tmp_path: Path) -> None:
     server = serve(answers())
     model(server).save(tmp_path / "none.offn")
-    Detector.load(tmp_path / "none.offn").predict(picture(90))
+    load(tmp_path / "none.offn").predict(picture(90))
     assert len(server.requests[0].images) == 1
 
 
@@ -666,7 +665,7 @@ def test_calibrated_by_its_answers(serve: Serve, tmp_path: Path) -> None:
         "not learned from (19 give one; until then the model's own answers decide)"
     )
     detector.save(tmp_path / "part.offn")
-    loaded = Detector.load(tmp_path / "part.offn")
+    loaded = load(tmp_path / "part.offn")
     assert str(loaded.threshold) == str(detector.threshold)
 
 

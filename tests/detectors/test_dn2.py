@@ -11,12 +11,13 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from sklearn.neighbors import NearestNeighbors
+from tests.looks import pixels_of
 from tests.seeded import save_dinov2_vits14
 from torch import Tensor
 
-from offnominal import Detector
+from offnominal import load
 from offnominal.datasets.synthetic import draw_good
-from offnominal.detectors.dn2 import DN2, neighbour_distance
+from offnominal.detectors.memory_bank.dn2 import DN2, neighbour_distance
 from offnominal.errors import OptionError
 
 SIDE = 64
@@ -84,13 +85,13 @@ def test_agrees_with_the_formula(fitted: DN2, resnet18: Path, files: list[Path])
 
 
 def test_leave_one_out_equals_refitting(fitted: DN2, files: list[Path]) -> None:
-    assert fitted.calibration_ == "leave-one-out"
+    assert fitted.calibration.kind == "leave-one-out"
     for index, file in enumerate(files[:6]):
         again = DN2(**fitted.options(), device="cpu")
         again.use_network(fitted.load_network())
         again.fit([f for f in files[:6] if f != file])
         [alone] = again.predict([file])
-        assert fitted.good_scores_[index].item() == pytest.approx(alone.score, rel=1e-6)
+        assert fitted.calibration.images[index].item() == pytest.approx(alone.score, rel=1e-6)
 
 
 @pytest.mark.parametrize("neighbours", [1, 3, 5, 6, 50])
@@ -118,7 +119,7 @@ def test_the_map_says_nothing_of_where(fitted: DN2, tmp_path: Path) -> None:
     [region] = found.regions()
     assert region.area == 40 * 60
     with torch.inference_mode():
-        scores, grids = fitted(fitted.views(odd).pixels[0][None])
+        scores, grids = fitted(pixels_of(fitted, odd)[None])
     assert scores.tolist() == [found.score]
     assert grids.flatten().tolist() == [found.score]
     for how in ("top1", "mean", "map-max"):
@@ -128,7 +129,7 @@ def test_the_map_says_nothing_of_where(fitted: DN2, tmp_path: Path) -> None:
 
 def test_saved_and_loaded(fitted: DN2, files: list[Path], tmp_path: Path) -> None:
     fitted.save(tmp_path / "part.offn")
-    loaded = Detector.load(tmp_path / "part.offn", device="cpu")
+    loaded = load(tmp_path / "part.offn", device="cpu")
     assert isinstance(loaded, DN2)
     for a, b in zip(fitted.predict(files[6:]), loaded.stream(files[6:]), strict=True):
         assert (a.score, a.threshold, a.p_value) == (b.score, b.threshold, b.p_value)

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from offnominal import Detector
+from offnominal import load
 from offnominal.detectors.ensemble import PAPER_BACKBONES, Ensemble, EnsemblePrediction
-from offnominal.detectors.patchcore import PatchCore
+from offnominal.detectors.memory_bank.patchcore import PatchCore
 from offnominal.errors import OptionError
 
 SETTINGS = {"coreset": 0.5, "dim": 32, "crop": 128}
@@ -36,14 +36,14 @@ def test_scores_and_maps_are_means_of_the_scaled_members(
     scores, maps = [], []
     for name in ("builtin", "builtin-aligned"):
         member = PatchCore(backbone=name, **SETTINGS, device="cpu").fit(files[:4])
-        scale = member.good_scores_.mean().item()
+        scale = member.calibration.images.mean().item()
         [one] = member.predict(files[4])
         scores.append(one.score / scale)
         maps.append(one.anomaly_map / scale)
     [found] = fitted.predict(files[4])
     assert found.score == pytest.approx(np.mean(scores), rel=1e-6)
     np.testing.assert_allclose(found.anomaly_map, np.mean(maps, axis=0), rtol=1e-5)
-    assert fitted.good_scores_.mean().item() == pytest.approx(1), "what a good part scores"
+    assert fitted.calibration.images.mean().item() == pytest.approx(1), "what a good part scores"
     assert found.threshold is not None
     assert found.p_value is not None
 
@@ -52,7 +52,7 @@ def test_peaks_are_bounded_from_above(fitted: Ensemble, files: list[Path]) -> No
     for number, file in enumerate(files[:4]):
         [alone] = build().fit([f for f in files[:4] if f != file]).predict(file)
         # The scales are those of other references, so only roughly.
-        assert alone.anomaly_map.max() < 1.25 * fitted.good_peaks_[number].item()
+        assert alone.anomaly_map.max() < 1.25 * fitted.calibration.peaks[number].item()
 
 
 def test_saved_and_loaded_it_is_the_same(
@@ -60,7 +60,7 @@ def test_saved_and_loaded_it_is_the_same(
 ) -> None:
     fitted.save(tmp_path / "part.offn")
     assert not [name for name in fitted.state_dict() if ".network." in name]
-    again = Detector.load(tmp_path / "part.offn", device="cpu")
+    again = load(tmp_path / "part.offn", device="cpu")
     assert isinstance(again, Ensemble)
     assert again.options() == fitted.options()
     [one], [two] = fitted.predict(files[4]), again.predict(files[4])
@@ -76,7 +76,7 @@ def test_rescored_is_a_fit_with_other_options(fitted: Ensemble, files: list[Path
         device="cpu",
         false_reject=0.3,
     ).fit(files[:4])
-    torch.testing.assert_close(other.good_scores_, wanted.good_scores_)
+    torch.testing.assert_close(other.calibration.images, wanted.calibration.images)
     rescored = other.rescore(fitted.predict(files[4])[0])
     assert rescored.score == pytest.approx(wanted.predict(files[4])[0].score, rel=1e-6)
     assert fitted.rescored(false_reject=0.5).threshold != fitted.threshold
@@ -86,7 +86,7 @@ def test_calibrate(files: list[Path]) -> None:
     ensemble = build().fit(files[:3])
     assert ensemble.calibrate(files[2:6]) == 1, "a reference is left out"
     scores = [found.score for found in ensemble.predict(files[3:6])]
-    assert ensemble.good_scores_.tolist() == pytest.approx(scores)
+    assert ensemble.calibration.images.tolist() == pytest.approx(scores)
     with pytest.raises(OptionError, match="after calibrate"):
         ensemble.rescored(false_reject=0.1)
 

@@ -10,12 +10,12 @@ import pytest
 import torch
 from PIL import Image
 
-from offnominal import AnomalyDINO, Detector, MultiLayerNN, PaDiM, PatchCore, SoftPatch
-from offnominal.augment import rotate_image
+from offnominal import AnomalyDINO, MultiLayerNN, PaDiM, PatchCore, SoftPatch, load
 from offnominal.datasets.synthetic import draw_defective, draw_good
 from offnominal.detectors import explained
 from offnominal.errors import ImageError, OptionError
 from offnominal.images import read_image
+from offnominal.views import rotate_image
 
 SMALL: dict[str, Any] = {"backbone": "builtin", "resolution": 128, "device": "cpu"}
 
@@ -104,7 +104,7 @@ def test_references_that_moved_are_found_by_their_pixels(
     files = [Path(shutil.copy(file, there / file.name)) for file in boards[:2]]
     detector = AnomalyDINO(**SMALL, rotations="none").fit(files)
     detector.save(tmp_path / "part.offn")
-    loaded = Detector.load(tmp_path / "part.offn", device="cpu")
+    loaded = load(tmp_path / "part.offn", device="cpu")
     before = loaded.explain(boards[3]).picture()
     files[0].rename(elsewhere / "renamed.png")
     files[1].rename(elsewhere / files[1].name)

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from offnominal.detectors.banked import Banked
+from offnominal.detectors.saving import read_header
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -21,13 +23,12 @@ from offnominal import (
     PatchCore,
     SoftPatch,
     SubspaceAD,
+    load,
 )
-from offnominal.augment import rotate_image
 from offnominal.detectors import measuring
-from offnominal.detectors.banked import Banked
-from offnominal.detectors.saving import read_header
 from offnominal.errors import ImageError, ModelFileError, OptionError
 from offnominal.images import read_image
+from offnominal.views import rotate_image
 
 SMALL: dict[str, Any] = {"backbone": "builtin", "resolution": 64, "device": "cpu"}
 FEW: dict[str, Any] = SMALL | {"normalize": "l2", "rotations": "none", "mask": "off"}
@@ -69,19 +70,19 @@ def state_of(detector: Banked, images: list[Path]) -> list[Any]:
     return [
         [p.score for p in predictions],
         [p.anomaly_map.tobytes() for p in predictions],
-        detector.good_scores_.tolist(),
-        detector.good_peaks_.tolist(),
+        detector.calibration.images.tolist(),
+        detector.calibration.peaks.tolist(),
         detector.good_patches_.numpy().tobytes(),
-        [r["file"] for r in detector.references_],
+        [r["file"] for r in detector.references],
         [b.numpy().tobytes() for bank in detector._banks for b in bank.buffers()],
-        detector.calibration_,
+        detector.calibration.kind,
         detector.threshold,
     ]
 
 
 def same_scores(one: Detector, two: Detector, images: list[Path]) -> None:
-    assert torch.equal(one.good_scores_, two.good_scores_)
-    assert torch.equal(one.good_peaks_, two.good_peaks_)
+    assert torch.equal(one.calibration.images, two.calibration.images)
+    assert torch.equal(one.calibration.peaks, two.calibration.peaks)
     assert one.threshold == two.threshold
     for a, b in zip(one.predict(images), two.predict(images), strict=True):
         assert a.score == b.score
@@ -143,7 +144,7 @@ def test_merging_is_the_same_as_one_fit(kind: str, files: list[Path], fresh: lis
     # Rows of another scale are brought to this one's: as if added, but for rounding.
     added = WHOLE[kind]().fit(files[:3])
     added.add(files[3:6])
-    np.testing.assert_allclose(merged.good_scores_, added.good_scores_, rtol=1e-4)
+    np.testing.assert_allclose(merged.calibration.images, added.calibration.images, rtol=1e-4)
     [one], [two] = merged.predict(fresh[0]), added.predict(fresh[0])
     np.testing.assert_allclose(one.patch_scores, two.patch_scores, rtol=1e-3, atol=1e-4)
 
@@ -167,7 +168,7 @@ def test_merging_names_what_differs(files: list[Path]) -> None:
 
 def test_a_coreset_takes_in_the_patches_that_are_farthest(files: list[Path]) -> None:
     detector = PatchCore(**CORE | {"coreset": 0.1, "reweight": True}).fit(files[:4])
-    before, scores = detector.bank.take(slice(None)).clone(), detector.good_scores_.clone()
+    before, scores = detector.bank.take(slice(None)).clone(), detector.calibration.images.clone()
     with torch.inference_mode():
         rows, _ = detector._rows(detector.views(read_image(files[4])).pixels[0])
     near, wanted = torch.cdist(rows.double(), before.double()).amin(1), []
@@ -182,10 +183,10 @@ def test_a_coreset_takes_in_the_patches_that_are_farthest(files: list[Path]) -> 
     assert torch.equal(detector.bank.take(mine.nonzero()[:, 0]), rows[sorted(wanted)])
     assert torch.equal(detector.bank.take(slice(0, len(before))), before)
     # The others keep their scores; the new one is scored by all the others.
-    assert torch.equal(detector.good_scores_[:4], scores)
+    assert torch.equal(detector.calibration.images[:4], scores)
     with torch.inference_mode():
         found = detector._measure(rows, skip=4)
-    assert detector.good_scores_[4].item() == pytest.approx(
+    assert detector.calibration.images[4].item() == pytest.approx(
         float(found.scores.max() * found.weight)
     )
 
@@ -197,7 +198,7 @@ def test_forgetting_in_a_coreset_bounds_the_others_from_above(
     options = CORE | {"coreset": 0.2, "reweight": True, "distance": distance}
     detector = PatchCore(**options).fit(files[:5])
     before = state_of(detector, fresh)
-    old = detector.good_scores_.clone()
+    old = detector.calibration.images.clone()
     change = detector.forget(files[1])
     assert change.rescored == "kept"
     with torch.inference_mode():
@@ -207,18 +208,18 @@ def test_forgetting_in_a_coreset_bounds_the_others_from_above(
             bound = measuring.settled(detector, owner).distance
             assert (bound >= true * (1 - 1e-5)).all()
             assert (bound > true * (1 + 1e-3)).float().mean() < 0.5, "few patches are affected"
-    assert (detector.good_scores_ >= old[[0, 2, 3, 4]] * (1 - 1e-6)).all()
+    assert (detector.calibration.images >= old[[0, 2, 3, 4]] * (1 - 1e-6)).all()
     detector.add([files[5]])
     detector.undo()
     detector.undo()
     assert state_of(detector, fresh) == before
     # What was a bound stays one once the rows that it leads by are dropped.
     detector.forget(files[1])
-    scores = detector.good_scores_.clone()
+    scores = detector.calibration.images.clone()
     detector.compact()
     detector.forget(files[0])
     detector.undo()
-    assert torch.equal(detector.good_scores_, scores)
+    assert torch.equal(detector.calibration.images, scores)
     with pytest.raises(OptionError, match="--neighbours 2"):
         PatchCore(**options | {"neighbours": 2}).fit(files[:3]).forget(files[0])
 
@@ -227,7 +228,7 @@ def test_merging_coresets_bounds_by_way_of_copies(files: list[Path]) -> None:
     options = CORE | {"coreset": 0.2}
     merged = PatchCore(**options).fit(files[:3])
     merged.merge(PatchCore(**options).fit(files[2:6]))
-    assert len(merged.references_) == 6
+    assert len(merged.references) == 6
     with torch.inference_mode():
         for owner, file in enumerate(files[:6]):
             rows, _ = merged._rows(merged.views(read_image(file)).pixels[0])
@@ -298,20 +299,20 @@ def looks(detector: Banked, image: np.ndarray) -> list[torch.Tensor]:
 def test_held_out_scores_stay_while_they_hold(files: list[Path], fresh: list[Path]) -> None:
     detector = AnomalyDINO(**FEW, false_reject=0.3).fit(files[:4])
     detector.calibrate(fresh)
-    before = detector.good_scores_.clone()
+    before = detector.calibration.images.clone()
     assert detector.calibration_note is None
     assert detector.add([files[4]]).rescored == "none"
-    assert torch.equal(detector.good_scores_, before)
+    assert torch.equal(detector.calibration.images, before)
     assert "when there were 4 references, not 5" in str(detector.calibration_note)
     detector.forget(files[4])
-    assert (detector.calibration_, detector.calibration_note) == ("held-out", None)
+    assert (detector.calibration.kind, detector.calibration_note) == ("held-out", None)
     detector.forget(files[0])
-    assert detector.calibration_ == "leave-one-out"
-    assert len(detector.good_scores_) == 3
+    assert detector.calibration.kind == "leave-one-out"
+    assert len(detector.calibration.images) == 3
     assert "forgotten" in str(detector.calibration_note)
     detector.undo()
-    assert detector.calibration_ == "held-out"
-    assert torch.equal(detector.good_scores_, before)
+    assert detector.calibration.kind == "held-out"
+    assert torch.equal(detector.calibration.images, before)
     detector.forget(files[0])
     detector.compact()
     assert detector.calibration_note is None
@@ -321,11 +322,11 @@ def test_one_reference_gets_a_threshold_with_the_others(
     files: list[Path], fresh: list[Path]
 ) -> None:
     detector = AnomalyDINO(**FEW, false_reject=0.3).fit(files[:1])
-    assert (detector.threshold, detector.calibration_) == (None, "none")
+    assert (detector.threshold, detector.calibration.kind) == (None, "none")
     detector.add(files[1:4])
     same_scores(detector, AnomalyDINO(**FEW, false_reject=0.3).fit(files[:4]), fresh)
     detector.forget(list(files[1:4]))
-    assert (detector.threshold, detector.calibration_) == (None, "none")
+    assert (detector.threshold, detector.calibration.kind) == (None, "none")
 
 
 def test_the_file_grows_by_what_was_added(
@@ -335,7 +336,7 @@ def test_the_file_grows_by_what_was_added(
     detector = AnomalyDINO(**FEW).fit(files[:4])
     detector.save(path)
     first = path.stat().st_size
-    loaded = Detector.load(path, device="cpu")
+    loaded = load(path, device="cpu")
     loaded.add(files[4:6], when=datetime(2026, 3, 1, 9, 30, tzinfo=UTC))
     loaded.save(path)
     second = path.stat().st_size
@@ -346,7 +347,7 @@ def test_the_file_grows_by_what_was_added(
     loaded.forget(files[0])
     loaded.save(path)
     assert abs(path.stat().st_size - second) < 1500, "forgotten rows stay"
-    again = Detector.load(path, device="cpu")
+    again = load(path, device="cpu")
     assert [v.when for v in again.history()] == [None, "2026-03-01T09:30:00Z", None]
     again.undo()
     detector.add(files[4:6])
@@ -359,9 +360,9 @@ def test_the_file_grows_by_what_was_added(
     assert [v.what for v in again.history()] == ["compact"]
     with pytest.raises(OptionError, match="begins with compact"):
         again.undo()
-    smaller = Detector.load(path, device="cpu").rescored(aggregate="max")
+    smaller = load(path, device="cpu").rescored(aggregate="max")
     wanted = AnomalyDINO(**FEW, aggregate="max").fit(files[1:6])
-    assert torch.equal(smaller.good_scores_, wanted.good_scores_)
+    assert torch.equal(smaller.calibration.images, wanted.calibration.images)
 
 
 def test_the_same_steps_give_the_same_file(files: list[Path], tmp_path: Path) -> None:
@@ -389,7 +390,7 @@ def test_an_addition_that_breaks_off_leaves_everything(
 
 def test_a_reference_is_found_by_name_digest_or_picture(files: list[Path], tmp_path: Path) -> None:
     detector = AnomalyDINO(**FEW).fit(files[:5])
-    digest = detector.references_[1]["digest"]
+    digest = detector.references[1]["digest"]
     moved = tmp_path / "moved.png"
     moved.write_bytes(files[2].read_bytes())
     for image, owner in [
@@ -457,7 +458,7 @@ def test_a_file_of_before_is_opened_but_does_not_grow(
     with safe_open(tmp_path / "new.offn", framework="pt") as file:
         tensors = {name: file.get_tensor(name) for name in old}
     save_file(tensors, tmp_path / "old.offn", metadata={"offnominal": json.dumps(header)})
-    again = Detector.load(tmp_path / "old.offn", device="cpu")
+    again = load(tmp_path / "old.offn", device="cpu")
     [one], [two] = detector.predict(fresh[0]), again.predict(fresh[0])
     assert (one.score, one.threshold) == (two.score, two.threshold)
     assert np.array_equal(one.anomaly_map, two.anomaly_map)
@@ -473,11 +474,11 @@ def test_a_file_of_before_is_opened_but_does_not_grow(
     with pytest.raises(OptionError, match="earlier version"):
         again.rescored(aggregate="max")
     again.save(tmp_path / "again.offn")
-    Detector.load(tmp_path / "again.offn", device="cpu")
+    load(tmp_path / "again.offn", device="cpu")
     header["format"] = 3
     save_file(tensors, tmp_path / "newer.offn", metadata={"offnominal": json.dumps(header)})
     with pytest.raises(ModelFileError, match="upgrade"):
-        Detector.load(tmp_path / "newer.offn")
+        load(tmp_path / "newer.offn")
 
 
 @pytest.mark.parametrize("storage", ["fp16", "int8"])
@@ -492,7 +493,7 @@ def test_small_storage_scores_nearly_the_same(
     # A reference is rounded as it was when it was learned, so it has no distance from itself.
     assert small.predict(files[0])[0].score == 0
     small.save(tmp_path / "small.offn")
-    assert Detector.load(tmp_path / "small.offn").predict(files[1])[0].score == 0
+    assert load(tmp_path / "small.offn").predict(files[1])[0].score == 0
     with pytest.raises(OptionError, match="--storage fp32"):
         AnomalyDINO(**SMALL, storage=storage).fit(files[:2])
 

@@ -7,7 +7,7 @@ from tests.seeded import CLIP_TINY, save_clip
 
 from offnominal.benchmark.plan import Request, make_plan
 from offnominal.datasets import open_dataset
-from offnominal.detectors import detector_class
+from offnominal.detectors.registry import detector_class
 from offnominal.errors import WeightsError
 from offnominal.language.learned import AnomalyCLIPPrompts, CoOpPrompts, Projections
 from offnominal.language.learnedfile import LearnedFile, write_learned

@@ -14,7 +14,7 @@ from torch import Tensor
 from offnominal.backbones.mae import SHAPES, MaskedAutoencoder, Shape, draw_masks
 from offnominal.backbones.timm import TimmBackbone
 from offnominal.datasets.synthetic import draw_good
-from offnominal.detectors.maeday import MAEDAY, ReconstructionError, blurred
+from offnominal.detectors.reconstruction.maeday import MAEDAY, ReconstructionError, blurred
 from offnominal.errors import BackboneError, OptionError, WeightsError
 from offnominal.images import read_image
 from offnominal.sizing import to_pixels

@@ -7,12 +7,13 @@ import pytest
 import timm
 import torch
 from sklearn.metrics import roc_auc_score
+from tests.looks import pixels_of
 from tests.seeded import save_dinov2_vits14
 
 from offnominal import AnomalyDINO
 from offnominal.backbones.positions import use_original_positions
 from offnominal.backbones.weights import fit_to, read_weights
-from offnominal.detectors.multilayer import MultiLayerNN
+from offnominal.detectors.memory_bank.multilayer import MultiLayerNN
 from offnominal.errors import OptionError
 from offnominal.images import read_image
 from offnominal.sizing import resize_image
@@ -83,7 +84,7 @@ def test_summary_distance_is_that_of_the_class_tokens(boards: list[Path], dinov2
     net = weighted.load_network()
     with torch.inference_mode():
         classes = [
-            net.levels(weighted.views(read_image(file)).pixels[0][None], norm=False).summary[0]
+            net.levels(pixels_of(weighted, read_image(file))[None], norm=False).summary[0]
             for file in (boards[0], boards[1], boards[3])
         ]
     distance = min(
@@ -147,19 +148,19 @@ def test_every_flip_of_a_query_is_undone(boards: list[Path]) -> None:
 def test_leave_one_out_equals_refitting_without_the_reference(boards: list[Path]) -> None:
     options = SMALL | {"rotations": "0,45,90", "summary_weight": 0.5, "normalize": "l2"}
     detector = MultiLayerNN(**options).fit(boards[:3])
-    assert detector.calibration_ == "leave-one-out"
+    assert detector.calibration.kind == "leave-one-out"
     for index in range(3):
         rest = [file for file in boards[:3] if file != boards[index]]
         [alone] = MultiLayerNN(**options).fit(rest).predict(boards[index])
-        assert detector.good_scores_[index].item() == pytest.approx(alone.score, rel=1e-5)
-        assert detector.good_peaks_[index].item() == pytest.approx(
+        assert detector.calibration.images[index].item() == pytest.approx(alone.score, rel=1e-5)
+        assert detector.calibration.peaks[index].item() == pytest.approx(
             alone.anomaly_map.max(), rel=1e-4
         )
 
 
 def test_calibrate_on_limits_the_references_scored(boards: list[Path]) -> None:
     some = MultiLayerNN(**SMALL, **PLAIN, calibrate_on=2).fit(boards[:5])
-    assert len(some.good_scores_) == 2
+    assert len(some.calibration.images) == 2
 
 
 def test_saved_detector_predicts_the_same_bits(boards: list[Path], tmp_path: Path) -> None:

@@ -8,12 +8,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from sklearn.metrics import roc_auc_score
+from tests.looks import pixels_of
 from tests.seeded import CLIP_TINY, save_clip, save_dinov2_vits14
 from torch import Tensor
 
 from offnominal.datasets.synthetic import draw_defective, draw_good
-from offnominal.detectors.musc import MuSc, aligned_map
-from offnominal.detectors.mutual import mutual_scores, rescored_by_neighbours
+from offnominal.detectors.batch.musc import MuSc, aligned_map
+from offnominal.detectors.batch.mutual import mutual_scores, rescored_by_neighbours
 from offnominal.errors import NotFittedError, OptionError
 from offnominal.scoring import anomaly_map
 
@@ -171,7 +172,7 @@ def test_levels_of_a_pyramid(mobilenet: Path, batch: list[np.ndarray]) -> None:
     found = detector.predict(batch)
     levels: list[list[Tensor]] = [[], []]
     for image in batch:
-        maps = detector.levels(detector.views(image).pixels[0][None]).maps
+        maps = detector.levels(pixels_of(detector, image)[None]).maps
         for level, each in zip(levels, maps, strict=True):
             level.append(F.layer_norm(each[0], each.shape[1:]).permute(1, 2, 0))
     fine, coarse = (torch.stack(mutual_scores(level, range(10))).mean(1) for level in levels)

@@ -8,13 +8,13 @@ import torch
 from scipy.spatial.distance import mahalanobis
 from sklearn.decomposition import PCA
 from tests.detectors.test_dn2 import SIDE, save_resnet18, stages
+from tests.looks import pixels_of
 from tests.seeded import save_dinov2_vits14
 
-from offnominal import Detector
+from offnominal import load
 from offnominal.datasets.synthetic import draw_good
-from offnominal.detectors.gaussians import RunningGaussians, left_out
-from offnominal.detectors.padim import PaDiM
-from offnominal.detectors.thresholds import unpack
+from offnominal.detectors.distribution.gaussians import RunningGaussians, left_out
+from offnominal.detectors.distribution.padim import PaDiM
 from offnominal.errors import OptionError
 
 
@@ -95,14 +95,14 @@ def test_leave_one_out_equals_refitting(fitted: PaDiM, files: list[Path]) -> Non
     """The closed form, with more references than dimensions and with fewer, down to two."""
     for count, dimensions in ((20, 12), (5, 30), (3, 12), (2, 12)):
         detector = like(fitted, dimensions=dimensions).fit(files[:count])
-        assert detector.calibration_ == "leave-one-out"
-        good = unpack(detector.good_patches_, detector.good_)
+        assert detector.calibration.kind == "leave-one-out"
+        good = detector.calibration.scores
         for index in range(min(count, 4)):
             rest = [f for f in files[:count] if f != files[index]]
             [alone] = like(fitted, dimensions=dimensions).fit(rest).predict([files[index]])
-            found = good[index].patch_scores
+            found = good[index].patches
             np.testing.assert_allclose(found, alone.patch_scores, rtol=2e-4)
-            assert detector.good_scores_[index].item() == pytest.approx(alone.score, rel=2e-4)
+            assert detector.calibration.images[index].item() == pytest.approx(alone.score, rel=2e-4)
 
 
 def test_leave_one_out_of_a_plain_gaussian() -> None:
@@ -179,7 +179,7 @@ def test_saved_and_loaded(fitted: PaDiM, files: list[Path], tmp_path: Path) -> N
     for reduction in ("random", "pca"):
         detector = like(fitted, reduction=reduction).fit(files[:4])
         detector.save(tmp_path / "part.offn")
-        loaded = Detector.load(tmp_path / "part.offn", device="cpu")
+        loaded = load(tmp_path / "part.offn", device="cpu")
         assert isinstance(loaded, PaDiM)
         for a, b in zip(detector.predict(files[20:]), loaded.stream(files[20:]), strict=True):
             assert (a.score, a.threshold, a.p_value) == (b.score, b.threshold, b.p_value)
@@ -194,7 +194,7 @@ def test_scored_another_way(fitted: PaDiM, files: list[Path]) -> None:
     assert other.rescore(found).score == found.patch_scores.max()
     assert other.threshold.value == fresh.threshold.value
     with torch.inference_mode():
-        pixels = torch.stack([fitted.views(_read(file)).pixels[0] for file in files[20:]])
+        pixels = torch.stack([pixels_of(fitted, _read(file)) for file in files[20:]])
         scores, grids = other(pixels)
     for file, score, grid in zip(files[20:], scores, grids, strict=True):
         [alone] = other.predict([file])
@@ -221,7 +221,7 @@ def test_any_backbone_serves(tmp_path: Path) -> None:
         backbone="dinov2_vits14", weights=weights, resolution=56, calibrate_on=2, device="cpu"
     ).fit(images[:3])
     assert detector.load_network().layers == (8, 9, 10)
-    assert len(detector.good_scores_) == 2
+    assert len(detector.calibration.images) == 2
     assert detector.whitening_.shape == (16, 100, 100)
 
 

@@ -7,13 +7,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from sklearn.metrics import roc_auc_score
+from tests.looks import pixels_of
 from torch import Tensor
 
-from offnominal import Detector, load_backbone
+from offnominal import Detector, load, load_backbone
 from offnominal.backbones.base import Backbone, Levels
 from offnominal.datasets.synthetic import draw_defective, draw_good
-from offnominal.detectors.locally_aware import locally_aware
-from offnominal.detectors.patchcore import PatchCore
+from offnominal.detectors.memory_bank.locally_aware import locally_aware
+from offnominal.detectors.memory_bank.patchcore import PatchCore
 from offnominal.errors import OptionError
 from offnominal.images import read_image
 
@@ -65,7 +66,7 @@ def test_scores_are_nearest_distances_weighted_by_the_neighbourhood(parts: Path)
     detector = PatchCore(**FULL, reweight_neighbours=4).fit(files[:2])
     [found] = detector.predict(files[2])
     with torch.inference_mode():
-        rows, grid = detector._rows(detector.views(read_image(files[2])).pixels[0])
+        rows, grid = detector._rows(pixels_of(detector, read_image(files[2])))
     bank = detector.bank.rows.double().numpy()
     query = rows.double().numpy()
     distance = np.sqrt(((query[:, None] - bank[None]) ** 2).sum(-1))
@@ -93,7 +94,7 @@ def test_several_neighbours_are_averaged(parts: Path) -> None:
     detector = PatchCore(**FULL, neighbours=3).fit(files[:2])
     [found] = detector.predict(files[2])
     with torch.inference_mode():
-        rows, _ = detector._rows(detector.views(read_image(files[2])).pixels[0])
+        rows, _ = detector._rows(pixels_of(detector, read_image(files[2])))
         wanted = torch.cdist(rows, detector.bank.rows).topk(3, largest=False).values.mean(1)
     np.testing.assert_allclose(found.patch_scores.ravel(), wanted, rtol=1e-3)
 
@@ -106,7 +107,7 @@ def test_coreset_keeps_a_share_of_real_rows(parts: Path) -> None:
     assert len(thin.bank) == len(full.bank) // 10
     known = {row.numpy().tobytes() for row in full.bank.rows}
     assert all(row.numpy().tobytes() in known for row in thin.bank.rows)
-    assert (thin.bank.owner.diff() >= 0).all(), "an image's rows lie together"
+    assert (thin.bank.reference.diff() >= 0).all(), "an image's rows lie together"
     damaged, mask, _ = draw_defective("fabric", 5, 0, "hole")
     [bad] = thin.predict([damaged])
     good = thin.predict([draw_good("fabric", 5, i, split="test") for i in range(3)])
@@ -119,12 +120,12 @@ def test_leave_one_out_equals_refitting_without_the_reference(parts: Path) -> No
     """With the whole bank it is exact, weight and all."""
     files = images_of(parts / "board" / "train")[:4]
     detector = PatchCore(**FULL).fit(files)
-    assert detector.calibration_ == "leave-one-out"
+    assert detector.calibration.kind == "leave-one-out"
     for index, file in enumerate(files):
         rest = [f for f in files if f != file]
         [alone] = PatchCore(**FULL).fit(rest).predict(file)
-        assert detector.good_scores_[index].item() == pytest.approx(alone.score, rel=1e-6)
-        assert detector.good_peaks_[index].item() == pytest.approx(
+        assert detector.calibration.images[index].item() == pytest.approx(alone.score, rel=1e-6)
+        assert detector.calibration.peaks[index].item() == pytest.approx(
             alone.anomaly_map.max(), rel=1e-5
         )
 
@@ -132,7 +133,7 @@ def test_leave_one_out_equals_refitting_without_the_reference(parts: Path) -> No
 def test_a_reference_never_meets_its_own_rows(parts: Path) -> None:
     files = images_of(parts / "board" / "train")[:4]
     detector = PatchCore(**FULL | {"coreset": 0.2}, reweight=False).fit(files)
-    for score, found in zip(detector.good_scores_, detector.stream(files), strict=True):
+    for score, found in zip(detector.calibration.images, detector.stream(files), strict=True):
         assert score.item() > found.score
 
 
@@ -140,9 +141,9 @@ def test_saved_and_loaded_it_is_the_same(parts: Path, tmp_path: Path) -> None:
     files = images_of(parts / "board" / "train")[:3]
     detector = PatchCore(**FULL | {"coreset": 0.5, "neighbours": 2}).fit(files)
     detector.save(tmp_path / "part.offn")
-    again = Detector.load(tmp_path / "part.offn", device="cpu")
+    again = load(tmp_path / "part.offn", device="cpu")
     assert again.options() == detector.options()
-    assert torch.equal(again.good_scores_, detector.good_scores_)
+    assert torch.equal(again.calibration.images, detector.calibration.images)
     for one, two in zip(detector.predict(files), again.predict(files), strict=True):
         assert one.score == two.score
         assert np.array_equal(one.anomaly_map, two.anomaly_map)
@@ -163,7 +164,7 @@ def test_the_crop_is_the_middle_and_nothing_else_is_judged(parts: Path) -> None:
     image = draw_good("board", 3, 0)[:200]
     rows, columns = image.shape[:2]
     assert rows < columns
-    assert detector.views(image).pixels[0].shape == (3, 128, 128)
+    assert pixels_of(detector, image).shape == (3, 128, 128)
     [found] = detector.predict([image])
     assert found.anomaly_map.shape == (rows, columns)
     top, left = np.array(np.nonzero(found.anomaly_map)).min(1)
@@ -185,8 +186,8 @@ def test_rescored_is_a_fit_with_other_options(parts: Path, changes: dict[str, ob
     first = PatchCore(**FULL).fit(files[:3])
     other = first.rescored(**changes)
     wanted = PatchCore(**FULL, **changes).fit(files[:3])
-    assert torch.equal(other.good_scores_, wanted.good_scores_)
-    assert torch.equal(other.good_peaks_, wanted.good_peaks_)
+    assert torch.equal(other.calibration.images, wanted.calibration.images)
+    assert torch.equal(other.calibration.peaks, wanted.calibration.peaks)
     [rescored] = [other.rescore(one) for one in first.predict(files[3])]
     [predicted] = wanted.predict(files[3])
     assert rescored.score == predicted.score
@@ -200,7 +201,7 @@ def test_forward_gives_the_scores_that_predict_gives(parts: Path, how: str) -> N
     [found] = detector.predict(files[3])
     image = read_image(files[3])
     with torch.inference_mode():
-        pixels = detector.views(image).pixels[0][None]
+        pixels = pixels_of(detector, image)[None]
         scores, patch_scores = detector(pixels, (image.shape[0], image.shape[1]))
     assert scores.tolist() == pytest.approx([found.score], rel=1e-6)
     assert np.array_equal(patch_scores[0].numpy(), found.patch_scores)
@@ -211,8 +212,8 @@ def test_calibrate_keeps_the_weight(parts: Path) -> None:
     detector = PatchCore(**FULL, reweight_neighbours=3).fit(files[:2])
     detector.calibrate(files[2:5])
     scores = [found.score for found in detector.predict(files[2:5])]
-    assert detector.good_scores_.tolist() == pytest.approx(scores, rel=1e-6)
-    assert detector.calibration_ == "held-out"
+    assert detector.calibration.images.tolist() == pytest.approx(scores, rel=1e-6)
+    assert detector.calibration.kind == "held-out"
 
 
 def test_tiles_cover_the_whole_image(parts: Path) -> None:
@@ -276,7 +277,7 @@ def test_a_crop_smaller_than_a_patch_is_refused(parts: Path) -> None:
 def test_a_lone_reference_gives_no_threshold(parts: Path) -> None:
     detector: Detector = PatchCore(**FULL).fit(images_of(parts / "board" / "train")[:1])
     assert detector.threshold is None
-    assert len(detector.good_scores_) == 0
+    assert len(detector.calibration.images) == 0
 
 
 def test_real_tiles_with_a_real_network(tiles: Path, mobilenet: Path) -> None:

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from offnominal.detectors.saving import FORMAT, read_header
 from safetensors import safe_open
 from safetensors.torch import save_file
 from tests.seeded import save_dinov2_vits14
 
-from offnominal import AnomalyDINO, Detector
-from offnominal.detectors.saving import FORMAT, read_header
+from offnominal import AnomalyDINO, load
 from offnominal.errors import ModelFileError, NotFittedError, WeightsError
 
 
@@ -29,7 +29,7 @@ def rewrite(source: Path, target: Path, **changes: object) -> Path:
 def test_loaded_detector_predicts_the_same_bits(fabric_model: Path, parts: Path) -> None:
     files = sorted((parts / "fabric" / "train" / "good").iterdir())
     fitted = AnomalyDINO(backbone="builtin", rotations="none", false_reject=0.2).fit(files)
-    loaded = Detector.load(fabric_model, device="cpu")
+    loaded = load(fabric_model, device="cpu")
     assert isinstance(loaded, AnomalyDINO)
     test = sorted((parts / "fabric" / "test").rglob("*.png"))[:3]
     for a, b in zip(fitted.stream(test), loaded.stream(test), strict=True):
@@ -38,7 +38,7 @@ def test_loaded_detector_predicts_the_same_bits(fabric_model: Path, parts: Path)
         )  # fmt: skip
         assert np.array_equal(a.anomaly_map, b.anomaly_map)
     assert loaded.masking_test_ == fitted.masking_test_
-    assert loaded.references_ == fitted.references_
+    assert loaded.references == fitted.references
 
 
 def test_header_says_what_the_file_depends_on(fabric_model: Path) -> None:
@@ -60,7 +60,7 @@ def test_sixteen_bit_scaling_is_applied_the_same_after_loading(tmp_path: Path) -
     options = {"backbone": "builtin", "rotations": "none", "resolution": 96}
     wide = AnomalyDINO(**options, sixteen_bit="0.5,99.5").fit(good[:2])
     wide.save(tmp_path / "wide.offn")
-    loaded = Detector.load(tmp_path / "wide.offn", device="cpu")
+    loaded = load(tmp_path / "wide.offn", device="cpu")
     assert loaded.sixteen_bit == "0.5,99.5"
     [a], [b] = wide.predict(good[2]), loaded.predict(good[2])
     assert a.score == b.score
@@ -75,27 +75,27 @@ def test_truncated_files(fabric_model: Path, tmp_path: Path, kept: float) -> Non
     path = tmp_path / "cut.offn"
     path.write_bytes(content[: int(kept * len(content)) if kept < 1 else int(kept)])
     with pytest.raises(ModelFileError, match=r"cut.offn: truncated, or not"):
-        Detector.load(path)
+        load(path)
 
 
 def test_foreign_newer_and_unknown_files(fabric_model: Path, tmp_path: Path) -> None:
     foreign = tmp_path / "weights.offn"
     save_file({"a": torch.zeros(2)}, foreign)
     with pytest.raises(ModelFileError, match=r"not an Offnominal model.*--weights"):
-        Detector.load(foreign)
+        load(foreign)
     newer = rewrite(fabric_model, tmp_path / "newer.offn", format=FORMAT + 1, version="9.9")
     with pytest.raises(ModelFileError, match=r"written by Offnominal 9.9.*upgrade"):
-        Detector.load(newer)
+        load(newer)
     unknown = rewrite(fabric_model, tmp_path / "unknown.offn", method="oracle")
     with pytest.raises(ModelFileError, match="'oracle'"):
-        Detector.load(unknown)
+        load(unknown)
     damaged = rewrite(fabric_model, tmp_path / "damaged.offn", options={"colour": "red"})
     with pytest.raises(ModelFileError, match="do not fit its method"):
-        Detector.load(damaged)
+        load(damaged)
     with pytest.raises(ModelFileError, match="does not exist"):
-        Detector.load(tmp_path / "none.offn")
+        load(tmp_path / "none.offn")
     with pytest.raises(ModelFileError, match="is a folder"):
-        Detector.load(tmp_path)
+        load(tmp_path)
 
 
 def test_other_weights_are_refused(parts: Path, tmp_path: Path) -> None:
@@ -104,18 +104,18 @@ def test_other_weights_are_refused(parts: Path, tmp_path: Path) -> None:
     files = sorted((parts / "board" / "train" / "good").iterdir())[:1]
     detector = AnomalyDINO(weights=str(right), rotations="none", resolution=56, mask="off")
     detector.fit(files).save(tmp_path / "m.offn")
-    Detector.load(tmp_path / "m.offn", device="cpu")
+    load(tmp_path / "m.offn", device="cpu")
     with pytest.raises(ModelFileError, match=r"other weights of dinov2_vits14.*--weights"):
-        Detector.load(tmp_path / "m.offn", weights=str(wrong))
+        load(tmp_path / "m.offn", weights=str(wrong))
     moved = right.rename(right.with_stem("moved"))
     with pytest.raises(WeightsError, match="does not exist"):
-        Detector.load(tmp_path / "m.offn")
-    loaded = Detector.load(tmp_path / "m.offn", weights=str(moved), device="cpu")
+        load(tmp_path / "m.offn")
+    loaded = load(tmp_path / "m.offn", weights=str(moved), device="cpu")
     assert loaded.predict(files)[0].score == pytest.approx(0, abs=1e-6)
 
 
 def test_a_failed_save_leaves_the_old_file(fabric_model: Path, tmp_path: Path) -> None:
-    detector = Detector.load(fabric_model, device="cpu")
+    detector = load(fabric_model, device="cpu")
     path = tmp_path / "model.offn"
     path.write_bytes(b"old")
     with pytest.raises(ModelFileError, match="cannot be written"):
@@ -123,7 +123,7 @@ def test_a_failed_save_leaves_the_old_file(fabric_model: Path, tmp_path: Path) -
     # A limit on file sizes stands in for a full disk.
     code = (
         "import resource, signal, sys; from offnominal import Detector\n"
-        "detector = Detector.load(sys.argv[1], device='cpu')\n"
+        "detector = load(sys.argv[1], device='cpu')\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (10000, 10000))\n"
         "detector.save(sys.argv[2])\n"
@@ -155,12 +155,12 @@ def test_a_large_bank_is_mapped_not_read(fabric_model: Path, tmp_path: Path) -> 
     save_file(tensors, big, metadata={"offnominal": json.dumps(header)})
     code = (
         "import sys; from offnominal import Detector\n"
-        "Detector.load(sys.argv[1], device='cpu')\n"
+        "load(sys.argv[1], device='cpu')\n"
         "def private():\n"
         "    text = open('/proc/self/smaps_rollup').read()\n"
         "    return int(text.split('Private_Dirty:')[1].split()[0])\n"
         "before = private()\n"
-        "detector = Detector.load(sys.argv[2], device='cpu')\n"
+        "detector = load(sys.argv[2], device='cpu')\n"
         "print(private() - before, len(detector.bank))\n"
     )
     if not Path("/proc/self/smaps_rollup").exists():

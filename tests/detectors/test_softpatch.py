@@ -8,11 +8,12 @@ import torch
 from sklearn.covariance import EmpiricalCovariance
 from sklearn.metrics import roc_auc_score
 from sklearn.neighbors import LocalOutlierFactor, NearestNeighbors
+from tests.looks import pixels_of
 
-from offnominal import Detector, load_backbone
+from offnominal import load, load_backbone
 from offnominal.datasets.synthetic import draw_defective, draw_good
-from offnominal.detectors.patchcore import PatchCore
-from offnominal.detectors.softpatch import (
+from offnominal.detectors.memory_bank.patchcore import PatchCore
+from offnominal.detectors.memory_bank.softpatch import (
     SoftPatch,
     gaussian_distance,
     local_outlier_factor,
@@ -95,7 +96,7 @@ def test_distances_are_multiplied_by_the_nearest_entrys_weight(
     assert torch.equal(soft.bank.rows, plain.bank.rows)
     assert len(soft.weights_) == len(soft.bank)
     image = draw_good("fabric", 5, 0, split="test")
-    rows, grid = soft._rows(soft.views(image).pixels[0])
+    rows, grid = soft._rows(pixels_of(soft, image))
     _, index = soft.bank.search(rows)
     weights = soft.weights_[index[:, 0]].reshape(grid).numpy()
     [one], [other] = soft.predict([image]), plain.predict([image])
@@ -110,7 +111,7 @@ def test_nothing_removed_and_no_weights_is_patchcore(
     soft = SoftPatch(**SMALL | {"coreset": 0.2}, noise=0, soft=False).fit(images)
     hard = PatchCore(**SMALL | {"coreset": 0.2}, reweight=False).fit(images)
     assert torch.equal(soft.bank.rows, hard.bank.rows)
-    assert torch.equal(soft.good_scores_, hard.good_scores_)
+    assert torch.equal(soft.calibration.images, hard.calibration.images)
 
 
 def test_contamination_leaves_the_defective_out_of_the_threshold(
@@ -119,10 +120,10 @@ def test_contamination_leaves_the_defective_out_of_the_threshold(
     images, _ = spoiled
     every = SoftPatch(**SMALL, false_reject=0.1).fit(images)
     clean = SoftPatch(**SMALL, false_reject=0.1, contamination=0.1).fit(images)
-    assert (len(every.good_scores_), len(clean.good_scores_)) == (12, 11)
-    assert every.good_scores_.argmax() == 11, "the stained one scores highest"
-    assert torch.equal(clean.good_scores_, every.good_scores_[:11])
-    assert clean.rescored(aggregate="top5").good_scores_.shape == (11,)
+    assert (len(every.calibration.images), len(clean.calibration.images)) == (12, 11)
+    assert every.calibration.images.argmax() == 11, "the stained one scores highest"
+    assert torch.equal(clean.calibration.images, every.calibration.images[:11])
+    assert clean.rescored(aggregate="top5").calibration.images.shape == (11,)
 
 
 def test_saved_and_loaded_it_is_the_same(
@@ -131,7 +132,7 @@ def test_saved_and_loaded_it_is_the_same(
     images = spoiled[0]
     detector = SoftPatch(**SMALL | {"coreset": 0.1}).fit(images[:5])
     detector.save(tmp_path / "part.offn")
-    again = Detector.load(tmp_path / "part.offn", device="cpu")
+    again = load(tmp_path / "part.offn", device="cpu")
     assert again.options() == detector.options()
     [one], [two] = detector.predict([images[-1]]), again.predict([images[-1]])
     assert one.score == two.score

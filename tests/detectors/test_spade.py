@@ -9,13 +9,14 @@ import torch
 from scipy.spatial.distance import cdist
 from sklearn.neighbors import NearestNeighbors
 from tests.detectors.test_dn2 import SIDE, save_resnet18, stages
+from tests.looks import pixels_of
 from tests.seeded import save_dinov2_vits14
 
-from offnominal import Detector
+from offnominal import load
 from offnominal.datasets.synthetic import draw_defective, draw_good
 from offnominal.detectors import spade
-from offnominal.detectors.dn2 import DN2
-from offnominal.detectors.spade import SPADE, correspond
+from offnominal.detectors.memory_bank.dn2 import DN2
+from offnominal.detectors.memory_bank.spade import SPADE, correspond
 from offnominal.errors import OptionError
 
 
@@ -66,7 +67,7 @@ def test_agrees_with_the_formulas(
         wanted = squared[:, :correspondences].mean(1).reshape(16, 16)
         [found] = detector.predict(files[which])
         assert found.score == pytest.approx((distances**2).mean(), rel=1e-5)
-        assert found.score == pytest.approx(found.image_term)
+        assert found.score == pytest.approx(found.scores.image)
         np.testing.assert_allclose(found.patch_scores, wanted, rtol=1e-4)
 
 
@@ -107,12 +108,12 @@ def test_a_copy_is_at_no_distance(fitted: SPADE, files: list[Path]) -> None:
 
 
 def test_leave_one_out_equals_refitting(fitted: SPADE, files: list[Path]) -> None:
-    assert fitted.calibration_ == "leave-one-out"
+    assert fitted.calibration.kind == "leave-one-out"
     for index, file in enumerate(files[:6]):
         [alone] = like(fitted).fit([f for f in files[:6] if f != file]).predict([file])
-        assert fitted.good_scores_[index].item() == pytest.approx(alone.score, rel=1e-6)
+        assert fitted.calibration.images[index].item() == pytest.approx(alone.score, rel=1e-6)
         peak = alone.anomaly_map.max()
-        assert fitted.good_peaks_[index].item() == pytest.approx(peak, rel=1e-5)
+        assert fitted.calibration.peaks[index].item() == pytest.approx(peak, rel=1e-5)
 
 
 def test_more_neighbours_than_references(fitted: SPADE, files: list[Path]) -> None:
@@ -123,7 +124,7 @@ def test_more_neighbours_than_references(fitted: SPADE, files: list[Path]) -> No
         assert (less.patch_scores >= whole.patch_scores).all()
     scores = like(fitted, neighbours=3).fit(files[:4]).predict(files[4:])
     assert [p.score for p in detector.predict(files[4:])] == [p.score for p in scores]
-    assert len(detector.good_scores_) == 4
+    assert len(detector.calibration.images) == 4
 
 
 def test_image_score_is_that_of_the_baseline(fitted: SPADE, files: list[Path]) -> None:
@@ -145,7 +146,7 @@ def test_scored_another_way(fitted: SPADE, files: list[Path]) -> None:
     assert back.rescore(again).score == plain.score
     assert back.threshold.value < fitted.threshold.value
     with torch.inference_mode():
-        pixels = fitted.views(np.zeros((40, 60, 3), np.uint8)).pixels[0][None]
+        pixels = pixels_of(fitted, np.zeros((40, 60, 3), np.uint8))[None]
         for detector in (fitted, by_map):
             [expected] = detector.predict(np.zeros((40, 60, 3), np.uint8))
             scores, _ = detector(pixels, (40, 60))
@@ -155,13 +156,13 @@ def test_scored_another_way(fitted: SPADE, files: list[Path]) -> None:
 def test_calibrated_by_other_images(fitted: SPADE, files: list[Path]) -> None:
     detector = like(fitted).fit(files[:5])
     assert detector.calibrate(files) == 5
-    assert detector.good_scores_.tolist() == [p.score for p in detector.predict(files[5:])]
-    assert not detector.good_scores_.isnan().any()
+    assert detector.calibration.images.tolist() == [p.score for p in detector.predict(files[5:])]
+    assert not detector.calibration.images.isnan().any()
 
 
 def test_saved_and_loaded(fitted: SPADE, files: list[Path], tmp_path: Path) -> None:
     fitted.save(tmp_path / "part.offn")
-    loaded = Detector.load(tmp_path / "part.offn", device="cpu")
+    loaded = load(tmp_path / "part.offn", device="cpu")
     assert isinstance(loaded, SPADE)
     for a, b in zip(fitted.predict(files[6:]), loaded.stream(files[6:]), strict=True):
         assert (a.score, a.threshold, a.p_value) == (b.score, b.threshold, b.p_value)
@@ -174,9 +175,9 @@ def test_few_references(fitted: SPADE, files: list[Path]) -> None:
     assert found.score > 0
     assert found.threshold is None
     pair = like(fitted).fit(files[:2])
-    assert len(pair.good_scores_) == 2
+    assert len(pair.calibration.images) == 2
     some = like(fitted, calibrate_on=2).fit(files[:5])
-    assert len(some.good_scores_) == 2
+    assert len(some.calibration.images) == 2
 
 
 def test_any_backbone_and_shapes_that_differ(tmp_path: Path) -> None:

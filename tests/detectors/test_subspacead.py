@@ -7,18 +7,19 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from offnominal.detectors.saving import read_header
+from offnominal.detectors.subspace_base import reference_map
 from safetensors import safe_open
 from safetensors.torch import save_file
 from sklearn.decomposition import PCA
 from sklearn.metrics import roc_auc_score
+from tests.looks import pixels_of
 from tests.seeded import save_dinov2_vits14
 
-from offnominal import Detector
-from offnominal.detectors.saving import read_header
+from offnominal import load
+from offnominal.detectors.batch.subspacead_batched import BatchedSubspaceAD
+from offnominal.detectors.distribution.subspacead import SubspaceAD
 from offnominal.detectors.subspace import Moments, Subspace
-from offnominal.detectors.subspace_base import reference_map
-from offnominal.detectors.subspacead import SubspaceAD
-from offnominal.detectors.subspacead_batched import BatchedSubspaceAD
 from offnominal.errors import ImageError, NotFittedError, OptionError
 
 SMALL = {"backbone": "builtin", "resolution": 96, "rotations": "none", "device": "cpu"}
@@ -121,13 +122,13 @@ def test_leave_one_out_equals_refitting_without_the_reference(
     """Taking a reference's sums away is the same as never having seen it or its rotations."""
     options = SMALL | {"rotations": "0,90", "nearest": nearest}
     detector = SubspaceAD(**options).fit(boards[:4])
-    assert detector.calibration_ == "leave-one-out"
-    assert len(detector.good_scores_) == 4
+    assert detector.calibration.kind == "leave-one-out"
+    assert len(detector.calibration.images) == 4
     for index in range(4):
         rest = [file for file in boards[:4] if file != boards[index]]
         [alone] = SubspaceAD(**options).fit(rest).predict(boards[index])
-        assert detector.good_scores_[index].item() == pytest.approx(alone.score, rel=1e-4)
-        assert detector.good_peaks_[index].item() == pytest.approx(
+        assert detector.calibration.images[index].item() == pytest.approx(alone.score, rel=1e-4)
+        assert detector.calibration.peaks[index].item() == pytest.approx(
             alone.anomaly_map.max(), rel=1e-4
         )
 
@@ -137,10 +138,10 @@ def test_adding_is_fitting_at_once(boards: list[Path], nearest: float) -> None:
     options = SMALL | {"rotations": "random2", "nearest": nearest}
     grown, whole = SubspaceAD(**options).fit(boards[:2]), SubspaceAD(**options).fit(boards[:5])
     [before] = grown.predict(boards[5])
-    threshold_scores = grown.good_scores_
+    threshold_scores = grown.calibration.images
     change = grown.add([boards[1], *boards[2:5], boards[2]])
     assert (change.references, len(change.known), change.rescored) == ((2, 5), 2, "kept")
-    assert grown.references_ == whole.references_
+    assert grown.references == whole.references
     assert grown.angles_ == whole.angles_
     assert (grown.count_, grown.kept_) == (whole.count_, whole.kept_)
     torch.testing.assert_close(grown.mean_, whole.mean_, rtol=1e-10, atol=1e-10)
@@ -149,9 +150,11 @@ def test_adding_is_fitting_at_once(boards: list[Path], nearest: float) -> None:
     np.testing.assert_allclose(a.patch_scores, b.patch_scores, rtol=1e-3, atol=1e-5)
     assert a.score != before.score
     # Each added image was scored by all others; the earlier ones keep their scores.
-    assert grown.good_scores_.tolist()[:2] == threshold_scores.tolist()
-    np.testing.assert_allclose(grown.good_scores_[2:], whole.good_scores_[2:], rtol=1e-4)
-    assert grown.rescored(aggregate="max").good_scores_.shape == (5,)
+    assert grown.calibration.images.tolist()[:2] == threshold_scores.tolist()
+    np.testing.assert_allclose(
+        grown.calibration.images[2:], whole.calibration.images[2:], rtol=1e-4
+    )
+    assert grown.rescored(aggregate="max").calibration.images.shape == (5,)
 
 
 def test_an_addition_that_breaks_off_leaves_the_detector_as_it_was(
@@ -161,11 +164,11 @@ def test_an_addition_that_breaks_off_leaves_the_detector_as_it_was(
     bad.touch()
     detector = SubspaceAD(**SMALL, nearest=0.3).fit(boards[:2])
     [before] = detector.predict(boards[5])
-    state = (len(detector.references_), len(detector.angles_), len(detector.bank))
+    state = (len(detector.references), len(detector.angles_), len(detector.bank))
     with pytest.raises(ImageError):
         detector.add([boards[2], bad])
     [after] = detector.predict(boards[5])
-    assert (len(detector.references_), len(detector.angles_), len(detector.bank)) == state
+    assert (len(detector.references), len(detector.angles_), len(detector.bank)) == state
     assert np.array_equal(before.patch_scores, after.patch_scores)
     assert detector.add([boards[2], bad], on_error=lambda error: None).references == (2, 3)
     with pytest.raises(NotFittedError):
@@ -184,8 +187,8 @@ def test_adding_to_a_loaded_detector(boards: list[Path], tmp_path: Path) -> None
         rtol=1e-3,
         atol=1e-5,
     )
-    assert len(loaded.good_scores_) == 5
-    assert loaded.rescored(aggregate="max").good_scores_.shape == (5,)
+    assert len(loaded.calibration.images) == 5
+    assert loaded.rescored(aggregate="max").calibration.images.shape == (5,)
 
 
 @pytest.mark.parametrize("nearest", [0.0, 0.5])
@@ -194,19 +197,23 @@ def test_an_addition_is_taken_back_exactly(
 ) -> None:
     detector = SubspaceAD(**SMALL | {"rotations": "random2"}, nearest=nearest).fit(boards[:3])
     detector.save(tmp_path / "before.offn")
-    before = (detector.predict(boards[5])[0], detector.threshold, detector.good_peaks_.tolist())
+    before = (
+        detector.predict(boards[5])[0],
+        detector.threshold,
+        detector.calibration.peaks.tolist(),
+    )
     detector.add([boards[3]])
     detector.add([boards[4]])
     detector.undo()
     assert [version.references for version in detector.history()] == [3, 4]
     with pytest.raises(OptionError, match="before the last step only"):
         detector.undo()
-    again = Detector.load(tmp_path / "before.offn", device="cpu")
+    again = load(tmp_path / "before.offn", device="cpu")
     again.add([boards[3]])
     again.save(tmp_path / "after.offn")
-    again = Detector.load(tmp_path / "after.offn", device="cpu")
+    again = load(tmp_path / "after.offn", device="cpu")
     again.undo()
-    after = (again.predict(boards[5])[0], again.threshold, again.good_peaks_.tolist())
+    after = (again.predict(boards[5])[0], again.threshold, again.calibration.peaks.tolist())
     assert before[1:] == after[1:]
     assert np.array_equal(before[0].anomaly_map, after[0].anomaly_map)
     assert [version.what for version in again.history()] == ["fit"]
@@ -217,10 +224,10 @@ def test_an_addition_is_taken_back_exactly(
 def test_held_out_scores_stay_and_are_told(boards: list[Path]) -> None:
     detector = SubspaceAD(**SMALL).fit(boards[:2])
     detector.calibrate(boards[3:6])
-    before = detector.good_scores_.tolist()
+    before = detector.calibration.images.tolist()
     assert detector.calibration_note is None
     assert detector.add([boards[2]]).rescored == "none"
-    assert detector.good_scores_.tolist() == before
+    assert detector.calibration.images.tolist() == before
     assert "2 references, not 3" in str(detector.calibration_note)
 
 
@@ -292,8 +299,8 @@ def test_random_rotations_are_stored_and_reproducible(boards: list[Path]) -> Non
 def test_calibrate_on_bounds_the_references_scored(boards: list[Path]) -> None:
     every = SubspaceAD(**SMALL, calibrate_on=0).fit(boards[:6])
     some = SubspaceAD(**SMALL, calibrate_on=3).fit(boards[:6])
-    assert (len(every.good_scores_), len(some.good_scores_)) == (6, 3)
-    assert set(some.good_scores_.tolist()) < set(every.good_scores_.tolist())
+    assert (len(every.calibration.images), len(some.calibration.images)) == (6, 3)
+    assert set(some.calibration.images.tolist()) < set(every.calibration.images.tolist())
 
 
 def test_one_reference_gives_scores_but_no_decision(boards: list[Path]) -> None:
@@ -307,7 +314,7 @@ def test_tiles_cover_large_images(boards: list[Path]) -> None:
     detector = SubspaceAD(backbone="builtin", tile=64, rotations="none").fit(boards[:2])
     [found] = detector.predict(boards[2])
     assert found.anomaly_map.shape == found.image.shape[:2]
-    assert len(detector.good_scores_) == 2
+    assert len(detector.calibration.images) == 2
 
 
 def test_blocks_of_a_transformer(tmp_path: Path, boards: list[Path]) -> None:
@@ -317,7 +324,7 @@ def test_blocks_of_a_transformer(tmp_path: Path, boards: list[Path]) -> None:
     detector = SubspaceAD(**small, resolution=70, rotations="none").fit(boards[:1])
     assert detector.load_network().layers == (3, 4, 5, 6)
     assert detector.mean_.shape == (384,)
-    [pixels] = detector.views(np.zeros((70, 70, 3), np.uint8)).pixels
+    pixels = pixels_of(detector, np.zeros((70, 70, 3), np.uint8))
     wanted = [SubspaceAD(**small, layers=[block]).features(pixels[None]) for block in (3, 4, 5, 6)]
     with torch.inference_mode():
         torch.testing.assert_close(

@@ -2,26 +2,27 @@
 
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from typing import Literal
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
 
 from offnominal.errors import OptionError
 from offnominal.memory import MemoryBank
-from offnominal.memory.screen import screen
-from offnominal.memory.search import Plan, nearest
+from offnominal.memory.search.bound import _padded, bound
+from offnominal.memory.search.find import Plan, nearest
+from offnominal.memory.storage import StoredRows
 
 DIM = 48
 FORMATS = [torch.float32, torch.bfloat16, torch.float16]
 PLANS = [
-    Plan(queries=100, rows=256, blocks=100, group=16, touch=4096, refine=100),
-    Plan(queries=7, rows=91, blocks=2, group=7, touch=333, refine=5),
-    Plan(queries=13, rows=400, blocks=1, group=1, touch=150, refine=13),
-    Plan(queries=20, rows=200, blocks=3, group=200, touch=999, refine=3),
+    Plan(queries=100, rows=256, blocks=100, group=16, compared=4096, listed=100),
+    Plan(queries=7, rows=91, blocks=2, group=7, compared=333, listed=5),
+    Plan(queries=13, rows=400, blocks=1, group=1, compared=150, listed=13),
+    Plan(queries=20, rows=200, blocks=3, group=200, compared=999, listed=3),
 ]
 
 
@@ -74,7 +75,7 @@ def test_same_bits_as_brute_force_however_cut(case: str, k: int) -> None:
         expected = brute_force(rows, queries, k, spans)
         for plan in PLANS:
             for dtype in FORMATS:
-                found = nearest(rows, queries, k, spans, dtype, plan)
+                found = nearest(StoredRows(rows), queries, k, spans, dtype, plan)
                 assert torch.equal(found[0], expected[0]), (plan, dtype)
                 assert torch.equal(found[1], expected[1]), (plan, dtype)
 
@@ -101,7 +102,7 @@ def test_first_stage_keeps_its_promise(case: str, queries: int, dtype: torch.dty
     """No group's true nearness exceeds what its maximum and the stated error allow."""
     rows, group, blocks = CASES[case][0], 8, [(0, 256), (256, 400)]
     near = CASES[case][1][:1] + normal(queries, DIM, seed=2) * rows.std()
-    found = screen(rows, near, blocks, rows.mean(0), dtype, group)
+    found = bound(StoredRows(rows), near, blocks, rows.mean(0), dtype, group)
     true = -((near[:, None].double() - rows.double()) ** 2).sum(-1) / 2
     for number, (start, stop) in enumerate(blocks):
         best = true[:, start:stop].unflatten(1, (-1, group)).amax(2)
@@ -144,10 +145,10 @@ def test_reduced_float32_products_widen_the_bound() -> None:
     before = torch.get_float32_matmul_precision()
     try:
         torch.set_float32_matmul_precision("medium")
-        wide = screen(rows, queries, [(0, 400)], nothing, torch.float32, 1)
+        wide = bound(StoredRows(rows), queries, [(0, 400)], nothing, torch.float32, 1)
     finally:
         torch.set_float32_matmul_precision(before)
-    plain = screen(rows, queries, [(0, 400)], nothing, torch.float32, 1)
+    plain = bound(StoredRows(rows), queries, [(0, 400)], nothing, torch.float32, 1)
     true = -((queries[:, None].double() - rows.double()) ** 2).sum(-1) / 2
     rounded = queries.bfloat16().double() @ rows.bfloat16().double().T - 1
     for found, enough in ((wide, True), (plain, False)):
@@ -189,24 +190,24 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
     assert int(done.stdout) < 48 + 13 + 32
 
 
-def test_add_appends_converts_and_keeps_owners() -> None:
+def test_add_appends_converts_and_keeps_references() -> None:
     bank = MemoryBank(3)
     assert bank.rows.shape == (0, 3)
     parts = [normal(n, 3, seed=n) for n in (1, 0, 4, 30, 2)]
     for number, part in enumerate(parts):
-        bank.add(part.double(), owner=number)
+        bank.add(part.double(), reference=number)
     bank.add(torch.ones(1, 3, dtype=torch.bfloat16))
     assert torch.equal(bank.rows, torch.cat([*parts, torch.ones(1, 3)]))
-    assert bank.owner.tolist() == [0] + [2] * 4 + [3] * 30 + [4] * 2 + [-1]
+    assert bank.reference.tolist() == [0] + [2] * 4 + [3] * 30 + [4] * 2 + [-1]
     assert bank.rows.dtype == torch.float32
-    assert bank.owner.dtype == torch.int32
+    assert bank.reference.dtype == torch.int32
     assert bank.rows.is_contiguous()
 
 
 def test_adding_does_not_copy_what_is_there_every_time() -> None:
     bank, places = MemoryBank(8), set()
     for number in range(1000):
-        bank.add(torch.zeros(8, 8), owner=number)
+        bank.add(torch.zeros(8, 8), reference=number)
         places.add(bank.rows.data_ptr())
     assert len(places) < 40
 
@@ -215,58 +216,24 @@ def test_adding_never_writes_into_rows_handed_out() -> None:
     bank = MemoryBank(4)
     bank.add(normal(10, 4))
     rows, kept = bank.rows, bank.rows.clone()
-    bank.rows, bank.owner = rows[:5], bank.owner[:5]
+    for name, column in list(bank.named_buffers()):
+        setattr(bank, name, column[:5])
     bank.add(torch.zeros(20, 4))
     assert torch.equal(rows, kept)
-    assert len(bank.rows) == len(bank.owner) == 25
+    assert len(bank.rows) == len(bank.reference) == 25
 
 
 def test_skip_leaves_out_an_image() -> None:
     bank = MemoryBank(DIM)
     rows = unit(600, DIM)
-    for owner in range(6):
-        bank.add(rows[100 * owner : 100 * (owner + 1)], owner)
+    for reference in range(6):
+        bank.add(rows[100 * reference : 100 * (reference + 1)], reference)
     for skip, spans in [(0, [(100, 600)]), (3, [(0, 300), (400, 600)]), (5, [(0, 500)])]:
         expected = brute_force(rows, rows[::50], 2, spans)
         found = bank.search(rows[::50], 2, skip=skip)
         assert torch.equal(found[0], expected[0])
         assert torch.equal(found[1], expected[1])
     assert torch.equal(bank.search(rows[:5], skip=99)[1][:, 0], torch.arange(5))
-
-
-@pytest.mark.parametrize("assign", [False, True])
-def test_empty_bank_loads_any_number_of_rows(tmp_path, assign: bool) -> None:
-    bank = MemoryBank(DIM)
-    bank.add(unit(500, DIM), owner=3)
-    save_file(bank.state_dict(), tmp_path / "bank.safetensors")
-    # Memory-mapped: on Linux a write into it would end the process.
-    state = load_file(tmp_path / "bank.safetensors")
-    loaded = torch.nn.ModuleDict({"bank": MemoryBank(DIM)})
-    loaded.load_state_dict({f"bank.{name}": t for name, t in state.items()}, assign=assign)
-    assert (loaded["bank"].rows.data_ptr() == state["rows"].data_ptr()) is assign
-    queries = unit(20, DIM, seed=1)
-    with torch.inference_mode():
-        found = loaded["bank"].search(queries, 2)
-    expected = bank.search(queries, 2)
-    assert torch.equal(found[0], expected[0])
-    assert torch.equal(found[1], expected[1])
-    kept = state["rows"].clone()
-    loaded["bank"].add(unit(7, DIM), owner=4)
-    assert len(loaded["bank"].rows) == 507
-    assert torch.equal(state["rows"], kept)
-
-
-def test_loading_refuses_what_is_no_bank() -> None:
-    rows, owner = torch.zeros(5, DIM), torch.zeros(5, dtype=torch.int32)
-    for state in (
-        {"rows": rows.half(), "owner": owner},
-        {"rows": rows, "owner": owner[:3]},
-        {"rows": rows[:, :3], "owner": owner},
-        {"rows": rows},
-    ):
-        for assign in (False, True):
-            with pytest.raises(RuntimeError, match=r"this bank takes|owner"):
-                MemoryBank(DIM).load_state_dict(state, assign=assign)
 
 
 def test_rows_added_in_inference_mode_can_be_used_outside() -> None:
@@ -311,7 +278,7 @@ def test_refuses_values_that_are_not_finite(bad: float) -> None:
 
 def test_errors_name_the_option() -> None:
     with pytest.raises(OptionError, match="dim"):
-        MemoryBank(0)
+        MemoryBank(-1)
     with pytest.raises(OptionError, match="memory"):
         MemoryBank(4, memory=10)
     with pytest.raises(OptionError, match="precision"):
@@ -319,12 +286,12 @@ def test_errors_name_the_option() -> None:
     bank = MemoryBank(4)
     with pytest.raises(OptionError, match="among 0"):
         bank.search(torch.zeros(1, 4))
-    bank.add(torch.zeros(5, 4), owner=1)
-    bank.add(torch.zeros(5, 4), owner=2)
+    bank.add(torch.zeros(5, 4), reference=1)
+    bank.add(torch.zeros(5, 4), reference=2)
     for k in (0, 11):
         with pytest.raises(OptionError, match="among 10"):
             bank.search(torch.zeros(1, 4), k)
-    with pytest.raises(OptionError, match="among 5 without those of image 2"):
+    with pytest.raises(OptionError, match="among 5 without those of reference 2"):
         bank.search(torch.zeros(1, 4), 6, skip=2)
     for queries in (torch.zeros(1, 5), torch.zeros(4), torch.zeros(1, 4, dtype=torch.int64)):
         with pytest.raises(OptionError, match="queries"):
@@ -339,8 +306,8 @@ def test_errors_name_the_option() -> None:
 def test_mean_below_quantile(quantile: float) -> None:
     bank = MemoryBank(DIM)
     rows, queries = unit(1000, DIM), unit(15, DIM, seed=1)
-    bank.add(rows[:200], owner=0)
-    bank.add(rows[200:], owner=1)
+    bank.add(rows[:200], reference=0)
+    bank.add(rows[200:], reference=1)
     found = bank.distances_below_quantile(queries, quantile, skip=0)
     cosine = (1 - queries.double() @ rows[200:].double().T).sort(dim=1).values
     kth = int(quantile * 800)
@@ -358,9 +325,9 @@ def test_mean_below_quantile_without_smaller_distances() -> None:
 def test_adding_nothing_to_an_empty_bank_is_nothing() -> None:
     with torch.inference_mode():
         bank = MemoryBank(4).to("cpu")
-        bank.add(torch.empty(0, 4), owner=0)
+        bank.add(torch.empty(0, 4), reference=0)
         assert len(bank) == 0
-        bank.add(torch.ones(2, 4), owner=1)
+        bank.add(torch.ones(2, 4), reference=1)
     assert len(bank) == 2
 
 
@@ -373,21 +340,22 @@ def test_what_is_kept_between_searches_is_of_the_rows_as_they_are(
 
     def check(bank: MemoryBank) -> None:
         fresh = MemoryBank(32, precision="fp32", storage=storage)
-        fresh.extend(bank)
+        for reference in bank.reference.unique().tolist():
+            fresh.add(bank.take(bank.rows_of(reference)), reference)
         wanted = fresh.search(queries, 3)
         # The first search keeps its blocks, and the second finds them.
         for _ in range(2):
             assert all(map(torch.equal, bank.search(queries, 3), wanted))
 
     bank = MemoryBank(32, precision=precision, storage=storage)
-    bank.add(normal(3000, 32, seed=0), owner=0)
+    bank.add(normal(3000, 32, seed=0), reference=0)
     check(bank)
-    kept = bank._keeper._blocks
-    assert (kept is None) == (precision == "fp16")
-    bank.add(normal(500, 32, seed=1), owner=1)
+    assert bool(bank._cache._blocks) == (precision != "fp16")
+    bank.add(normal(500, 32, seed=1), reference=1)
     check(bank)
     assert bank.search(queries, 3, skip=1)[1].max() < 3000
-    bank.forget([0])
+    bank.active(0, False)
+    bank.compact()
     check(bank)
     bank.rows.neg_()
     check(bank)
@@ -399,8 +367,89 @@ def test_blocks_that_do_not_fit_are_not_kept() -> None:
     bank = MemoryBank(256, memory=2**20, precision="bf16")
     bank.add(normal(400, 256, seed=0))
     bank.search(bank.rows[:20])
-    assert bank._keeper._blocks is not None
-    assert 0 <= bank._keeper._blocks.room < 2**18
+    assert bank._cache._blocks
+    assert 0 <= bank._cache._room < 2**18
     bank.add(normal(400, 256, seed=1))
-    bank.search(bank.rows[:20])
-    assert bank._keeper._blocks is None
+    for _ in range(2):
+        bank.search(bank.rows[:20])
+        assert bank._cache._values() is not bank.rows  # type: ignore[misc]
+
+
+def test_searches_side_by_side() -> None:
+    rows, queries = unit(6000, DIM), unit(64, DIM, seed=9)
+    bank = MemoryBank(DIM)
+    bank.add(rows)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: bank.search(queries), range(8)))
+    fresh = MemoryBank(DIM, precision="fp32")
+    fresh.add(rows)
+    for each in found:
+        assert all(map(torch.equal, each, fresh.search(queries)))
+
+
+def test_products_have_few_shapes_and_little_to_spare() -> None:
+    sizes = range(1, 2**12)
+    padded = {size: _padded(size) for size in sizes}
+    assert all(size <= padded[size] <= size * 1.125 for size in sizes)
+    assert len({padded[size] for size in range(2**11, 2**12)}) <= 9
+
+
+def test_autocast_does_not_reach_the_bounds() -> None:
+    rows, queries = unit(3000, DIM), unit(60, DIM, seed=1)
+    bank = MemoryBank(DIM, precision="fp32")
+    bank.add(rows)
+    expected = bank.search(queries, 3)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert all(map(torch.equal, bank.search(queries, 3), expected))
+
+
+@pytest.mark.parametrize("storage", ["fp32", "fp16", "int8"])
+def test_queries_are_rounded_as_rows_are(storage: Literal["fp32", "fp16", "int8"]) -> None:
+    bank = MemoryBank(storage=storage)
+    rows = unit(300, DIM)
+    bank.add(rows)
+    own = bank.search(rows[:40])
+    taken = bank.search(bank.take(torch.arange(40)))
+    assert all(map(torch.equal, own, taken))
+    assert own[1][:, 0].tolist() == list(range(40))
+    assert own[0].max() < 1e-10
+
+
+def test_the_first_rows_settle_the_length() -> None:
+    bank = MemoryBank()
+    assert bank.dim == 0
+    with pytest.raises(OptionError, match="among 0"):
+        bank.search(torch.zeros(1, 7))
+    with pytest.raises(OptionError, match="features: a"):
+        bank.add(torch.zeros(3, 0))
+    bank.add(torch.zeros(3, 7))
+    assert (bank.dim, len(bank)) == (7, 3)
+    with pytest.raises(OptionError, match=r"shape \(n, 7\)"):
+        bank.add(torch.zeros(3, 8))
+
+
+@pytest.mark.parametrize("storage", ["fp32", "int8"])
+def test_inactive_references_are_passed_over(storage: Literal["fp32", "int8"]) -> None:
+    rows, queries = unit(600, DIM), unit(30, DIM, seed=4)
+    bank = MemoryBank(storage=storage)
+    for number in range(6):
+        bank.add(rows[100 * number : 100 * (number + 1)], number)
+    before = bank.search(queries, 3)
+    bank.active(2, False)
+    bank.active(5, False)
+    assert bank.inactive == {2, 5}
+    assert (bank.left(), bank.left(0), bank.left(2)) == (400, 300, 400)
+    without = bank.search(queries, 3)
+    assert not torch.isin(bank.reference[without[1]], torch.tensor([2, 5])).any()
+    assert bank.search(queries, among=[0, 2])[1].max() < 100
+    other = MemoryBank(storage=storage)
+    for number in (0, 1, 3, 4):
+        other.add(rows[100 * number : 100 * (number + 1)], number)
+    assert torch.equal(other.search(queries, 3)[0], without[0])
+    bank.active(2, True)
+    bank.active(5, True)
+    assert all(map(torch.equal, bank.search(queries, 3), before))
+    for number in range(6):
+        bank.active(number, False)
+    with pytest.raises(OptionError, match="among 0"):
+        bank.search(queries)

@@ -1,9 +1,10 @@
-"""The coreset: the plain algorithm's selection, its options, its memory, and the streaming form."""
+"""The coreset: the plain algorithm's selection, its options and its memory."""
 
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -13,9 +14,14 @@ from offnominal.backbones import load_backbone
 from offnominal.errors import OptionError
 from offnominal.images import read_image
 from offnominal.memory import MemoryBank, coreset
-from offnominal.memory.coreset import _pass_per_step, select_coreset
-from offnominal.memory.projection import random_projection
-from offnominal.memory.streaming_coreset import StreamingCoreset
+from offnominal.memory.coreset import (
+    _pass_per_step,
+    farthest_rows,
+    random_projection,
+    select_coreset,
+)
+from offnominal.memory.search.exact import exact_distances
+from offnominal.memory.storage import as_stored
 from offnominal.sizing import resize_image, to_pixels
 
 
@@ -251,60 +257,17 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
     assert int(done.stdout) < 80
 
 
-def stream(rows: Tensor, count: int, **options: int) -> StreamingCoreset:
-    coreset = StreamingCoreset(rows.shape[1], count, **options)
-    for owner, part in enumerate(rows.split(256)):
-        coreset.add(part, owner)
-        assert len(coreset) <= 3 * count
-    return coreset
-
-
-@pytest.mark.parametrize("order", ["as taken", "sorted", "backwards"])
-@pytest.mark.parametrize("project", [None, 32])
-def test_streaming_covers_nearly_as_well(features: Tensor, order: str, project: int | None) -> None:
-    if order == "sorted":
-        features = features[features[:, 0].argsort()]
-    if order == "backwards":
-        features = features.flip(0)
-    full = covering_radius(features, features[select_coreset(features, 100, project=project)])
-    rows, indices, owners = stream(features, 100, project=project).finish()
-    assert torch.equal(rows, features[indices])
-    assert torch.equal(owners, (indices // 256).int())
-    assert len(indices.unique()) == 100
-    assert covering_radius(features, rows) < 1.3 * full
-
-
-def test_streaming_selects_the_same_while_everything_fits() -> None:
-    rows = normal(180, 8)
-    assert torch.equal(
-        stream(rows, 100, seed=5).finish().indices, select_coreset(rows, 100, seed=5)
-    )
-
-
-def test_streaming_goes_on_after_finish_and_takes_any_float() -> None:
-    rows = normal(4000, 8)
-    whole, halves = StreamingCoreset(8, 50), StreamingCoreset(8, 50)
-    whole.add(rows.half())
-    halves.add(rows[:2000].half())
-    halves.finish()
-    halves.add(rows[2000:].half())
-    assert torch.equal(whole.finish().indices, halves.finish().indices)
-    assert whole.added == 4000
-
-
-def test_streaming_of_copies() -> None:
-    streamed = stream(normal(60, 8).repeat(50, 1), 50)
-    assert len(streamed.finish().rows.unique(dim=0)) == 50
-
-
-def test_streaming_errors() -> None:
-    with pytest.raises(OptionError, match="count: cannot select 0"):
-        StreamingCoreset(8, 0)
-    streamed = StreamingCoreset(8, 10)
-    with pytest.raises(OptionError, match=r"shape .4, 7."):
-        streamed.add(torch.zeros(4, 7))
-    with pytest.raises(OptionError, match="finite"):
-        streamed.add(torch.full((4, 8), torch.inf))
-    streamed.add(torch.zeros(4, 8))
-    with pytest.raises(OptionError, match="cannot select 10 of 4 rows"):
-        streamed.finish()
+@pytest.mark.parametrize("storage", ["fp32", "fp16", "int8"])
+@pytest.mark.parametrize("case", ["random", "rows repeat", "all rows the same", "tight clusters"])
+@pytest.mark.usefixtures("small_pieces")
+def test_a_bank_takes_in_the_farthest_rows(case: str, storage: Literal["fp32", "int8"]) -> None:
+    rows = CASES[case]
+    bank = MemoryBank(storage=storage)
+    bank.add(rows[:40] + 0.01)
+    rows = as_stored(rows[:500], storage)
+    near, picked = bank.search(rows)[0][:, 0], []
+    for _ in range(60):
+        picked.append(int((near == near.max()).nonzero()[0]))
+        near = torch.minimum(near, exact_distances(rows.clone(), rows[picked[-1]]))
+        near[picked] = -1
+    assert farthest_rows(CASES[case][:500], bank, 60).tolist() == picked

@@ -1,6 +1,8 @@
 """Storage formats, provenance, and how a bank grows, shrinks and is saved."""
 
 import copy
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ from torch.nn import functional as F
 
 from offnominal.errors import OptionError
 from offnominal.memory import MemoryBank
+from offnominal.memory.leave_one_out import measure
 from offnominal.memory.storage import turn, turn_back
 
 DIM = 24
@@ -102,7 +105,7 @@ def test_bytes_in_a_saved_file(tmp_path) -> None:
         bank.search(unit(3, DIM))  # what a search derives is not saved
         path = tmp_path / storage
         save_file(bank.state_dict(), path)
-        assert 0 <= path.stat().st_size - 5000 * (per_row + 10) < 1000
+        assert 0 <= path.stat().st_size - 5000 * (per_row + 19) < 1000
 
 
 def test_decoding_one_row_or_many_gives_the_same_bits() -> None:
@@ -123,10 +126,10 @@ def test_provenance_is_kept(storage: str) -> None:
     bank.add(unit(6, DIM), 4)
     bank.add(unit(3, DIM), 7, view=3, patch=torch.tensor([10, 20, 70000]))
     bank.add(unit(2, DIM))
-    assert bank.owner.tolist() == [4] * 6 + [7] * 3 + [-1] * 2
+    assert bank.reference.tolist() == [4] * 6 + [7] * 3 + [-1] * 2
     assert bank.view.tolist() == [0] * 6 + [3] * 3 + [0] * 2
     assert bank.patch.tolist() == [0, 1, 2, 3, 4, 5, 10, 20, 70000, 0, 1]
-    assert (bank.owner.dtype, bank.view.dtype, bank.patch.dtype) == (
+    assert (bank.reference.dtype, bank.view.dtype, bank.patch.dtype) == (
         torch.int32,
         torch.int16,
         torch.int32,
@@ -134,98 +137,132 @@ def test_provenance_is_kept(storage: str) -> None:
 
 
 @pytest.mark.parametrize("storage", STORAGES)
-def test_forget_is_as_if_never_added(storage: str) -> None:
+def test_compact_is_as_if_never_added(storage: str) -> None:
     images = [normal(n, DIM, seed=n) for n in (5, 70, 1, 300, 2)]
     bank, never = bank_of(storage, *images), bank_of(storage)
     for number in (0, 3):
         never.add(images[number], number)
     held = bank.rows
     kept = held.clone()
-    bank.forget([1, 99])
-    bank.forget({2, 4})
+    for number in (1, 99, 2, 4):
+        bank.active(number, False)
+    bank.compact()
+    assert not bank.inactive
     assert same(bank, never)
     assert torch.equal(held, kept)
     del held
-    bank.forget([0])
+    bank.active(0, False)
+    bank.compact()
     bank.add(images[0], 0)
-    assert bank.owner.tolist() == [3] * 300 + [0] * 5
+    assert bank.reference.tolist() == [3] * 300 + [0] * 5
     assert torch.equal(bank.take(slice(0, 300)), never.take(slice(5, None)))
     queries = normal(20, DIM, seed=9)
     assert torch.equal(bank.search(queries, 3)[0], never.search(queries, 3)[0])
-    bank.forget([0, 3])
+    bank.active(0, False)
+    bank.active(3, False)
+    bank.compact()
     assert len(bank) == 0
     bank.add(images[1], 1)
     assert same(bank, bank_of(storage, images[0][:0], images[1]))
 
 
 @pytest.mark.parametrize("storage", STORAGES)
-def test_extend_is_as_if_added_here(storage: str) -> None:
-    images = [normal(40, DIM, seed=n) for n in range(4)]
-    one, other = bank_of(storage, *images[:2]), bank_of(storage, *images[2:])
-    one.extend(other, {0: 2, 1: 3})
-    assert same(one, bank_of(storage, *images))
-    one.extend(bank_of(storage))
-    one.extend(other)
-    assert one.owner.tolist() == torch.tensor([0, 1, 2, 3, 0, 1]).repeat_interleave(40).tolist()
-    one.extend(one)
-    assert len(one) == 480
-
-
-def test_extend_swaps_numbers_without_mixing_them() -> None:
-    one, other = bank_of("fp32"), bank_of("fp32", unit(2, DIM), unit(3, DIM))
-    one.extend(other, {0: 1, 1: 0})
-    assert one.owner.tolist() == [1, 1, 0, 0, 0]
-    assert other.owner.tolist() == [0, 0, 1, 1, 1]
-
-
-@pytest.mark.parametrize("storage", STORAGES)
-@pytest.mark.parametrize("assign", [False, True])
-def test_saved_and_loaded(tmp_path, storage: str, assign: bool) -> None:
+@pytest.mark.parametrize("dim", [0, DIM])
+def test_saved_and_loaded(tmp_path, storage: str, dim: int) -> None:
     bank = bank_of(storage, *(normal(50, DIM, seed=n) for n in range(3)))
-    bank.add(normal(2, DIM), 9, view=2, patch=torch.tensor([4, 2]))
+    bank.add(normal(2, DIM), 9, view=2, patch=torch.tensor([4, 2]), counts=True)
+    measure(bank, [9])
     save_file(bank.state_dict(), tmp_path / "bank")
-    loaded = bank_of(storage)
-    loaded.load_state_dict(load_file(tmp_path / "bank"), assign=assign)
+    # Memory-mapped: on Linux a write into it would end the process.
+    state = load_file(tmp_path / "bank")
+    loaded = MemoryBank(dim, storage=storage)  # type: ignore[arg-type]
+    loaded.adopt(state)
     assert same(loaded, bank)
-    adopted = bank_of(storage)
-    for name, tensor in load_file(tmp_path / "bank").items():
-        assert name in adopted.state_dict()
-        setattr(adopted, name, tensor)
-    assert same(adopted, bank)
+    assert loaded.rows.data_ptr() == state["rows"].data_ptr()
+    kept = state["rows"].clone()
     queries = normal(7, DIM, seed=5)
-    for other in (loaded, adopted):
+    with torch.inference_mode():
+        assert torch.equal(loaded.search(queries, 2)[0], bank.search(queries, 2)[0])
+    for other in (bank, loaded):
         other.add(normal(60, DIM, seed=6), 11)
-        other.forget([0])
-    bank.add(normal(60, DIM, seed=6), 11)
-    bank.forget([0])
+        other.active(0, False)
+        measure(other, [9])
+        other.compact()
     assert same(loaded, bank)
-    assert same(adopted, bank)
-    assert torch.equal(adopted.search(queries)[0], bank.search(queries)[0])
+    assert torch.equal(loaded.search(queries)[0], bank.search(queries)[0])
+    assert torch.equal(state["rows"], kept)
 
 
-def test_files_without_views_and_patches_load() -> None:
-    old = {"rows": unit(7, DIM), "owner": torch.tensor([3, 3, 0, 3, 0, 3, 5], dtype=torch.int32)}
-    patches = [0, 1, 0, 2, 1, 3, 0]
-    loaded = bank_of("fp32")
-    loaded.load_state_dict(old)
-    # Adopted one by one, in any order, as a saved detector's buffers are.
-    banks = [loaded]
-    for names in (("rows", "owner"), ("owner", "rows")):
-        adopted = bank_of("fp32")
-        for name in names:
-            setattr(adopted, name, old[name])
-            assert "patch" in adopted.state_dict()
-        banks += [adopted, copy.deepcopy(adopted)]
-        banks[-2].to("cpu")
-        banks[-1].forget([])
-    for bank in banks:
-        state = bank.state_dict()
-        assert state["view"].tolist() == [0] * 7
-        assert state["patch"].tolist() == patches
-        bank.add(unit(1, DIM), 5)
-        bank.forget([3])
-        assert bank.patch.tolist() == [0, 1, 0, 0]
-        assert bank.view.dtype == torch.int16
+def test_adopt_refuses_what_is_no_bank() -> None:
+    good = columns(bank_of("fp32", unit(5, DIM)))
+    wrong = {
+        "missing or unknown": {"owner": torch.zeros(5)},
+        "rows is torch.float16": {"rows": good["rows"].half()},
+        "reference is": {"reference": good["reference"][:3]},
+        "view is": {"view": good["view"].int()},
+        "rows is torch.float32 of shape": {"rows": good["rows"][:, :3]},
+        "rows must be finite": {"rows": good["rows"].index_fill(1, torch.tensor(2), torch.nan)},
+        "reference must be at least -1": {"reference": good["reference"] - 2},
+        "patch must be at least 0": {"patch": good["patch"] - 1},
+        "loo_distance must be at least 0": {"loo_distance": good["loo_distance"] * torch.nan},
+        "loo_reference must be at least -2": {"loo_reference": good["loo_reference"] - 2},
+    }
+    bank = MemoryBank(DIM)
+    for message, change in wrong.items():
+        with pytest.raises(OptionError, match=message):
+            bank.adopt(good | change)
+    with pytest.raises(OptionError, match="loo_distance"):
+        bank.adopt({name: good[name] for name in good if name != "loo_distance"})
+    coded = columns(bank_of("int8", unit(5, DIM)))
+    with pytest.raises(OptionError, match="scale"):
+        bank_of("int8").adopt(coded | {"scale": -coded["scale"]})
+    with pytest.raises(OptionError, match="finite"):
+        bank_of("int8").adopt(coded | {"scale": coded["scale"] * torch.inf})
+    assert len(bank) == 0
+
+
+@pytest.mark.parametrize("reserved", [0, 10, 500])
+@pytest.mark.parametrize("storage", STORAGES)
+def test_truncate_takes_an_add_back(storage: str, reserved: int) -> None:
+    bank = bank_of(storage)
+    bank.reserve(reserved)
+    for number in range(3):
+        bank.add(normal(20, DIM, seed=number), number, counts=True)
+    before, held = columns(bank), bank.rows
+    bank.add(normal(30, DIM, seed=7), 3)
+    bank.active(1, False)
+    bank.active(3, False)
+    bank.truncate(60)
+    assert bank.inactive == {1}
+    bank.active(1, True)
+    assert all(torch.equal(held, before[name]) for name, held in columns(bank).items())
+    bank.add(normal(30, DIM, seed=8), 3)
+    assert torch.equal(held, before["rows"])
+    bank.truncate(0)
+    assert (len(bank), bank.dim) == (0, DIM)
+
+
+def test_reserved_room_is_not_copied_and_not_taken_before_it_is_used() -> None:
+    program = """
+import resource, torch
+from offnominal.memory import MemoryBank
+def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+part = torch.randn(8192, 256)
+MemoryBank().add(part)
+before = peak()
+bank = MemoryBank()
+bank.reserve(2 * 163840)
+for number in range(20):
+    bank.add(part, number)
+print(peak() - before, len(bank))
+"""
+    if sys.platform != "linux":
+        pytest.skip("ru_maxrss is in KiB on Linux only")
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    # 160 MiB of rows; grown by copies they would be there twice.
+    taken, count = map(int, done.stdout.split())
+    assert (count, taken < 160 + 40) == (163840, True)
 
 
 @pytest.mark.parametrize("storage", STORAGES)
@@ -261,9 +298,4 @@ def test_errors_name_the_option() -> None:
             bank.add(unit(3, DIM), patch=patch)
     with pytest.raises(OptionError, match="view: -1"):
         bank.add(unit(3, DIM), view=-1)
-    with pytest.raises(OptionError, match="same options"):
-        bank.extend(bank_of("fp32"))
     assert len(bank) == 0
-    state = bank_of("fp32", unit(3, DIM)).state_dict()
-    with pytest.raises(RuntimeError, match=r"rows: torch\.float32"):
-        bank.load_state_dict(state)

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 from scipy.special import erf
+from tests.looks import pixels_of
 
 from offnominal import Prediction
 from offnominal.backbones.mae import SHAPES, MaskedAutoencoder, Shape, draw_masks
-from offnominal.detectors.maeday import MAEDAY
+from offnominal.detectors.reconstruction.maeday import MAEDAY
 
 SMALL = Shape(16, 48, 3, 4, decoder_dim=32, decoder_depth=2, decoder_heads=2, size=64)
 Weights = dict[str, np.ndarray]
@@ -150,7 +151,7 @@ def test_scores_and_maps(weights: Weights, tiles: Path, errors: Any) -> None:
     detector.use_network(network(weights, SMALL))
     file = sorted((tiles / "test" / "blowhole").iterdir())[0]
     found: Prediction = detector.fit().predict(file)[0]
-    [pixels] = detector.views(found.image).pixels
+    pixels = pixels_of(detector, found.image)
     masks = draw_masks(16, 6, 0.75, 3).numpy()
     wanted = plain_scores(weights, SMALL, pixels.double().numpy(), masks, errors == "hidden")
     assert wanted.max() > 2 * wanted.min(), "a flat map would agree with anything"

@@ -8,12 +8,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from numpy.lib.npyio import NpzFile
+from tests.looks import pixels_of
 from tests.seeded import CLIP_DEEP, save_clip
 from torch import Tensor
 
 from offnominal import Prediction
-from offnominal.detectors.musc import MuSc, aligned_map
-from offnominal.detectors.mutual import mutual_scores, rescored_by_neighbours
+from offnominal.detectors.batch.musc import MuSc, aligned_map
+from offnominal.detectors.batch.mutual import mutual_scores, rescored_by_neighbours
 from offnominal.images import read_image
 
 
@@ -61,7 +62,7 @@ def test_layers_and_tokens(run: Run, tiles: Path) -> None:
     net = run.detector.load_network()
     assert [layer + 1 for layer in net.layers] == run.config["features_list"]
     close(run.tokens, np.stack([run.arrays[f"class_token/{n}"] for n in run.names]), 1e-5)
-    [pixels] = run.detector.views(read_image(tiles / run.names[0])).pixels
+    pixels = pixels_of(run.detector, read_image(tiles / run.names[0]))
     with torch.inference_mode():
         maps = net.levels(pixels[None], norm=False).maps
     rows = torch.stack([each[0].flatten(1).T[::37] for each in maps])

@@ -13,7 +13,7 @@ import torch
 from numpy.lib.npyio import NpzFile
 
 from offnominal import Prediction
-from offnominal.detectors.patchcore import PatchCore
+from offnominal.detectors.memory_bank.patchcore import PatchCore
 from offnominal.scoring import anomaly_map
 
 # Of the reference's README.

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 import torch
 from numpy.lib.npyio import NpzFile
+from offnominal.detectors.subspace_base import reference_map
 from PIL import Image
+from tests.looks import pixels_of
 from timm.models import register_model
 from timm.models.vision_transformer import VisionTransformer, _create_vision_transformer
 from torch import Tensor
@@ -18,8 +20,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2.functional import resize
 
 from offnominal import Prediction
-from offnominal.detectors.subspace_base import reference_map
-from offnominal.detectors.subspacead import SubspaceAD
+from offnominal.detectors.distribution.subspacead import SubspaceAD
 
 
 @register_model
@@ -133,7 +134,7 @@ def close(found: Any, wanted: Any, relative: float = 1e-3, absolute: float = 1e-
 
 def test_pixels_and_features(golden: Golden, tiles: Path, detector: SubspaceAD) -> None:
     for name in golden.config["tests"]:
-        [pixels] = detector.views(golden.image(tiles, name)).pixels
+        pixels = pixels_of(detector, golden.image(tiles, name))
         if name == golden.config["tests"][0]:
             stored = golden.arrays["pixel_values_first_test_stride8"]
             close(pixels[:, ::8, ::8].numpy(), stored, 0, 1e-6)

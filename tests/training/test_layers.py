@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from tests.training.material import contents, write_half
 
 from offnominal import load
+from offnominal.backbones.cache import FeatureCache
 from offnominal.backbones.weights import digest as digest_of
-from offnominal.benchmark.features import FeatureCache
 from offnominal.datasets import open_dataset
 from offnominal.datasets.dataset import Dataset
 from offnominal.datasets.masks import sample_mask
@@ -196,6 +198,22 @@ def test_files_and_page(weights: Path, small: Dataset, whole: Outcome, tmp_path:
     assert "The loss is the sum of both parts." in page
     assert "prompts" not in page
     assert "Images</dt>" not in page
+
+
+def test_a_page_says_that_weights_are_not_pretrained(
+    weights: Path, small: Dataset, whole: Outcome, tmp_path: Path
+) -> None:
+    """A banner at the top; weights whose file says nothing against them are not marked."""
+    page = whole.files.page.read_text()
+    note = "The weights of its network were not pretrained (drawn at random from seeds)"
+    assert page.count(note) == 1
+    assert page.index("</h1>") < page.index('class="banner"') < page.index('class="headline"')
+
+    with safe_open(weights, framework="pt") as file:
+        said = {key: value for key, value in file.metadata().items() if key != "pretrained"}
+    save_file(load_file(weights), tmp_path / "silent.safetensors", metadata=said)
+    silent = trained(tmp_path / "silent.safetensors", small, tmp_path / "layers.safetensors")
+    assert "banner" not in silent.files.page.read_text().split("<body>")[1]
 
 
 @pytest.mark.parametrize(("stop", "mosaic"), [(4, 0.0), (1, 0.6)])

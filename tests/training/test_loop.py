@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 from tests.training.material import contents, write_half
 
+from offnominal.backbones.cache import FeatureCache
 from offnominal.backbones.weights import digest as digest_of
-from offnominal.benchmark.features import FeatureCache
 from offnominal.datasets import open_dataset
 from offnominal.datasets.dataset import Dataset
 from offnominal.datasets.masks import sample_mask

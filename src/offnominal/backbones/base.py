@@ -68,6 +68,7 @@ class Backbone(nn.Module, ABC):
     """
 
     name: str
+    family: str = ""
     dim: int
     stride: int
     multiple: int

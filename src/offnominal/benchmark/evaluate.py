@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,13 +75,16 @@ def evaluate_detector(
     Raises
     ------
     DatasetError
-        If a category has no test image.
+        If a category has no test image, or none that got a score.
     """
-    found = []
+    found, cells = [], []
     store = Store(output) if output is not None else None
     with model.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]
-    cells = []
+    # The model's digest stands for everything that it was made with.
+    options = detector.options() | {"weights": None, "backbone": detector.load_network().name}
+    options = json.loads(json.dumps(options))
+    files = [reference["file"] for reference in detector.references_]
     for category in dataset.categories:
         test = dataset.test(category)
         if not test:
@@ -89,48 +92,35 @@ def evaluate_detector(
                 f"{dataset.root}: {category} has no test image; `offnominal datasets check` says "
                 "what was understood"
             )
-        options = detector.options()
-        options["weights"] = None  # the model's digest stands for everything that it was made with
-        options["backbone"] = detector.load_network().name
         cell = Cell(
             dataset.name,
             category,
             samples_digest(dataset, category),
             detector.method,
-            len(detector.references_),
+            len(files),
             0,
             "random",
-            json.loads(json.dumps(options)),
+            options,
             cached=False,
             model=digest,
         )
-        with ExitStack() as stack:
-            folder = stack.enter_context(store.draft(cell)) if store is not None else None
-            # As in the runner: of a crop the patch scores do not say where they lie.
-            wanted = folder is not None and (keep_maps or options.get("crop"))
-            maps = folder / "maps" if folder is not None and wanted else None
-            if maps is not None:
-                maps.mkdir()
-            files = [reference["file"] for reference in detector.references_]
-            record = Record(cell, detector, dataset, files, maps=maps)
+        with store.draft(cell) if store is not None else nullcontext() as folder:
+            record = Record(cell, detector, dataset, files, folder, keep_maps)
             measure([record], test, on_error, progress, skip_references=True)
-            if folder is not None:
-                record.write(folder)
-        found.append(_evaluation(record))
+            figures = record.write()
+        labels = record.labels
+        found.append(
+            Evaluation(
+                category,
+                figures,
+                record.intervals(),
+                labels.count(0),
+                labels.count(1),
+                record.notes,
+            )
+        )
         cells.append(cell.name)
     if store is not None:
         title = f"How good is {model.name}?"
         store.add_plan(Plan("evaluate", title, ("method",), tuple(cells)))
     return found
-
-
-def _evaluation(record: Record) -> Evaluation:
-    labels = record.labels
-    return Evaluation(
-        record.cell.category,
-        record.figures(),
-        record.intervals(),
-        labels.count(0),
-        labels.count(1),
-        record.notes,
-    )

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from offnominal.benchmark.measured import Meter
+from offnominal.benchmark.machine import NetworkMeter
 from offnominal.benchmark.record import Record
 from offnominal.chat.endpoint import AnswerError
 from offnominal.datasets import Sample, sample_mask
@@ -24,7 +24,7 @@ def measure(
     on_error: Callable[[ImageError], None] | None = None,
     progress: Callable[[str, int], None] | None = None,
     skip_references: bool = False,
-    meter: Meter | None = None,
+    meter: NetworkMeter | None = None,
 ) -> None:
     """Score every test image once, and again for each record's own scoring.
 
@@ -41,22 +41,31 @@ def measure(
     skip_references : bool
         Leave out test images that the detector was fitted to, and say so; otherwise they only
         get said.
-    meter : Meter or None
+    meter : NetworkMeter or None
         Of the network, which knows what a cache has spared.
+
+    Raises
+    ------
+    DatasetError
+        If no image got a score.
     """
     first = records[0]
-    accumulators: dict[float, PixelMetrics] = {}
+    # Cells whose maps are the same share their pixels.
+    pixels: dict[float, PixelMetrics] = {}
     if any(sample.mask is not None for sample in test):
         for record in records:
-            smoothing = record.detector.smoothing
-            record.pixels = accumulators.setdefault(smoothing, PixelMetrics())
+            record.pixels = pixels.setdefault(record.detector.smoothing, PixelMetrics())
     known = {reference["digest"] for reference in first.detector.references_}
     by_file = {str(sample.image): sample for sample in test}
-    copies, unmeasured = [], []
-    seconds, uncached = [], []
+    copies: list[str] = []
+    notes: list[str] = []
     unscored: list[Sample] = []
+    reason = "all are copies of references"
+    times: dict[str, list[float]] = {"per_image": [], "per_image_uncached": []}
 
     def failed(error: ImageError) -> None:
+        nonlocal reason
+        reason = str(error)
         # An image that nobody can read says nothing of a method; one without an answer does.
         if isinstance(error, AnswerError) and error.source in by_file:
             unscored.append(by_file[error.source])
@@ -67,36 +76,35 @@ def measure(
     start = before = time.perf_counter()
     spared = meter.correction if meter else 0.0
     for prediction in first.detector.stream([s.image for s in test], failed, progress):
-        seconds.append(time.perf_counter() - before)
+        seconds = time.perf_counter() - before
         corrected = meter.correction if meter else 0.0
-        uncached.append(seconds[-1] + corrected - spared)
+        times["per_image"].append(seconds)
+        times["per_image_uncached"].append(seconds + corrected - spared)
         spared = corrected
         sample = by_file[prediction.source]
-        if known and content_digest(prediction.image) in known:
+        copy = bool(known) and content_digest(prediction.image) in known
+        if copy:
             copies.append(sample.image.name)
-        if not (skip_references and copies[-1:] == [sample.image.name]):
-            why_not = _add(records, sample, prediction, seconds[-1], accumulators)
-            if why_not:
-                unmeasured.append(why_not)
+        if not (copy and skip_references):
+            notes += _add(records, sample, prediction, seconds, pixels)
         before = time.perf_counter()
-    notes = list(unmeasured)
+    if not first.labels:
+        raise DatasetError(f"none of {len(test)} test images has a score: {reason}")
     if copies:
         done = "left out" if skip_references else "counted all the same"
         notes.append(
             f"{len(copies)} test images are exact copies of references, {done}: "
             + ", ".join(copies[:5])
         )
-    spent = sum(seconds)
-    overhead = time.perf_counter() - start - spent
+    spent = sum(times["per_image"])
     # A batch does nearly all of its work before its first prediction.
-    one_by_one = not METHODS[first.detector.method].batched
-    times = {"per_image": seconds, "per_image_uncached": uncached}
-    typical = np.median if one_by_one else np.mean
+    typical = np.mean if METHODS[first.detector.method].batched else np.median
     timings = {name: float(typical(each)) for name, each in times.items() if each}
+    timings |= {"predict": spent, "metrics": time.perf_counter() - start - spent}
     for record in records:
         record.notes += notes
         record.unscored = unscored
-        record.timings |= {"predict": spent, "metrics": overhead, **timings}
+        record.timings |= timings
 
 
 def _add(
@@ -104,24 +112,25 @@ def _add(
     sample: Sample,
     prediction: Prediction,
     seconds: float,
-    accumulators: dict[float, PixelMetrics],
-) -> str:
+    pixels: dict[float, PixelMetrics],
+) -> list[str]:
     """Take an image into every record; why it is not in the pixel metrics, where it should be."""
-    shape = (prediction.image.shape[0], prediction.image.shape[1])
-    why_not, mask = "", None
-    if accumulators:
+    why_not, mask = [], None
+    if pixels:
+        height, width = prediction.image.shape[:2]
         try:
-            mask = sample_mask(sample, shape)
+            mask = sample_mask(sample, (height, width))
         except DatasetError as error:
-            why_not = f"left out of the pixel metrics: {error}"
+            why_not = [f"left out of the pixel metrics: {error}"]
     # A defective image whose mask is empty says nothing about which of its pixels are good.
-    counts = mask is not None and (sample.label == 0 or bool(mask.any()))
+    if mask is not None and sample.label and not mask.any():
+        mask = None
     measured: set[float] = set()
     for record in records:
         own = prediction if record is records[0] else record.detector.rescore(prediction)
         record.add(sample, own, seconds)
         smoothing = record.detector.smoothing
-        if counts and mask is not None and smoothing not in measured:
-            accumulators[smoothing].update(own.anomaly_map, mask)
+        if mask is not None and smoothing not in measured:
+            pixels[smoothing].update(own.anomaly_map, mask)
             measured.add(smoothing)
     return why_not

@@ -6,9 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from offnominal.benchmark.cell import Cell
-from offnominal.benchmark.grid import of_method
-from offnominal.benchmark.record import relative
-from offnominal.benchmark.variants import Variants, check_methods, chosen_for
+from offnominal.benchmark.grid import chosen_for, of_method, variants
+from offnominal.benchmark.store import relative
 from offnominal.datasets import Dataset, draw_shots
 from offnominal.datasets.shots import Sampling
 from offnominal.detectors import METHODS
@@ -65,15 +64,12 @@ class Work:
         Files that options name, by their digest, which stands for them in the cells.
     impossible : list of str
         Cells that cannot be had, and why, in words.
-    untrained : dict of str to str
-        Files among them that say of themselves that they are not pretrained, and why.
     """
 
     cells: list[Cell]
     datasets: dict[str, Dataset]
     files: dict[str, str]
     impossible: list[str]
-    untrained: dict[str, str] = field(default_factory=dict)
 
 
 def make_plan(datasets: Sequence[Dataset], request: Request) -> Work:
@@ -87,26 +83,31 @@ def make_plan(datasets: Sequence[Dataset], request: Request) -> Work:
     names = [dataset.name for dataset in datasets]
     if len(set(names)) < len(names):
         raise OptionError(f"--data: two data sets are called {max(names, key=names.count)}")
-    check_methods(request.methods, request.backbones, "--backbone")
-    found = Variants()
-    variants = [
-        (method, options)
-        for method in request.methods
-        for options in found.of(method, request.backbones, request.sets)
-    ]
-    by_name = {dataset.name: dataset for dataset in datasets}
-    work = Work([], by_name, found.files, found.impossible, found.untrained)
-    cells: dict[str, Cell] = {}
+    for text in request.backbones:
+        of_method(text, request.methods, f"--backbone {text}")
+    files: dict[str, str] = {}
+    impossible: list[str] = []
+    wanted = []
+    for method in request.methods:
+        found = variants(method, request.backbones, request.sets, files, impossible)
+        draws = _draws(method, request, impossible)
+        wanted += [(method, options, draws) for options in found]
+    groups: dict[str, dict[str, Cell]] = {}
     for dataset in datasets:
         for category in dataset.categories:
-            if not _measurable(dataset, category, work.impossible):
+            if not dataset.test(category):
+                impossible.append(f"{dataset.name}, {category}: has no test image")
                 continue
             samples = samples_digest(dataset, category)
-            for method, options in variants:
-                for shots, seed in _draws(method, request, work.impossible):
+            for method, options, draws in wanted:
+                named = options
+                if request.class_names is not None and "class_name" in options:
+                    # As the papers have it, a category without a name is called as its folder is.
+                    named = options | {"class_name": request.class_names.get(category, category)}
+                for shots, seed in draws:
                     refused = _refused(dataset, category, shots, seed, request.sampling)
                     if refused:
-                        _say_once(work.impossible, refused)
+                        impossible.append(refused)
                         continue
                     cell = Cell(
                         dataset.name,
@@ -116,17 +117,15 @@ def make_plan(datasets: Sequence[Dataset], request: Request) -> Work:
                         shots,
                         seed,
                         request.sampling,
-                        _named(options, category, request.class_names),
+                        named,
                         request.cached,
                     )
-                    cells.setdefault(cell.name, cell)
-    if not cells:
-        raise OptionError("nothing can be run: " + "; ".join(work.impossible))
-    groups: dict[str, list[Cell]] = {}
-    for cell in cells.values():
-        groups.setdefault(cell.group, []).append(cell)
-    work.cells = [cell for group in groups.values() for cell in group]
-    return work
+                    groups.setdefault(cell.group, {})[cell.name] = cell
+    said = list(dict.fromkeys(impossible))
+    if not groups:
+        raise OptionError("nothing can be run: " + "; ".join(said))
+    cells = [cell for group in groups.values() for cell in group.values()]
+    return Work(cells, dict(zip(names, datasets, strict=True)), files, said)
 
 
 def varied(request: Request) -> tuple[str, ...]:
@@ -141,16 +140,6 @@ def varied(request: Request) -> tuple[str, ...]:
     return tuple(sorted(dict.fromkeys(several), key=lambda name: name != first))
 
 
-def _named(
-    options: dict[str, Any], category: str, names: Mapping[str, str] | None
-) -> dict[str, Any]:
-    """Options with what a category's parts are called, if the method reads names."""
-    if names is None or "class_name" not in options:
-        return options
-    # As the papers have it, a category without a name is called what its folder is.
-    return options | {"class_name": names.get(category, category)}
-
-
 def _draws(method: str, request: Request, impossible: list[str]) -> list[tuple[int | None, int]]:
     """Shots and seeds for a method; where nothing is drawn at random there is one seed only."""
     if request.seeds < 1:
@@ -163,7 +152,7 @@ def _draws(method: str, request: Request, impossible: list[str]) -> list[tuple[i
         if shots is not None and shots < 0:
             raise OptionError(f"--shots {shots}: give 0 (none), a number, or full")
         if shots == 0 and references == "required":
-            _say_once(impossible, f"{method} needs references: 0 shots are left out for it")
+            impossible.append(f"{method} needs references: 0 shots are left out for it")
             continue
         draws += [(shots, seed) for seed in range(request.seeds if shots else 1)]
     return draws
@@ -185,26 +174,11 @@ def _refused(
     return ""
 
 
-def _measurable(dataset: Dataset, category: str, impossible: list[str]) -> bool:
-    if dataset.test(category):
-        return True
-    impossible.append(f"{dataset.name}, {category}: has no test image")
-    return False
-
-
 def samples_digest(dataset: Dataset, category: str) -> str:
     """Which files a category has and what they are said to be, wherever the root lies."""
-    total = hashlib.sha256()
-    samples = [s for s in dataset.samples if s.category == category]
-    lines = [
-        f"{relative(s.image, dataset.root)}\t{s.label}\t{s.split}\t{s.mask is not None}"
-        for s in samples
-    ]
-    for line in sorted(lines):
-        total.update(f"{line}\n".encode())
-    return total.hexdigest()[:16]
-
-
-def _say_once(impossible: list[str], text: str) -> None:
-    if text not in impossible:
-        impossible.append(text)
+    lines = sorted(
+        f"{relative(s.image, dataset.root)}\t{s.label}\t{s.split}\t{s.mask is not None}\n"
+        for s in dataset.samples
+        if s.category == category
+    )
+    return hashlib.sha256("".join(lines).encode()).hexdigest()[:16]

@@ -40,59 +40,57 @@ class Preset:
     cached: bool = True
 
 
-PRESETS: dict[str, Preset] = {
-    preset.name: preset
-    for preset in (
-        Preset(
-            "shots",
-            "How many good images are worth collecting?",
-            ("shots",),
-            shots=(1, 2, 4, 8, 16),
-        ),
-        Preset(
-            "preprocessing",
-            "What do the foreground mask and rotated references bring?",
-            ("rotations", "mask"),
-            sets={"rotations": ("none", "agnostic"), "mask": ("off", "auto", "on")},
-        ),
-        Preset(
-            "aggregation",
-            "Which statistic of the patch scores makes the best image score?",
-            ("aggregate",),
-            sets={"aggregate": ("top1", "top5", "max", "map-max", "quantile99", "mean")},
-        ),
-        Preset(
-            "resolution",
-            "Which resolution is enough?",
-            ("resolution",),
-            sets={"resolution": (224, 448, 672)},
-        ),
-        Preset(
-            "backbone-size",
-            "Does a larger backbone pay?",
-            ("backbone",),
-            sets={"backbone": _SIZES},
-        ),
-        Preset(
-            "imagenet-vs-dinov2",
-            "Features learned from labels, or without?",
-            ("backbone",),
-            sets={"backbone": ("dinov2_vits14", "vit_s16", "resnet50", "wide_resnet50_2")},
-        ),
-        Preset(
-            "inference-time",
-            "What does accuracy cost in time?",
-            ("backbone", "resolution"),
-            sets={"backbone": _SIZES[:2], "resolution": (224, 448, 672)},
-            cached=False,
-        ),
-        Preset(
-            "batched-zero-shot",
-            "How far do the test images get by judging each other, without any reference?",
-            ("resolution",),
-            method="anomalydino-batched",
-            shots=(0,),
-            sets={"resolution": (448, 672)},
-        ),
-    )
-}
+_PRESETS = (
+    Preset(
+        "shots",
+        "How many good images are worth collecting?",
+        ("shots",),
+        shots=(1, 2, 4, 8, 16),
+    ),
+    Preset(
+        "preprocessing",
+        "What do the foreground mask and rotated references bring?",
+        ("rotations", "mask"),
+        sets={"rotations": ("none", "agnostic"), "mask": ("off", "auto", "on")},
+    ),
+    Preset(
+        "aggregation",
+        "Which statistic of the patch scores makes the best image score?",
+        ("aggregate",),
+        sets={"aggregate": ("top1", "top5", "max", "map-max", "quantile99", "mean")},
+    ),
+    Preset(
+        "resolution",
+        "Which resolution is enough?",
+        ("resolution",),
+        sets={"resolution": (224, 448, 672)},
+    ),
+    Preset(
+        "backbone-size",
+        "Does a larger backbone pay?",
+        ("backbone",),
+        sets={"backbone": _SIZES},
+    ),
+    Preset(
+        "imagenet-vs-dinov2",
+        "Features learned from labels, or without?",
+        ("backbone",),
+        sets={"backbone": ("dinov2_vits14", "vit_s16", "resnet50", "wide_resnet50_2")},
+    ),
+    Preset(
+        "inference-time",
+        "What does accuracy cost in time?",
+        ("backbone", "resolution"),
+        sets={"backbone": _SIZES[:2], "resolution": (224, 448, 672)},
+        cached=False,
+    ),
+    Preset(
+        "batched-zero-shot",
+        "How far do the test images get by judging each other, without any reference?",
+        ("resolution",),
+        method="anomalydino-batched",
+        shots=(0,),
+        sets={"resolution": (448, 672)},
+    ),
+)
+PRESETS = {preset.name: preset for preset in _PRESETS}

@@ -5,6 +5,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,14 @@ import torch
 
 from offnominal._version import __version__
 from offnominal.benchmark.cell import Cell
-from offnominal.benchmark.machine import cpu_name, is_busy
-from offnominal.benchmark.store import FORMAT, write_json, write_patch_scores, write_scores
+from offnominal.benchmark.machine import cpu_name, device_name, is_busy
+from offnominal.benchmark.store import (
+    FORMAT,
+    relative,
+    write_json,
+    write_patch_scores,
+    write_scores,
+)
 from offnominal.calibration import Threshold
 from offnominal.datasets import Dataset, Sample
 from offnominal.detectors.base import Detector
@@ -23,25 +30,9 @@ from offnominal.detectors.prediction import Prediction
 from offnominal.detectors.untrained import untrained
 from offnominal.metrics import PixelMetrics, image_curves, image_intervals, image_metrics
 
-__all__ = ["Record", "relative"]
+__all__ = ["Record"]
 
 _PACKAGES = ("torch", "timm", "numpy", "scipy", "opencv-python-headless", "pillow")
-_COLUMNS = (
-    "image",  # relative to the data set's root, as is the mask
-    "mask",
-    "mask_threshold",
-    "label",
-    "defect",
-    "category",
-    "score",
-    "threshold",
-    "is_anomalous",
-    "p_value",
-    "height",
-    "width",
-    "map_max",
-    "seconds",
-)
 
 
 @dataclass
@@ -56,10 +47,13 @@ class Record:
     dataset : Dataset
     references : list of str
         Paths of the references, relative to the data set's root.
+    folder : Path or None
+        Where the cell is written; None: nowhere.
+    keep_maps : bool
+        Write every map as well. Those of a crop are written in any case, since the patch scores do
+        not say where in the image it lies.
     pixels : PixelMetrics or None
         Shared by cells whose maps are the same; None where no test image has a mask.
-    maps : Path or None
-        Where every map is written; None: nowhere.
     unscored : sequence of Sample
         Test images that could be read and got no score.
     """
@@ -68,8 +62,9 @@ class Record:
     detector: Detector
     dataset: Dataset
     references: list[str]
+    folder: Path | None = None
+    keep_maps: bool = False
     pixels: PixelMetrics | None = None
-    maps: Path | None = None
     timings: dict[str, float] = field(default_factory=dict)
     features: dict[str, int] = field(default_factory=dict)
     shared_with: int = 0
@@ -78,51 +73,62 @@ class Record:
     unscored: Sequence[Sample] = ()
 
     def __post_init__(self) -> None:
-        self._rows: dict[str, list[Any]] = {name: [] for name in _COLUMNS}
+        self._rows: list[dict[str, Any]] = []
         self._grids: list[np.ndarray] = []
+        self._maps: Path | None = None
+        if self.folder is not None and (self.keep_maps or self.cell.options.get("crop")):
+            self._maps = self.folder / "maps"
+            self._maps.mkdir()
 
     def add(self, sample: Sample, prediction: Prediction, seconds: float) -> None:
         """Take in one image."""
-        if self.maps is not None:
-            path = self.maps / f"{len(self._grids):05d}.npy"
+        if self._maps is not None:
+            path = self._maps / f"{len(self._grids):05d}.npy"
             np.save(path, prediction.anomaly_map.astype(np.float16), allow_pickle=False)
         root = self.dataset.root
-        row = (
-            relative(sample.image, root),
-            None if sample.mask is None else relative(sample.mask, root),
-            sample.mask_threshold,
-            sample.label,
-            sample.defect,
-            sample.category,
-            prediction.score,
-            prediction.threshold,
-            prediction.is_anomalous,
-            prediction.p_value,
-            prediction.image.shape[0],
-            prediction.image.shape[1],
-            float(prediction.anomaly_map.max()),
-            seconds,
+        self._rows.append(
+            {
+                "image": relative(sample.image, root),
+                "mask": None if sample.mask is None else relative(sample.mask, root),
+                "mask_threshold": sample.mask_threshold,
+                "label": sample.label,
+                "defect": sample.defect,
+                "category": sample.category,
+                "score": prediction.score,
+                "threshold": prediction.threshold,
+                "is_anomalous": prediction.is_anomalous,
+                "p_value": prediction.p_value,
+                "height": prediction.image.shape[0],
+                "width": prediction.image.shape[1],
+                "map_max": float(prediction.anomaly_map.max()),
+                "seconds": seconds,
+            }
         )
-        for name, value in zip(_COLUMNS, row, strict=True):
-            self._rows[name].append(value)
         self._grids.append(prediction.patch_scores)
 
     @property
     def labels(self) -> list[int]:
         """Labels of the images taken in."""
-        return self._rows["label"]
+        return [row["label"] for row in self._rows]
+
+    @property
+    def scores(self) -> list[float]:
+        """Their scores."""
+        return [row["score"] for row in self._rows]
+
+    @cached_property
+    def untrained(self) -> str:
+        """Why the figures say nothing of the method; empty if nothing is known against them."""
+        return untrained(self.detector)
 
     def intervals(self) -> dict[str, tuple[float, float]]:
         """Bootstrap intervals of the image-level figures."""
-        return image_intervals(self._rows["label"], self._rows["score"])
+        return image_intervals(self.labels, self.scores)
 
     def figures(self) -> dict[str, float]:
         """Image-level and pixel-level figures, and what the detector's own threshold did."""
-        figures = dict(image_metrics(self._rows["label"], self._rows["score"]))
-        figures |= self._decisions()
-        if self.pixels is not None:
-            figures |= self.pixels.compute()
-        return figures
+        figures = image_metrics(self.labels, self.scores) | self._decisions()
+        return figures if self.pixels is None else figures | self.pixels.compute()
 
     def failures_as_wrong(self) -> dict[str, float]:
         """The figures of images, as if each one without a score had been judged wrongly.
@@ -132,18 +138,16 @@ class Record:
         """
         if not self.unscored:
             return {}
-        labels, scores = list(self._rows["label"]), list(self._rows["score"])
+        scores, missing = self.scores, [sample.label for sample in self.unscored]
         low, high = min(scores, default=0.0) - 1, max(scores, default=0.0) + 1
-        for sample in self.unscored:
-            labels.append(sample.label)
-            scores.append(low if sample.label else high)
-        figures = dict(image_metrics(labels, scores))
+        made_up = [low if label else high for label in missing]
+        figures = image_metrics(self.labels + missing, scores + made_up)
         del figures["image_f1_max_threshold"]  # it may lie between scores that were made up
-        return figures | self._decisions([sample.label for sample in self.unscored])
+        return figures | self._decisions(missing)
 
     def _decisions(self, wrong: Sequence[int] = ()) -> dict[str, float]:
         """What the detector's own threshold did; `wrong` are labels of further wrong decisions."""
-        decisions = list(zip(self._rows["is_anomalous"], self._rows["label"], strict=True))
+        decisions = [(row["is_anomalous"], row["label"]) for row in self._rows]
         decided = any(decision is not None for decision, _ in decisions)
         figures = {}
         for name, label, error in (("false_rejects", 0, True), ("misses", 1, False)):
@@ -152,43 +156,43 @@ class Record:
             figures[name] = sum(kind) / len(kind) if kind and decided else float("nan")
         return figures
 
-    def _unscored(self, label: int) -> int:
-        return sum(sample.label == label for sample in self.unscored)
-
-    def write(self, folder: Path) -> dict[str, float]:
-        """Write the cell's files into a folder; its figures."""
+    def write(self) -> dict[str, float]:
+        """Write the cell's files, if it has a folder; its figures."""
         start = time.perf_counter()
-        labels, scores = self._rows["label"], self._rows["score"]
         figures = self.figures()
+        if self.folder is None:
+            return figures
+        missing = [sample.label for sample in self.unscored]
         metrics: dict[str, Any] = {
             "figures": figures,
             "intervals": self.intervals(),
-            "curves": {"image": image_curves(labels, scores)},
-            "images": len(labels),
-            "unscored": {"good": self._unscored(0), "defective": self._unscored(1)},
+            "curves": {"image": image_curves(self.labels, self.scores)},
+            "images": len(self.labels),
+            "unscored": {"good": missing.count(0), "defective": missing.count(1)},
             "failures_as_wrong": self.failures_as_wrong(),
-            "untrained": untrained(self.detector),
+            "untrained": self.untrained,
         }
         if self.pixels is not None:
             metrics["curves"]["pixel"] = self.pixels.curves()
             metrics["regions"] = self.pixels.regions()
             metrics["pixel_error"] = self.pixels.error
         self.timings["metrics"] = self.timings.get("metrics", 0.0) + time.perf_counter() - start
-        write_scores(folder, self._rows)
-        write_patch_scores(folder, self._grids)
-        write_json(folder / "metrics.json", metrics)
-        write_json(folder / "settings.json", self._settings())
-        write_json(folder / "run.json", self._run())
+        columns = {name: [row[name] for row in self._rows] for name in self._rows[0]}
+        write_scores(self.folder, columns)
+        write_patch_scores(self.folder, self._grids)
+        write_json(self.folder / "metrics.json", metrics)
+        write_json(self.folder / "settings.json", self._settings())
+        write_json(self.folder / "run.json", self._run())
         return figures
 
     def _settings(self) -> dict[str, Any]:
-        test = self.dataset.test(self.cell.category)
+        test = [sample.label for sample in self.dataset.test(self.cell.category)]
         data = {
             "root": str(self.dataset.root.absolute()),
             "layout": self.dataset.layout,
             "train": len(self.dataset.train(self.cell.category)),
-            "test_good": sum(sample.label == 0 for sample in test),
-            "test_defective": sum(sample.label == 1 for sample in test),
+            "test_good": test.count(0),
+            "test_defective": test.count(1),
         }
         own = {"data": data, "references": self.references}
         return {"format": FORMAT} | self.cell.settings() | own
@@ -200,7 +204,7 @@ class Record:
             "version": __version__,
             "python": platform.python_version(),
             "packages": {name: version(name) for name in _PACKAGES},
-            "device": _device_name(detector),
+            "device": device_name(detector._device),
             "cpu": cpu_name(),
             "threads": torch.get_num_threads(),
             "busy": is_busy(),
@@ -224,14 +228,6 @@ class Record:
         }
 
 
-def relative(path: Path, root: Path) -> str:
-    """A file's place under the data set's root, with forward slashes; absolute if outside."""
-    try:
-        return path.relative_to(root).as_posix()
-    except ValueError:
-        return path.absolute().as_posix()
-
-
 def _threshold(threshold: Threshold | None) -> dict[str, Any] | None:
     if threshold is None:
         return None
@@ -241,8 +237,3 @@ def _threshold(threshold: Threshold | None) -> dict[str, Any] | None:
         "false_reject": threshold.false_reject,
         "text": str(threshold),
     }
-
-
-def _device_name(detector: Detector) -> str:
-    device = detector._device
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

@@ -12,7 +12,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -25,7 +25,18 @@ from offnominal.atomic import replacing
 from offnominal.benchmark.cell import Cell
 from offnominal.errors import DatasetError, OptionError
 
-__all__ = ["FinishedCell", "Plan", "Store", "read_runs", "require"]
+__all__ = [
+    "FORMAT",
+    "FinishedCell",
+    "Plan",
+    "Store",
+    "read_runs",
+    "relative",
+    "require",
+    "write_json",
+    "write_patch_scores",
+    "write_scores",
+]
 
 Floats = npt.NDArray[np.float32]
 
@@ -133,6 +144,30 @@ class Store:
         return (self.cells / cell.name).is_dir()
 
     @contextmanager
+    def claim(self, group: str) -> Iterator[bool]:
+        """Claim a group of cells for the length of the block; whether no other process has it.
+
+        The system takes the lock from a process that dies, so that none is ever in the way.
+        """
+        from filelock import FileLock, Timeout
+
+        path = self.root / "claims" / f"{group}.lock"
+        path.parent.mkdir(exist_ok=True)
+        lock = FileLock(path)
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            # Whoever waits for the removed file finds the cells done. Windows refuses.
+            with suppress(OSError):
+                path.unlink()
+            lock.release()
+
+    @contextmanager
     def draft(self, cell: Cell) -> Iterator[Path]:
         """A folder to write a cell into; it takes its name when the block ends without an error."""
         folder = Path(tempfile.mkdtemp(dir=self.cells, prefix=f".{cell.name}."))
@@ -212,6 +247,14 @@ def read_runs(root: Path) -> tuple[list[FinishedCell], list[Plan]]:
         plan = _read_json(path)
         plans.append(Plan(path.stem, plan["title"], tuple(plan["axes"]), tuple(plan["cells"])))
     return cells, plans
+
+
+def relative(path: Path, root: Path) -> str:
+    """A file's place under the data set's root, with forward slashes; absolute if outside."""
+    try:
+        return path.relative_to(root).as_posix()
+    except ValueError:
+        return path.absolute().as_posix()
 
 
 def require(package: str, command: str) -> None:

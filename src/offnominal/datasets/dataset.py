@@ -3,40 +3,24 @@
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from offnominal.datasets import (
-    dagm,
-    folders,
-    kolektor,
-    manifest,
-    medical,
-    meta_json,
-    mvtec,
-    video,
-    visa,
-)
+from offnominal.datasets import folders, manifest, meta_json, patterns, video, visa
 from offnominal.datasets.catalogue import LAYOUTS, PRESETS
-from offnominal.datasets.reading import Options, Reading, slug, subfolders
+from offnominal.datasets.reading import Options, Reading, counted, listed, slug, subfolders
 from offnominal.datasets.sample import Sample
 from offnominal.errors import DatasetError, OptionError
 
 __all__ = ["Dataset", "open_dataset"]
 
-Recognise = Callable[[Path], str | None]
-Read = Callable[[Path, Options], Reading]
-
-_READERS: dict[str, tuple[Recognise, Read]] = {
-    "mvtec": (mvtec.recognise, mvtec.read),
-    "visa": (visa.recognise, visa.read),
-    "ksdd": (kolektor.recognise_sdd, kolektor.read_sdd),
-    "ksdd2": (kolektor.recognise_sdd2, kolektor.read_sdd2),
-    "dagm": (dagm.recognise, dagm.read),
-    "folders": (folders.recognise, folders.read),
-    "manifest": (manifest.recognise, manifest.read),
-    "meta": (meta_json.recognise, meta_json.read),
-    "video": (video.recognise, video.read),
-    "medical": (medical.recognise, medical.read),
+# Of the layouts that are not in the table of `patterns`: whether one lies here, and its reader.
+_READERS: dict[str, tuple[Callable[[Path], bool], Callable[[Path, Options], Reading]]] = {
+    "visa": (visa.fits, visa.read),
+    "folders": (folders.fits, folders.read),
+    "manifest": (manifest.fits, manifest.read),
+    "meta": (meta_json.fits, meta_json.read),
+    "video": (video.fits, video.read),
 }
 
 
@@ -146,9 +130,7 @@ def open_dataset(
         assert defects is not None
         home = _common_folder(good)
         title, chosen = slug(name or home.resolve().name), "folders"
-
-        def read(options: Options) -> Reading:
-            return folders.read_named(good, defects, masks, test_good, options)
+        read = partial(folders.read_named, good, defects, masks, test_good)
     else:
         home = Path(root)
         if not home.exists():
@@ -159,12 +141,11 @@ def open_dataset(
         # MVTec layout is everyone's, so that its name says nothing about the data.
         preset = layout if layout in PRESETS and layout != "mvtec" else ""
         title = slug(name or preset or (home.stem if home.is_file() else home.name))
-
-        def read(options: Options) -> Reading:
-            return _READERS[chosen][1](home, options)
-
+        read = partial(_READERS[chosen][1] if chosen in _READERS else patterns.read, home)
     only = frozenset(categories) if categories else None
-    options = Options(title, only, train_share, frame_step, layout)
+    # Each medical set has a pattern of its own.
+    pattern = layout if chosen == "medical" else chosen
+    options = Options(title, pattern, only, train_share, frame_step)
     reading = read(options)
     found = {sample.category for sample in reading.samples}
     if only and (unknown := sorted(only - found)):
@@ -179,6 +160,12 @@ def open_dataset(
             raise DatasetError(
                 f"{home}: no images to test on in {category}; add some, or leave it out with "
                 "--categories"
+            )
+        learned = [s for s in reading.samples if s.category == category and s.split == "train"]
+        if defective := [s for s in learned if s.label]:
+            reading.notes.append(
+                f"{category}: {counted(defective, 'defective image')} in the training split: left "
+                "out, nothing learns from defects"
             )
     samples = reading.samples
     if mask_threshold is not None:
@@ -207,24 +194,18 @@ def _check_options(root: object, layout: str, good: object, defects: object, *re
 def _choose(root: Path, layout: str) -> str:
     """The layout to read: the one that was named, or the only one that fits."""
     if layout in PRESETS:
-        for candidate in PRESETS[layout].layouts:
-            fits = (
-                medical.fits(root, layout)
-                if candidate == "medical"
-                else _READERS[candidate][0](root)
-            )
-            if fits:
-                return candidate
-        return PRESETS[layout].layouts[0]  # its reader says what is missing
+        names = PRESETS[layout].layouts
+        fitting = [n for n in names if _fits(root, layout if n == "medical" else n)]
+        return (fitting or names)[0]  # the reader of the first says what is missing
     if layout != "auto":
         return layout
-    fitting = {name: what for name in _READERS if (what := _READERS[name][0](root))}
+    fitting = [name for name in LAYOUTS if _fits(root, name)]
     if len(fitting) == 1:
-        return next(iter(fitting))
+        return fitting[0]
     if fitting:
-        both = " and ".join(f"{name} ({what})" for name, what in fitting.items())
+        both = " and ".join(f"{name} ({LAYOUTS[name].looks_for})" for name in fitting)
         raise DatasetError(
-            f"{root}: several layouts fit, {both}; choose with --layout {next(iter(fitting))}"
+            f"{root}: several layouts fit, {both}; choose with --layout {fitting[0]}"
         )
     looked = "\n".join(f"  {entry.name}: {entry.looks_for}" for entry in LAYOUTS.values())
     raise DatasetError(
@@ -232,15 +213,18 @@ def _choose(root: Path, layout: str) -> str:
     )
 
 
+def _fits(root: Path, name: str) -> bool:
+    return _READERS[name][0](root) if name in _READERS else patterns.fits(root, name)
+
+
 def _contents(root: Path) -> str:
     if root.is_file():
         return f"a file called {root.name}"
-    inner = sorted(path for path in root.iterdir() if not path.name.startswith("."))
+    inner = listed(root)
     directories = [f"{path.name}/" for path in inner if path.is_dir()]
     files = [path.name for path in inner if not path.is_dir()]
     parts = [
-        f"{len(names)} {noun}{'' if len(names) == 1 else 's'} ({', '.join(names[:4])}"
-        f"{', ...' if len(names) > 4 else ''})"
+        f"{counted(names, noun)} ({', '.join(names[:4])}{', ...' if len(names) > 4 else ''})"
         for names, noun in ((directories, "folder"), (files, "file"))
         if names
     ]
@@ -249,8 +233,8 @@ def _contents(root: Path) -> str:
 
 def _advice(root: Path) -> str:
     for folder in subfolders(root):
-        for name, (recognise, _) in _READERS.items():
-            if recognise(folder):
+        for name in LAYOUTS:
+            if _fits(folder, name):
                 return f"{folder} is in {name} layout: open that."
     return "Name a preset with --layout (see `offnominal datasets`), or --good and --defects."
 

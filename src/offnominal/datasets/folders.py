@@ -22,8 +22,6 @@ from offnominal.datasets.reading import (
     Options,
     Reading,
     counted,
-    divide,
-    division_note,
     images_below,
     subfolders,
     such_as,
@@ -32,7 +30,7 @@ from offnominal.datasets.sample import Sample
 from offnominal.errors import DatasetError, OptionError
 from offnominal.paths import find_images
 
-__all__ = ["GOOD_FOLDERS", "fixed_part", "read", "read_named", "recognise"]
+__all__ = ["GOOD_FOLDERS", "fits", "fixed_part", "read", "read_named"]
 
 Paths = str | Path | Sequence[str | Path]
 
@@ -42,14 +40,15 @@ _MASKS = frozenset({"mask", "masks", "ground_truth"})
 _OTHERS = frozenset({"train", "test", "training", "testing", "data"})
 
 
-def recognise(root: Path) -> str | None:
-    """What of this layout lies here, in words, or None."""
+def fits(root: Path) -> bool:
+    """Whether this layout lies here."""
     good, defects, _ = _parts(root)
-    if len(good) != 1 or not defects or any(f.name.lower() in _OTHERS for f in defects):
-        return None
-    if not images_below(good[0]) or not any(images_below(folder) for folder in defects):
-        return None
-    return f"{good[0].name} beside {', '.join(folder.name for folder in defects[:3])}"
+    return (
+        len(good) == 1
+        and not any(folder.name.lower() in _OTHERS for folder in defects)
+        and bool(images_below(good[0]))
+        and any(images_below(folder) for folder in defects)
+    )
 
 
 def read(root: Path, options: Options) -> Reading:
@@ -141,39 +140,31 @@ def _join(
     options: Options,
     base: Path,
 ) -> Reading:
-    reading = Reading([], [])
-    category = options.name
-    if masks is not None:
-        inside = [pair for pair in defects if pair[0].is_relative_to(masks)]
-        if inside:
-            reading.notes.append(f"{masks} lies among the defects: its images are masks only")
-            defects = [pair for pair in defects if pair not in set(inside)]
-    bad = {image.absolute() for image, _ in defects}
+    reading, category = Reading(), options.name
+    if masks is not None and any(image.is_relative_to(masks) for image, _ in defects):
+        reading.notes.append(f"{masks} lies among the defects: its images are masks only")
+        defects = [pair for pair in defects if not pair[0].is_relative_to(masks)]
+    bad = [image for image, _ in defects]
     _refuse_shared(good, bad, "--good and --defects")
-    if tests is None:
-        sides = divide(good, lambda image: _name(image, base), options.train_share)
-        train = [image for image, side in zip(good, sides, strict=True) if side]
-        tests = [image for image, side in zip(good, sides, strict=True) if not side]
-        reading.notes.append(division_note(category, len(train), len(tests), options.train_share))
-    else:
-        _refuse_shared(tests, bad, "--test-good and --defects")
-        _refuse_shared(tests, {image.absolute() for image in good}, "--test-good and --good")
-        train = good
-    reading.samples += [Sample(image, 0, None, "good", category, "train") for image in train]
-    reading.samples += [Sample(image, 0, None, "good", category, "test") for image in tests]
-    folder = MaskFolder(masks) if masks is not None else None
+    _refuse_shared(tests or [], bad, "--test-good and --defects")
+    _refuse_shared(tests or [], good, "--test-good and --good")
+    # Without images to test on, those to learn from are divided.
+    for images, split in ((good, "" if tests is None else "train"), (tests or [], "test")):
+        reading.samples += [Sample(image, 0, None, "good", category, split) for image in images]
+    reading.divide(lambda sample: _name(sample.image, base), options.train_share)
+    folder = MaskFolder(masks, anywhere=True) if masks is not None else None
     for image, relative in defects:
         kind = relative.parts[0] if len(relative.parts) > 1 else "defect"
-        mask = folder.find(relative, anywhere=True) if folder else None
+        mask = folder.find(relative) if folder else None
         reading.samples.append(Sample(image, 1, mask, kind, category, "test"))
     if folder:
         reading.notes += folder.notes()
     return reading
 
 
-def _refuse_shared(images: list[Path], others: set[Path], options: str) -> None:
-    shared = [image for image in images if image.absolute() in others]
-    if shared:
+def _refuse_shared(images: list[Path], others: list[Path], options: str) -> None:
+    taken = {image.absolute() for image in others}
+    if shared := [image for image in images if image.absolute() in taken]:
         raise OptionError(
             f"{counted(shared, 'image')} in both {options}, {such_as(shared)}: name folders that "
             "do not contain each other, and quote patterns"

@@ -15,15 +15,11 @@ from offnominal.datasets.reading import (
     GOOD_NAMES,
     Options,
     Reading,
-    counted,
-    divide,
-    division_note,
-    trained_on_defects_note,
 )
 from offnominal.datasets.sample import Sample
 from offnominal.errors import DatasetError
 
-__all__ = ["read", "recognise"]
+__all__ = ["fits", "read"]
 
 COLUMNS = ("image", "label", "mask", "defect", "category", "split")
 _BAD_NAMES = frozenset({"bad", "ng", "defect", "defective", "anomaly", "anomalous", "abnormal"})
@@ -40,11 +36,15 @@ _FILES = ("manifest.csv", "manifest.jsonl")
 Row = dict[str, Any]
 
 
-def recognise(root: Path) -> str | None:
-    """What of this layout lies here, in words, or None."""
+def fits(root: Path) -> bool:
+    """Whether this layout lies here."""
+    return _file(root) is not None
+
+
+def _file(root: Path) -> Path | None:
     if root.is_file():
-        return root.name if root.suffix.lower() in (".csv", ".jsonl") else None
-    found = [name for name in _FILES if (root / name).is_file()]
+        return root if root.suffix.lower() in (".csv", ".jsonl") else None
+    found = [root / name for name in _FILES if (root / name).is_file()]
     return found[0] if len(found) == 1 else None
 
 
@@ -62,30 +62,23 @@ def read(root: Path, options: Options) -> Reading:
         Naming file and line: if a column is missing or misspelt, a value is wrong, an image is
         named twice, or an image or a mask does not exist.
     """
-    file = root if root.is_file() else root / (recognise(root) or _FILES[0])
-    reading = Reading([], [])
-    undivided: list[int] = []
-    places: list[str] = []
-    seen: dict[Path, int] = {}
+    file = root if root.is_file() else _file(root) or root / _FILES[0]
+    reading = Reading()
+    seen: dict[Path, tuple[int, str]] = {}
     try:
         for line, row in _rows(file, reading.notes):
             where = f"{file}:{line}"
             sample = _sample(row, where, file.parent, options.name)
-            if earlier := seen.get(sample.image):
+            if sample.image in seen:
+                earlier = seen[sample.image][0]
                 raise DatasetError(f"{where}: {row['image']} is in line {earlier} too; remove one")
-            seen[sample.image] = line
-            if not options.wants(sample.category):
-                continue
-            if not sample.split:
-                undivided.append(len(reading.samples))
-                places.append(str(row["image"]))
-            reading.samples.append(sample)
+            seen[sample.image] = line, str(row["image"])
+            if options.wants(sample.category):
+                reading.samples.append(sample)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DatasetError(f"{file}: cannot be read ({error}); save it as UTF-8") from error
-    if undivided:
-        _divide(reading, undivided, places, options)
-    if learned := sum(s.split == "train" and s.label for s in reading.samples):
-        reading.notes.append(trained_on_defects_note(learned))
+    share = options.train_share
+    reading.divide(lambda sample: seen[sample.image][1], share, " ({} without a split)")
     return reading
 
 
@@ -170,19 +163,3 @@ def _label(value: Any, where: str) -> int:
     if text in ("1", "1.0") or text in _BAD_NAMES:
         return 1
     raise DatasetError(f"{where}: label {value!r}; write 0 (good) or 1 (defective)")
-
-
-def _divide(reading: Reading, undivided: list[int], places: list[str], options: Options) -> None:
-    """Give a split to the good images that have none."""
-    by_category: dict[str, list[tuple[int, str]]] = {}
-    for position, place in zip(undivided, places, strict=True):
-        by_category.setdefault(reading.samples[position].category, []).append((position, place))
-    for category, members in sorted(by_category.items()):
-        sides = divide(members, lambda member: member[1], options.train_share)
-        for (position, _), side in zip(members, sides, strict=True):
-            s = reading.samples[position]
-            split = "train" if side else "test"
-            reading.samples[position] = Sample(s.image, 0, None, "good", s.category, split)
-        train = sum(sides)
-        what = f"{category} ({counted(members, 'good image')} without a split)"
-        reading.notes.append(division_note(what, train, len(members) - train, options.train_share))

@@ -14,18 +14,17 @@ from collections import Counter
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from offnominal.datasets.reading import Options, Reading, trained_on_defects_note
+from offnominal.datasets.reading import Options, Reading
 from offnominal.datasets.sample import Sample
 from offnominal.errors import DatasetError
 
-__all__ = ["read", "recognise"]
+__all__ = ["fits", "read"]
 
 
-def recognise(root: Path) -> str | None:
-    """What of this layout lies here, in words, or None."""
-    if root.is_file():
-        return "meta.json" if root.name == "meta.json" else None
-    return "meta.json" if (root / "meta.json").is_file() else None
+def fits(root: Path) -> bool:
+    """Whether this layout lies here."""
+    file = root if root.is_file() else root / "meta.json"
+    return file.name == "meta.json" and file.is_file()
 
 
 def read(root: Path, options: Options) -> Reading:
@@ -43,7 +42,7 @@ def read(root: Path, options: Options) -> Reading:
         raise DatasetError(f"{file}: cannot be read ({error}); generate it again") from error
     if not isinstance(meta, dict) or not {str(k).lower() for k in meta} & {"train", "test"}:
         raise DatasetError(f"{file}: no 'train' and no 'test' in it; generate it again")
-    reading = Reading([], [])
+    reading = Reading()
     moved: Counter[str] = Counter()
     for split, classes in meta.items():
         if split.lower() not in ("train", "test") or not isinstance(classes, dict):
@@ -57,8 +56,6 @@ def read(root: Path, options: Options) -> Reading:
                 reading.samples.append(sample)
     if count := moved["found"]:
         reading.notes.append(f"{count} paths of another machine: found by their last parts")
-    if learned := sum(s.split == "train" and s.label for s in reading.samples):
-        reading.notes.append(trained_on_defects_note(learned))
     return reading
 
 

@@ -3,28 +3,26 @@
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypeVar
 
 from offnominal.datasets.sample import Sample
 from offnominal.errors import DatasetError
-from offnominal.paths import IMAGE_SUFFIXES
+from offnominal.paths import IMAGE_SUFFIXES, walk
 
 __all__ = [
     "GOOD_NAMES",
     "MaskFolder",
     "Options",
     "Reading",
-    "divide",
+    "counted",
     "images_below",
     "images_in",
+    "listed",
     "slug",
     "subfolders",
     "such_as",
 ]
-
-T = TypeVar("T")
 
 GOOD_NAMES = frozenset({"good", "ok", "normal"})
 """Names, in lower case, of folders that hold good images."""
@@ -35,27 +33,13 @@ _MASK_ENDINGS = ("_mask", "", "_gt", "_label", "_segmentation", "-mask", "_groun
 
 @dataclass(frozen=True)
 class Options:
-    """What a reader is asked for.
+    """What a reader is asked for."""
 
-    Attributes
-    ----------
-    name : str
-        Of the data set; also the category where a layout has none of its own.
-    only : frozenset of str or None
-        Categories wanted; None for all.
-    train_share : float
-        Share of the good images to learn from, where the layout does not say which.
-    frame_step : int
-        Take every n-th frame of a clip.
-    preset : str
-        The preset that was named, or empty.
-    """
-
-    name: str
-    only: frozenset[str] | None = None
-    train_share: float = 0.5
-    frame_step: int = 1
-    preset: str = ""
+    name: str  # of the data set; also the category where a layout has none of its own
+    layout: str  # to read it in; for a medical set, the preset's name
+    only: frozenset[str] | None = None  # categories wanted; None for all
+    train_share: float = 0.5  # of the good images, where the layout does not say which to learn
+    frame_step: int = 1  # take every n-th frame of a clip
 
     def wants(self, category: str) -> bool:
         """Whether a category is asked for."""
@@ -66,35 +50,55 @@ class Options:
 class Reading:
     """What a reader found: samples, and notes in words on what it decided on its own."""
 
-    samples: list[Sample]
-    notes: list[str]
+    samples: list[Sample] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def divide(self, key: Callable[[Sample], str], share: float, which: str = "") -> None:
+        """Give the good images without a split one, by category, with a note.
+
+        An image's side depends on the SHA-256 of its key alone, so that adding images does not move
+        the others. Only where a side would stay empty does the nearest image change sides.
+
+        Parameters
+        ----------
+        key : callable
+            What is hashed: the file's place in the data set, or what must stay together.
+        share : float
+            In [0, 1]; about this share is to learn from.
+        which : str
+            What the note says after the category's name; ``{}`` becomes the number of images.
+        """
+        undivided: dict[str, list[int]] = {}
+        for number, sample in enumerate(self.samples):
+            if not sample.split:
+                undivided.setdefault(sample.category, []).append(number)
+        for category, numbers in sorted(undivided.items()):
+            places = [_unit(key(self.samples[number])) for number in numbers]
+            distinct = sorted(set(places))
+            border = share
+            if 0 < share < 1 and len(distinct) == 1:
+                border = 1.0
+            elif 0 < share < 1:
+                # Half-open, so that a border on the largest place leaves that one for testing.
+                border = min(max(share, (distinct[0] + distinct[1]) / 2), distinct[-1])
+            train = sum(place < border for place in places)
+            for number, place in zip(numbers, places, strict=True):
+                split = "train" if place < border else "test"
+                self.samples[number] = replace(self.samples[number], split=split)
+            self.notes.append(
+                f"{category}{which.format(counted(numbers, 'good image'))}: the good images were "
+                f"divided here, {train} to learn from and {len(numbers) - train} to test on, by a "
+                f"hash of their names (train share {share:g}); figures from another division differ"
+            )
 
 
-def subfolders(folder: Path) -> list[Path]:
-    """Folders directly in one, sorted, without hidden ones; none if it does not exist."""
-    return _listed(folder, lambda path: path.is_dir())
+def _unit(key: str) -> float:
+    """A number in [0, 1) from a text."""
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:6]) / 2**48
 
 
-def images_in(folder: Path) -> list[Path]:
-    """Images directly in a folder, sorted, without hidden ones; none if it does not exist."""
-    return _listed(folder, lambda path: path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
-
-
-def images_below(folder: Path) -> list[Path]:
-    """Images in a folder and in all folders below it, sorted by path."""
-    found: list[Path] = []
-    waiting, seen = [folder], set()
-    while waiting:
-        here = waiting.pop()
-        # A link to a folder above would otherwise be followed round and round.
-        if (real := here.resolve()) not in seen:
-            seen.add(real)
-            found += images_in(here)
-            waiting += subfolders(here)
-    return sorted(found)
-
-
-def _listed(folder: Path, wanted: Callable[[Path], bool]) -> list[Path]:
+def listed(folder: Path, wanted: Callable[[Path], bool] = Path.exists) -> list[Path]:
+    """What is wanted of a folder, sorted, without hidden names; nothing if there is no folder."""
     if not folder.is_dir():
         return []
     try:
@@ -103,6 +107,21 @@ def _listed(folder: Path, wanted: Callable[[Path], bool]) -> list[Path]:
         raise DatasetError(
             f"{folder}: cannot be listed ({error.strerror}); check the rights"
         ) from error
+
+
+def subfolders(folder: Path) -> list[Path]:
+    """Folders directly in one, sorted, without hidden ones; none if it does not exist."""
+    return listed(folder, Path.is_dir)
+
+
+def images_in(folder: Path) -> list[Path]:
+    """Images directly in a folder, sorted, without hidden ones; none if it does not exist."""
+    return listed(folder, lambda path: path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+
+
+def images_below(folder: Path) -> list[Path]:
+    """Images in a folder and in all folders below it, sorted by path."""
+    return sorted(walk(folder)) if folder.is_dir() else []
 
 
 class MaskFolder:
@@ -115,55 +134,45 @@ class MaskFolder:
     ----------
     folder : Path
         Searched with all folders below it; it need not exist.
+    ending : str
+        Only files whose name ends so are masks.
+    anywhere : bool
+        Where the places do not match, take a mask of the right name from any place, if there is
+        only one.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, ending: str = "", anywhere: bool = False) -> None:
+        self.anywhere = anywhere
         self.taken: set[Path] = set()
         self.ambiguous: list[Path] = []
         self._by_place: dict[str, list[Path]] = {}
         self._by_stem: dict[str, list[Path]] = {}
-        self.files = images_below(folder)
+        self.files = [f for f in images_below(folder) if f.stem.lower().endswith(ending)]
         for file in self.files:
-            self._by_place.setdefault(_place(file, folder), []).append(file)
+            self._by_place.setdefault(_place(file.relative_to(folder)), []).append(file)
             self._by_stem.setdefault(file.stem.lower(), []).append(file)
         for home in sorted({file.parent for file in self.files} - {folder}):
             self._by_place.setdefault(home.relative_to(folder).as_posix().lower(), []).append(home)
 
-    def find(self, relative: Path, anywhere: bool = False) -> Path | None:
-        """The mask of an image.
-
-        Parameters
-        ----------
-        relative : Path
-            The image's place below its own folder.
-        anywhere : bool, default False
-            Where the places do not match, take a mask of the right name from any place, if there
-            is only one.
-        """
-        stem = relative.with_suffix("").as_posix().lower()
-        found = [p for ending in _MASK_ENDINGS for p in self._by_place.get(stem + ending, ())]
-        if not found and anywhere:
-            name = relative.stem.lower()
-            found = [p for ending in _MASK_ENDINGS for p in self._by_stem.get(name + ending, ())]
-            if len(found) > 1:
-                self.ambiguous.append(relative)
-                return None
-        if not found:
-            return None
+    def find(self, relative: Path) -> Path | None:
+        """The mask of an image, whose place below its own folder is given."""
+        place, stem = _place(relative), relative.stem.lower()
+        found = [p for ending in _MASK_ENDINGS for p in self._by_place.get(place + ending, ())]
+        sure = bool(found)
+        if not found and self.anywhere:
+            found = [p for ending in _MASK_ENDINGS for p in self._by_stem.get(stem + ending, ())]
         if len(found) > 1:
             self.ambiguous.append(relative)
+        if not found or (len(found) > 1 and not sure):
+            return None
         self.taken.update(found)
         return found[0]
-
-    def left(self) -> list[Path]:
-        """Masks that no image asked for."""
-        return [f for f in self.files if f not in self.taken and f.parent not in self.taken]
 
     def notes(self) -> list[str]:
         """What to say of masks that fit no image, or of images that several fit."""
         notes = []
-        if left := self.left():
+        left = [f for f in self.files if f not in self.taken and f.parent not in self.taken]
+        if left:
             notes.append(
                 f"{counted(left, 'mask')} without an image of that name, {such_as(left)}: not used"
             )
@@ -175,58 +184,8 @@ class MaskFolder:
         return notes
 
 
-def _place(file: Path, folder: Path) -> str:
-    return file.relative_to(folder).with_suffix("").as_posix().lower()
-
-
-def divide(items: Sequence[T], key: Callable[[T], str], share: float) -> list[bool]:
-    """Which good images to learn from; the others are for testing.
-
-    An item's side depends on the SHA-256 of its key alone, so that adding images does not move the
-    others. Only where a side would stay empty does the nearest item change sides.
-
-    Parameters
-    ----------
-    items : sequence
-        The good images.
-    key : callable
-        What is hashed: the file's place in the data set, or what must stay together.
-    share : float
-        In [0, 1]; about this share is to learn from.
-
-    Returns
-    -------
-    list of bool
-        True for those to learn from, in the order of `items`.
-    """
-    places = [_unit(key(item)) for item in items]
-    distinct = sorted(set(places))
-    border = share
-    if 0 < share < 1 and len(distinct) == 1:
-        border = 1.0
-    elif 0 < share < 1 and distinct:
-        # Half-open, so that a border on the largest place leaves that one for testing.
-        border = min(max(share, (distinct[0] + distinct[1]) / 2), distinct[-1])
-    return [place < border for place in places]
-
-
-def _unit(key: str) -> float:
-    """A number in [0, 1) from a text."""
-    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:6]) / 2**48
-
-
-def division_note(what: str, train: int, test: int, share: float) -> str:
-    """The sentence that says how good images were divided."""
-    return (
-        f"{what}: the good images were divided here, {train} to learn from and {test} to test on, "
-        f"by a hash of their names (train share {share:g}); figures from another division differ"
-    )
-
-
-def trained_on_defects_note(count: int) -> str:
-    """The sentence on defective images in a training split."""
-    s = "image" if count == 1 else "images"
-    return f"{count} defective {s} in the training split: left out, nothing learns from defects"
+def _place(relative: Path) -> str:
+    return relative.with_suffix("").as_posix().lower()
 
 
 def counted(items: Sequence[object], noun: str) -> str:
@@ -234,9 +193,9 @@ def counted(items: Sequence[object], noun: str) -> str:
     return f"{len(items)} {noun}{'' if len(items) == 1 else 's'}"
 
 
-def such_as(items: Iterable[object], most: int = 1) -> str:
-    """``such as a.png``."""
-    return "such as " + ", ".join(str(item) for _, item in zip(range(most), items, strict=False))
+def such_as(items: Iterable[object]) -> str:
+    """``such as a.png``, the first of them."""
+    return f"such as {next(iter(items))}"
 
 
 def slug(name: str) -> str:

@@ -3,7 +3,9 @@
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-__all__ = ["Contents", "Finding", "Report"]
+__all__ = ["Contents", "Finding", "Report", "Severity"]
+
+Severity = Literal["error", "warning", "note"]
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,7 @@ class Finding:
         What the program does about it, and what a user can do; empty where nothing follows.
     """
 
-    severity: Literal["error", "warning", "note"]
+    severity: Severity
     what: str
     count: int
     examples: tuple[str, ...]

@@ -1,15 +1,15 @@
 """Synthetic parts, good and defective, with exact masks: for demonstrations and for tests.
 
-Three looks: ``part``, a machined flange on a table; ``fabric``, a twill that fills the frame;
-``board``, a populated circuit board. Good images differ in exposure, white balance, focus, noise,
-position and material. A defect is made in the scene before the picture is taken, and its mask holds
-the pixels that it changed. The same seed gives the same bytes with the same versions of NumPy and
-OpenCV.
+Two looks: ``part``, a machined flange on a table; ``fabric``, a twill that fills the frame. Good
+images differ in exposure, white balance, focus, noise, position and material. A defect is made in
+the scene before the picture is taken, and its mask holds the pixels that it changed. The same seed
+gives the same bytes with the same versions of NumPy and OpenCV.
 """
 
 import shutil
 import zlib
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from offnominal.datasets.looks import board, fabric, part
-from offnominal.datasets.looks.camera import SCALE, Camera
+from offnominal.datasets.looks import fabric, part
+from offnominal.datasets.looks.camera import SCALE, camera
 from offnominal.datasets.sample import Sample
 from offnominal.errors import DatasetError, OptionError
 
@@ -27,13 +27,15 @@ __all__ = ["DEFECTS", "LOOKS", "draw_defective", "draw_good", "object_mask", "wr
 Picture = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]
 
-_MODULES: dict[str, Any] = {"part": part, "fabric": fabric, "board": board}
+_MODULES: dict[str, Any] = {"part": part, "fabric": fabric}
 
 #: Names of the looks.
 LOOKS: tuple[str, ...] = tuple(_MODULES)
 
 #: The kinds of defect of each look.
-DEFECTS: dict[str, tuple[str, ...]] = {look: module.DEFECTS for look, module in _MODULES.items()}
+DEFECTS: dict[str, tuple[str, ...]] = {
+    look: tuple(module.DAMAGES) for look, module in _MODULES.items()
+}
 
 # A change below this many grey levels, in every channel, drowns in the camera's noise: it is left
 # out of the picture as well as out of the mask, so that the mask stays exact.
@@ -57,7 +59,7 @@ def draw_good(look: str, seed: int, index: int, split: str = "train") -> Picture
     Returns
     -------
     uint8 array of shape (H, W, 3)
-        RGB: 320 x 400 (part), 320 x 320 (fabric) or 288 x 384 (board) pixels high and wide.
+        RGB: 320 x 400 (part) or 320 x 320 (fabric) pixels high and wide.
 
     Raises
     ------
@@ -67,7 +69,7 @@ def draw_good(look: str, seed: int, index: int, split: str = "train") -> Picture
     module = _module(look)
     rng = _generator(look, seed, split, index)
     scene = module.draw(rng)
-    return Camera.draw(rng, module.SHAPE).take(module.render(scene))
+    return camera(rng, module.SHAPE)(module.render(scene))
 
 
 def draw_defective(
@@ -107,10 +109,10 @@ def draw_defective(
         raise OptionError(f"defect is {defect!r}; {look} has {', '.join(DEFECTS[look])}")
     rng = _generator(look, seed, defect, index)
     scene = module.draw(rng)
-    camera = Camera.draw(rng, module.SHAPE)
-    clean = camera.take(module.render(scene))
+    take = camera(rng, module.SHAPE)
+    clean = take(module.render(scene))
     for _ in range(_TRIES):
-        damaged = camera.take(module.render(module.damage(scene, defect, rng)))
+        damaged = take(module.render(module.DAMAGES[defect](scene, rng)))
         mask = _changed(clean, damaged)
         if np.count_nonzero(mask) >= _SMALLEST:
             return np.where(mask[..., None], damaged, clean), mask, defect
@@ -129,7 +131,7 @@ def object_mask(look: str, seed: int, index: int, split: str = "train") -> Mask:
     -------
     bool array of shape (H, W)
         True on the object. Its holes, through which the table shows, are False. True everywhere
-        for ``fabric`` and ``board``, which fill the frame.
+        for ``fabric``, which fills the frame.
     """
     module = _module(look)
     height, width = module.SHAPE
@@ -185,32 +187,22 @@ def write_dataset(
     samples: list[Sample] = []
     for look in looks:
         # A look appears under its name only when it is complete.
-        draft = Path(root) / f".{look}.partial"
+        home, draft = Path(root) / look, Path(root) / f".{look}.partial"
         shutil.rmtree(draft, ignore_errors=True)
-        found = _write_look(draft, Path(root) / look, look, n_train, n_good, n_per_defect, seed)
-        draft.rename(Path(root) / look)
-        samples += found
-    return samples
 
-
-def _write_look(
-    draft: Path, home: Path, look: str, n_train: int, n_good: int, n_per_defect: int, seed: int
-) -> list[Sample]:
-    """Write one look under `draft`; the samples name the files by their place under `home`."""
-    samples = []
-    for split, count in (("train", n_train), ("test", n_good)):
-        for index in range(count):
-            name = Path(split, "good", f"{index:03d}.png")
-            _save(draft / name, draw_good(look, seed, index, split)[..., ::-1])
-            samples.append(Sample(home / name, 0, None, "good", look, split))
-    for defect in DEFECTS[look]:
-        for index in range(n_per_defect):
+        for split, count in (("train", n_train), ("test", n_good)):
+            for index in range(count):
+                name = Path(split, "good", f"{index:03d}.png")
+                _save(draft / name, draw_good(look, seed, index, split)[..., ::-1])
+                samples.append(Sample(home / name, 0, None, "good", look, split))
+        for defect, index in product(DEFECTS[look], range(n_per_defect)):
             image, mask, _ = draw_defective(look, seed, index, defect)
             name = Path("test", defect, f"{index:03d}.png")
-            mask_name = Path("ground_truth", defect, f"{index:03d}_mask.png")
+            truth = Path("ground_truth", defect, f"{index:03d}_mask.png")
             _save(draft / name, image[..., ::-1])
-            _save(draft / mask_name, mask.astype(np.uint8) * 255)
-            samples.append(Sample(home / name, 1, home / mask_name, defect, look, "test"))
+            _save(draft / truth, mask.astype(np.uint8) * 255)
+            samples.append(Sample(home / name, 1, home / truth, defect, look, "test"))
+        draft.rename(home)
     return samples
 
 

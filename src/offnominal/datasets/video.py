@@ -16,17 +16,14 @@ from offnominal.datasets.reading import Options, Reading, counted, images_in, su
 from offnominal.datasets.sample import Sample
 from offnominal.errors import DatasetError
 
-__all__ = ["read", "recognise"]
+__all__ = ["fits", "read"]
 
 _LABELS = "test_frame_mask"
 
 
-def recognise(root: Path) -> str | None:
-    """What of this layout lies here, in words, or None."""
-    labels = _label_folder(root)
-    if labels is None or not (root / "testing").is_dir():
-        return None
-    return f"testing and {labels.relative_to(root)}"
+def fits(root: Path) -> bool:
+    """Whether this layout lies here."""
+    return _label_folder(root) is not None and (root / "testing").is_dir()
 
 
 def read(root: Path, options: Options) -> Reading:
@@ -47,16 +44,16 @@ def read(root: Path, options: Options) -> Reading:
         )
     every = clips["train"] + clips["test"]
     scenes = all(re.match(r"\d+_", clip.name) for clip in every)
-    reading = Reading([], [])
+    reading = Reading()
     for split in ("train", "test"):
         for clip in clips[split]:
             category = clip.name.split("_")[0] if scenes else options.name
             if not options.wants(category):
                 continue
             frames = sorted(images_in(clip), key=_frame_number)
-            values = (
-                _frame_labels(labels, clip, len(frames)) if split == "test" else [0] * len(frames)
-            )
+            values = [0] * len(frames)
+            if split == "test":
+                values = _frame_labels(labels, clip, len(frames))
             for frame, label in list(zip(frames, values, strict=True))[:: options.frame_step]:
                 kind = "anomaly" if label else "good"
                 reading.samples.append(Sample(frame, label, None, kind, category, split))

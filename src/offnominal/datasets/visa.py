@@ -19,8 +19,6 @@ from offnominal.datasets.reading import (
     Options,
     Reading,
     counted,
-    divide,
-    division_note,
     images_in,
     subfolders,
     such_as,
@@ -28,15 +26,14 @@ from offnominal.datasets.reading import (
 from offnominal.datasets.sample import Sample
 from offnominal.errors import DatasetError
 
-__all__ = ["read", "recognise"]
+__all__ = ["fits", "read"]
 
 Table = dict[tuple[str, ...], str]
 
 
-def recognise(root: Path) -> str | None:
-    """What of this layout lies here, in words, or None."""
-    homes = _homes(root)
-    return f"{counted(homes, 'folder')} with Data/Images/Normal" if homes else None
+def fits(root: Path) -> bool:
+    """Whether this layout lies here."""
+    return bool(_homes(root))
 
 
 def read(root: Path, options: Options) -> Reading:
@@ -50,64 +47,40 @@ def read(root: Path, options: Options) -> Reading:
     DatasetError
         If a table lacks a column, or names an image that is not there.
     """
-    reading = Reading([], [])
-    homes = _homes(root)
+    reading, homes = Reading(), _homes(root)
     if not homes:
         raise DatasetError(f"{root}: no object in VisA layout; each needs Data/Images/Normal")
     for home in homes:
-        category = home.name
-        if not options.wants(category):
-            continue
-        split_file = home.parent / "split_csv" / "1cls.csv"
-        images = [
-            image
-            for kind in ("Normal", "Anomaly")
-            for image in images_in(home / "Data/Images" / kind)
-        ]
-        splits = _table(split_file, "split", category, images)
-        kinds = _table(home / "image_anno.csv", "label", category, images)
-        _read_object(home, category, images, splits, kinds, options, reading)
+        if options.wants(home.name):
+            _read_object(home, home.name, reading)
+    why = " (no split_csv/1cls.csv)"
+    reading.divide(lambda sample: sample.image.name, options.train_share, why)
     return reading
 
 
 def _homes(root: Path) -> list[Path]:
-    if (root / "Data/Images/Normal").is_dir():
-        return [root]
-    return [folder for folder in subfolders(root) if (folder / "Data/Images/Normal").is_dir()]
+    homes = [f for f in (root, *subfolders(root)) if (f / "Data/Images/Normal").is_dir()]
+    return homes[:1] if root in homes else homes
 
 
-def _read_object(
-    home: Path,
-    category: str,
-    images: list[Path],
-    splits: Table | None,
-    kinds: Table | None,
-    options: Options,
-    reading: Reading,
-) -> None:
+def _read_object(home: Path, category: str, reading: Reading) -> None:
     masks = MaskFolder(home / "Data/Masks/Anomaly")
-    good = [image for image in images if image.parent.name == "Normal"]
-    learns: dict[Path, bool] = {}
-    if splits is None:
-        sides = divide(good, lambda image: image.name, options.train_share)
-        learns = dict(zip(good, sides, strict=True))
-        train, share = sum(sides), options.train_share
-        reading.notes.append(
-            division_note(f"{category} (no split_csv/1cls.csv)", train, len(good) - train, share)
-        )
+    normal, anomalous = (images_in(home / "Data/Images" / kind) for kind in ("Normal", "Anomaly"))
+    images = [*normal, *anomalous]
+    splits = _table(home.parent / "split_csv" / "1cls.csv", "split", category, images)
+    kinds = _table(home / "image_anno.csv", "label", category, images) or {}
     unlisted = []
     for image in images:
-        defective = image.parent.name == "Anomaly"
-        if splits is None:
-            split = "train" if learns.get(image) else "test"
-        elif (listed := splits.get(_key(image))) is None:
-            unlisted.append(image)
-            continue
-        else:
-            split = listed
-        mask = masks.find(Path(image.name)) if defective else None
-        kind = ((kinds or {}).get(_key(image)) or "anomaly") if defective else "good"
-        reading.samples.append(Sample(image, int(defective), mask, kind, category, split, 1))
+        label = int(image.parent.name == "Anomaly")
+        split = "test" if label else ""
+        if splits is not None:
+            if _key(image) not in splits:
+                unlisted.append(image)
+                continue
+            split = splits[_key(image)]
+        mask = masks.find(Path(image.name)) if label else None
+        kind = (kinds.get(_key(image)) or "anomaly") if label else "good"
+        reading.samples.append(Sample(image, label, mask, kind, category, split, 1))
     if unlisted:
         reading.notes.append(
             f"{category}: {counted(unlisted, 'image')} not in 1cls.csv, {such_as(unlisted)}: "

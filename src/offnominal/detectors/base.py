@@ -1,181 +1,152 @@
-"""What every detector shares: images in, calibration, predictions out."""
+"""What every detector shares: images in, leave-one-out, calibration, predictions out."""
 
-import inspect
+import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Self, get_args
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from offnominal.backbones import DEFAULT, backbone_name, load_backbone
-from offnominal.backbones.base import Backbone, Levels, Resize
+from offnominal import modelfile
 from offnominal.calibration import Threshold, check_rate, p_value
-from offnominal.detectors import thresholds
-from offnominal.detectors.common import Precision, check_choice, choose_device
-from offnominal.detectors.growing import Growing
-from offnominal.detectors.prediction import Prediction
-from offnominal.detectors.thresholds import Calibration, Scored, Size
-from offnominal.detectors.views import Views, tiled_views, whole_view
-from offnominal.errors import ImageError, NotFittedError, OptionError
-from offnominal.images import (
-    ImageSource,
-    content_digest,
-    describe,
-    parse_sixteen_bit,
-    read_image,
+from offnominal.detectors.learned_state import learned_tensors, learned_values, restore_learned
+from offnominal.detectors.options import (
+    LeaveOneOut,
+    OnError,
+    Progress,
+    check_range,
+    option_defaults,
 )
-from offnominal.prefetch import prefetch
-from offnominal.scoring import aggregate, anomaly_map
+from offnominal.detectors.references import References, Sample, Version
+from offnominal.errors import ModelFileError, NotFittedError, OptionError
+from offnominal.good_scores import Calibration, CalibrationScores, GoodScores
+from offnominal.images import ImageSource, content_digest, describe, parse_sixteen_bit, read_image
+from offnominal.memory import MemoryBank
+from offnominal.prediction import Prediction
+from offnominal.prefetch import read_ahead
+from offnominal.scoring import (
+    Scores,
+    Size,
+    anomaly_map,
+    check_aggregate,
+    image_score,
+    size_of,
+)
 
-__all__ = ["Detector", "Numbered", "OnError", "Progress", "Scored", "Size"]
+__all__ = ["Detector"]
 
-OnError = Callable[[ImageError], None]
-Progress = Callable[[str, int], None]
-Numbered = Iterator[tuple[int, np.ndarray]]
-
-_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+_SOME = "give at least one image of a good part"
+_NONE = "give none, and good images to calibrate for a threshold"
 
 
-class Detector(Growing, ABC):
+class Detector(nn.Module, ABC):
     """Base of every method.
+
+    A method writes :meth:`learn`, :meth:`score` and :meth:`score_reference`, or, over a backbone,
+    the few that :class:`~offnominal.detectors.features.FeatureDetector` asks for. What it learned
+    is kept in attributes whose names end in ``_`` (tensors and plain values) and in submodules'
+    buffers; all of it is saved and restored by that rule.
 
     Parameters
     ----------
-    backbone : str or None
-        Short name or timm name; None: what the weights file says of itself, otherwise the method's
-        ``default_backbone``, which is DINOv2 S unless its page says otherwise.
-    weights : str or None
-        Local weights file; None: from the hub's cache, or fetched from the hub.
-    layers : sequence of int or None
-        Feature levels of the backbone; None: its default.
-    resolution : int or None
-        Length of the image's smaller side in pixels (of both with ``resize="square"``); None: the
-        backbone's default, which is 448 for DINOv2.
-    resize : {"short", "square"} or None
-        ``short`` keeps the aspect ratio and crops at the right and the bottom to whole patches.
-    tile : int or None
-        Side of overlapping tiles at full resolution, in pixels, for very large images.
+    aggregate : str
+        Image score from patch scores: ``top1`` (mean of the top 1 %), ``max``, ``map-max``,
+        ``map-top1``, ``mean``, ``quantile99``, or the name of the method's own image score.
     sixteen_bit : str
         ``range`` or two percentiles such as ``0.5,99.5``; how 16-bit images become 8-bit ones.
     smoothing : float
         Standard deviation of the map's Gaussian, in pixels of the image.
     false_reject : float
         Rate of good parts that may be rejected, on (0, 1).
-    precision : {"fp32", "bf16", "fp16"}
-        Of the backbone.
-    device : str
-        ``auto``, ``cpu``, ``cuda``, ``cuda:1``. It is not stored in the saved detector.
     """
 
     method: ClassVar[str]
-    default_backbone: ClassVar[str] = DEFAULT
-    # How the names of the backbones that it can use begin; None: it has no network.
-    backbone_family: ClassVar[str | None] = ""
     # Whether `fit` must be given images; zero-shot methods are ready after a fit without any.
     needs_references: ClassVar[bool] = True
+    # Whether `fit` may be given images.
+    accepts_references: ClassVar[bool] = True
+    # The value of `aggregate` that stands for the image's own score, where the method gives one.
+    own_score: ClassVar[str | None] = None
     # Options beside the weights that name a file which `fit` reads.
     file_options: ClassVar[tuple[str, ...]] = ()
-    aggregate: str = "top1"
-
-    good_scores_: Tensor
-    good_peaks_: Tensor
-    good_patches_: Tensor
+    # At most so many references are scored to set the thresholds; 0: all.
+    calibrate_on: int = 0
+    seed: int = 0
 
     def __init__(
         self,
-        backbone: str | None = None,
-        weights: str | None = None,
-        layers: Sequence[int] | None = None,
-        resolution: int | None = None,
-        resize: Resize | None = None,
-        tile: int | None = None,
+        aggregate: str = "top1",
         sixteen_bit: str = "range",
         smoothing: float = 4.0,
         false_reject: float = 0.01,
-        precision: Precision = "fp32",
-        device: str = "auto",
     ) -> None:
         super().__init__()
-        check_rate(false_reject)
+        check_aggregate(aggregate, self.own_score)
         parse_sixteen_bit(sixteen_bit)
-        check_choice("precision", precision, get_args(Precision))
-        if resize is not None:
-            check_choice("resize", resize, get_args(Resize))
-        if smoothing < 0:
-            raise OptionError(f"smoothing {smoothing}: give a standard deviation of 0 or more")
-        self.backbone = backbone
-        self.weights = str(weights) if weights is not None else None
-        self.layers = tuple(layers) if layers is not None else None
-        self.resolution = resolution
-        self.resize = resize
-        self.tile = tile
+        check_range("smoothing", smoothing, least=0)
+        check_rate(false_reject)
+        self.aggregate = aggregate
         self.sixteen_bit = sixteen_bit
         self.smoothing = smoothing
         self.false_reject = false_reject
-        self.precision = precision
-        self.device = device
-        self.network: Backbone | None = None
-        self._device = torch.device("cpu")
-        self.references_: list[dict[str, Any]] = []
-        self.fitted_ = False
-        self.copies_ = 0
-        self.calibration_: Calibration = "none"
-        # What the thresholds were set from: scores, peaks of the maps, and the patch scores that
-        # both were made of, with what belongs to them in `good_`.
-        self.good_: list[dict[str, Any]] = []
-        self.register_buffer("good_scores_", torch.empty(0, dtype=torch.float64))
-        self.register_buffer("good_peaks_", torch.empty(0, dtype=torch.float64))
-        self.register_buffer("good_patches_", torch.empty(0))
+        self.copies = 0
+        # How many images a fit was given, where that is known.
+        self.expected: int | None = None
+        self._forget_references()
 
-    # -- what a method fills in ---------------------------------------------------------------
+    def _forget_references(self) -> None:
+        self.fitted = False
+        self.references = References()
+        self.good = GoodScores()
+
+    # -- what a method writes -----------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Empty what was learned, or make room for it: before a fit, and in a constructor's end."""
 
     @abstractmethod
-    def _fit(self, images: Iterator[tuple[int, np.ndarray]], progress: Progress | None) -> None:
-        """Learn from numbered uint8 images."""
+    def learn(self, number: int, image: np.ndarray) -> Any:
+        """Take in one good image, uint8 (H, W, 3).
+
+        What is returned is handed to :meth:`score_reference` while the fit lasts.
+        """
+
+    def finish(self, progress: Progress | None) -> None:
+        """All images were taken in."""
+
+    def scored_all(self, scored: Mapping[int, Scores]) -> Mapping[int, Scores]:
+        """Scores of the references that thresholds are set from, once all are known."""
+        return scored
+
+    def release(self) -> None:
+        """The fit is over: let go of what only it needed."""
 
     @abstractmethod
-    def _patch_scores(self, pixels: Tensor) -> Tensor:
-        """Patch scores (B, gh, gw) of a batch (B, 3, h, w)."""
+    def score(self, image: np.ndarray) -> Scores:
+        """What the score and the map of an image, uint8 (H, W, 3), are made of."""
 
-    def _passing(self, images: Numbered) -> Numbered:
-        """The numbered images of a fit on their way, for those who want to keep some of them."""
-        return images
+    @abstractmethod
+    def score_reference(self, number: int, kept: Any) -> Scores:
+        """Score a reference as if it had never been learned."""
+
+    @property
+    def leave_one_out(self) -> LeaveOneOut:
+        """Whether :meth:`score_reference` keeps its word; ``none``: there is no such thing."""
+        return "exact"
 
     # -- the estimator's contract -------------------------------------------------------------
 
     @classmethod
     def option_defaults(cls) -> dict[str, Any]:
         """The constructor's arguments, all of them plain values, and their defaults."""
-        # A subclass names its own arguments and passes the rest on to its base.
-        bases = [base for base in cls.__mro__ if issubclass(base, Detector)]
-        named = [p for base in bases for p in inspect.signature(base.__init__).parameters.values()]
-        own = [p for p in named if p.name != "self" and p.kind is not p.VAR_KEYWORD]
-        return {p.name: p.default for p in reversed(own)}
-
-    @classmethod
-    def option_names(cls) -> tuple[str, ...]:
-        """Names of the constructor's arguments."""
-        return tuple(reversed(cls.option_defaults()))
+        return option_defaults(cls)
 
     def options(self) -> dict[str, Any]:
         """The constructor's arguments and their values; the device is left out."""
-        return {name: getattr(self, name) for name in self.option_names() if name != "device"}
-
-    def extra_state(self) -> dict[str, Any]:
-        """Learned state that is not a tensor, as plain values for the saved file."""
-        names = ("references_", "calibration_", "good_")
-        return {name: getattr(self, name) for name in names}
-
-    def prepare_state(self) -> None:
-        """Make room for learned state before it is loaded; the network is there already."""
-
-    @property
-    def is_fitted(self) -> bool:
-        """Whether :meth:`fit` has run or a fitted detector was loaded."""
-        return self.fitted_
+        return {name: getattr(self, name) for name in self.option_defaults() if name != "device"}
 
     def fit(
         self,
@@ -183,66 +154,58 @@ class Detector(Growing, ABC):
         on_error: OnError | None = None,
         progress: Progress | None = None,
     ) -> Self:
-        """Learn from images of good parts.
+        """Learn from images of good parts, and set the thresholds from each without itself.
 
         Parameters
         ----------
         images : iterable of paths, uint8 or uint16 arrays, or PIL images
-            None at all for zero-shot methods. Exact copies of an image count once (``copies_`` says
-            how many were left out): a copy among the references would score nothing against its
-            twin and spoil the threshold.
+            None at all for zero-shot methods. Exact copies count once (``copies`` says how many
+            were left out): a copy would score nothing against its twin and spoil the threshold.
         on_error : callable or None
             Called with each :class:`ImageError`, and the image is left out; None: it is raised.
         progress : callable or None
             Called with the stage and the number of images that it has done.
 
-        Raises
-        ------
-        OptionError
-            If there is no image to learn from, and the method needs some.
+        An :class:`OptionError` is raised where there is no image, and the method needs some.
         """
-        self.references_ = []
-        self.fitted_ = False
-        self.copies_ = 0
-        self._set_good([], "none")
-
-        references: dict[str, dict[str, Any]] = {}
-
-        def good() -> Iterator[tuple[int, np.ndarray]]:
-            for source, image in self._read(images, on_error):
-                digest = content_digest(image)
-                if digest in references:
-                    self.copies_ += 1
-                    continue
-                number = len(references)
-                references[digest] = {
-                    "file": describe(source),
-                    "digest": digest,
-                    "owner": number,
-                    "size": list(image.shape[:2]),
-                }
-                yield number, image
-
-        with torch.inference_mode():
-            self._fit(self._passing(good()), progress)
-        if not references and self.needs_references:
-            raise OptionError("no image to learn from: give at least one image of a good part")
+        self._forget_references()
+        self.copies = 0
+        self.expected = len(images) if isinstance(images, Sequence) else None
+        copies: list[str] = []
+        kept = Sample(self.calibrate_on, self.seed)
+        scored: dict[int, Scores] = {}
+        try:
+            with torch.inference_mode():
+                self.begin()
+                good = self.references.take_in(self.read(images, on_error), copies)
+                for number, image in good:
+                    if not self.accepts_references:
+                        raise OptionError(f"{self.method} learns from no image: {_NONE}")
+                    kept.offer(number, self.learn(number, image))
+                    if progress:
+                        progress("features", number + 1)
+                if not self.references and self.needs_references:
+                    raise OptionError(f"no image to learn from: {_SOME}")
+                self.finish(progress)
+                if self.leave_one_out != "none" and len(self.references) > 1:
+                    for number in sorted(kept):
+                        scored[number] = self.score_reference(number, kept.pop(number))
+                        if progress:
+                            progress("threshold", len(scored))
+            self.copies = len(copies)
+            self.set_references(self.scored_all(scored))
+        finally:
+            self.release()
+        self.references.note("fit", range(len(self.references)), self.bank_rows)
         # Only now: a fit that was broken off must not pass for a whole one.
-        self.references_ = list(references.values())
-        self.fitted_ = True
+        self.fitted = True
         return self
 
     def predict(self, images: Iterable[ImageSource] | ImageSource) -> list[Prediction]:
         """Predictions for some images, in their order; the first bad image raises.
 
-        Parameters
-        ----------
-        images : one image, or an iterable of paths, uint8 or uint16 arrays, or PIL images
-
-        Raises
-        ------
-        ImageError
-            Naming the image; :meth:`stream` can go on instead.
+        ``images`` is one image, or an iterable of paths, uint8 or uint16 arrays, or PIL images.
+        An :class:`ImageError` names the image; :meth:`stream` can go on instead.
         """
         if isinstance(images, str | Path | np.ndarray) or hasattr(images, "getexif"):
             images = [images]  # type: ignore[list-item]  # one image stands for a list of one
@@ -256,40 +219,15 @@ class Detector(Growing, ABC):
     ) -> Iterator[Prediction]:
         """Predictions as they come, in order and in constant memory, reading ahead.
 
-        Parameters
-        ----------
-        images : iterable of paths, uint8 or uint16 arrays, or PIL images
-        on_error : callable or None
-            Called with each :class:`ImageError`, and the image is left out; None: it is raised.
-        progress : callable or None
-            Called with the stage and the number of images that it has done.
+        Parameters as :meth:`fit` has them.
         """
-        self._check_fitted()
-        self.load_network()
-        for done, (source, image) in enumerate(self._read(images, on_error), start=1):
-            prediction = self._predict_image(describe(source), image)
+        self.check_fitted()
+        for done, (source, image) in enumerate(self.read(images, on_error), start=1):
+            with torch.inference_mode():
+                found = self.prediction(describe(source), image, self.score(image))
             if progress:
                 progress("predict", done)
-            yield prediction
-
-    def forward(self, pixels: Tensor, size: tuple[int, int] | None = None) -> tuple[Tensor, Tensor]:
-        """Image scores and patch scores of a batch of prepared pixels.
-
-        Parameters
-        ----------
-        pixels : Tensor of shape (B, 3, h, w), float32
-        size : (H, W) or None
-            The images' own size, which ``aggregate="map-max"`` depends on; None: (h, w).
-
-        Returns
-        -------
-        scores : Tensor of shape (B,)
-        patch_scores : Tensor of shape (B, gh, gw)
-        """
-        patch_scores = self._patch_scores(pixels)
-        height, width = pixels.shape[-2:]
-        scores = [self._image_score(p, size or (height, width)) for p in patch_scores]
-        return torch.stack(scores), patch_scores
+            yield found
 
     def calibrate(
         self,
@@ -301,191 +239,174 @@ class Detector(Growing, ABC):
         """Set the thresholds from good images that the detector has not learned from.
 
         They replace the scores of the references, which are a little too high: each reference was
-        scored against a bank without itself. Images that are references are left out, since they
-        would score next to nothing, and so are copies of images given before.
-
-        Returns
-        -------
-        int
-            How many images were left out because the detector knows them already.
+        scored without itself. References among them are left out, since they would score next to
+        nothing, and so are copies; how many is returned. They stay in force while references are
+        added, and are put aside while some that they were scored by are forgotten.
         """
-        return thresholds.calibrate(self, images, false_reject, on_error, progress)
+        if false_reject is not None:
+            check_rate(false_reject)
+        known = {one.digest for one in self.references if one.active}
+        scored: list[tuple[Scores, Size]] = []
+        skipped = 0
+        for prediction in self.stream(images, on_error, progress):
+            digest = content_digest(prediction.image)
+            if digest in known:
+                skipped += 1
+                continue
+            known.add(digest)
+            scored.append((prediction.scores, size_of(prediction.image)))
+        if not scored:
+            raise OptionError(
+                "no image to calibrate with: give good images that the detector has not learned "
+                f"from ({skipped} of those given are among its references)"
+            )
+        if false_reject is not None:
+            self.false_reject = false_reject
+        measured = CalibrationScores.measured("held-out", scored, self.judged)
+        self.good.calibrate(measured, self.references.active)
+        return skipped
 
     def rescored(self, **changes: Any) -> Self:
-        """A detector that has learned the same and scores it another way, sharing its bank.
+        """A detector that has learned the same and scores it another way; thresholds are set anew.
 
-        Parameters
-        ----------
-        **changes
-            ``aggregate``, ``smoothing`` or ``false_reject``; thresholds are set anew.
-
-        Raises
-        ------
-        OptionError
-            If another option is named, or the detector was loaded from a file of an earlier
-            version, which kept no patch scores.
+        ``changes`` are of ``aggregate``, ``smoothing`` and ``false_reject``; any other raises an
+        :class:`OptionError`. What was learned is shared, and stays as it is if the other grows.
         """
-        return thresholds.rescored(self, changes)
+        for name in changes:
+            if name not in ("aggregate", "smoothing", "false_reject"):
+                raise OptionError(f"{name}: takes another fit; only the scoring can be changed")
+        other = self.twin(changes)
+        header = json.loads(json.dumps(self.header()))  # nothing that changes is shared
+        other.restore(header, self.tensors())
+        other.good.remeasure(other.judged, other.references.active)
+        return other
+
+    def twin(self, changes: Mapping[str, Any]) -> Self:
+        """Another with the same options, but for some, that has learned nothing yet."""
+        return type(self)(**(self.options() | dict(changes)))
 
     def rescore(self, prediction: Prediction) -> Prediction:
         """A prediction of the same fit, with this detector's scoring and thresholds."""
-        return self._prediction(prediction.source, prediction.image, self._scored(prediction))
+        return self.prediction(prediction.source, prediction.image, prediction.scores)
 
-    def _scored(self, prediction: Prediction) -> Scored:
-        return thresholds.scored_again(self, prediction)
+    @property
+    def calibration(self) -> CalibrationScores:
+        """Scores of good images that the thresholds follow from."""
+        return self.good.in_force
 
     @property
     def threshold(self) -> Threshold | None:
         """Threshold of the image score; None where too few good images are known."""
-        return self._choose_threshold(self.good_scores_)
+        return self._threshold("images")
 
     @property
     def pixel_threshold(self) -> Threshold | None:
         """Threshold of the map: that many good images have no pixel above it."""
-        return self._choose_threshold(self.good_peaks_)
+        return self._threshold("peaks")
+
+    def _threshold(self, of: Literal["images", "peaks"]) -> Threshold | None:
+        return self.calibration.threshold(of, self.false_reject, self.leave_one_out == "exact")
 
     @property
-    def promises(self) -> bool:
-        """Whether references are scored just as if the detector had been fitted without them."""
-        return True
+    def calibration_note(self) -> str | None:
+        """What should be known of held-out scores that other references measured."""
+        return self.good.note(self.references.active)
 
-    def _choose_threshold(self, scores: Tensor) -> Threshold | None:
-        return thresholds.choose(self, scores)
+    def history(self) -> list[Version]:
+        """The steps by which the detector came to know what it knows, the first one first."""
+        return self.references.history()
+
+    @property
+    def bank_rows(self) -> int:
+        """Patches in all memory banks; 0 where a method has none."""
+        return sum(bank.left() for bank in self.modules() if isinstance(bank, MemoryBank))
+
+    # -- files --------------------------------------------------------------------------------
 
     def save(self, path: str | Path) -> None:
-        """Write one safetensors file, atomically; see :mod:`offnominal.detectors.saving`."""
-        from offnominal.detectors.saving import save
+        """Write one safetensors file, atomically; :func:`offnominal.load` opens it."""
+        self.check_fitted()
+        arrays = {name: tensor.cpu().numpy() for name, tensor in self.tensors().items()}
+        modelfile.write(Path(path), self.header(), arrays)
 
-        self._check_fitted()
-        save(self, Path(path))
+    def header(self) -> dict[str, Any]:
+        """All that is not a tensor, as plain values."""
+        return {
+            "method": self.method,
+            "options": self.options(),
+            "references": self.references.plain(),
+            "learned": learned_values(self),
+            "calibration": self.good.facts(),
+        }
 
-    @classmethod
-    def load(cls, path: str | Path, weights: str | None = None, device: str = "auto") -> "Detector":
-        """Open a saved detector; see :func:`offnominal.detectors.saving.load`."""
-        from offnominal.detectors.saving import load
+    def tensors(self) -> dict[str, Tensor]:
+        """Learned tensors and calibration scores; the backbone's weights are not among them."""
+        good = {name: torch.from_numpy(array) for name, array in self.good.arrays().items()}
+        return learned_tensors(self) | good
 
-        return load(Path(path), weights, device)
+    def restore(self, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+        """Take over what :meth:`header` and :meth:`tensors` gave, or raise a ModelFileError."""
+        try:
+            self.references = References.from_plain(header["references"])
+            good = {n: t.numpy() for n, t in tensors.items() if n.startswith("calibration.")}
+            self.good.restore(good, header["calibration"])
+            rest = {name: tensor for name, tensor in tensors.items() if name not in good}
+            restore_learned(self, header["learned"], rest)
+        except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise ModelFileError(f"its contents do not fit its method ({error})") from error
+        self.fitted = True  # no other can be saved
+        self.good.choose(self.references.active)
 
-    # -- the path that an image takes ---------------------------------------------------------
+    # -- from scores to predictions and thresholds --------------------------------------------
 
-    def load_network(self) -> Backbone:
-        """Build the backbone on first use and move everything to the device."""
-        if self.network is None:
-            self.use_network(self.build_network(), shared=False)
-        assert self.network is not None
-        return self.network
+    def image_score(self, scores: Scores, size: Size) -> float:
+        """The image score, as ``aggregate`` has it."""
+        if self.aggregate == self.own_score and scores.image is not None:
+            return scores.image
+        return image_score(scores, size, self.aggregate, self.smoothing)
 
-    def build_network(self) -> Backbone:
-        """The backbone that the options name; a method without one gives a stand-in."""
-        name = backbone_name(self.backbone, self.weights, self.default_backbone)
-        return load_backbone(name, self.weights, self.layers)
+    def map(self, scores: Scores, size: Size) -> np.ndarray:
+        """Anomaly map, float32 (H, W)."""
+        return anomaly_map(scores.patches, size, self.smoothing, scores.window)
 
-    def choose_levels(self, network: Backbone) -> Backbone:
-        """The network at the levels that this method uses where ``layers`` names none."""
-        return network
-
-    def use_network(self, network: Backbone, shared: bool = True) -> None:
-        """Adopt a backbone; of one that nobody else uses, only the levels that are needed."""
-        self._device = choose_device(self.device)
-        self.network = self.choose_levels(network)
-        if not shared:
-            self.network.trim()
-        self.to(self._device)
-
-    def views(self, image: np.ndarray) -> Views:
-        """Size an image, uint8 (H, W, 3), for the backbone, or cut it into tiles."""
-        net = self.load_network()
-        if self.tile:
-            return tiled_views(image, net, self.tile)
-        resolution = self.resolution or self._default_resolution(net)
-        return whole_view(image, net, resolution, self.resize or net.resize)
-
-    def _default_resolution(self, net: Backbone) -> int:
-        return net.resolution
-
-    def features(self, pixels: Tensor) -> Tensor:
-        """Patch features (B, D, gh, gw) in float32 of pixels (B, 3, h, w) on any device."""
-        with self._autocast():
-            maps: Tensor = self.load_network()(pixels.to(self._device))
-        return maps.float()
-
-    def levels(self, pixels: Tensor, norm: bool = True) -> Levels:
-        """Feature levels and a vector for each image in float32, of pixels on any device."""
-        with self._autocast():
-            maps, summary = self.load_network().levels(pixels.to(self._device), norm)
-        return Levels([each.float() for each in maps], summary.float())
-
-    def _autocast(self) -> torch.autocast:
-        self.load_network()
-        dtype = _DTYPES.get(self.precision)
-        return torch.autocast(self._device.type, dtype=dtype, enabled=dtype is not None)
-
-    # -- from patch scores to a prediction ----------------------------------------------------
-
-    def _score_view(self, pixels: Tensor) -> tuple[Tensor, float | None]:
-        """Patch scores (gh, gw) of one view (3, h, w), and what its image score takes beside."""
-        return self._patch_scores(pixels[None])[0], None
-
-    def _image_score(
-        self,
-        patch_scores: Tensor,
-        size: Size,
-        cover: Size | None = None,
-        image_term: float | None = None,
-    ) -> Tensor:
-        if self.aggregate == "map-max":
-            return self._map(patch_scores, size, cover).max()
-        return aggregate(patch_scores, self.aggregate)
-
-    def _map(self, patch_scores: Tensor, size: Size, cover: Size | None) -> Tensor:
-        return anomaly_map(patch_scores, size, self.smoothing, cover)
-
-    @torch.inference_mode()
-    def _predict_image(self, source: str, image: np.ndarray) -> Prediction:
-        views = self.views(image)
-        found = [self._score_view(pixels) for pixels in views.pixels]
-        merged = views.merge([patch_scores for patch_scores, _ in found])
-        # Of several views the most anomalous one speaks for the image.
-        term = found[0][1]
-        if term is not None and len(found) > 1:
-            term = max(found, key=lambda view: float(view[0].max()))[1]
-        size = (image.shape[0], image.shape[1])
-        return self._prediction(source, image, Scored(merged, size, views.cover, term))
-
-    def _prediction(self, source: str, image: np.ndarray, scored: Scored) -> Prediction:
-        score = float(self._image_score(*scored))
-        heat = self._map(scored.patch_scores, scored.size, scored.cover)
+    def prediction(self, source: str, image: np.ndarray, scores: Scores) -> Prediction:
+        """What is said of an image with these scores."""
+        size = size_of(image)
+        score = self.image_score(scores, size)
         threshold, pixel_threshold = self.threshold, self.pixel_threshold
         return Prediction(
             source=source,
             score=score,
-            anomaly_map=heat.cpu().numpy(),
-            patch_scores=scored.patch_scores.cpu().numpy(),
+            anomaly_map=self.map(scores, size),
+            scores=scores,
             image=image,
             threshold=threshold.value if threshold else None,
             pixel_threshold=pixel_threshold.value if pixel_threshold else None,
-            p_value=p_value(score, self.good_scores_.cpu().numpy()),
-            image_term=scored.image_term,
+            p_value=p_value(score, self.calibration.images),
         )
 
-    def _read(
+    def judged(self, scores: Scores, size: Size) -> tuple[float, float]:
+        """Image score of an image, and the peak of its map."""
+        return self.image_score(scores, size), float(self.map(scores, size).max())
+
+    def set_references(self, scored: Mapping[int, Scores]) -> None:
+        """Set the thresholds from references that were scored without themselves."""
+        # Infinite where a bank holds nothing of others.
+        numbers = sorted(n for n, one in scored.items() if np.isfinite(one.patches).all())
+        pairs = [(scored[number], self.references[number].size) for number in numbers]
+        kind: Calibration = "leave-one-out" if numbers else "none"
+        self.good.references = CalibrationScores.measured(kind, pairs, self.judged, numbers)
+        self.good.choose(self.references.active)
+
+    # -- helpers of methods -------------------------------------------------------------------
+
+    def read(
         self, images: Iterable[ImageSource], on_error: OnError | None
     ) -> Iterator[tuple[ImageSource, np.ndarray]]:
-        def read(source: ImageSource) -> np.ndarray:
-            return read_image(source, self.sixteen_bit)
+        """Images as uint8 (H, W, 3) arrays, read ahead; bad ones are handed to ``on_error``."""
+        return read_ahead(images, lambda source: read_image(source, self.sixteen_bit), on_error)
 
-        for source, image, error in prefetch(images, read):
-            if error is None and image is not None:
-                yield source, image
-            elif error is not None:
-                if on_error is None:
-                    raise error
-                on_error(error)
-
-    def _set_good(self, scored: list[Scored], calibration: Calibration) -> None:
-        """Set the thresholds from the patch scores of good images."""
-        thresholds.set_good(self, scored, calibration)
-
-    def _check_fitted(self) -> None:
-        if not self.is_fitted:
+    def check_fitted(self) -> None:
+        """Raise a :class:`NotFittedError` unless something was learned."""
+        if not self.fitted:
             raise NotFittedError(f"this {type(self).__name__} has learned nothing yet: call fit")

@@ -8,72 +8,33 @@ so here each member is divided by what it gives good parts: the mean image score
 each scored without itself.
 """
 
-import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, Self, Unpack, cast
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
+import cv2
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from offnominal.backbones.base import Backbone
-from offnominal.calibration import p_value
-from offnominal.detectors import detector_class
-from offnominal.detectors.base import Detector, OnError, Progress, Scored
-from offnominal.detectors.common import CommonOptions, choose_device
-from offnominal.detectors.prediction import Prediction
-from offnominal.errors import BackboneError, OptionError
-from offnominal.images import ImageSource
+from offnominal.backbones.base import Resize
+from offnominal.detectors.base import Detector
+from offnominal.detectors.options import LeaveOneOut, Precision, Progress
+from offnominal.detectors.registry import detector_class
+from offnominal.errors import OptionError
+from offnominal.scoring import Scores, Size
 
-__all__ = ["PAPER_BACKBONES", "Ensemble", "EnsemblePrediction"]
+__all__ = ["PAPER_BACKBONES", "Ensemble"]
 
 PAPER_BACKBONES = "wide_resnet101_2,resnext101_32x8d,densenet201"
 _PAPER_SETTINGS: dict[str, Any] = {"coreset": 0.01, "dim": 384}
 
 
-@dataclass(frozen=True, eq=False)
-class EnsemblePrediction(Prediction):
-    """The average of the members' predictions, which it keeps.
-
-    Attributes
-    ----------
-    members : tuple of Prediction
-        Each in its own scale.
-    """
-
-    members: tuple[Prediction, ...] = field(default=(), repr=False)
-
-
-class _Joined(Scored):
-    """Patch scores, size and cover of an image, with the ensemble's score and peak."""
-
-    score: float
-    peak: float
-
-
-class _Backbones(Backbone):
-    """Stands for the members' backbones where a detector is asked for its own."""
-
-    def __init__(self, networks: Sequence[Backbone]) -> None:
-        super().__init__()
-        self.name = ",".join(network.name for network in networks)
-        digests = ",".join(network.digest for network in networks)
-        self.digest = hashlib.sha256(digests.encode()).hexdigest()
-        self.multiple = max(network.multiple for network in networks)
-        self.stride = min(network.stride for network in networks)
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        """Not there: each member has features of its own."""
-        raise BackboneError("an ensemble has no features of its own; ask its members")
-
-
 class Ensemble(Detector):
     """Several detectors of one method, each on a backbone of its own.
 
-    The image score is the mean over the members of their image scores, and the map the mean of
-    their maps, each divided by the member's scale; 1 is what the average good part scores.
+    The image score is the mean over the members of their image scores, and the patch scores, which
+    the map is made of, the mean of theirs on the finest grid; each divided by the member's scale,
+    so that 1 is what the average good part scores.
 
     Parameters
     ----------
@@ -82,20 +43,23 @@ class Ensemble(Detector):
     settings : mapping or None
         Options of that method, the same for all members, as ``{"coreset": 0.25}``. None: for
         PatchCore those of the paper's ensemble, 1 % of features of length 384.
-    **common
-        See :class:`~offnominal.detectors.base.Detector`; handed on to every member, but for
-        ``backbone`` and ``weights``, which list one for each member with commas between. Without
-        ``backbone``, those of the paper.
+    backbone : str or None
+        Names, one for each member, with commas between; None: those of the paper.
+    weights : str or None
+        Local weights files, as many, with commas between; None: from the hub.
+    layers, resolution, resize, tile, precision, device
+        Of every member; see :class:`~offnominal.detectors.features.FeatureDetector`.
+    aggregate : str
+        ``members``: the mean of the members' image scores. Otherwise a statistic of the averaged
+        patch scores.
+    **options
+        See :class:`~offnominal.detectors.base.Detector`.
 
     Notes
     -----
-    Every member reads the images for itself while fitting, so give paths, or a list of arrays.
-
-    **Threshold.** The members' scores of a reference, each without its own entries, are averaged
+    **Threshold.** A reference's patch scores by each member, without its own entries, are averaged
     as those of a new part are. The scales come from the same references, which moves each of them
-    by a share of 1 / n; otherwise what the members' method says of its threshold holds. The peak of
-    an averaged map is bounded by the average of the members' peaks, and the pixel threshold is set
-    from that bound: it can only be too high.
+    by a share of 1 / n; otherwise what the members' method says of its threshold holds.
 
     Raises
     ------
@@ -105,229 +69,159 @@ class Ensemble(Detector):
 
     method: ClassVar[str] = "ensemble"
     default_backbone: ClassVar[str] = PAPER_BACKBONES
-
-    scales_: Tensor
+    backbone_family: ClassVar[str | None] = ""
+    own_score: ClassVar[str | None] = "members"
 
     def __init__(
         self,
         of: str = "patchcore",
         settings: Mapping[str, Any] | None = None,
-        **common: Unpack[CommonOptions],
+        backbone: str | None = None,
+        weights: str | None = None,
+        layers: Sequence[int] | None = None,
+        resolution: int | None = None,
+        resize: Resize | None = None,
+        tile: int | None = None,
+        precision: Precision = "fp32",
+        device: str = "auto",
+        aggregate: str = "members",
+        **options: Any,
     ) -> None:
-        super().__init__(**common)
-        if self.backbone is None:
-            self.backbone = self.default_backbone
+        super().__init__(aggregate=aggregate, **options)
         self.of = of
         self.settings = dict(settings) if settings is not None else None
+        self.backbone = backbone or self.default_backbone
+        self.weights = weights
+        self.layers = tuple(layers) if layers is not None else None
+        self.resolution = resolution
+        self.resize = resize
+        self.tile = tile
+        self.precision = precision
+        self.device = device
         names = [name.strip() for name in self.backbone.split(",")]
-        weights = self.weights.split(",") if self.weights is not None else [None] * len(names)
-        if len(names) < 2 or len(weights) != len(names):
+        files = [None] * len(names) if weights is None else weights.split(",")
+        if len(names) < 2 or len(files) != len(names):
             raise OptionError(
-                f"--backbone {self.backbone}: {len(names)} for an ensemble with {len(weights)} "
+                f"--backbone {self.backbone}: {len(names)} for an ensemble with {len(files)} "
                 "weights files; list at least two with commas between, and as many weights, or none"
             )
+        kind = detector_class(of)
         chosen = self.settings
         if chosen is None:
             chosen = _PAPER_SETTINGS if of == "patchcore" else {}
-        shared = {key: value for key, value in common.items() if key not in ("backbone", "weights")}
-        members = []
-        for name, file in zip(names, weights, strict=True):
-            options = shared | dict(chosen) | {"backbone": name, "weights": file}
-            members.append(_build(of, options))
-        self.members = nn.ModuleList(members)
-        self.register_buffer("scales_", torch.ones(0, dtype=torch.float64))
-        # untyped in PyTorch
-        self.register_state_dict_post_hook(_without_networks)  # type: ignore[no-untyped-call]
+        for name in chosen:
+            if name not in kind.option_defaults():
+                raise OptionError(f"settings {name}: the method {of} has no such option")
+        own = ("layers", "resolution", "resize", "tile", "precision", "device", "sixteen_bit")
+        shared = {name: getattr(self, name) for name in (*own, "smoothing", "false_reject")}
+        # What is not said is each member's own choice.
+        given = {name: value for name, value in shared.items() if value is not None}
+        self.members = [
+            kind(**(given | dict(chosen) | {"backbone": name, "weights": file}))
+            for name, file in zip(names, files, strict=True)
+        ]
+        self.begin()
+
+    def begin(self) -> None:
+        """No member knows anything."""
+        self.scales_ = torch.ones(len(self.members), dtype=torch.float64)
+        self._alone: dict[int, list[Scores]] = {}
+        for member in self.members:
+            member.begin()
+            member.fitted, member.references = False, self.references
+            member.expected = self.expected
 
     @property
-    def _members(self) -> list[Detector]:
-        return [cast(Detector, member) for member in self.members]
+    def leave_one_out(self) -> LeaveOneOut:
+        """As its members have it."""
+        kinds = {member.leave_one_out for member in self.members}
+        return kinds.pop() if len(kinds) == 1 else "approximate"
 
     @property
-    def promises(self) -> bool:
-        """As its members do."""
-        return all(member.promises for member in self._members)
-
-    # -- learned state ------------------------------------------------------------------------
-
-    def extra_state(self) -> dict[str, Any]:
-        """Learned state that is not a tensor, the members' among it."""
-        return super().extra_state() | {
-            "members_state_": [member.extra_state() for member in self._members]
-        }
-
-    @property
-    def members_state_(self) -> list[dict[str, Any]]:
-        """Learned state of each member that is not a tensor."""
-        return [member.extra_state() for member in self._members]
-
-    @members_state_.setter
-    def members_state_(self, states: list[dict[str, Any]]) -> None:
-        for member, state in zip(self._members, states, strict=True):
-            for name, value in state.items():
-                setattr(member, name, value)
-
-    def prepare_state(self) -> None:
-        """Make room in every member."""
-        self.load_network()
-        for member in self._members:
-            member.prepare_state()
-
-    def load_network(self) -> Backbone:
-        """Build the members' backbones on first use; what is returned stands for all of them."""
-        if self.network is None:
-            networks = [member.load_network() for member in self._members]
-            self._device = choose_device(self.device)
-            self.network = _Backbones(networks)
-            self.to(self._device)
-        return self.network
-
-    def use_network(self, network: Backbone, shared: bool = True) -> None:
-        """Refused: an ensemble builds the backbones of its members."""
-        raise OptionError("an ensemble takes no backbone from outside; name those of its members")
+    def bank_rows(self) -> int:
+        """Patches in the members' banks."""
+        return sum(member.bank_rows for member in self.members)
 
     # -- learning -----------------------------------------------------------------------------
 
-    def fit(
-        self,
-        images: Iterable[ImageSource] = (),
-        on_error: OnError | None = None,
-        progress: Progress | None = None,
-    ) -> Self:
-        """Learn from images of good parts; see :class:`Detector`."""
-        sources = list(images)
-        self.load_network()
-        for number, member in enumerate(self._members):
-            # What one member could not read the next cannot read either: it is told once.
-            member.fit(sources, on_error if number == 0 else _again(on_error), progress)
-        first = self._members[0]
-        self.copies_ = first.copies_
-        self._set_scales()
-        self.references_ = first.references_
-        self.fitted_ = True
-        return self
+    def learn(self, number: int, image: np.ndarray) -> list[Any]:
+        """Let every member take in an image."""
+        return [member.learn(number, image) for member in self.members]
 
-    def _fit(self, images: Iterator[tuple[int, np.ndarray]], progress: Progress | None) -> None:
-        raise NotImplementedError  # `fit` above lets the members read the images
-
-    def _set_scales(self) -> None:
-        """Scale each member by its references, and set the thresholds from all of them."""
-        scores = torch.stack([member.good_scores_.cpu() for member in self._members])
-        peaks = torch.stack([member.good_peaks_.cpu() for member in self._members])
-        if scores.shape[1] < 2:
+    def finish(self, progress: Progress | None) -> None:
+        """All members have seen all images."""
+        if len(self.references) < 2:
             raise OptionError("an ensemble is scaled by its references: give 2 or more good images")
-        self.scales_ = scores.mean(1).clamp_min(torch.finfo(torch.float64).tiny).to(self._device)
-        divisor = self.scales_.cpu()[:, None]
-        self.good_scores_ = (scores / divisor).mean(0)
-        self.good_peaks_ = (peaks / divisor).mean(0)
-        self.calibration_ = self._members[0].calibration_
+        for member in self.members:
+            member.finish(progress)
 
-    def rescored(self, **changes: Any) -> Self:
-        """The same members, scoring another way; see :class:`Detector`."""
-        if self.calibration_ == "held-out":
-            raise OptionError("an ensemble cannot be scored anew after calibrate: fit it here")
-        settings = {name: changes.pop(name) for name in ("aggregate",) if name in changes}
-        members = [member.rescored(**changes, **settings) for member in self._members]
-        other = type(self)(**(self.options() | changes), device=self.device)
-        other.__dict__ = self.__dict__ | {name: getattr(other, name) for name in changes}
-        if settings:
-            base = _PAPER_SETTINGS if self.settings is None and self.of == "patchcore" else {}
-            other.settings = dict(self.settings or base) | settings
-        other._modules = self._modules | {"members": nn.ModuleList(members)}
-        other._buffers = dict(self._buffers)
-        other._set_scales()
-        return other
+    def release(self) -> None:
+        """The fit is over."""
+        self._alone = {}
+        for member in self.members:
+            member.release()
+
+    def score_reference(self, number: int, kept: list[Any]) -> Scores:
+        """Let every member score a reference without itself; the scales are not known yet."""
+        found = zip(self.members, kept, strict=True)
+        self._alone[number] = [member.score_reference(number, one) for member, one in found]
+        return self._alone[number][0]
+
+    def scored_all(self, scored: Mapping[int, Scores]) -> Mapping[int, Scores]:
+        """Scale each member by its references, and average."""
+        sizes = {number: self.references[number].size for number in scored}
+        images = [
+            [member.image_score(self._alone[number][place], sizes[number]) for number in scored]
+            for place, member in enumerate(self.members)
+        ]
+        means = torch.tensor(images, dtype=torch.float64).mean(1)
+        self.scales_ = means.clamp_min(torch.finfo(torch.float64).tiny)
+        for member in self.members:
+            member.fitted = True
+        return {number: self._mean(self._alone[number], sizes[number]) for number in scored}
 
     # -- predicting ---------------------------------------------------------------------------
 
-    def _patch_scores(self, pixels: Tensor) -> Tensor:
-        return self.forward(pixels)[1]
+    def score(self, image: np.ndarray) -> Scores:
+        """Mean of what the members say."""
+        size = (image.shape[0], image.shape[1])
+        return self._mean([member.score(image) for member in self.members], size)
 
-    def forward(self, pixels: Tensor, size: tuple[int, int] | None = None) -> tuple[Tensor, Tensor]:
-        """Image scores and patch scores of a batch; see :class:`Detector`.
-
-        All members are given the same pixels, so it serves members that size and normalise images
-        alike, as ImageNet's residual networks do.
-        """
-        found = [member(pixels, size) for member in self._members]
-        scales = self.scales_.float()
-        scores = torch.stack([s / k for (s, _), k in zip(found, scales, strict=True)]).mean(0)
-        grids = [grid / k for (_, grid), k in zip(found, scales, strict=True)]
-        return scores, _mean_grid(grids)
-
-    @torch.inference_mode()
-    def _predict_image(self, source: str, image: np.ndarray) -> Prediction:
-        return self._averaged([m._predict_image(source, image) for m in self._members])
-
-    def _averaged(self, found: list[Prediction]) -> Prediction:
+    def _mean(self, found: Sequence[Scores], size: Size) -> Scores:
         scales = self.scales_.tolist()
-        pairs = list(zip(found, scales, strict=True))
-        score = sum(one.score / scale for one, scale in pairs) / len(pairs)
-        heat = sum((one.anomaly_map / np.float32(scale) for one, scale in pairs), np.float32(0))
-        grids = [torch.from_numpy(one.patch_scores / np.float32(scale)) for one, scale in pairs]
-        threshold, pixel_threshold = self.threshold, self.pixel_threshold
-        return EnsemblePrediction(
-            source=found[0].source,
-            score=score,
-            anomaly_map=np.asarray(heat / np.float32(len(pairs)), dtype=np.float32),
-            patch_scores=_mean_grid([grid[None] for grid in grids])[0].numpy(),
-            image=found[0].image,
-            threshold=threshold.value if threshold else None,
-            pixel_threshold=pixel_threshold.value if pixel_threshold else None,
-            p_value=p_value(score, self.good_scores_.cpu().numpy()),
-            members=tuple(found),
-        )
+        images = [
+            member.image_score(one, size) / scale
+            for member, one, scale in zip(self.members, found, scales, strict=True)
+        ]
+        finest = max(found, key=lambda one: one.patches.size)
+        height, width = finest.patches.shape
+        grids = [
+            cv2.resize(one.patches, (width, height), interpolation=cv2.INTER_LINEAR)
+            if one.patches.shape != finest.patches.shape
+            else one.patches
+            for one in found
+        ]
+        mean = np.mean([g / np.float32(k) for g, k in zip(grids, scales, strict=True)], axis=0)
+        return finest._replace(patches=mean, image=float(np.mean(images)), weight=1.0)
 
-    def rescore(self, prediction: Prediction) -> Prediction:
-        """A prediction of the same fit, with this ensemble's scoring and thresholds."""
-        assert isinstance(prediction, EnsemblePrediction)
-        pairs = zip(self._members, prediction.members, strict=True)
-        return self._averaged([member.rescore(one) for member, one in pairs])
+    # -- files --------------------------------------------------------------------------------
 
-    def _scored(self, prediction: Prediction) -> Scored:
-        size = (prediction.image.shape[0], prediction.image.shape[1])
-        joined = _Joined(torch.from_numpy(prediction.patch_scores), size, None)
-        joined.score, joined.peak = prediction.score, float(prediction.anomaly_map.max())
-        return joined
+    def header(self) -> dict[str, Any]:
+        """All that is not a tensor, the members' with it."""
+        return super().header() | {"members": [member.header() for member in self.members]}
 
-    def _set_good(
-        self, scored: list[Scored], calibration: Literal["none", "leave-one-out", "held-out"]
-    ) -> None:
-        """Set the thresholds from the scores and the peaks of good images, as they were found."""
-        known = [one for one in scored if isinstance(one, _Joined)]
-        self.good_scores_ = torch.tensor([one.score for one in known], dtype=torch.float64)
-        self.good_peaks_ = torch.tensor([one.peak for one in known], dtype=torch.float64)
-        self.calibration_ = calibration
+    def tensors(self) -> dict[str, Tensor]:
+        """Learned tensors, the members' with them."""
+        found = super().tensors()
+        for place, member in enumerate(self.members):
+            found |= {f"members.{place}.{name}": t for name, t in member.tensors().items()}
+        return found
 
-
-def _build(method: str, options: dict[str, Any]) -> Detector:
-    kind = detector_class(method)
-    for name in options:
-        if name not in kind.option_names():
-            raise OptionError(f"settings {name}: the method {method} has no such option")
-    return kind(**options)
-
-
-def _again(on_error: OnError | None) -> Callable[[Any], None] | None:
-    return None if on_error is None else lambda _: None
-
-
-def _mean_grid(grids: list[Tensor]) -> Tensor:
-    """Mean of patch scores (B, gh, gw) on the finest member's grid."""
-    finest = max((grid.shape[-2:] for grid in grids), key=lambda size: size[0] * size[1])
-    sized = [
-        grid
-        if grid.shape[-2:] == finest
-        else F.interpolate(grid[:, None], size=finest, mode="bilinear", align_corners=False)[:, 0]
-        for grid in grids
-    ]
-    return torch.stack(sized).mean(0)
-
-
-def _without_networks(
-    module: nn.Module, state: dict[str, Any], prefix: str, metadata: dict[str, Any]
-) -> None:
-    """Leave the members' weights out of what is saved, as those of a single detector are."""
-    for name in list(state):
-        if name.startswith(f"{prefix}members.") and ".network." in name:
-            del state[name]
+    def restore(self, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+        """Take over what was learned."""
+        own = {name: t for name, t in tensors.items() if not name.startswith("members.")}
+        super().restore(header, own)
+        for place, (member, one) in enumerate(zip(self.members, header["members"], strict=True)):
+            start = f"members.{place}."
+            theirs = {n.removeprefix(start): t for n, t in tensors.items() if n.startswith(start)}
+            member.restore(one, theirs)

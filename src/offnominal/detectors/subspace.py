@@ -1,16 +1,28 @@
-"""Principal components of patch features, from sums that can be added to and taken from.
+"""A subspace of patch features from sums that can be added to and taken from, and its detectors.
 
 Lendering, Akdag and Bondarev, "SubspaceAD", CVPR 2026 (arXiv 2602.23013): features of good parts
 lie near a linear subspace, and what lies outside of it is anomalous.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 
-__all__ = ["Moments", "Subspace"]
+from offnominal.backbones.base import Backbone, Resize
+from offnominal.detectors.features import (
+    FeatureDetector,
+    Fusion,
+    ViewScores,
+    fuse_levels,
+    is_plain_transformer,
+    tokens_of,
+)
+from offnominal.detectors.options import LeaveOneOut, check_choice, check_range
+
+__all__ = ["Moments", "Subspace", "SubspaceModel"]
 
 
 @dataclass(frozen=True)
@@ -113,3 +125,106 @@ class Subspace:
         """Features (N, D) projected onto the subspace."""
         components = self.basis[:, : self.kept]
         return self.mean + (features - self.mean) @ components @ components.T
+
+
+class SubspaceModel(FeatureDetector):
+    """What the few-shot and the batched form share: the subspace, and how it scores.
+
+    Parameters
+    ----------
+    variance : float
+        Share of the variance that the subspace explains, on (0, 1).
+    fusion : {"mean", "concat"} or None
+        How the levels of the backbone become one feature; None: the mean, where they have one
+        shape.
+    aggregate : str
+        ``map-top1``: mean of the 1 % largest pixels of the released code's map (bilinear to the
+        size that the network saw, then a 3 x 3 blur); ``map-top5`` likewise. The statistics of the
+        patch scores that other methods use do as well: ``top1``, ``max``, ``mean``, ``map-max``.
+    backbone : str or None
+        None: what the weights file says of itself, otherwise ``dinov2_vitl14_reg``.
+    layers : sequence of int or None
+        None: the blocks -18 to -12 of a transformer, counted from the end; where it has fewer than
+        18, those from a quarter to a half of the way up, which is the same in a ViT-L.
+    resolution : int or None
+        None: 672 with DINOv2, as in the paper, otherwise the backbone's default.
+    resize : {"short", "square"} or None
+        The paper squashes images to a square.
+    smoothing : float
+        Of the anomaly map. 0.8 pixels is what the released 3 x 3 blur comes to.
+    **options
+        See :class:`~offnominal.detectors.features.FeatureDetector`.
+    """
+
+    default_backbone: ClassVar[str] = "dinov2_vitl14_reg"
+    default_resolutions: ClassVar[Mapping[str, int]] = {"dinov2": 672}
+
+    def __init__(
+        self,
+        variance: float = 0.99,
+        fusion: Fusion | None = None,
+        aggregate: str = "map-top1",
+        resize: Resize | None = "square",
+        smoothing: float = 0.8,
+        **options: Any,
+    ) -> None:
+        super().__init__(aggregate=aggregate, resize=resize, smoothing=smoothing, **options)
+        check_range("variance", variance, above=0, below=1)
+        if fusion is not None:
+            check_choice("fusion", fusion, Fusion)
+        self.variance = variance
+        self.fusion = fusion
+        self.begin()
+
+    def begin(self) -> None:
+        """Empty sums."""
+        super().begin()
+        self.count_, self.kept_ = 0, 0
+        nothing = torch.empty(0, dtype=torch.float64, device=self._device)
+        self.mean_ = self.scatter_ = self.eigenvalues_ = nothing
+        self.basis_ = nothing.float()
+
+    @property
+    def leave_one_out(self) -> LeaveOneOut:
+        """Not strictly exact: a subspace of one reference fewer may score higher or lower."""
+        return "approximate"
+
+    def choose_levels(self, network: Backbone) -> Backbone:
+        """Blocks -18 to -12, or a quarter to a half of the way up, unless it is no transformer."""
+        if self.layers is not None or not is_plain_transformer(network):
+            return network
+        count = network.level_count
+        first, last = (count - 18, count - 12) if count >= 18 else (count // 4, count // 2)
+        return network.at_levels(range(first, last + 1))
+
+    @property
+    def moments(self) -> Moments:
+        """Sums over all patches that were learned from."""
+        return Moments(self.count_, self.mean_, self.scatter_)
+
+    @property
+    def subspace(self) -> Subspace:
+        """The subspace that patches are scored by."""
+        return Subspace(self.mean_.float(), self.basis_, self.eigenvalues_, self.kept_)
+
+    def set_moments(self, moments: Moments) -> None:
+        """Take over sums, and the subspace that they give."""
+        found = Subspace.of(moments, self.variance)
+        self.count_, self.mean_, self.scatter_ = moments.count, moments.mean, moments.scatter
+        self.basis_, self.eigenvalues_, self.kept_ = found.basis, found.eigenvalues, found.kept
+
+    def embed(self, pixels: Tensor) -> Tensor:
+        """Fused features (D, gh, gw)."""
+        with self._autocast():
+            net = self.load_network()
+            features, _ = fuse_levels(net, pixels[None].to(self._device), self.fusion)
+        return features[0].float()
+
+    def compare(self, features: Tensor, without: int | None = None) -> ViewScores:
+        """Squared distance of each patch from the subspace."""
+        return self.outside(features, self.subspace)
+
+    @staticmethod
+    def outside(features: Tensor, subspace: Subspace) -> ViewScores:
+        """The same of any subspace."""
+        return ViewScores(subspace.residual(tokens_of(features)).reshape(features.shape[1:]))

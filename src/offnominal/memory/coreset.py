@@ -12,10 +12,15 @@ import torch
 from torch import Tensor
 
 from offnominal.errors import OptionError
-from offnominal.memory.exact import NORM_LIMIT
-from offnominal.memory.projection import random_projection
-from offnominal.memory.screen import product_dtype, screen
-from offnominal.memory.search import exact_distances
+from offnominal.memory.bank import MemoryBank
+from offnominal.memory.search.bound import bound, product_dtype
+from offnominal.memory.search.exact import (
+    batches,
+    distances_of,
+    exact_distances,
+    rows_of,
+)
+from offnominal.memory.storage import NORM_LIMIT, StoredRows, as_stored
 
 # A distance and its row are one integer, as in the search, but with the row's number inverted:
 # the largest key is the farthest row and, of rows equally far, the lowest.
@@ -31,6 +36,7 @@ _CENTRES = 1024  # selected rows per matrix product
 _STEP = 64
 # Exact comparisons per row above which the bounds of a short number format are too loose.
 _CROWDED = 4
+_PROJECTED = 2**14  # rows projected at once
 
 
 def select_coreset(
@@ -139,24 +145,20 @@ def _pass_per_step(
 
 
 class _Greedy:
-    """The selection in progress.
+    """The selection in progress: from the row ``start``, or from distances ``near`` (N,).
 
     A row's key is exact as of the first ``seen`` selected rows. Further ones can only lower it,
     so a key that is not up to date is a bound from above: such a row needs no look until all
     keys above its own have come down.
 
-    Attributes
-    ----------
-    keys : Tensor
-        (N,) int64: squared distance to the nearest of the selected rows that the row has been
-        compared with, and the row's number; ``_TAKEN`` once it is selected.
-    seen : Tensor
-        (N,) int32: how many selected rows those are.
-    picked : Tensor
-        (count,) int64: the selected rows; the first ``done`` are valid.
+    ``keys`` (N,) int64 are the squared distance to the nearest of the selected rows that a row has
+    been compared with, and its number, or ``_TAKEN``; ``seen`` (N,) int32 tells how many these
+    are. Of ``picked`` (count,) int64 the first ``done`` are selected.
     """
 
-    def __init__(self, rows: Tensor, count: int, start: int) -> None:
+    def __init__(
+        self, rows: Tensor, count: int, start: int = 0, near: Tensor | None = None
+    ) -> None:
         self.rows = rows
         n, dim = rows.shape
         self.room = max(_COMPETING_BYTES // (4 * dim), 64)
@@ -164,16 +166,20 @@ class _Greedy:
         self.block = min(max(_BLOCK_BYTES // (4 * dim), 64), 4096)
         self.dtype = product_dtype("auto", rows.device)
         self.centre = rows[:: max(1, n // 1024)].mean(0)
-        self.seen = torch.ones(n, dtype=torch.int32)
         self.picked = torch.full((count,), start)
-        self.done = 1
+        self.done = 1 if near is None else 0
+        self.seen = torch.full((n,), self.done, dtype=torch.int32)
         self.keys = torch.empty(n, dtype=torch.int64)
-        for first in range(0, n, self.block):
-            block = rows[first : first + self.block].clone()
-            _check_finite(block)
-            part = torch.arange(first, first + len(block))
-            self.keys[part] = _pack(exact_distances(block, rows[start]), part)
-        self.keys[start] = _TAKEN
+        for some in batches(n, self.block):
+            part = torch.arange(some.start, some.stop)
+            if near is None:
+                block = rows[some].clone()
+                _check_finite(block)
+                self.keys[some] = _pack(exact_distances(block, rows[start]), part)
+            else:
+                self.keys[some] = _pack(near[some], part)
+        if near is None:
+            self.keys[start] = _TAKEN
 
     def run(self, progress: Callable[[str, int], None] | None) -> Tensor:
         """Select round by round.
@@ -186,7 +192,7 @@ class _Greedy:
             top = self.keys.topk(min(self.ahead + 1, len(self.keys))).values
             bar = int(top[self.ahead]) if len(top) > self.ahead else _TAKEN
             top = top[: self.ahead]
-            ids = _row(top[top != _TAKEN])
+            ids = _rows(top[top != _TAKEN])
             self._bring_up_to_date(ids)
             keys = self.keys[ids].sort(descending=True).values
             if len(keys) > self.room:
@@ -197,7 +203,7 @@ class _Greedy:
 
     def _compete(self, keys: Tensor, bar: int, progress: Callable[[str, int], None] | None) -> None:
         """Select the plain way among rows that are up to date, down to the key ``bar``."""
-        ids = _row(keys)
+        ids = _rows(keys)
         rows = self.rows[ids]
         work = torch.empty_like(rows)
         while len(keys) and self.done < len(self.picked):
@@ -220,10 +226,10 @@ class _Greedy:
         ids = ids[(self.seen[ids] < self.done) & (self.keys[ids] > _LAST_ROW)]
         # Rows that have seen equally many share a matrix product without waste.
         ids = ids[self.seen[ids].argsort()]
-        for first in range(0, len(ids), self.block):
-            part = ids[first : first + self.block]
+        for some in batches(len(ids), self.block):
+            part = ids[some]
             block = self.rows[part]
-            far = _distance(self.keys[part])
+            far = distances_of(self.keys[part])
             unseen = math.ceil((self.done - int(self.seen[part[0]])) / _STEP) * _STEP
             for start in range(max(self.done - unseen, 0), self.done, _CENTRES):
                 chosen = self.picked[start : min(start + _CENTRES, self.done)]
@@ -238,24 +244,23 @@ class _Greedy:
         """
         everyone = torch.arange(len(block))
         blocks = [(0, len(centres))]
-        screened = screen(centres, block, blocks, self.centre, self.dtype, 1)
-        near = screened.maxima[:, 0]
+        bounds = bound(StoredRows(centres), block, blocks, self.centre, self.dtype, 1)
+        near = bounds.maxima[:, 0]
         # The most promising of each row first: it rules out most of the others.
         best, which = near.max(1)
-        who = (best >= screened.threshold(far, everyone)[:, 0]).nonzero()[:, 0]
+        who = (best >= bounds.threshold(far, everyone)[:, 0]).nonzero()[:, 0]
         which = which[who]
         far[who] = torch.minimum(far[who], exact_distances(block[who], centres[which]))
         near[who, which] = -torch.inf
-        left, which = (near[who] >= screened.threshold(far[who], who)).nonzero().unbind(1)
+        left, which = (near[who] >= bounds.threshold(far[who], who)).nonzero().unbind(1)
         if len(left) > _CROWDED * len(block) and self.dtype != torch.float32:
             self.dtype = torch.float32
-            return self._lower(far, block, centres)
-        for first in range(0, len(left), self.block):
-            row = who[left[first : first + self.block]]
-            column = which[first : first + self.block]
+            self._lower(far, block, centres)
+            return
+        for some in batches(len(left), self.block):
+            row, column = who[left[some]], which[some]
             exact = exact_distances(block[row], centres[column])
             far.scatter_reduce_(0, row, exact, "amin")
-        return None
 
 
 def _pack(distances: Tensor, ids: Tensor) -> Tensor:
@@ -264,11 +269,69 @@ def _pack(distances: Tensor, ids: Tensor) -> Tensor:
     return keys.bitwise_or(_LAST_ROW - ids)
 
 
-def _row(keys: Tensor) -> Tensor:
-    ids: Tensor = _LAST_ROW - (keys & _LAST_ROW)
+def _rows(keys: Tensor) -> Tensor:
+    ids: Tensor = _LAST_ROW - rows_of(keys)
     return ids
 
 
-def _distance(keys: Tensor) -> Tensor:
-    squares: Tensor = (keys >> _ROW_BITS).to(torch.int32).view(torch.float32)
-    return squares
+def farthest_rows(rows: Tensor, bank: MemoryBank, count: int) -> Tensor:
+    """Select rows greedily, each the farthest from the bank and from those selected before it.
+
+    It goes on where greedy k-centre selection (Gonzalez, 1985) stopped.
+
+    Parameters
+    ----------
+    rows : Tensor of shape (n, dim), float32
+        Rounded as the bank stores its rows.
+    bank : MemoryBank
+        With at least one row.
+    count : int
+        How many, 1 to n.
+
+    Returns
+    -------
+    Tensor of shape (count,), int64
+        Numbers of the rows, in the order of selection; of rows equally far, the lowest first.
+    """
+    rows = as_stored(rows, bank.storage)
+    near = bank.search(rows)[0][:, 0]
+    with torch.no_grad(), torch.autocast("cpu", enabled=False):
+        return _Greedy(rows.cpu(), count, near=near.cpu()).run(None).to(rows.device)
+
+
+def random_projection(rows: Tensor, dim: int, seed: int = 0) -> Tensor:
+    """Multiply rows by a Gaussian matrix, which keeps squared distances on average.
+
+    Johnson and Lindenstrauss (1984); with independent entries of variance 1/dim the squared
+    distance of a pair keeps its mean and has a relative standard deviation of √(2/dim).
+
+    Parameters
+    ----------
+    rows : Tensor
+        (N, D) float32.
+    dim : int
+        Length of a projected row, at least 1.
+    seed : int
+        Of the matrix, which is drawn on the CPU: the same on every device.
+
+    Returns
+    -------
+    Tensor
+        (N, dim) float32; ``rows`` itself where ``dim`` is not below D.
+
+    Raises
+    ------
+    OptionError
+        If ``dim`` is below 1.
+    """
+    if dim < 1:
+        raise OptionError(f"project: {dim} is not a number of dimensions; give 1 or more, or None")
+    if dim >= rows.shape[1]:
+        return rows
+    generator = torch.Generator().manual_seed(seed)
+    matrix = torch.randn(rows.shape[1], dim, generator=generator).to(rows.device) / dim**0.5
+    projected = rows.new_empty(len(rows), dim)
+    # In blocks, since the rows may be mapped from a file.
+    for part in batches(len(rows), _PROJECTED):
+        torch.mm(rows[part], matrix, out=projected[part])
+    return projected

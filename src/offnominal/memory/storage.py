@@ -7,6 +7,7 @@ Before a row becomes integers it is turned, so that its values are about equally
 then fits all of them. All rows and queries are turned alike, which changes no distance.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -15,52 +16,52 @@ from torch import Tensor
 from offnominal.errors import OptionError
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "int8": torch.int8}
+# What a bank knows of a row beside its features: the format, and the smallest value.
+COLUMNS = {
+    "reference": (torch.int32, -1),
+    "view": (torch.int16, 0),
+    "patch": (torch.int32, 0),
+    "counts": (torch.bool, 0),
+    "loo_distance": (torch.float32, 0),
+    "loo_reference": (torch.int32, -2),
+}
+# Beyond this norm the square of a distance leaves the range of float32.
+NORM_LIMIT = 1e18
 _LEVELS = 127
+_BLOCK = 2**16  # rows that are checked at once
 _GOLDEN = 0x9E3779B1
 
 
 @dataclass(frozen=True)
-class Stored:
-    """Rows that are decoded where they are read, so that they look like a float32 tensor.
+class StoredRows:
+    """Rows that are decoded where they are read.
 
     Attributes
     ----------
-    rows : Tensor
+    values : Tensor
         (N, D) float32, float16 or int8.
     scale : Tensor or None
         (N,) float32, of int8 rows: a row is its integers times its scale.
     """
 
-    rows: Tensor
-    scale: Tensor | None
-
-    @property
-    def device(self) -> torch.device:
-        """Where the rows are."""
-        return self.rows.device
-
-    @property
-    def shape(self) -> torch.Size:
-        """(N, D)."""
-        return self.rows.shape
+    values: Tensor
+    scale: Tensor | None = None
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.values)
 
-    def __getitem__(self, index: slice | Tensor) -> Tensor:
-        """Rows (n, D) float32; of float32 rows a slice is not a copy."""
-        if isinstance(index, Tensor) and index.dtype == torch.int64:
-            return self.index_select(0, index)
+    def __getitem__(self, part: slice) -> Tensor:
+        """A stretch of rows (n, D) float32; of float32 rows no copy."""
         if self.scale is None:
-            return self.rows[index].float()
-        return self.rows[index].float().mul_(self.scale[index][:, None])
+            return self.values[part].float()
+        return self.values[part].float().mul_(self.scale[part][:, None])
 
-    def index_select(self, dim: int, index: Tensor) -> Tensor:
-        """A copy of the rows ``index`` (n,), as (n, D) float32."""
-        picked = self.rows.index_select(dim, index)
+    def take(self, index: Tensor) -> Tensor:
+        """A copy of the rows ``index`` (n,) int64, as (n, D) float32."""
+        picked = self.values.index_select(0, index).float()
         if self.scale is None:
-            return picked.float()
-        return picked.float().mul_(self.scale.index_select(0, index)[:, None])
+            return picked
+        return picked.mul_(self.scale.index_select(0, index)[:, None])
 
 
 def encode(features: Tensor, storage: str) -> tuple[Tensor, Tensor | None]:
@@ -94,8 +95,11 @@ def encode(features: Tensor, storage: str) -> tuple[Tensor, Tensor | None]:
         # then at right angles to the row, and distances to its neighbours change less. In
         # float64, so that the order of the sums cannot be seen in the result.
         across = (features.double() * coded).sum(1)
-        best = across / coded.double().square().sum(1).clamp_(min=1)
-        return coded.to(torch.int8), torch.where(scale > 0, _on_grid(best.float()), scale)
+        best = (across / coded.double().square().sum(1).clamp_(min=1)).float()
+        # To 12 binary places: a row that was taken back, and so is off by the last digits of
+        # float32, is then stored with the same bits again.
+        best = ((best.view(torch.int32) + (1 << 10)) & -(1 << 11)).view(torch.float32)
+        return coded.to(torch.int8), torch.where(scale > 0, best, scale)
     if storage == "fp16" and len(features):
         largest = float(features.abs().amax())
         if largest > torch.finfo(torch.float16).max:
@@ -106,31 +110,71 @@ def encode(features: Tensor, storage: str) -> tuple[Tensor, Tensor | None]:
     return features.to(DTYPES[storage]), None
 
 
-def _on_grid(scale: Tensor) -> Tensor:
-    """Scales (n,) float32 rounded to 12 binary places.
+def as_stored(features: Tensor, storage: str) -> Tensor:
+    """Features (n, D) as a bank would give them back, (n, D) float32.
 
-    A row that was taken back, and so is off by the last digits of float32, is then stored with the
-    same bits again.
+    References are looked up as the bank keeps them. What is compared with the bank must be
+    rounded alike, or its scores would not be drawn as theirs are.
     """
-    return ((scale.view(torch.int32) + (1 << 10)) & -(1 << 11)).view(torch.float32)
+    stored = StoredRows(*encode(features, storage))[:]
+    return turn_back(stored) if storage == "int8" else stored
+
+
+def check_features(x: Tensor, name: str, dim: int) -> None:
+    """Raise an OptionError unless ``x`` (n, dim) are finite floats; of any length if dim is 0."""
+    fits = x.ndim == 2 and x.shape[1] > 0 and x.shape[1] == (dim or x.shape[1])
+    if not fits or not x.is_floating_point():
+        raise OptionError(
+            f"{name}: a {x.dtype} tensor of shape {tuple(x.shape)}; "
+            f"this bank takes floats of shape (n, {dim or 'dim'})"
+        )
+    if len(x) and not torch.linalg.vector_norm(x.float(), dim=1).amax() < NORM_LIMIT:
+        raise OptionError(
+            f"{name}: values must be finite, with norms below {NORM_LIMIT:.0e}; "
+            "check the images and the backbone's weights"
+        )
+
+
+def check_columns(columns: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> None:
+    """Raise an OptionError unless ``columns`` can take the place of those of a bank."""
+    if odd := like.keys() ^ columns.keys():
+        raise OptionError(
+            f"memory bank: the columns {', '.join(sorted(odd))} are missing or unknown here; "
+            "check the file that they were loaded from, and that it was saved with this storage"
+        )
+    rows = columns["rows"]
+    n, dim = (*rows.shape, 0, 0)[:2]
+    for name, column in columns.items():
+        shape = (n, like["rows"].shape[1] or dim) if name == "rows" else (n,)
+        if column.dtype != like[name].dtype or column.shape != shape:
+            raise OptionError(
+                f"memory bank: {name} is {column.dtype} of shape {tuple(column.shape)}; "
+                f"this bank takes {like[name].dtype} of shape {shape}"
+            )
+        # Written so that NaN is refused as well.
+        lowest = COLUMNS.get(name, (None, 0))[1]
+        if name != "rows" and not bool((column >= lowest).all()):
+            raise OptionError(f"memory bank: {name} must be at least {lowest} everywhere")
+    stored = StoredRows(rows, columns.get("scale"))
+    for start in range(0, n, _BLOCK):
+        refuse_infinite(torch.linalg.vector_norm(stored[start : start + _BLOCK], dim=1))
+
+
+def refuse_infinite(norms: Tensor) -> None:
+    """Raise an OptionError unless all these norms of rows are finite and not too large."""
+    if not norms.amax() < NORM_LIMIT:
+        raise OptionError(
+            f"memory bank: rows must be finite with norms below {NORM_LIMIT:.0e}; "
+            "check the features or the file they were loaded from"
+        )
 
 
 def turn(rows: Tensor) -> Tensor:
-    """Turn vectors, all alike, so that large values are spread over many.
+    """Turn vectors (n, D) float32, all alike, so that large values are spread over many.
 
     Signs are changed in a fixed irregular way, and a Walsh-Hadamard transform mixes as many values
     as the largest power of two that divides the length. It consists of sums of two numbers, in a
     fixed order: the same bits on any machine.
-
-    Parameters
-    ----------
-    rows : Tensor
-        (n, D) float32.
-
-    Returns
-    -------
-    Tensor
-        (n, D) float32.
     """
     return _mix(rows * _signs(rows))
 

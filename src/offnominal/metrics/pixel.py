@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from offnominal.errors import OptionError
-from offnominal.metrics.bins import Bins, caught
+from offnominal.metrics.bins import Bins
 from offnominal.metrics.curves import pixel_curves
 from offnominal.metrics.pixels import Pixels, round_up
 from offnominal.metrics.regions import SIZE_CLASSES, by_size, find_defects
@@ -38,8 +38,9 @@ class PixelMetrics:
     mode : {"binned", "exact"}, default "binned"
         ``"binned"`` holds up to 12 million good pixels and sums up the rest in some 200,000 bins:
         at most about 150 MB, whatever the number of images. :attr:`error` bounds what that costs,
-        under 1e-4 as a rule, and 0 while the pixels fit. ``"exact"`` keeps every pixel: 4 bytes a
-        good pixel and 8 a defective one (float32 maps; twice that for float64).
+        under 1e-4 where later images score about as the first ones do, and 0 while the pixels fit.
+        ``"exact"`` keeps every pixel: 4 bytes a good pixel and 8 a defective one (float32 maps;
+        twice that for float64).
     limits : sequence of float, default (0.3, 0.05)
         False-positive rates, in (0, 1], up to which AUPRO is integrated.
 
@@ -97,13 +98,14 @@ class PixelMetrics:
 
     @property
     def error(self) -> float:
-        """Proven bound on the error of :meth:`compute`'s figures but the threshold, rounding aside.
+        """Bound on the error of :meth:`compute`'s figures but the threshold, rounding aside.
 
-        0 in exact mode, and in binned mode while all the pixels fit.
+        From the best and the worst order of the pixels inside the bins; 0 in exact mode, and in
+        binned mode while all the pixels fit.
         """
         if not self._good or not self._defective:
             return 0.0
-        return max(high - low for low, high in self._summed().bounds().values()) / 2
+        return max(error for _, error in self._summed().found().values())
 
     def update(self, anomaly_map: Floats, mask: Bools, source: object = None) -> None:
         """Add one image.
@@ -173,7 +175,7 @@ class PixelMetrics:
         if not self._good or not self._defective:
             return dict.fromkeys(order, float("nan"))
         figures = self._summed()
-        found = {name: (low + high) / 2 for name, (low, high) in figures.bounds().items()}
+        found = {name: value for name, (value, _) in figures.found().items()}
         found["pixel_f1_max_threshold"] = figures.threshold
         return {name: found[name] for name in order}
 
@@ -248,9 +250,7 @@ class PixelMetrics:
 
     def _caught(self, false_positives: int) -> tuple[Doubles, Doubles]:
         table = self._table()
-        if table is None:
-            return self._pixels.caught(false_positives)
-        return caught(table, false_positives)
+        return (self._pixels if table is None else table).caught(false_positives)
 
     def _summed(self) -> Figures:
         if self._figures is None:

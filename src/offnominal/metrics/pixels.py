@@ -8,7 +8,7 @@ import numpy.typing as npt
 from offnominal.metrics.regions import SIZE_CLASSES, Defects, join
 from offnominal.metrics.rows import Rows
 
-__all__ = ["Pixels"]
+__all__ = ["Pixels", "round_up"]
 
 Floats = npt.NDArray[np.floating]
 Doubles = npt.NDArray[np.float64]
@@ -20,74 +20,53 @@ _CHUNK = 2**16  # distinct defective scores evaluated at once; the working array
 class Pixels:
     """A store of pixel scores that answers how many good ones lie at or above a value.
 
-    Good scores are kept in blocks that are never moved or joined: sorting a block in place and
-    adding up the blocks' counts needs no second copy of the data.
+    Good scores are sorted in blocks, which are never joined: adding up the blocks' counts needs no
+    second copy of the data.
 
     Parameters
     ----------
     block : int
-        Scores in a block.
+        Scores that are sorted together.
     """
 
     def __init__(self, block: int) -> None:
         self.block = block
-        self.good = self.defective = 0
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self.good = self.defective = self._waiting = 0
+        self._fresh: list[Floats] = []
         self._blocks: list[Floats] = []
-        self._filled: list[int] = []
-        self._sorted: list[bool] = []
         self._defects: list[Defects] = []
         self._order: tuple[Floats, npt.NDArray[np.int32]] | None = None
 
     @property
     def nbytes(self) -> int:
-        """Bytes held, blocks counted whole."""
-        return sum(b.nbytes for b in self._blocks) + sum(d.nbytes for d in self._defects)
+        """Bytes held."""
+        good = sum(each.nbytes for each in (*self._fresh, *self._blocks))
+        return good + sum(each.nbytes for each in self._defects)
 
     def add(self, good: Floats, defects: Defects | None) -> None:
         """Take the good pixels' scores (n,) and the defects of one image."""
         self.good += good.size
+        self._waiting += good.size
+        self._fresh.append(good.copy())
+        if self._waiting >= self.block:
+            self.sorted_blocks()
         if defects is not None:
             self.defective += defects.scores.size
             self._defects.append(defects)
             self._order = None
-        while good.size:
-            number = self._open_block(good.dtype)
-            start = self._filled[number]
-            taken = min(good.size, self.block - start)
-            self._blocks[number][start : start + taken] = good[:taken]
-            self._filled[number] += taken
-            self._sorted[number] = False
-            good = good[taken:]
-
-    def _open_block(self, dtype: np.dtype[np.floating]) -> int:
-        """A block of this type with room left."""
-        for number, block in enumerate(self._blocks):
-            if block.dtype == dtype and self._filled[number] < self.block:
-                return number
-        self._blocks.append(np.empty(self.block, dtype))
-        self._filled.append(0)
-        self._sorted.append(False)
-        return len(self._blocks) - 1
-
-    def clear(self) -> None:
-        """Forget everything, and keep one block to be filled again."""
-        del self._blocks[1:], self._filled[1:], self._sorted[1:]
-        if self._blocks:
-            self._filled[0], self._sorted[0] = 0, False
-        self._defects, self._order = [], None
-        self.good = self.defective = 0
 
     def sorted_blocks(self) -> list[Floats]:
         """The good scores, each block ascending."""
-        for number, block in enumerate(self._blocks):
-            if not self._sorted[number]:
-                block[: self._filled[number]].sort()
-                self._sorted[number] = True
-        return [
-            block[:filled]
-            for block, filled in zip(self._blocks, self._filled, strict=True)
-            if filled
-        ]
+        for dtype in dict.fromkeys(each.dtype for each in self._fresh if each.size):
+            block = np.concatenate([each for each in self._fresh if each.dtype == dtype])
+            block.sort()
+            self._blocks.append(block)
+        self._fresh, self._waiting = [], 0
+        return self._blocks
 
     def defects(self) -> Defects | None:
         """All the defects, joined."""
@@ -186,8 +165,3 @@ def round_up(values: Floats, dtype: np.dtype[np.floating]) -> Floats:
     with np.errstate(over="ignore"):
         rounded = values.astype(dtype)
     return np.where(rounded < values, np.nextafter(rounded, dtype.type(np.inf)), rounded)
-
-
-def round_down(values: Floats, dtype: np.dtype[np.floating]) -> Floats:
-    """The largest numbers of `dtype` that are at or below the values."""
-    return -round_up(-values, dtype)

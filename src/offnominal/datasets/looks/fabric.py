@@ -8,7 +8,7 @@ import numpy as np
 
 from offnominal.datasets.looks.camera import SCALE, Floats, blur, haze, soft_noise, stroke
 
-__all__ = ["DEFECTS", "SHAPE", "Scene", "damage", "draw", "render"]
+__all__ = ["DAMAGES", "SHAPE", "Scene", "draw", "render"]
 
 SHAPE = (320, 320)
 PITCH = 7.0  # from yarn to yarn, in pixels of the picture
@@ -20,45 +20,22 @@ ECRU = np.array([0.66, 0.65, 0.615], np.float32)
 
 @dataclass(frozen=True)
 class Scene:
-    """A piece of cloth; all arrays are FRAME in size.
+    """A piece of cloth; arrays are FRAME in size but for those of yarns."""
 
-    Attributes
-    ----------
-    u, v : float array
-        Where a pixel lies in the weave: number of warp yarns from the left, of weft yarns from
-        the top.
-    warp_tone : float array of shape (n,)
-        Relative brightness of each warp yarn.
-    weft_tone : float array of shape (m, n)
-        The same for the weft, at each of its crossings.
-    slub, fibre : float array
-        Slow and fine unevenness of the yarns, mean 0, deviation about 1.
-    lost_warp : int array of shape (k, 3)
-        Number of a missing warp yarn, and the rows from which to which it is missing.
-    dye, dye_cover : float array of shape (3,), float array of shape (H, W, 1)
-        A colour that darkens the yarns, and how much.
-    weft_band : tuple
-        Rows of the weft from and to which the wrong yarn was woven in, its colour's number, and
-        how far it differs (0 for none).
-    shade : float array
-        Brightness of folds, 1 where flat.
-    over, over_cover : float arrays of shape (H, W, 3), (H, W, 1)
-        What lies above the cloth or shows through it.
-    """
-
-    u: Floats
-    v: Floats
-    warp_tone: Floats
-    weft_tone: Floats
-    slub: Floats
-    fibre: Floats
-    lost_warp: tuple[tuple[int, float, float], ...]
-    dye: Floats
-    dye_cover: Floats
-    weft_band: tuple[float, float, int, float]
-    shade: Floats
-    over: Floats
-    over_cover: Floats
+    u: Floats  # where a pixel lies in the weave: number of warp yarns from the left
+    v: Floats  # and of weft yarns from the top
+    warp_tone: Floats  # relative brightness of each warp yarn, (n,)
+    weft_tone: Floats  # and of the weft at each crossing, (m, n)
+    slub: Floats  # slow unevenness of the yarns, mean 0, deviation about 1
+    fibre: Floats  # and fine
+    shade: Floats  # brightness of folds, 1 where flat
+    lost_warp: tuple[int, float, float] | None = None  # number of a yarn, rows from and to
+    dye: Floats | float = 0.0  # a colour that darkens the yarns, RGB
+    dye_cover: Floats | float = 0.0  # and how much, with one channel
+    # Rows of the weft from and to which another yarn was woven in, its number, how far it differs.
+    weft_band: tuple[float, float, int, float] = (0.0, 0.0, 0, 0.0)
+    over: Floats | float = 0.0  # what lies above the cloth or shows through it, RGB
+    over_cover: Floats | float = 0.0  # and how much, with one channel
 
 
 @lru_cache(maxsize=1)
@@ -91,13 +68,7 @@ def draw(rng: np.random.Generator) -> Scene:
         weft_tone=(weft_tone + 0.06 * rng.standard_normal((120, 120))).astype(np.float32),
         slub=soft_noise(rng, FRAME, (40, 5)) * 0.7 + soft_noise(rng, FRAME, 12) * 0.7,
         fibre=soft_noise(rng, FRAME, 1.6),
-        lost_warp=(),
-        dye=np.zeros(3, np.float32),
-        dye_cover=np.zeros((*FRAME, 1), np.float32),
-        weft_band=(0.0, 0.0, 0, 0.0),
         shade=1 + 0.03 * soft_noise(rng, FRAME, 200),
-        over=np.zeros((*FRAME, 3), np.float32),
-        over_cover=np.zeros((*FRAME, 1), np.float32),
     )
 
 
@@ -113,7 +84,8 @@ def render(scene: Scene) -> Floats:
     round_warp = np.sqrt(np.clip(1 - (across_warp * 1.9) ** 2, 0, 1))
     round_weft = np.sqrt(np.clip(1 - (across_weft * 1.85) ** 2, 0, 1))
     warp_height = (0.35 + 0.75 * warp_dips) * round_warp - 0.05 + 0.04 * scene.fibre
-    for yarn, start, stop in scene.lost_warp:
+    if scene.lost_warp is not None:
+        yarn, start, stop = scene.lost_warp
         warp_height[(warp_yarn == yarn) & (scene.v >= start) & (scene.v < stop)] = -1
     weft_height = (0.22 + 0.72 * weft_rises) * round_weft
     on_top = np.clip((warp_height - weft_height) * 4 + 0.5, 0, 1)[..., None]
@@ -171,7 +143,7 @@ def _broken_end(scene: Scene, rng: np.random.Generator) -> Scene:
     return replace(
         scene,
         u=closed.astype(np.float32),
-        lost_warp=((yarn, middle - half, middle + half),),
+        lost_warp=(yarn, middle - half, middle + half),
     )
 
 
@@ -279,7 +251,8 @@ def _crease(scene: Scene, rng: np.random.Generator) -> Scene:
     )
 
 
-_DAMAGES: dict[str, Callable[[Scene, np.random.Generator], Scene]] = {
+#: What each kind of defect does to a scene; its place and size are drawn.
+DAMAGES: dict[str, Callable[[Scene, np.random.Generator], Scene]] = {
     "broken_end": _broken_end,
     "pulled_thread": _pulled_thread,
     "hole": _hole,
@@ -287,9 +260,3 @@ _DAMAGES: dict[str, Callable[[Scene, np.random.Generator], Scene]] = {
     "wrong_weft": _wrong_weft,
     "crease": _crease,
 }
-DEFECTS = tuple(_DAMAGES)
-
-
-def damage(scene: Scene, defect: str, rng: np.random.Generator) -> Scene:
-    """Copy a scene with one defect, whose place and size are drawn from `rng`."""
-    return _DAMAGES[defect](scene, rng)

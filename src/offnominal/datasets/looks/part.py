@@ -10,7 +10,7 @@ import numpy as np
 
 from offnominal.datasets.looks.camera import SCALE, Floats, blur, haze, letter, soft_noise, stroke
 
-__all__ = ["DEFECTS", "SHAPE", "Scene", "damage", "draw", "render", "silhouette"]
+__all__ = ["DAMAGES", "SHAPE", "Scene", "draw", "render", "silhouette"]
 
 SHAPE = (320, 400)
 HALF = (116.0, 82.0)  # half width and half height of the plate, in pixels of the picture
@@ -20,35 +20,18 @@ CANVAS = (2 * 100 * SCALE, 2 * 136 * SCALE)  # the part lies level on this befor
 
 @dataclass(frozen=True)
 class Scene:
-    """A part, where it lies and how it is lit.
+    """A part, where it lies and how it is lit; arrays are CANVAS in size but for `table`."""
 
-    Attributes
-    ----------
-    turn, shift : float, tuple of float
-        Rotation in degrees, and shift from the frame's centre (x, y) in pixels.
-    light : tuple of float
-        Direction towards the light in the picture's plane, a unit vector (x, y).
-    brushed, lathe : float array, CANVAS
-        Relative brightness of the machining marks.
-    table : float array of shape (SCALE * H, SCALE * W, 3)
-    height : float array, CANVAS
-        Surface height in pixels of the canvas; the slopes make the shading.
-    cover : float array, CANVAS
-        1 where there is metal, 0 where the table shows.
-    paint, paint_cover : float arrays of shape CANVAS + (3,) and CANVAS + (1,)
-        A colour over the metal and how much it hides.
-    """
-
-    turn: float
-    shift: tuple[float, float]
-    light: tuple[float, float]
-    brushed: Floats
-    lathe: Floats
-    table: Floats
-    height: Floats
-    cover: Floats
-    paint: Floats
-    paint_cover: Floats
+    turn: float  # degrees
+    shift: tuple[float, float]  # from the frame's centre (x, y) in pixels
+    light: tuple[float, float]  # unit vector (x, y) towards the light in the picture's plane
+    brushed: Floats  # relative brightness of the machining marks, straight
+    lathe: Floats  # and round
+    table: Floats  # RGB, of the frame's size at SCALE
+    height: Floats  # in pixels of the canvas; the slopes make the shading
+    cover: Floats  # 1 where there is metal, 0 where the table shows
+    paint: Floats | float = 0.0  # a colour over the metal, RGB
+    paint_cover: Floats | float = 0.0  # and how much it hides, with one channel
 
 
 @lru_cache(maxsize=1)
@@ -85,7 +68,7 @@ def _solid(missing: int | None = None) -> tuple[Floats, Floats]:
         height -= 6 * _ramp(15.5 - distance, 6.0)
         cover *= np.clip((distance - 9) * SCALE + 0.5, 0, 1)
     serial = np.zeros(CANVAS, np.uint8)
-    letter(serial, "A7-204", (CANVAS[1] / 2, (CANVAS[0] / 2) + 70 * SCALE), 9 * SCALE, 2)
+    letter(serial, "A7-204", (CANVAS[1] / 2, (CANVAS[0] / 2) + 70 * SCALE), 9 * SCALE)
     height -= 1.5 * blur(serial.astype(np.float32) / 255, 0.8)
     return height.astype(np.float32), cover.astype(np.float32)
 
@@ -112,22 +95,16 @@ def draw(rng: np.random.Generator) -> Scene:
         table=table,
         height=height,
         cover=cover,
-        paint=np.zeros((*CANVAS, 3), np.float32),
-        paint_cover=np.zeros((*CANVAS, 1), np.float32),
     )
 
 
-def _placement(scene: Scene) -> Floats:
-    """Affine matrix from the canvas to the frame, both at SCALE."""
+def _place(scene: Scene, image: Floats) -> Floats:
+    """Lay what is drawn on the canvas into the frame, both at SCALE."""
     matrix = cv2.getRotationMatrix2D((CANVAS[1] / 2, CANVAS[0] / 2), scene.turn, 1)
     matrix[0, 2] += (SHAPE[1] / 2 + scene.shift[0]) * SCALE - CANVAS[1] / 2
     matrix[1, 2] += (SHAPE[0] / 2 + scene.shift[1]) * SCALE - CANVAS[0] / 2
-    return np.asarray(matrix, np.float32)
-
-
-def _place(scene: Scene, image: Floats) -> Floats:
     size = (SHAPE[1] * SCALE, SHAPE[0] * SCALE)
-    return np.asarray(cv2.warpAffine(image, _placement(scene), size), np.float32)
+    return np.asarray(cv2.warpAffine(image, matrix.astype(np.float32), size), np.float32)
 
 
 def silhouette(scene: Scene) -> Floats:
@@ -198,9 +175,8 @@ def _scratch(scene: Scene, rng: np.random.Generator) -> Scene:
         stroke(groove, path[start : start + 3], width, int(rng.integers(170, 256)))
     depth = blur(groove.astype(np.float32) / 255, 0.9)
     bare = (0.75 * np.clip(depth, 0, 1) ** 2)[..., None].astype(np.float32)
-    paint = np.full_like(scene.paint, 1.02)
     height = scene.height - np.float32(rng.uniform(1.2, 2.0)) * depth
-    return replace(scene, height=height, paint=paint, paint_cover=bare)
+    return replace(scene, height=height, paint=1.02, paint_cover=bare)
 
 
 def _dent(scene: Scene, rng: np.random.Generator) -> Scene:
@@ -217,13 +193,9 @@ def _chip(scene: Scene, rng: np.random.Generator) -> Scene:
     x, y = _grid()
     size, place = rng.uniform(8, 22), rng.uniform(-0.75, 0.75)
     side = int(rng.integers(4))
-    centre = [
-        (place * HALF[0], -HALF[1]),
-        (place * HALF[0], HALF[1]),
-        (-HALF[0], place * HALF[1]),
-        (HALF[0], place * HALF[1]),
-    ][side]
-    reach = np.hypot(x - centre[0], y - centre[1]) - size
+    end = (-1, 1)[side % 2]
+    along, across = (place, end) if side < 2 else (end, place)
+    reach = np.hypot(x - along * HALF[0], y - across * HALF[1]) - size
     reach += 1.6 * soft_noise(rng, CANVAS, 11) + 0.7 * soft_noise(rng, CANVAS, 4)
     gone = np.clip(reach * SCALE + 0.5, 0, 1).astype(np.float32)
     rough = soft_noise(rng, CANVAS, 3) * np.exp(-((reach / 2.5) ** 2)) * 1.6
@@ -252,16 +224,11 @@ def _missing_hole(scene: Scene, rng: np.random.Generator) -> Scene:
     return replace(scene, height=height, cover=cover)
 
 
-_DAMAGES: dict[str, Callable[[Scene, np.random.Generator], Scene]] = {
+#: What each kind of defect does to a scene; its place and size are drawn.
+DAMAGES: dict[str, Callable[[Scene, np.random.Generator], Scene]] = {
     "scratch": _scratch,
     "dent": _dent,
     "chip": _chip,
     "rust": _rust,
     "missing_hole": _missing_hole,
 }
-DEFECTS = tuple(_DAMAGES)
-
-
-def damage(scene: Scene, defect: str, rng: np.random.Generator) -> Scene:
-    """Copy a scene with one defect, whose place and size are drawn from `rng`."""
-    return _DAMAGES[defect](scene, rng)

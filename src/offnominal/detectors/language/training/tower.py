@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from offnominal.benchmark.features import FeatureCache
+from offnominal.backbones.cache import FeatureCache
 from offnominal.datasets.sample import Sample
 from offnominal.detectors.language.learned import LearnedDetector
 from offnominal.detectors.language.training.losses import Batch

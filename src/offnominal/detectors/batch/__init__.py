@@ -1,0 +1,1 @@
+"""Detectors that score the images of a batch by each other."""

@@ -1,0 +1,103 @@
+"""Detectors that learn from no good image: the images of a batch judge each other."""
+
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+
+from offnominal.detectors.features import FeatureDetector
+from offnominal.detectors.options import OnError, Progress
+from offnominal.errors import NotFittedError, OptionError
+from offnominal.images import ImageSource, describe
+from offnominal.prediction import Prediction
+from offnominal.scoring import Scores
+
+__all__ = ["BatchDetector"]
+
+
+class BatchDetector(FeatureDetector):
+    """A detector that takes in a whole batch, and then judges one image after the other.
+
+    There is nothing to fit or to save, and no good image to set a threshold by: scores rank the
+    images of the batch.
+    """
+
+    needs_references: ClassVar[bool] = False
+
+    @abstractmethod
+    def take(self, index: int, image: np.ndarray) -> None:
+        """Take in one image of the batch, uint8 (H, W, 3)."""
+
+    def compare_all(self, count: int, progress: Progress | None) -> None:
+        """What needs all of the batch and comes before any image is judged."""
+
+    @abstractmethod
+    def judge_image(self, index: int, image: np.ndarray) -> Scores:
+        """What the score and the map of one image are made of."""
+
+    def check_count(self, count: int) -> None:
+        """Raise an :class:`OptionError` if a batch is too small."""
+        if count < 2:
+            raise OptionError("a batch needs at least two readable images to compare")
+
+    def stream(
+        self,
+        images: Iterable[ImageSource],
+        on_error: OnError | None = None,
+        progress: Progress | None = None,
+    ) -> Iterator[Prediction]:
+        """Predictions for a batch: all of it is taken in first, then judged image by image.
+
+        Images are read twice: what is kept of a batch fits in memory, its images may not.
+
+        Parameters
+        ----------
+        images : iterable of paths, uint8 or uint16 arrays, or PIL images
+        on_error : callable or None
+            Called with each :class:`~offnominal.errors.ImageError`, and the image is left out of
+            the batch; None: it is raised.
+        progress : callable or None
+            Called with the stage and the number of images that it has done.
+
+        Raises
+        ------
+        OptionError
+            If there are too few readable images to compare.
+        """
+        self.load_network()
+        self.begin()
+        readable: list[ImageSource] = []
+        for source, image in self.read(images, on_error):
+            with torch.inference_mode():
+                self.take(len(readable), image)
+            readable.append(source)
+            if progress:
+                progress("features", len(readable))
+        self.check_count(len(readable))
+        with torch.inference_mode():
+            self.compare_all(len(readable), progress)
+        for index, (source, image) in enumerate(self.read(readable, None)):
+            with torch.inference_mode():
+                found = self.prediction(describe(source), image, self.judge_image(index, image))
+            if progress:
+                progress("predict", index + 1)
+            yield found
+
+    def fit(
+        self,
+        images: Iterable[ImageSource] = (),
+        on_error: OnError | None = None,
+        progress: Progress | None = None,
+    ) -> Self:
+        """Refused: there is nothing to fit."""
+        raise OptionError(f"{self.method} has nothing to fit: it scores the images of a batch")
+
+    def compare(self, features: Any, without: int | None = None) -> Any:
+        """Refused: an image alone has nothing to be compared with."""
+        raise OptionError(f"{self.method} scores batches: use predict or stream with all images")
+
+    def check_fitted(self) -> None:
+        """Refused: nothing is learned."""
+        raise NotFittedError(f"{self.method} learns nothing, so there is nothing to save")

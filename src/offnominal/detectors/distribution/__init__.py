@@ -1,0 +1,1 @@
+"""Detectors that fit a distribution or a subspace to features of good parts."""

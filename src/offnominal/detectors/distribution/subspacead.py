@@ -1,0 +1,229 @@
+"""SubspaceAD: a linear subspace of patch features, and what lies outside of it.
+
+Lendering, Akdag and Bondarev, "SubspaceAD", CVPR 2026 (arXiv 2602.23013).
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from offnominal.detectors.features import ViewScores, joined, tokens_of
+from offnominal.detectors.options import OnError, Progress, check_choice, check_range
+from offnominal.detectors.references import Change
+from offnominal.detectors.subspace import Moments, Subspace, SubspaceModel
+from offnominal.images import ImageSource
+from offnominal.memory import MemoryBank
+from offnominal.scoring import Scores
+from offnominal.views import parse_rotations, rotate_image
+
+__all__ = ["Border", "SubspaceAD"]
+
+Border = Literal["black", "mirror"]
+
+_LARGEST_ANGLE = 345.0
+_RANDOM = re.compile(r"random(\d+)")
+
+
+class _Kept(NamedTuple):
+    """A reference whose score against the others is wanted."""
+
+    moments: Moments  # of all its patches, rotations included
+    features: list[Tensor]  # of each upright view, (D, gh, gw)
+
+
+class SubspaceAD(SubspaceModel):
+    """Few-shot and full-shot detection by the distance from a subspace of good patch features.
+
+    What is kept is the mean and the scatter of the patch features, so that the time for a test
+    image and the size of the file do not depend on the number of references, and more of them can
+    be added (:meth:`add`).
+
+    Parameters
+    ----------
+    rotations : str
+        ``random30``: every reference as it is and turned by 30 angles drawn uniformly from 0 to 345
+        degrees; ``none``, ``agnostic`` or a list of degrees. Say ``none`` where a part that is
+        turned is a defect, and with many references: the released code turns few-shot references
+        only.
+    rotation_border : {"black", "mirror"}
+        What fills the corners of a turned reference. ``black`` without interpolation is the
+        released code's; ``mirror`` with it is AnomalyDINO's.
+    seed : int
+        Of the angles. Those of a reference depend on the seed and its number only.
+    nearest : float
+        0: the distance from the subspace alone. Up to 1: weight w of the cosine distance d to the
+        nearest patch of the references in the score, residual^(1 - w) d^w. It needs a bank, so the
+        cost of a test image grows with the references.
+    calibrate_on : int
+        At most so many references, drawn with the seed, are scored without themselves to set the
+        threshold; 0: all. Each takes an eigendecomposition and, while fitting, 8 D^2 bytes and its
+        patch features: 18 MiB with a ViT-L at 672 px.
+    variance, fusion, aggregate, ...
+        See :class:`~offnominal.detectors.subspace.SubspaceModel`.
+
+    Examples
+    --------
+    >>> from offnominal import SubspaceAD
+    >>> detector = SubspaceAD(backbone="builtin").fit(["good/0.png", "good/1.png"])
+    >>> [prediction] = detector.predict("next.png")
+    """
+
+    method: ClassVar[str] = "subspacead"
+
+    def __init__(
+        self,
+        rotations: str | Sequence[float] = "random30",
+        rotation_border: Border = "black",
+        seed: int = 0,
+        nearest: float = 0.0,
+        calibrate_on: int = 100,
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        _parse_angles(rotations, seed, 0)
+        check_choice("rotation_border", rotation_border, Border)
+        check_range("nearest", nearest, least=0, most=1)
+        check_range("calibrate_on", calibrate_on, least=0)
+        self.rotations = rotations if isinstance(rotations, str) else tuple(rotations)
+        self.rotation_border: Border = rotation_border
+        self.seed = seed
+        self.nearest = nearest
+        self.calibrate_on = calibrate_on
+
+    def begin(self) -> None:
+        """Empty sums and an empty bank."""
+        super().begin()
+        self.bank = MemoryBank().to(self._device)
+        self._total: Moments | None = None
+
+    def learn(self, number: int, image: np.ndarray) -> _Kept:
+        """Add the patches of a reference and of its rotations to the sums."""
+        own: Moments | None = None
+        upright: list[Tensor] = []
+        for angle in _parse_angles(self.rotations, self.seed, number):
+            for view in self.views(_turn(image, angle, self.rotation_border)):
+                features = self.embed(torch.from_numpy(view.pixels))
+                tokens = tokens_of(features)
+                found = Moments.of(tokens)
+                own = found if own is None else own.plus(found)
+                if angle == 0:
+                    upright.append(features)
+                if self.nearest:
+                    self.bank.add(F.normalize(tokens, dim=-1), number)
+        assert own is not None, "the upright reference is always looked at"
+        self._total = own if self._total is None else self._total.plus(own)
+        return _Kept(own, upright)
+
+    def finish(self, progress: Progress | None) -> None:
+        """The subspace of all references."""
+        assert self._total is not None
+        self.set_moments(self._total)
+
+    def release(self) -> None:
+        """The sums are kept elsewhere."""
+        self._total = None
+
+    def score_reference(self, number: int, kept: _Kept) -> Scores:
+        """Score a reference by the subspace of the others, which is what refitting would give.
+
+        Its sums are taken out of the total, so no image is looked at twice.
+        """
+        others = Subspace.of(self.moments.minus(kept.moments), self.variance)
+        found = [self._near(self.outside(f, others), f, number) for f in kept.features]
+        return joined(self.views_of(self.references[number].size), found)
+
+    def compare(self, features: Tensor, without: int | None = None) -> ViewScores:
+        """Squared distance of each patch from the subspace, and from the bank if that counts."""
+        return self._near(super().compare(features), features, None)
+
+    def _near(self, found: ViewScores, features: Tensor, without: int | None) -> ViewScores:
+        if not self.nearest:
+            return found
+        rows = F.normalize(tokens_of(features), dim=-1)
+        near = self.bank.search(rows, 1, without)[0][:, 0].reshape(found.patches.shape) / 2
+        # A weighted geometric mean needs no common unit of both.
+        return ViewScores(found.patches ** (1 - self.nearest) * near**self.nearest)
+
+    @torch.inference_mode()
+    def add(
+        self,
+        images: Iterable[ImageSource],
+        on_error: OnError | None = None,
+        progress: Progress | None = None,
+        when: datetime | None = None,
+    ) -> Change:
+        """Learn from more good images; the subspace becomes that of fitting to all at once.
+
+        Each image is scored by the subspace of all others, and those scores join the ones that the
+        thresholds are set from. The earlier ones stay as they are: they were measured with fewer
+        references, so they are a little high.
+
+        Parameters
+        ----------
+        images : iterable of paths, uint8 or uint16 arrays, or PIL images
+            Exact copies of references, or of one another, are left out and reported.
+        on_error : callable or None
+            Called with each unreadable image, which is left out; None: it is raised, and the
+            detector stays as it was.
+        progress : callable or None
+            Called with the stage and the number of images that it has done.
+        when : datetime or None
+            Noted in the history.
+        """
+        self.check_fitted()
+        count, rows, threshold = len(self.references), self.bank_rows, self.threshold
+        before, bank = self.moments, len(self.bank)
+        known: list[str] = []
+        kept: dict[int, _Kept] = {}
+        self._total = before
+        try:
+            for number, image in self.references.take_in(self.read(images, on_error), known):
+                kept[number] = self.learn(number, image)
+                if progress:
+                    progress("features", len(kept))
+            if kept:
+                self.finish(progress)
+            scored = {number: self.score_reference(number, one) for number, one in kept.items()}
+        except BaseException:
+            self.set_moments(before)
+            self.bank.truncate(bank)
+            del self.references[count:]
+            raise
+        finally:
+            self.release()
+        if kept:
+            earlier = self.good.references
+            self.set_references(dict(zip(earlier.numbers, earlier.scores, strict=True)) | scored)
+            self.references.note("add", kept, self.bank_rows, when)
+        return Change(
+            "add",
+            tuple(self.references[number].file for number in kept),
+            tuple(known),
+            (count, len(self.references)),
+            (rows, self.bank_rows),
+            (threshold, self.threshold),
+            "kept" if kept and self.calibration.kind != "held-out" else "none",
+        )
+
+
+def _parse_angles(rotations: str | Sequence[float], seed: int, index: int) -> tuple[float, ...]:
+    """Angles of one reference, in degrees; 0 comes first."""
+    match = _RANDOM.fullmatch(rotations) if isinstance(rotations, str) else None
+    if match is None:
+        return parse_rotations(rotations)
+    drawn = np.random.default_rng([seed, index]).uniform(0, _LARGEST_ANGLE, int(match[1]))
+    return (0.0, *map(float, drawn))
+
+
+def _turn(image: np.ndarray, angle: float, border: Border) -> np.ndarray:
+    if border == "mirror" or angle == 0:
+        return rotate_image(image, angle)
+    # As torchvision's RandomRotation does it with its defaults.
+    return np.asarray(Image.fromarray(image).rotate(angle, Image.Resampling.NEAREST))

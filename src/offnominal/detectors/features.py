@@ -1,0 +1,365 @@
+"""Detectors over a backbone: pixels in, features compared with what good parts showed."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal, NamedTuple, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from offnominal.backbones import DEFAULT, backbone_name, load_backbone
+from offnominal.backbones.base import Backbone, Levels, Resize
+from offnominal.detectors.base import Detector
+from offnominal.detectors.options import Precision, check_choice, choose_device
+from offnominal.errors import ModelFileError, OptionError
+from offnominal.scoring import Scores, Size
+from offnominal.views import View, merge, tiled_views, whole_view
+
+__all__ = [
+    "FeatureDetector",
+    "Fusion",
+    "ViewScores",
+    "fuse_levels",
+    "is_plain_transformer",
+    "joined",
+    "tokens_of",
+]
+
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+Fusion = Literal["mean", "concat"]
+
+
+class ViewScores(NamedTuple):
+    """What a method says of one view.
+
+    Attributes
+    ----------
+    patches : Tensor of shape (gh, gw), float32
+    image : Tensor or None
+        Where the method scores the view itself, beside its patches.
+    weight : Tensor or None
+        Multiplies the statistic of the patches; None: 1.
+    """
+
+    patches: Tensor
+    image: Tensor | None = None
+    weight: Tensor | None = None
+
+
+class FeatureDetector(Detector):
+    """A detector whose patches are features of a backbone.
+
+    A method writes :meth:`learn_features` and :meth:`compare`, and where it needs to
+    :meth:`embed`, :meth:`finish` and :meth:`begin`. Learning, scoring, leave-one-out, tiles and
+    files follow from these.
+
+    Parameters
+    ----------
+    backbone : str or None
+        Short name (see ``offnominal backbones``), any timm name, or ``open_clip:NAME``; None: what
+        the weights file says of itself, otherwise the method's own.
+    weights : path or None
+        Local weights, safetensors or a ``.pth`` state dict, in timm's naming or the original; None:
+        from the hub's cache, or fetched from the hub.
+    layers : sequence of int or None
+        Feature levels of the backbone, as ``2,3`` or ``-1``; None: the method's, or the backbone's.
+    resolution : int or None
+        Length of the image's smaller side in pixels (of both with ``resize="square"``); None: the
+        backbone's default, which is 448 for DINOv2.
+    resize : {"short", "square"} or None
+        ``short`` keeps the aspect ratio and crops at the right and the bottom to whole patches;
+        ``square`` squashes. None: the backbone's default.
+    tile : int or None
+        Side of overlapping tiles at full resolution, in pixels, for very large images.
+    precision : {"fp32", "bf16", "fp16"}
+        Of the backbone.
+    device : str
+        ``auto``, ``cpu``, ``cuda``, ``cuda:1``. It is not stored in the saved detector.
+    **options
+        See :class:`~offnominal.detectors.base.Detector`.
+    """
+
+    default_backbone: ClassVar[str] = DEFAULT
+    # How the names of the backbones that it can use begin.
+    backbone_family: ClassVar[str | None] = ""
+    # Levels where ``layers`` names none, counted from the end; None: the backbone's own.
+    default_layers: ClassVar[tuple[int, ...] | None] = None
+    # The paper's resolution for families of backbones; others have their own.
+    default_resolutions: ClassVar[Mapping[str, int]] = {}
+    takes_tiles: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        backbone: str | None = None,
+        weights: str | None = None,
+        layers: Sequence[int] | None = None,
+        resolution: int | None = None,
+        resize: Resize | None = None,
+        tile: int | None = None,
+        precision: Precision = "fp32",
+        device: str = "auto",
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        check_choice("precision", precision, Precision)
+        if resize is not None:
+            check_choice("resize", resize, Resize)
+        if tile and not self.takes_tiles:
+            raise OptionError(
+                f"--tile {tile}: {self.method} looks at images as a whole; leave it out, or "
+                "choose a method that judges patches, such as anomalydino"
+            )
+        self.backbone = backbone
+        self.weights = str(weights) if weights is not None else None
+        self.layers = tuple(layers) if layers is not None else None
+        self.resolution = resolution
+        self.resize = resize
+        self.tile = tile
+        self.precision = precision
+        self.device = device
+        self.network: Backbone | None = None
+        self._device = torch.device("cpu")
+        self._geometry: dict[Size, list[View]] = {}
+
+    # -- what a method writes -----------------------------------------------------------------
+
+    def embed(self, pixels: Tensor) -> Any:
+        """Features of one view (3, h, w), as the method's next two take them: (D, gh, gw) here."""
+        return self.features(pixels[None])[0]
+
+    def learn_features(self, number: int, features: Any, view: int, upright: bool) -> None:
+        """Learn from a view of a reference.
+
+        Parameters
+        ----------
+        number : int
+            Of the reference.
+        features : what :meth:`embed` gave
+        view : int
+            Place of the view in :meth:`reference_views`.
+        upright : bool
+            Whether new images are looked at so too.
+        """
+
+    def compare(self, features: Any, without: int | None = None) -> ViewScores:
+        """Score a view by its features, as if reference ``without`` had never been learned."""
+        raise NotImplementedError(f"{type(self).__name__} must write compare, or score")
+
+    def choose_levels(self, network: Backbone) -> Backbone:
+        """The network at the levels that this method uses where ``layers`` names none."""
+        if self.layers is not None or self.default_layers is None:
+            return network
+        return network.at_levels(self.default_layers)
+
+    def default_resolution(self, network: Backbone) -> int:
+        """Resolution where the option names none."""
+        return self.default_resolutions.get(network.family, network.resolution)
+
+    def views(self, image: np.ndarray) -> list[View]:
+        """An image, uint8 (H, W, 3), sized for the backbone, or cut into tiles."""
+        net = self.load_network()
+        if self.tile:
+            return tiled_views(image, self.tile, net.multiple, net.mean, net.std)
+        resolution = self.resolution or self.default_resolution(net)
+        resize = self.resize or net.resize
+        return [whole_view(image, resolution, net.multiple, resize, net.mean, net.std)]
+
+    def reference_views(self, image: np.ndarray) -> list[View]:
+        """The same of a reference: those of :meth:`views` first, then turned or flipped ones."""
+        return self.views(image)
+
+    # -- what follows -------------------------------------------------------------------------
+
+    def learn(self, number: int, image: np.ndarray) -> Any:
+        """Take in one good image; features of its upright views are what is kept."""
+        kept = []
+        for place, view in enumerate(self.reference_views(image)):
+            features = self.embed(torch.from_numpy(view.pixels))
+            self.learn_features(number, features, place, view.upright)
+            if view.upright:
+                kept.append(features)
+        return kept
+
+    def score(self, image: np.ndarray) -> Scores:
+        """What the score and the map of an image are made of."""
+        views = self.views(image)
+        return joined(
+            views, [self.compare(self.embed(torch.from_numpy(view.pixels))) for view in views]
+        )
+
+    def score_reference(self, number: int, kept: Any) -> Scores:
+        """Score a reference's features as if it had never been learned."""
+        views = self.views_of(self.references[number].size)
+        return joined(views, [self.compare(features, without=number) for features in kept])
+
+    def forward(self, pixels: Tensor, size: Size | None = None) -> tuple[Tensor, Tensor]:
+        """Image scores and patch scores of a batch of prepared pixels.
+
+        Parameters
+        ----------
+        pixels : Tensor of shape (B, 3, h, w), float32
+        size : (H, W) or None
+            The images' own size, which ``aggregate="map-max"`` depends on; None: (h, w).
+
+        Returns
+        -------
+        scores : Tensor of shape (B,), float32
+        patch_scores : Tensor of shape (B, gh, gw), float32
+        """
+        seen: Size = (pixels.shape[-2], pixels.shape[-1])
+        found = [self.compare(self.embed(one)) for one in pixels]
+        scores = [self.image_score(one_view(each, seen), size or seen) for each in found]
+        patches = torch.stack([each.patches for each in found])
+        return torch.tensor(scores, device=patches.device), patches
+
+    def views_of(self, size: Size) -> list[View]:
+        """Upright views of any image (H, W), for where they lie; their pixels mean nothing."""
+        if size not in self._geometry:
+            if len(self._geometry) > 16:
+                self._geometry.clear()
+            self._geometry[size] = self.views(np.zeros((*size, 3), np.uint8))
+        return self._geometry[size]
+
+    # -- the backbone -------------------------------------------------------------------------
+
+    def load_network(self) -> Backbone:
+        """Build the backbone on first use and move everything to the device."""
+        if self.network is None:
+            self.use_network(self.build_network(), shared=False)
+        assert self.network is not None
+        return self.network
+
+    def build_network(self) -> Backbone:
+        """The backbone that the options name."""
+        name = backbone_name(self.backbone, self.weights, self.default_backbone)
+        return load_backbone(name, self.weights, self.layers)
+
+    def use_network(self, network: Backbone, shared: bool = True) -> None:
+        """Adopt a backbone; of one that nobody else uses, only the levels that are needed."""
+        self._device = choose_device(self.device)
+        self.network = self.choose_levels(network)
+        if not shared:
+            self.network.trim()
+        self.to(self._device)
+
+    def features(self, pixels: Tensor) -> Tensor:
+        """Patch features (B, D, gh, gw) in float32 of pixels (B, 3, h, w) on any device."""
+        with self._autocast():
+            maps: Tensor = self.load_network()(pixels.to(self._device))
+        return maps.float()
+
+    def levels(self, pixels: Tensor, norm: bool = True) -> Levels:
+        """Feature levels and a vector for each image in float32, of pixels on any device."""
+        with self._autocast():
+            maps, summary = self.load_network().levels(pixels.to(self._device), norm)
+        return Levels([each.float() for each in maps], summary.float())
+
+    def _autocast(self) -> torch.autocast:
+        self.load_network()
+        dtype = _DTYPES.get(self.precision)
+        return torch.autocast(self._device.type, dtype=dtype, enabled=dtype is not None)
+
+    # -- files --------------------------------------------------------------------------------
+
+    def twin(self, changes: Mapping[str, Any]) -> Self:
+        """Another with the same options, but for some, on the same network."""
+        other = type(self)(**(self.options() | dict(changes)), device=self.device)
+        other._device, other.network = self._device, self.load_network()
+        return other
+
+    def header(self) -> dict[str, Any]:
+        """All that is not a tensor; the backbone by its name, settled at the fit, and digest."""
+        net = self.load_network()
+        found = super().header()
+        found["options"] |= {"backbone": net.name}
+        return found | {"backbone": {"name": net.name, "digest": net.digest}}
+
+    def restore(self, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+        """Take over what was learned, if the backbone is the one that it was learned with."""
+        net, known = self.load_network(), header["backbone"]
+        if net.digest != known["digest"]:
+            raise ModelFileError(
+                f"fitted with other weights of {net.name} than "
+                f"{self.weights or 'those on this machine'} (digest {known['digest'][:12]}, not "
+                f"{net.digest[:12]}); give the right file with --weights, or fit anew"
+            )
+        here = {
+            name: tensor if name.startswith("calibration.") else tensor.to(self._device)
+            for name, tensor in tensors.items()
+        }
+        super().restore(header, here)
+
+
+def one_view(found: ViewScores, seen: Size) -> Scores:
+    """Scores of an image that was looked at once, at a size (h, w)."""
+    return Scores(
+        found.patches.float().cpu().numpy(),
+        None if found.image is None else float(found.image),
+        1.0 if found.weight is None else float(found.weight),
+        None,
+        seen[0] // found.patches.shape[0],
+    )
+
+
+def joined(views: Sequence[View], found: Sequence[ViewScores]) -> Scores:
+    """Scores of an image from those of its views."""
+    each = [one_view(one, view.size) for one, view in zip(found, views, strict=True)]
+    patches, window = merge(views, [one.patches for one in each])
+    # Of several views the most anomalous one speaks for the image.
+    worst = max(each, key=lambda one: float(one.patches.max()))
+    return worst._replace(patches=patches, window=window)
+
+
+def tokens_of(features: Tensor) -> Tensor:
+    """Patch features (D, gh, gw) as rows (gh * gw, D)."""
+    return features.flatten(1).T.contiguous()
+
+
+def is_plain_transformer(net: Backbone) -> bool:
+    """Whether its levels are blocks of one grid; those of a pyramid have strides of their own."""
+    return net.level_count > 1 and net.multiple == net.stride
+
+
+def fuse_levels(
+    net: Backbone, pixels: Tensor, fusion: Fusion | None = None
+) -> tuple[Tensor, Tensor]:
+    """One grid of features from several levels, and a vector for each image.
+
+    The blocks half way up a transformer tell defects apart better than the last one, whose tokens
+    are about what the object is.
+
+    Parameters
+    ----------
+    net : Backbone
+    pixels : Tensor of shape (B, 3, h, w), float32
+    fusion : {"mean", "concat"} or None
+        None: the mean where the levels have one shape, otherwise what the backbone's ``forward``
+        makes of them, which is a concatenation.
+
+    Returns
+    -------
+    features : Tensor of shape (B, D, gh, gw)
+        Of the blocks' raw output, without a final layer norm.
+    summary : Tensor of shape (B, D')
+        The class token behind the last block that is used, or the mean over the positions.
+
+    Raises
+    ------
+    OptionError
+        If levels of several shapes are to be averaged.
+    """
+    maps: list[Tensor] = []
+    if net.multiple == net.stride:
+        maps, summary = net.levels(pixels, norm=False)
+    alike = len({m.shape[1] for m in maps}) == 1
+    if fusion == "mean" and not alike:
+        raise OptionError(
+            f"--fusion mean: the levels of {net.name} have several shapes; use --fusion concat"
+        )
+    if not maps:
+        features = net(pixels)
+        return features, features.mean((2, 3))
+    if fusion == "concat" or not alike:
+        return torch.cat(maps, dim=1), summary
+    return torch.stack(maps).mean(0), summary

@@ -1,0 +1,162 @@
+"""Patch features brought to one scale, and a mask of those that belong to the part."""
+
+from dataclasses import asdict
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from offnominal.backbones.base import Normalize
+from offnominal.detectors.features import FeatureDetector, tokens_of
+from offnominal.detectors.options import check_choice
+from offnominal.errors import OptionError
+from offnominal.foreground import (
+    MaskMode,
+    Morphology,
+    first_component,
+    foreground_mask,
+    masking_test,
+)
+from offnominal.memory import MemoryBank
+from offnominal.pictures import beside, colour_map, outline
+
+__all__ = ["MaskedFeatures"]
+
+
+class MaskedFeatures(FeatureDetector):
+    """What AnomalyDINO's forms share: normalised features, and a mask of the background.
+
+    Parameters
+    ----------
+    mask : {"auto", "on", "off"}
+        Whether background patches score 0. ``auto``: the masking test decides once.
+    mask_threshold : float or None
+        Where the first principal component separates object and background; None: the backbone's
+        own (10 for DINOv2), or Otsu's.
+    morphology : {"2d", "reference"}
+        Dilation and closing of the mask in two dimensions, or as the released code runs them.
+    normalize : {"l2", "standardize", "none"} or None
+        ``l2``: cosine distance. ``standardize``: each channel by its mean and deviation over the
+        good images, then Euclidean distance. None: the backbone's own choice.
+    **options
+        See :class:`~offnominal.detectors.features.FeatureDetector`.
+    """
+
+    def __init__(
+        self,
+        mask: MaskMode = "auto",
+        mask_threshold: float | None = None,
+        morphology: Morphology = "2d",
+        normalize: Normalize | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        check_choice("mask", mask, MaskMode)
+        check_choice("morphology", morphology, Morphology)
+        if normalize is not None:
+            check_choice("normalize", normalize, Normalize)
+        if mask == "on" and self.tile:
+            raise OptionError("--mask on does not go with --tile: a tile rarely shows an object")
+        self.mask: MaskMode = mask
+        self.mask_threshold = mask_threshold
+        self.morphology: Morphology = morphology
+        self.normalize = normalize
+
+    def begin(self) -> None:
+        """No mask is decided on, and features are as they are."""
+        super().begin()
+        self.masks_ = False
+        self.masking_test_: dict[str, Any] | None = None
+        self.centre_, self.scale_ = torch.zeros(1), torch.ones(1)
+
+    # -- one scale ----------------------------------------------------------------------------
+
+    @property
+    def normalization(self) -> Normalize:
+        """What is done to the features before distances are measured."""
+        return self.normalize or self.load_network().normalize
+
+    def normalised(self, tokens: Tensor) -> Tensor:
+        """Tokens (n, D) as distances are measured between them."""
+        if self.normalization == "l2":
+            return F.normalize(tokens, dim=-1)
+        return (tokens - self.centre_.to(tokens)) / self.scale_.to(tokens)
+
+    def standardize(self, bank: MemoryBank) -> None:
+        """Shift and scale a bank in place by its own channels' mean and deviation, if wished."""
+        if self.normalization != "standardize":
+            return
+        rows = bank.take(slice(None))
+        self.centre_ = rows.mean(0)
+        deviation = rows.std(0, correction=0)
+        # A channel that never varies carries nothing; dividing by it would only blow up noise.
+        self.scale_ = torch.where(deviation > 1e-6, deviation, torch.ones_like(deviation))
+        bank.standardize_(self.centre_, self.scale_)
+
+    def patch_distance(self, squared: Tensor) -> Tensor:
+        """Cosine distance of unit vectors, or Euclidean distance, from the squared one (n, k)."""
+        if self.normalization == "l2":
+            return squared.mean(-1) / 2
+        return squared.mean(-1).sqrt()
+
+    # -- the mask -----------------------------------------------------------------------------
+
+    def decide_mask(self, features: Tensor) -> None:
+        """Choose once, on the first image's features (D, gh, gw), whether there is a mask."""
+        self.masks_ = self.mask == "on"
+        self.masking_test_ = None
+        if self.mask == "auto" and not self.tile:
+            found = masking_test(tokens_of(features), _grid(features), self.component_threshold)
+            self.masks_ = found.passed
+            self.masking_test_ = asdict(found)
+
+    @property
+    def component_threshold(self) -> float | None:
+        """Where the first principal component parts object and background; None: Otsu's."""
+        if self.mask_threshold is not None:
+            return self.mask_threshold
+        return self.load_network().mask_threshold
+
+    def foreground(self, features: Tensor) -> Tensor:
+        """Mask (gh, gw) of the patches that count: all of them when the mask is off."""
+        grid = _grid(features)
+        if not self.masks_:
+            return torch.ones(grid, dtype=torch.bool, device=features.device)
+        tokens = tokens_of(features)
+        return foreground_mask(tokens, grid, self.component_threshold, self.morphology)
+
+    @torch.inference_mode()
+    def foreground_picture(self, image: np.ndarray) -> np.ndarray:
+        """Image, first principal component, and the mask's outline, side by side.
+
+        Parameters
+        ----------
+        image : uint8 array of shape (H, W, 3)
+
+        Returns
+        -------
+        uint8 array of shape (H, 3 W + gaps, 3)
+            The outline is what the mask would be, whether or not it is used.
+        """
+        features = self.features(torch.from_numpy(self.views(image)[0].pixels)[None])[0]
+        tokens, grid = tokens_of(features), _grid(features)
+        size = (image.shape[1], image.shape[0])
+        component = first_component(tokens).reshape(grid).cpu().numpy().astype(np.float32)
+        mask = foreground_mask(tokens, grid, self.component_threshold, self.morphology)
+        large = cv2.resize(
+            mask.cpu().numpy().astype(np.uint8), size, interpolation=cv2.INTER_NEAREST
+        )
+        heat = cv2.resize(component, size, interpolation=cv2.INTER_NEAREST).astype(np.float32)
+        shaded = np.where(large[..., None] > 0, image, image // 3)
+        return beside(
+            image,
+            colour_map(heat, float(heat.min()), float(heat.max())),
+            outline(shaded, large > 0),
+        )
+
+
+def _grid(features: Tensor) -> tuple[int, int]:
+    return features.shape[1], features.shape[2]

@@ -1,0 +1,1 @@
+"""Detectors that compare patches or images with those of good parts."""

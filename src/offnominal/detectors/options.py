@@ -1,0 +1,93 @@
+"""Option values: the checks that constructors share, and what each option of a method is."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any, Literal, get_args
+
+import torch
+
+from offnominal.errors import ImageError, OptionError
+
+__all__ = [
+    "LeaveOneOut",
+    "OnError",
+    "Precision",
+    "Progress",
+    "check_choice",
+    "check_range",
+    "choose_device",
+    "option_defaults",
+]
+
+OnError = Callable[[ImageError], None]
+Progress = Callable[[str, int], None]
+Precision = Literal["fp32", "bf16", "fp16"]
+LeaveOneOut = Literal["exact", "approximate", "none"]
+
+
+def check_choice(option: str, value: object, choices: Any) -> None:
+    """Raise an :class:`OptionError` that lists the choices: a ``Literal``, or a sequence."""
+    allowed = get_args(choices) or choices
+    if value not in allowed:
+        raise OptionError(f"{option} {value!r}: choose one of {', '.join(map(str, allowed))}")
+
+
+def check_range(
+    option: str,
+    value: float,
+    *,
+    least: float | None = None,
+    above: float | None = None,
+    most: float | None = None,
+    below: float | None = None,
+) -> None:
+    """Raise an :class:`OptionError` that names the range, unless a number lies in it."""
+    fine = (
+        (least is None or value >= least)
+        and (above is None or value > above)
+        and (most is None or value <= most)
+        and (below is None or value < below)
+    )
+    if not fine:
+        low = f"above {above}" if above is not None else f"from {least}"
+        high = f" to below {below}" if below is not None else f" up to {most}"
+        some = most is None and below is None
+        told = (f"{least} or more" if above is None else f"more than {above}") if some else low
+        name = option.replace("_", "-")
+        raise OptionError(f"--{name} {value}: give {told}{'' if some else high}")
+
+
+def choose_device(device: str) -> torch.device:
+    """The device that ``auto``, ``cpu``, ``cuda`` or ``cuda:N`` names.
+
+    Raises
+    ------
+    OptionError
+        If it is not on this machine.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+        torch.empty(1, device=chosen)
+    except (RuntimeError, AssertionError) as error:
+        raise OptionError(
+            f"--device {device}: not on this machine; `offnominal doctor` lists what is"
+        ) from error
+    return chosen
+
+
+def option_defaults(kind: type) -> dict[str, Any]:
+    """The arguments of a constructor and their defaults, those of its bases first.
+
+    A subclass names its own arguments and passes the rest on to its base as ``**options``.
+    """
+    found: dict[str, Any] = {}
+    for base in reversed(kind.__mro__):
+        if "__init__" not in vars(base) or base.__module__.partition(".")[0] == "torch":
+            continue
+        for parameter in inspect.signature(vars(base)["__init__"]).parameters.values():
+            if parameter.name != "self" and parameter.kind is not parameter.VAR_KEYWORD:
+                found[parameter.name] = parameter.default
+    found.pop("args", None)  # object's own
+    return found

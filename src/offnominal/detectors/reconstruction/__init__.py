@@ -1,0 +1,1 @@
+"""Detectors that see what a network fails to paint."""

@@ -1,0 +1,262 @@
+"""The images that a detector knows, and the steps by which it came to know them."""
+
+import difflib
+import string
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+
+from offnominal.calibration import Threshold
+from offnominal.errors import ImageError, OptionError
+from offnominal.images import ImageSource, content_digest, describe, read_image
+from offnominal.scoring import Size
+
+__all__ = ["Change", "Reference", "References", "Sample", "Step", "Version"]
+
+What = Literal["fit", "add", "forget", "undo", "compact"]
+Rescored = Literal["affected", "all", "kept", "none"]
+
+_DIGEST = 64  # hexadecimal digits
+_SHORT_DIGEST = 8  # the fewest that are taken for the beginning of one
+_NEAREST_NAMES = 5
+
+
+@dataclass
+class Reference:
+    """One image that a detector learned from.
+
+    Attributes
+    ----------
+    file : str
+        As it was named when it was learned from.
+    digest : str
+        Of its pixels.
+    size : (H, W)
+    active : bool
+        False once it was forgotten, until an undo.
+    """
+
+    file: str
+    digest: str
+    size: Size
+    active: bool = True
+
+    @classmethod
+    def of(cls, source: ImageSource, image: np.ndarray) -> Self:
+        """The reference that an image, uint8 (H, W, 3), makes."""
+        return cls(describe(source), content_digest(image), (image.shape[0], image.shape[1]))
+
+
+@dataclass(frozen=True)
+class Version:
+    """One step in what a detector knows.
+
+    Attributes
+    ----------
+    number : int
+        1 for the first.
+    what : {"fit", "add", "forget", "compact"}
+    images : tuple of str
+        Names of the images that were learned from, added or forgotten.
+    references : int
+        How many images it knew afterwards.
+    rows : int
+        Rows of its bank that count afterwards.
+    when : str or None
+        UTC, as ``2026-03-01T09:30:00Z``, if it was given: a model file that is made again from the
+        same images is the same to the byte, so no clock is asked.
+    """
+
+    number: int
+    what: str
+    images: tuple[str, ...]
+    references: int
+    rows: int
+    when: str | None
+
+
+@dataclass
+class Step:
+    """A :class:`Version` as a model file has it: with the numbers of the images."""
+
+    what: What
+    numbers: list[int]
+    references: int
+    rows: int
+    when: str | None
+
+
+@dataclass(frozen=True)
+class Change:
+    """What a step changed.
+
+    Attributes
+    ----------
+    what : {"add", "forget", "undo", "compact"}
+    images : tuple of str
+        Names of the images that came or went.
+    known : tuple of str
+        Names of those that were left out because the detector knows their pixels already.
+    references, rows : (int, int)
+        Before and after.
+    threshold : (Threshold or None, Threshold or None)
+        Before and after.
+    rescored : {"affected", "all", "kept", "none"}
+        How the other references were scored anew. ``affected``: exactly, by comparing their patches
+        with the rows that came, or anew where the nearest row went. ``all``: every one, exactly.
+        ``kept``: not, since the bank holds a part of their patches only; their scores are
+        approximate. ``none``: there was nothing to score, or held-out images set the thresholds.
+    """
+
+    what: What
+    images: tuple[str, ...]
+    known: tuple[str, ...]
+    references: tuple[int, int]
+    rows: tuple[int, int]
+    threshold: tuple[Threshold | None, Threshold | None]
+    rescored: Rescored = "none"
+
+
+class References(list[Reference]):
+    """The images that a detector learned from, by their numbers, and the steps of its history."""
+
+    def __init__(self, known: Iterable[Reference] = (), steps: Iterable[Step] = ()) -> None:
+        super().__init__(known)
+        self.steps = list(steps)
+
+    @property
+    def active(self) -> list[int]:
+        """Numbers of those that were not forgotten."""
+        return [number for number, one in enumerate(self) if one.active]
+
+    def take_in(
+        self, images: Iterable[tuple[ImageSource, np.ndarray]], copies: list[str]
+    ) -> Iterator[tuple[int, np.ndarray]]:
+        """Number images on their way, and note them.
+
+        Exact copies of active references, and of one another, are left out; their names join
+        ``copies``.
+        """
+        digests = {one.digest for one in self if one.active}
+        for source, image in images:
+            reference = Reference.of(source, image)
+            if reference.digest in digests:
+                copies.append(reference.file)
+                continue
+            digests.add(reference.digest)
+            self.append(reference)
+            yield len(self) - 1, image
+
+    def find(self, image: ImageSource, sixteen_bit: str = "range") -> int:
+        """Number of the active reference that a name, a digest or an image stands for.
+
+        Raises
+        ------
+        OptionError
+            If there is none, listing the nearest names, or several.
+        """
+        known = self.active
+
+        def named(test: Any) -> list[int]:
+            return [number for number in known if test(self[number])]
+
+        name = str(image) if isinstance(image, str | Path) else describe(image)
+        found: list[int] = []
+        if isinstance(image, str | Path):
+            found = named(lambda one: one.file == name)
+            if (
+                not found
+                and _SHORT_DIGEST <= len(name) <= _DIGEST
+                and set(name) <= set(string.hexdigits)
+            ):
+                found = named(lambda one: one.digest.startswith(name.lower()))
+        if not found:
+            try:
+                digest = content_digest(read_image(image, sixteen_bit))
+                found = named(lambda one: one.digest == digest)
+            except ImageError:
+                if not isinstance(image, str | Path):
+                    raise
+        if not found and isinstance(image, str | Path):
+            wanted = Path(name).parts  # the end of a path, by whole folders
+            found = named(lambda one: Path(one.file).parts[-len(wanted) :] == wanted)
+        if len(found) == 1:
+            return found[0]
+        if found:
+            listed = "".join(
+                f"\n  {self[n].file}  digest {self[n].digest[:12]}" for n in found[:10]
+            )
+            raise OptionError(
+                f"{name}: stands for {len(found)} references; name one by its whole path or its "
+                f"digest:{listed}"
+            )
+        near = _near(name, [self[number].file for number in known])
+        raise OptionError(f"{name}: not among the {len(known)} references{near}")
+
+    # -- history ------------------------------------------------------------------------------
+
+    def note(
+        self, what: What, numbers: Iterable[int], rows: int, when: datetime | None = None
+    ) -> None:
+        """Write a step into the history; a time without a time zone is local time."""
+        told = None if when is None else when.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        self.steps.append(Step(what, list(numbers), len(self.active), rows, told))
+
+    def history(self) -> list[Version]:
+        """The steps in words, the first one first."""
+        return [
+            Version(
+                number,
+                step.what,
+                tuple(self[one].file for one in step.numbers),
+                step.references,
+                step.rows,
+                step.when,
+            )
+            for number, step in enumerate(self.steps, start=1)
+        ]
+
+    def plain(self) -> dict[str, Any]:
+        """Plain values, for a model file."""
+        return {"known": [vars(one) for one in self], "steps": [vars(one) for one in self.steps]}
+
+    @classmethod
+    def from_plain(cls, values: Mapping[str, Any]) -> Self:
+        """What :meth:`plain` gave."""
+        known = [Reference(**one | {"size": tuple(one["size"])}) for one in values["known"]]
+        return cls(known, [Step(**step) for step in values["steps"]])
+
+
+def _near(name: str, files: Sequence[str]) -> str:
+    """The names nearest to a name that is not among them, in words."""
+    last = Path(name).name.lower()
+    ratios = [
+        difflib.SequenceMatcher(None, last, Path(file).name.lower(), autojunk=False).ratio()
+        + 0.1 * difflib.SequenceMatcher(None, name, file, autojunk=False).ratio()
+        for file in files
+    ]
+    nearest = np.argsort(-np.asarray(ratios), kind="stable")[:_NEAREST_NAMES]
+    listed = "".join(f"\n  {files[number]}" for number in nearest)
+    return f"; the nearest names are{listed}\n`offnominal history` lists what a model knows"
+
+
+class Sample(dict[int, Any]):
+    """A uniform sample of a stream of unknown length (Vitter, 1985, algorithm R); 0: all of it."""
+
+    def __init__(self, limit: int, seed: int) -> None:
+        super().__init__()
+        self.limit = limit
+        self._draw = np.random.default_rng(seed)
+
+    def offer(self, number: int, value: Any) -> None:
+        """Take the next value of the stream, or not."""
+        if self.limit and len(self) == self.limit:
+            out = int(self._draw.integers(number + 1))
+            if out >= self.limit:
+                return
+            del self[list(self)[out]]
+        self[number] = value

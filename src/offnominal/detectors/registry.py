@@ -1,0 +1,284 @@
+"""The methods: one line each, listed without importing torch; and opening what they saved."""
+
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from offnominal.errors import ModelFileError, OptionError
+
+if TYPE_CHECKING:
+    from offnominal.detectors.base import Detector
+
+__all__ = ["METHODS", "Method", "detector_class", "load"]
+
+ENTRY_POINTS = "offnominal.methods"
+"""Group of entry points by which other packages add methods, each named like its method."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """One line of the registry.
+
+    Parameters
+    ----------
+    name : str
+        As ``--method`` takes it.
+    target : str
+        ``module:class``, imported on use.
+    needs : str
+        What it learns from.
+    about : str
+        What it does, in a line.
+    paper : str
+        Authors, year, and where to find it.
+    references : {"required", "optional", "none"}
+        Whether it is fitted to good images.
+    batched : bool
+        Whether it scores the images of a batch by each other, so that there is nothing to fit.
+    grows : {"no", "adds", "all"}
+        What it can do without another fit: nothing, ``add``, or ``add``, ``forget`` and ``undo``.
+    """
+
+    name: str
+    target: str
+    needs: str
+    about: str
+    paper: str
+    references: Literal["required", "optional", "none"] = "required"
+    batched: bool = False
+    grows: Literal["no", "adds", "all"] = "no"
+
+
+METHODS: dict[str, Method] = {
+    method.name: method
+    for method in (
+        Method(
+            "anomalydino",
+            "offnominal.detectors.memory_bank.anomalydino:AnomalyDINO",
+            "1 or more good images",
+            "nearest neighbours of DINOv2 patch features, mean of the top 1 %",
+            "Damm et al., 2024, arXiv 2405.14529",
+            grows="all",
+        ),
+        Method(
+            "anomalydino-batched",
+            "offnominal.detectors.batch.anomalydino_batched:BatchedAnomalyDINO",
+            "nothing: a batch of mostly good images",
+            "the images of a batch judge each other (predict --zero-shot-batch)",
+            "Damm et al., 2024, appendix D",
+            references="none",
+            batched=True,
+        ),
+        Method(
+            "subspacead",
+            "offnominal.detectors.distribution.subspacead:SubspaceAD",
+            "1 or more good images",
+            "distance from a linear subspace of middle-layer patch features; no bank",
+            "Lendering et al., 2026, arXiv 2602.23013",
+            grows="adds",
+        ),
+        Method(
+            "subspacead-batched",
+            "offnominal.detectors.batch.subspacead_batched:BatchedSubspaceAD",
+            "nothing: a batch of mostly good images",
+            "the subspace of a batch judges its images (predict --zero-shot-batch)",
+            "Lendering et al., 2026, batched zero-shot",
+            references="none",
+            batched=True,
+        ),
+        Method(
+            "multilayer-nn",
+            "offnominal.detectors.memory_bank.multilayer:MultiLayerNN",
+            "1 or more good images",
+            "nearest neighbours of several blocks' features, references and queries augmented",
+            "after Wang et al. (VisionAD), 2025, arXiv 2504.11895",
+            grows="all",
+        ),
+        Method(
+            "patchcore",
+            "offnominal.detectors.memory_bank.patchcore:PatchCore",
+            "some to hundreds of good images",
+            "coreset of locally aware mid-level features, nearest neighbours, re-weighted maximum",
+            "Roth et al., 2022, arXiv 2106.08265",
+            grows="all",
+        ),
+        Method(
+            "softpatch",
+            "offnominal.detectors.memory_bank.softpatch:SoftPatch",
+            "dozens of images, some of them defective",
+            "PatchCore without the patches that stand out in training, softly weighted",
+            "Jiang et al., 2022, arXiv 2403.14233",
+        ),
+        Method(
+            "ensemble",
+            "offnominal.detectors.ensemble:Ensemble",
+            "2 or more good images",
+            "one method on several backbones, normalised scores and maps averaged",
+            "Roth et al., 2022, section 4.2",
+        ),
+        Method(
+            "spade",
+            "offnominal.detectors.memory_bank.spade:SPADE",
+            "1 or more good images",
+            "nearest images, then correspondences of their feature pyramids",
+            "Cohen and Hoshen, 2020, arXiv 2005.02357",
+        ),
+        Method(
+            "padim",
+            "offnominal.detectors.distribution.padim:PaDiM",
+            "1 or more good images, parts in one place",
+            "a Gaussian at each position, Mahalanobis distance",
+            "Defard et al., 2021, arXiv 2011.08785",
+        ),
+        Method(
+            "dn2",
+            "offnominal.detectors.memory_bank.dn2:DN2",
+            "1 or more good images",
+            "nearest neighbours of one vector an image, the plain baseline",
+            "Bergman et al., 2020, arXiv 2002.10445",
+        ),
+        Method(
+            "musc",
+            "offnominal.detectors.batch.musc:MuSc",
+            "nothing: a batch of 5 or more mostly good images",
+            "the images of a batch score each other, patch by patch (predict --zero-shot-batch)",
+            "Li et al., 2024, arXiv 2401.16753",
+            references="none",
+            batched=True,
+        ),
+        Method(
+            "winclip",
+            "offnominal.detectors.language.winclip:WinCLIP",
+            "nothing, or good images (WinCLIP+); the part's name helps",
+            "windows of CLIP compared with texts, and with good images where there are any",
+            "Jeong et al., 2023, arXiv 2303.14814",
+            references="optional",
+        ),
+        Method(
+            "april-gan",
+            "offnominal.detectors.language.april_gan:AprilGAN",
+            "layers learned on another data set; then nothing, or good images",
+            "patch tokens of four levels brought to the texts by learned layers",
+            "Chen et al., 2023, arXiv 2305.17382",
+            references="optional",
+        ),
+        Method(
+            "anomalyclip",
+            "offnominal.detectors.language.anomalyclip:AnomalyCLIP",
+            "prompts learned on another data set; then nothing",
+            "object-agnostic learned prompts, value-value attention",
+            "Zhou et al., 2024, arXiv 2310.18961",
+            references="none",
+        ),
+        Method(
+            "coop",
+            "offnominal.detectors.language.coop:CoOp",
+            "prompts learned on another data set, and the part's name",
+            "learned context around the part's name",
+            "Zhou et al., 2022, arXiv 2109.01134",
+            references="none",
+        ),
+        Method(
+            "clip-ac",
+            "offnominal.detectors.language.clip:CLIPAC",
+            "nothing; the part's name helps",
+            "CLIP with the normal and the anomalous name in 80 templates, a plain baseline",
+            "Jeong et al., 2023, as AnomalyCLIP measured it",
+            references="none",
+        ),
+        Method(
+            "clip",
+            "offnominal.detectors.language.clip:CLIPDetector",
+            "nothing; the part's name helps",
+            "CLIP with one normal and one anomalous prompt, the plainest baseline",
+            "Radford et al., 2021, arXiv 2103.00020",
+            references="none",
+        ),
+        Method(
+            "maeday",
+            "offnominal.detectors.reconstruction.maeday:MAEDAY",
+            "nothing; weights of a masked autoencoder with its decoder",
+            "what a masked autoencoder fails to paint from a quarter of the image",
+            "Schwartz et al., 2022, arXiv 2211.14307",
+            references="none",
+        ),
+        Method(
+            "chat",
+            "offnominal.detectors.chat:ChatModel",
+            "0 to 16 good images, and an OpenAI-compatible endpoint",
+            "a multimodal chat model is asked, and answers with a verdict, boxes and words",
+            "no paper of its own; Jiang et al. (MMAD), 2024, arXiv 2410.09453, measure such models",
+            references="optional",
+        ),
+    )
+}
+
+
+def add_methods_of_others() -> None:
+    """List the methods that installed packages add; done once, on import."""
+    for point in entry_points(group=ENTRY_POINTS):
+        if point.name not in METHODS:
+            from_where = point.dist.name if point.dist else "another package"
+            METHODS[point.name] = Method(
+                point.name, point.value, "see its documentation", f"from {from_where}", ""
+            )
+
+
+add_methods_of_others()
+
+
+def detector_class(name: str) -> "type[Detector]":
+    """The class behind a method's name.
+
+    Raises
+    ------
+    OptionError
+        If there is no such method.
+    """
+    if name not in METHODS:
+        raise OptionError(f"--method {name}: choose one of {', '.join(METHODS)}")
+    module, _, attribute = METHODS[name].target.partition(":")
+    found: type[Detector] = getattr(import_module(module), attribute)
+    return found
+
+
+def load(path: str | Path, weights: str | None = None, device: str = "auto") -> "Detector":
+    """Open a saved detector; its tensors are memory-mapped where the device is the CPU.
+
+    Parameters
+    ----------
+    path : path
+    weights : str or None
+        Where the backbone's weights lie, if not where they lay when it was fitted.
+    device : str
+        ``auto``, ``cpu``, ``cuda``, ``cuda:1``.
+
+    Raises
+    ------
+    ModelFileError
+        If the file cannot be used, or the backbone's weights are not those it was fitted with.
+    WeightsError
+        If the weights cannot be had.
+    """
+    from offnominal import modelfile
+
+    path = Path(path)
+    header = modelfile.read_header(path)
+    method = header.get("method")
+    if method not in METHODS:
+        raise ModelFileError(f"{path}: made by the method {method!r}, which this version lacks")
+    kind = detector_class(method)
+    given = {"weights": weights, "device": device}
+    # Not every method has a network.
+    known = {name: given[name] for name in given if name in kind.option_defaults() and given[name]}
+    try:
+        detector = kind(**(dict(header["options"]) | known))
+    except (KeyError, TypeError) as error:
+        raise ModelFileError(f"{path}: its options do not fit its method ({error})") from error
+    try:
+        detector.restore(header, modelfile.read(path, "pt"))
+    except ModelFileError as error:
+        raise ModelFileError(f"{path}: {error}") from error
+    return detector

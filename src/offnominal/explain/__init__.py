@@ -1,0 +1,1 @@
+"""Why an image scores as it does: functions over a detector."""

@@ -1,0 +1,219 @@
+"""What each of an image's worst patches was compared with."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from offnominal.detectors.base import Detector
+from offnominal.detectors.memory_bank.base import BankDetector
+from offnominal.detectors.memory_bank.origin import Origin
+from offnominal.errors import ImageError, OptionError
+from offnominal.explain.match import Explanation, Match
+from offnominal.images import ImageSource, content_digest, describe, read_image
+from offnominal.paths import find_images
+from offnominal.pictures import Image
+from offnominal.scoring import Size
+from offnominal.views import View, enclosing_box, patch_corners
+
+__all__ = ["explain"]
+
+_MARGIN = 3.0  # patches that are shown around a patch on every side
+_APART = 0.1  # of the shorter side: patches that are nearer to one another count as one region
+_SLOPE = 0.6  # share of a peak of the map that belongs to its region
+_LARGEST = 0.2  # share of the image above which that is the texture, not a region
+_CUT = 1024  # most pixels of a side that is cut out
+_OUTSIDE = (238, 226)  # stripes
+
+
+@dataclass(frozen=True)
+class _Looked:
+    """A view of the image, and what its patches (gh, gw) were compared with."""
+
+    view: View
+    scores: NDArray[np.float32]
+    distance: NDArray[np.float32]
+    row: NDArray[np.int64]
+
+    @property
+    def grid(self) -> Size:
+        return self.scores.shape[0], self.scores.shape[1]
+
+    def corners(self, patch: int, margin: float = 0) -> NDArray[np.float64]:
+        return patch_corners(self.view, self.grid, patch, margin)
+
+
+@torch.inference_mode()
+def explain(
+    detector: Detector,
+    image: ImageSource,
+    worst: int = 5,
+    references: Iterable[str | Path] = (),
+) -> Explanation:
+    """The most anomalous patches of an image beside their nearest nominal ones.
+
+    Parameters
+    ----------
+    detector : Detector
+        With a memory bank.
+    image : path, uint8 or uint16 array, or PIL image
+    worst : int
+        At most so many, from distinct regions.
+    references : iterable of paths
+        Folders to look through for references that are no longer where they were learned from;
+        they are recognised by their pixels.
+
+    Raises
+    ------
+    ImageError
+        If the image, or a reference that is to be shown, cannot be read.
+    OptionError
+        If the method keeps no patches.
+    """
+    if not isinstance(detector, BankDetector):
+        raise OptionError(
+            f"{detector.method} cannot show the nearest nominal patch, since it does not keep the "
+            "patches of its references: choose a method with a memory bank (anomalydino, "
+            "multilayer-nn, patchcore)"
+        )
+    if worst < 1:
+        raise OptionError(f"--worst {worst}: give 1 or more")
+    detector.check_fitted()
+    pixels = read_image(image, detector.sixteen_bit)
+    size = (pixels.shape[0], pixels.shape[1])
+    prediction = detector.prediction(describe(image), pixels, detector.score(pixels))
+    looked = [_look(detector, view) for view in detector.views(pixels)]
+    found = _distinct(looked, prediction.anomaly_map, worst)
+    rows = [int(looked[place].row.flat[patch]) for place, patch in found]
+    origins = [detector.origin(row) for row in rows]
+    shown = _read_references(origins, references, detector.sixteen_bit)
+    matches = []
+    for number, ((place, patch), row, origin) in enumerate(
+        zip(found, rows, origins, strict=True), start=1
+    ):
+        here = looked[place]
+        _, view, grid, nominal = detector.row_place(row)
+        turned = bool(origin.angle % 90) or origin.mirrored
+        around = patch_corners(view, grid, nominal, _MARGIN)
+        matches.append(
+            Match(
+                number=number,
+                score=float(here.scores.flat[patch]),
+                distance=float(here.distance.flat[patch]),
+                box=enclosing_box(here.corners(patch), size),
+                origin=origin,
+                patch=_cut(pixels, here.corners(patch, _MARGIN)),
+                nominal=_cut(shown[origin.digest], around, mirrored=turned),
+            )
+        )
+    return Explanation(prediction, tuple(matches), shown)
+
+
+def _look(detector: BankDetector, view: View) -> _Looked:
+    features = detector.embed(torch.from_numpy(view.pixels))
+    scores = detector.compare(features).patches.cpu().numpy()
+    distance, row = detector.nearest(features)
+    shape = scores.shape
+    return _Looked(
+        view, scores, distance.reshape(shape).cpu().numpy(), row.reshape(shape).cpu().numpy()
+    )
+
+
+def _distinct(
+    looked: Sequence[_Looked], heat: NDArray[np.float32], worst: int
+) -> list[tuple[int, int]]:
+    """The highest-scoring patches (view, patch), one of each region of the map (H, W)."""
+    size = (heat.shape[0], heat.shape[1])
+    scores = np.concatenate([one.scores.ravel() for one in looked])
+    places = [(at, patch) for at, one in enumerate(looked) for patch in range(one.scores.size)]
+    centres = np.array([looked[at].corners(patch).mean(0) for at, patch in places])
+    corners = looked[0].corners(0)
+    longest = max(np.linalg.norm(corners[1] - corners[0]), np.linalg.norm(corners[3] - corners[0]))
+    apart = max(_MARGIN * float(longest), _APART * min(size))
+    inside = (centres < np.array([size[1], size[0]])).all(1)  # tiles reach beyond the image
+    x, y = np.minimum(centres.astype(int), [size[1] - 1, size[0] - 1]).T
+    left = np.where(inside, scores, -np.inf)
+    chosen: list[tuple[int, int]] = []
+    while len(chosen) < worst:
+        best = int(left.argmax())
+        # What scores nothing is background, or a copy of a reference; one is shown nevertheless.
+        if left[best] == -np.inf or (chosen and left[best] <= 0):
+            break
+        chosen.append(places[best])
+        left[np.abs(centres - centres[best]).max(1) < apart] = -np.inf
+        _, labels = cv2.connectedComponents(
+            (heat >= _SLOPE * heat[y[best], x[best]]).astype(np.uint8)
+        )
+        region = labels == labels[y[best], x[best]]
+        if region.mean() < _LARGEST:
+            left[region[y, x]] = -np.inf
+    return chosen
+
+
+def _cut(image: Image, corners: NDArray[np.float64], mirrored: bool = False) -> Image:
+    """What lies between four corners (x, y), clockwise from the upper left, set upright."""
+    across = float(np.linalg.norm(corners[1] - corners[0]))
+    down = float(np.linalg.norm(corners[3] - corners[0]))
+    shrink = min(1.0, _CUT / max(across, down))
+    width, height = max(8, round(across * shrink)), max(8, round(down * shrink))
+    target = np.array([[0, 0], [width, 0], [width, height]], np.float32) - 0.5
+    matrix = cv2.getAffineTransform(corners[:3].astype(np.float32) - 0.5, target)
+    size = (width, height)
+    if mirrored:  # as the corners of a turned reference were filled
+        border = cv2.BORDER_REFLECT_101
+        cut = cv2.warpAffine(image, matrix, size, flags=cv2.INTER_LINEAR, borderMode=border)
+        return np.asarray(cut, dtype=np.uint8)
+    cut = cv2.warpAffine(
+        image, matrix, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+    )
+    there = np.full(image.shape[:2], 255, np.uint8)
+    outside = cv2.warpAffine(there, matrix, size, flags=cv2.INTER_NEAREST) == 0
+    y, x = np.mgrid[:height, :width]
+    step = max(1, min(size) // 21)
+    stripes = np.where((x + y) // step % 2, *_OUTSIDE).astype(np.uint8)
+    return np.where(outside[..., None], stripes[..., None], cut).astype(np.uint8)
+
+
+def _read_references(
+    origins: list[Origin], folders: Iterable[str | Path], sixteen_bit: str
+) -> dict[str, Image]:
+    """The references of some origins, from where they were or from folders, by their digests."""
+    wanted = {origin.digest: origin.file for origin in origins}
+    found: dict[str, Image] = {}
+    for digest, file in wanted.items():
+        image = _read_if(file, sixteen_bit)
+        if image is not None and content_digest(image) == digest:
+            found[digest] = image
+    missing = set(wanted) - set(found)
+    if missing and (places := list(folders)):
+        names = {Path(wanted[digest]).name for digest in missing}
+        files = find_images(places)
+        # Files of the same name first: then others need not be read.
+        for path in sorted(files, key=lambda path: path.name not in names):
+            image = _read_if(path, sixteen_bit)
+            digest = "" if image is None else content_digest(image)
+            if image is not None and digest in missing:
+                found[digest] = image
+                missing.discard(digest)
+            if not missing:
+                break
+    for digest in missing:
+        file = wanted[digest]
+        what = "holds another picture now" if Path(file).is_file() else "is no longer there"
+        raise ImageError(
+            file,
+            f"this reference {what}; name a folder where it is now with --references FOLDER (it is "
+            f"recognised by its pixels, digest {digest[:12]})",
+        )
+    return found
+
+
+def _read_if(path: str | Path, sixteen_bit: str) -> Image | None:
+    try:
+        return read_image(path, sixteen_bit)
+    except ImageError:
+        return None

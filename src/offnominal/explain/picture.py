@@ -1,0 +1,331 @@
+"""The picture of an explanation: the image, its worst patches, and what they were compared with."""
+
+import unicodedata
+from functools import lru_cache
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image as Pillow
+from PIL import ImageDraw, ImageFont
+
+from offnominal.explain.match import Explanation, Match
+from offnominal.pictures import Image, overlay
+from offnominal.prediction import Prediction
+from offnominal.views import Box
+
+__all__ = ["draw"]
+
+_INK, _SOFT, _LINE, _PAPER = (28, 33, 38), (87, 96, 106), (220, 222, 218), (255, 255, 255)
+_HERE, _NOMINAL, _DARK = (0, 230, 255), (110, 255, 120), (20, 20, 20)
+_REJECT, _PASS = (193, 74, 0), (0, 114, 80)
+
+_EDGE = 28  # around everything
+_GAP = 16
+_CELL = 168  # sides of what is cut out
+_THUMB = 220  # width of the reference; its height is that of a cell
+_WORDS = 330  # width of the text
+_ROW = _CELL + 22
+_TITLE = 74
+_HEADS = 28
+_PHOTO = 620  # most pixels of the image's shorter direction
+_WIDE = 1.9  # an image wider than this lies on top
+_MANY = 760  # fewest pixels of an image's longer side, if it is enlarged
+_ENLARGE = 8.0
+_TALL, _TALLEST = 2.5, 1400  # an image taller than this may be so many pixels high
+_NARROW = 150  # least sides of the image with the numbers beside it
+_DISC = 13
+_AROUND = ((-1, -1), (1, -1), (1, 1), (-1, 1), (1, 0), (-1, 0), (0, -1), (0, 1))
+_SYSTEM_FONTS = ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "Arial Unicode.ttf", "arial.ttf")
+
+
+def draw(explanation: Explanation) -> Image:
+    """An explanation as one picture, uint8 (H, W, 3), RGB."""
+    count = len(explanation.matches)
+    table = (2 * _CELL + _THUMB + _WORDS + 4 * _GAP + 34, _HEADS + count * _ROW)
+    height, width = explanation.prediction.image.shape[:2]
+    on_top = width > _WIDE * height
+    highest = _TALLEST if height > _TALL * width else max(table[1], _MANY)
+    room = (table[0], _PHOTO) if on_top else (_PHOTO, highest)
+    photo = _photo(explanation, room)
+    if on_top:
+        size = (table[0], _TITLE + photo.height + _GAP + table[1])
+        corner = (0, _TITLE + photo.height + _GAP)
+    else:
+        size = (photo.width + 2 * _GAP + table[0], _TITLE + max(photo.height, table[1]))
+        corner = (photo.width + 2 * _GAP, _TITLE)
+    sheet = Pillow.new("RGB", (size[0] + 2 * _EDGE, size[1] + 2 * _EDGE), _PAPER)
+    _title(sheet, explanation, size[0])
+    sheet.paste(photo, (_EDGE, _EDGE + _TITLE))
+    _table(sheet, explanation, (_EDGE + corner[0], _EDGE + corner[1]))
+    return np.asarray(sheet, dtype=np.uint8)
+
+
+def _title(sheet: Pillow.Image, explanation: Explanation, width: int) -> None:
+    prediction = explanation.prediction
+    pen = ImageDraw.Draw(sheet)
+    verdict, colour = {
+        True: ("reject", _REJECT),
+        False: ("accept", _PASS),
+        None: ("no threshold", _SOFT),
+    }[prediction.is_anomalous]
+    _write(pen, (_EDGE, _EDGE - 4), _shorten(prediction.source, width, 25), 25, _INK)
+    words = f"score {prediction.score:.4g}"
+    if prediction.threshold is not None:
+        words += f", threshold {prediction.threshold:.4g}"
+    if _heat_range(prediction)[1]:
+        words += "; heat relative to this image's own peak"
+    end = _write(pen, (_EDGE, _EDGE + 32), verdict, 18, colour)
+    _write(pen, (_EDGE + end + 14, _EDGE + 32), words, 18, _SOFT)
+
+
+def _heat_range(prediction: Prediction) -> tuple[tuple[float, float], bool]:
+    """Map values drawn as none and as full heat, and whether they are this image's own."""
+    low, high = prediction.colour_range
+    peak = float(prediction.anomaly_map.max())
+    if peak > (low + high) / 2:
+        return (low, high), False
+    # Of an image that passes nothing would be seen, and it may be a defect that was missed.
+    return (0.6 * peak, 1.4 * peak), True
+
+
+def _photo(explanation: Explanation, room: tuple[int, int]) -> Pillow.Image:
+    """The image with its heat and numbered boxes, to fit into a room (width, height)."""
+    prediction = explanation.prediction
+    height, width = prediction.image.shape[:2]
+    scale = min(room[0] / width, room[1] / height, _ENLARGE)
+    limit = prediction.region_threshold
+    heat = overlay(prediction.image, prediction.anomaly_map, *_heat_range(prediction)[0])
+    picture = _sized(heat, scale)
+    if limit is not None:
+        picture = _outlined(picture, prediction.anomaly_map > limit)
+    # Numbers of a narrow image stand beside it.
+    side, top = (max(0, (_NARROW - extent) // 2) for extent in (picture.shape[1], picture.shape[0]))
+    photo = Pillow.new("RGB", (picture.shape[1] + 2 * side, picture.shape[0] + 2 * top), _PAPER)
+    photo.paste(Pillow.fromarray(picture), (side, top))
+    pen = ImageDraw.Draw(photo)
+    boxes = [_scaled(match.box, scale, side, top) for match in explanation.matches]
+    for box in reversed(boxes):  # the worst is drawn last, over the others
+        _frame(pen, box, _HERE)
+    taken: list[tuple[float, float]] = []
+    for match, box in zip(explanation.matches, boxes, strict=True):
+        place = _free_place(box, boxes, taken, photo.size)
+        taken.append(place)
+        _disc(pen, place, match.number)
+    return photo
+
+
+def _scaled(box: Box, scale: float, side: int, top: int) -> tuple[float, float, float, float]:
+    x, y, width, height = box
+    left, above = side + x * scale, top + y * scale
+    return left, above, left + width * scale - 1, above + height * scale - 1
+
+
+def _free_place(
+    box: tuple[float, ...],
+    boxes: list[tuple[float, float, float, float]],
+    taken: list[tuple[float, float]],
+    size: tuple[int, int],
+) -> tuple[float, float]:
+    """Where a disc beside a box hides no other box and no other disc, if there is such a place."""
+    x, y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
+    reach_x, reach_y = max(4.0, (box[2] - box[0]) / 2), max(4.0, (box[3] - box[1]) / 2)
+    first = None
+    for away in (1, 2, 3.5, 5):
+        for across, down in _AROUND:
+            place = (
+                x + across * (reach_x + away * _DISC * (0.8 if down else 1)),
+                y + down * (reach_y + away * _DISC * (0.8 if across else 1)),
+            )
+            inside = all(_DISC < p < extent - _DISC for p, extent in zip(place, size, strict=True))
+            if not inside:
+                continue
+            first = first or place
+            apart = all(max(abs(place[0] - a), abs(place[1] - b)) > 2 * _DISC for a, b in taken)
+            clear = not any(_covers(place, other) for other in boxes)
+            if apart and clear:
+                return place
+    return first or (min(x, size[0] - _DISC), min(y, size[1] - _DISC))
+
+
+def _covers(disc: tuple[float, float], box: tuple[float, float, float, float]) -> bool:
+    across = box[0] - _DISC <= disc[0] <= box[2] + _DISC
+    return across and box[1] - _DISC <= disc[1] <= box[3] + _DISC
+
+
+def _table(sheet: Pillow.Image, explanation: Explanation, corner: tuple[int, int]) -> None:
+    pen = ImageDraw.Draw(sheet)
+    left, top = corner
+    columns = [left + 34]
+    for width in (_CELL, _CELL, _THUMB):
+        columns.append(columns[-1] + width + _GAP)
+    heads = ("in this image", "nearest nominal patch", "the reference it is from", "")
+    for x, words in zip(columns, heads, strict=True):
+        _write(pen, (x, top), words, 15, _SOFT)
+    for number, match in enumerate(explanation.matches):
+        y = top + _HEADS + number * _ROW
+        if number:
+            line = (left, y - 11, columns[3] + _WORDS, y - 11)
+            pen.line(line, fill=_LINE)
+        _disc(pen, (left + 12, y + _CELL // 2), match.number)
+        _cell(sheet, match.patch, (columns[0], y), _HERE)
+        _cell(sheet, match.nominal, (columns[1], y), _NOMINAL)
+        _reference(sheet, explanation.references[match.origin.digest], match, (columns[2], y))
+        _words(pen, match, (columns[3], y))
+
+
+def _cell(
+    sheet: Pillow.Image, cut: Image, corner: tuple[int, int], colour: tuple[int, int, int]
+) -> None:
+    """What was cut out, with a frame around the patch in its middle."""
+    height, width = cut.shape[:2]
+    picture = Pillow.fromarray(_sized(cut, _CELL / max(height, width)))
+    wide, high = picture.size
+    step_x, step_y = wide / 7, high / 7
+    _frame(ImageDraw.Draw(picture), (3 * step_x, 3 * step_y, 4 * step_x, 4 * step_y), colour)
+    sheet.paste(picture, (corner[0] + (_CELL - wide) // 2, corner[1] + (_CELL - high) // 2))
+
+
+def _reference(
+    sheet: Pillow.Image, reference: Image, match: Match, corner: tuple[int, int]
+) -> None:
+    """The whole reference, as its file shows it, with the patch's outline at its place."""
+    height, width = reference.shape[:2]
+    scale = min(_THUMB / width, _CELL / height, _ENLARGE)
+    picture = Pillow.fromarray(_sized(reference, scale))
+    pen = ImageDraw.Draw(picture)
+    points = [(x * scale, y * scale) for x, y in match.origin.corners]
+    middle = np.mean(points, axis=0)
+    # A patch of a large image would be a dot: its outline is drawn no smaller than can be seen.
+    reach = max(float(np.abs(np.asarray(points) - middle).max()), 0.1)
+    grown = [tuple(middle + (np.asarray(p) - middle) * max(1.0, 6 / reach)) for p in points]
+    for thickness, colour in ((4, _DARK), (2, _NOMINAL)):
+        pen.line([*grown, grown[0], grown[1]], fill=colour, width=thickness, joint="curve")
+    x = corner[0] + (_THUMB - picture.width) // 2
+    sheet.paste(picture, (x, corner[1] + (_CELL - picture.height) // 2))
+
+
+def _words(pen: ImageDraw.ImageDraw, match: Match, corner: tuple[int, int]) -> None:
+    x, y = corner
+    origin = match.origin
+    left, top, width, height = match.box
+    from_left, from_top, wide, high = origin.box
+    _write(pen, (x, y + 2), f"distance {match.distance:#.3g}", 21, _INK)
+    lines = [(f"here x {_span(left, width)}, y {_span(top, height)} px", _SOFT)]
+    if not np.isclose(match.score, match.distance, rtol=1e-4, atol=0):
+        lines.insert(0, (f"patch score {match.score:#.3g}", _SOFT))
+    lines += [
+        (_shorten(origin.file, _WORDS, 15), _INK),
+        (f"there x {_span(from_left, wide)}, y {_span(from_top, high)} px", _SOFT),
+        (_turned(match), _SOFT),
+    ]
+    if origin.mirrored:
+        lines.append(("in a corner that was filled by mirroring", _SOFT))
+    for number, (words, colour) in enumerate(lines):
+        _write(pen, (x, y + 38 + 22 * number), _shorten(words, _WORDS, 15, False), 15, colour)
+
+
+def _turned(match: Match) -> str:
+    """How the reference was changed, in words."""
+    if match.origin.angle:
+        return f"reference turned by {match.origin.angle:g}° anticlockwise"
+    words = {"": "as it is", "rows": "flipped upside down", "columns": "flipped left to right"}
+    return f"reference {words[match.origin.flip]}"
+
+
+def _span(start: int, length: int) -> str:
+    return f"{start} to {start + length}"
+
+
+def _sized(image: Image, scale: float) -> Image:
+    height, width = image.shape[:2]
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    how = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
+    return np.asarray(cv2.resize(image, size, interpolation=how), dtype=np.uint8)
+
+
+def _outlined(image: Image, mask: NDArray[np.bool_]) -> Image:
+    """Regions of the image's own size outlined thinly on the picture of another size."""
+    size = (image.shape[1], image.shape[0])
+    large = cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
+    contours, _ = cv2.findContours(large, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    drawn = image.copy()
+    cv2.drawContours(drawn, contours, -1, _PAPER, 1, cv2.LINE_AA)
+    return drawn
+
+
+def _frame(pen: ImageDraw.ImageDraw, box: tuple[float, ...], colour: tuple[int, int, int]) -> None:
+    """A frame that shows on dark and on light, and no smaller than can be seen."""
+    x, y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
+    half_x, half_y = max(4.0, (box[2] - box[0]) / 2), max(4.0, (box[3] - box[1]) / 2)
+    inner = (x - half_x, y - half_y, x + half_x, y + half_y)
+    pen.rectangle((inner[0] - 1, inner[1] - 1, inner[2] + 1, inner[3] + 1), outline=_DARK, width=4)
+    pen.rectangle(inner, outline=colour, width=2)
+
+
+def _disc(pen: ImageDraw.ImageDraw, centre: tuple[float, float], number: int) -> None:
+    x, y = round(centre[0]), round(centre[1])
+    box = (x - _DISC, y - _DISC, x + _DISC, y + _DISC)
+    pen.ellipse(box, fill=_HERE, outline=_DARK, width=2)
+    pen.text((x, y), str(number), fill=_DARK, font=_font(16), anchor="mm")
+
+
+def _write(
+    pen: ImageDraw.ImageDraw,
+    corner: tuple[float, float],
+    words: str,
+    size: int,
+    colour: tuple[int, int, int],
+) -> int:
+    """Write words with their upper left corner at a place; returns their width."""
+    font, words = _font_for(words, size)
+    pen.text(corner, words, fill=colour, font=font)
+    return int(font.getlength(words))
+
+
+def _shorten(words: str, width: int, size: int, path: bool = True) -> str:
+    """Words that are no wider than so many pixels: the middle of a long path is left out."""
+    font, words = _font_for(words, size)
+    if font.getlength(words) <= width:
+        return words
+    name = Path(words).name if path else words
+    for kept in range(len(words) - 1, 3, -1):
+        tail = max(kept // 2, min(len(name), kept - 2)) if path else 0
+        short = f"{words[: kept - tail]}…{words[len(words) - tail :]}"
+        if font.getlength(short) <= width:
+            return short
+    return "…"
+
+
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
+
+@lru_cache(maxsize=64)
+def _font(size: int) -> Font:
+    return ImageFont.load_default(size)
+
+
+@lru_cache(maxsize=1024)
+def _font_for(words: str, size: int) -> tuple[Font, str]:
+    """A font that has the letters of some words, or the words in letters that a font has."""
+    fonts: list[Font] = [_font(size)]
+    for name in _SYSTEM_FONTS:
+        if _has(fonts[0], words):
+            return fonts[0], words
+        try:
+            fonts.insert(0, ImageFont.truetype(name, round(0.92 * size)))
+        except OSError:
+            continue
+    if _has(fonts[0], words):
+        return fonts[0], words
+    letters = [c for c in unicodedata.normalize("NFKD", words) if not unicodedata.combining(c)]
+    return _font(size), "".join(letters).encode("ascii", "replace").decode()
+
+
+def _has(font: Font, words: str) -> bool:
+    """Whether a font has every letter, as far as its picture for what it lacks tells."""
+    if isinstance(font, ImageFont.ImageFont):
+        return words.isascii()
+    lacking = bytes(font.getmask("\U0010ffff"))
+    return all(letter.isascii() or bytes(font.getmask(letter)) != lacking for letter in set(words))

@@ -1,0 +1,250 @@
+"""Scores of good images, kept so that thresholds follow from them."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from offnominal.calibration import Threshold, choose_threshold
+from offnominal.scoring import Scores, Size
+
+__all__ = ["Calibration", "CalibrationScores", "GoodScores"]
+
+Calibration = Literal["none", "leave-one-out", "held-out"]
+Rule = Callable[[Scores, Size], tuple[float, float]]
+
+
+@dataclass(frozen=True, eq=False)
+class CalibrationScores:
+    """Scores of good images, which thresholds follow from.
+
+    Attributes
+    ----------
+    kind : {"none", "leave-one-out", "held-out"}
+        Whose they are: nobody's, the references' (each scored without itself), or those of other
+        good images.
+    scores : tuple of Scores
+    sizes : tuple of (H, W)
+        Of the images.
+    images, peaks : float64 array of shape (n,)
+        Image scores, and the largest values of the maps.
+    numbers : tuple of int
+        Which references they are of; empty for other images.
+    """
+
+    kind: Calibration = "none"
+    scores: tuple[Scores, ...] = ()
+    sizes: tuple[Size, ...] = ()
+    images: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
+    peaks: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
+    numbers: tuple[int, ...] = ()
+    _chosen: dict[Any, Threshold | None] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def measured(
+        cls,
+        kind: Calibration,
+        pairs: Sequence[tuple[Scores, Size]],
+        judged: Rule,
+        numbers: Sequence[int] = (),
+    ) -> Self:
+        """From scores and sizes of images, and a rule that gives image score and peak of each."""
+        found = np.array([judged(*pair) for pair in pairs], dtype=np.float64).reshape(-1, 2)
+        scores, sizes = tuple(one for one, _ in pairs), tuple(size for _, size in pairs)
+        return cls(kind, scores, sizes, found[:, 0].copy(), found[:, 1].copy(), tuple(numbers))
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def threshold(
+        self, what: Literal["images", "peaks"], false_reject: float, exact: bool
+    ) -> Threshold | None:
+        """The threshold for a rate; chosen once.
+
+        ``exact`` says whether the references were scored just as if they had never been learned.
+        """
+        key = (what, false_reject, exact)
+        if key not in self._chosen:
+            found = choose_threshold(getattr(self, what), false_reject)
+            promised = exact or self.kind == "held-out"
+            if found is not None and found.kind == "conformal" and not promised:
+                found = replace(found, kind="approximate")
+            self._chosen[key] = found
+        return self._chosen[key]
+
+    def of(self, numbers: Sequence[int]) -> "CalibrationScores":
+        """Those of some references."""
+        wanted = set(numbers)
+        at = [place for place, number in enumerate(self.numbers) if number in wanted]
+        if len(at) == len(self):
+            return self
+        return CalibrationScores(
+            self.kind if at else "none",
+            tuple(self.scores[i] for i in at),
+            tuple(self.sizes[i] for i in at),
+            self.images[at],
+            self.peaks[at],
+            tuple(self.numbers[i] for i in at),
+        )
+
+    # -- as a model file has them -------------------------------------------------------------
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """The numbers, for :meth:`from_file`."""
+        patches = [one.patches.ravel() for one in self.scores]
+        joined = np.concatenate(patches) if patches else np.empty(0, np.float32)
+        return {"patches": joined, "images": self.images, "peaks": self.peaks}
+
+    def facts(self) -> dict[str, Any]:
+        """The rest as plain values."""
+        each = [
+            {
+                "grid": list(one.patches.shape),
+                "size": list(size),
+                "image": one.image,
+                "weight": one.weight,
+                "window": one.window and list(one.window),
+                "stride": one.stride,
+            }
+            for one, size in zip(self.scores, self.sizes, strict=True)
+        ]
+        return {"kind": self.kind, "numbers": list(self.numbers), "each": each}
+
+    @classmethod
+    def from_file(
+        cls, arrays: Mapping[str, NDArray[Any]], facts: Mapping[str, Any]
+    ) -> "CalibrationScores":
+        """What :meth:`arrays` and :meth:`facts` gave.
+
+        Raises
+        ------
+        ValueError
+            If they do not belong together.
+        """
+        each = facts["each"]
+        stops = np.cumsum([fact["grid"][0] * fact["grid"][1] for fact in each], dtype=int)
+        if len(arrays["patches"]) != (stops[-1] if len(stops) else 0):
+            raise ValueError("its calibration scores are incomplete")
+        if not len(each) == len(arrays["images"]) == len(arrays["peaks"]):
+            raise ValueError("its calibration scores are incomplete")
+        parts = np.split(arrays["patches"], stops[:-1]) if each else []
+        scores = tuple(
+            Scores(
+                part.reshape(fact["grid"]),
+                fact["image"],
+                fact["weight"],
+                fact["window"] and tuple(fact["window"]),
+                fact["stride"],
+            )
+            for part, fact in zip(parts, each, strict=True)
+        )
+        sizes = tuple((int(fact["size"][0]), int(fact["size"][1])) for fact in each)
+        numbers = tuple(facts["numbers"])
+        return cls(facts["kind"], scores, sizes, arrays["images"], arrays["peaks"], numbers)
+
+
+class GoodScores:
+    """Both kinds of good images that a detector knows scores of, and which set its thresholds.
+
+    Attributes
+    ----------
+    references : CalibrationScores
+        Of the references, forgotten ones among them.
+    held_out : CalibrationScores
+        Of images that were given to calibrate with.
+    measured_by : list of int
+        The references that the held-out ones were scored by.
+    in_force : CalibrationScores
+        Held-out ones, as long as all references that scored them are there; they stay in force
+        while references come. Otherwise those of the references that were not forgotten.
+    """
+
+    def __init__(self) -> None:
+        self.references = CalibrationScores()
+        self.held_out = CalibrationScores()
+        self.measured_by: list[int] = []
+        self.in_force = CalibrationScores()
+
+    def choose(self, active: Sequence[int]) -> None:
+        """Settle which scores are in force, after something changed."""
+        if len(self.held_out) and set(self.measured_by) <= set(active):
+            self.in_force = self.held_out
+        else:
+            self.in_force = self.references.of(active)
+
+    def calibrate(self, held_out: CalibrationScores, active: Sequence[int]) -> None:
+        """Set the thresholds from held-out images, which the active references scored."""
+        self.held_out, self.measured_by = held_out, list(active)
+        self.choose(active)
+
+    def remeasure(self, judged: Rule, active: Sequence[int]) -> None:
+        """Apply another rule to the same scores."""
+        for name in ("references", "held_out"):
+            old: CalibrationScores = getattr(self, name)
+            pairs = list(zip(old.scores, old.sizes, strict=True))
+            setattr(self, name, old.measured(old.kind, pairs, judged, old.numbers))
+        self.choose(active)
+
+    def renumber(self, new: Mapping[int, int]) -> None:
+        """Keep some references, under new numbers, for good."""
+        kept = self.references.of(list(new))
+        self.references = replace(kept, numbers=tuple(new[n] for n in kept.numbers))
+        if self.in_force is not self.held_out:
+            self.held_out = CalibrationScores()
+        self.measured_by = [new[n] for n in self.measured_by if n in new]
+        self.choose(list(new.values()))
+
+    def note(self, active: Sequence[int]) -> str | None:
+        """What should be known of held-out scores that other references measured."""
+        if not len(self.held_out):
+            return None
+        if self.in_force is not self.held_out:
+            return (
+                "the held-out images were scored by references that are forgotten, so the "
+                "threshold is set from the references again; `offnominal calibrate` sets it anew"
+            )
+        then, now = len(self.measured_by), len(active)
+        if then == now:
+            return None
+        return (
+            f"the held-out images were scored when there were {then} references, not {now}; "
+            "`offnominal calibrate` sets the threshold anew"
+        )
+
+    # -- as a model file has them -------------------------------------------------------------
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """The numbers, by names that begin with ``calibration.``."""
+        parts = {"references": self.references, "held-out": self.held_out}
+        return {
+            f"calibration.{kind}.{name}": array
+            for kind, scores in parts.items()
+            for name, array in scores.arrays().items()
+        }
+
+    def facts(self) -> dict[str, Any]:
+        """The rest as plain values."""
+        return {
+            "references": self.references.facts(),
+            "held-out": self.held_out.facts(),
+            "with": self.measured_by,
+        }
+
+    def restore(self, arrays: dict[str, NDArray[Any]], facts: Mapping[str, Any]) -> None:
+        """Take over what the two above gave; :meth:`choose` settles what is in force.
+
+        Raises
+        ------
+        KeyError, ValueError
+            If they do not belong together.
+        """
+
+        def found(kind: str) -> CalibrationScores:
+            names = ("patches", "images", "peaks")
+            own = {name: arrays[f"calibration.{kind}.{name}"] for name in names}
+            return CalibrationScores.from_file(own, facts[kind])
+
+        self.references, self.held_out = found("references"), found("held-out")
+        self.measured_by = list(facts["with"])

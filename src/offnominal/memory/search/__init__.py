@@ -1,0 +1,1 @@
+"""Exact nearest-neighbour search: cheap bounds first, then exact distances."""
