@@ -18,7 +18,7 @@ from offnominal.benchmark.runner import Runner
 from offnominal.benchmark.store import Store, read_runs
 from offnominal.cli import app
 from offnominal.datasets import open_dataset
-from offnominal.detectors.april_gan import AprilGAN
+from offnominal.detectors.language.april_gan import AprilGAN
 from offnominal.detectors.untrained import untrained
 
 WHY = "drawn at random from seeds"
