@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from offnominal.backbones import backbone_name
-from offnominal.detectors import METHODS, detector_class
+from offnominal.detectors.base import Detector
+from offnominal.detectors.registry import METHODS, detector_class
 from offnominal.errors import OptionError, WeightsError
 
 __all__ = ["chosen_for", "combinations", "of_method", "parse_sets", "variants"]

@@ -10,7 +10,7 @@ from offnominal.benchmark.grid import chosen_for, of_method, variants
 from offnominal.benchmark.store import relative
 from offnominal.datasets import Dataset, draw_shots
 from offnominal.datasets.shots import Sampling
-from offnominal.detectors import METHODS
+from offnominal.detectors.registry import METHODS
 from offnominal.errors import OptionError
 
 __all__ = ["Request", "Work", "make_plan", "samples_digest", "varied"]

@@ -13,12 +13,12 @@ from offnominal.benchmark.cell import SCORING_OPTIONS, Cell
 from offnominal.benchmark.machine import NetworkMeter, device_name
 from offnominal.benchmark.measure import measure
 from offnominal.benchmark.plan import Work
-from offnominal.benchmark.record import Record
+from offnominal.benchmark.record import Record, untrained, with_networks
 from offnominal.benchmark.store import Store, relative
 from offnominal.datasets import draw_shots
-from offnominal.detectors import METHODS, detector_class
 from offnominal.detectors.base import Detector
-from offnominal.detectors.common import choose_device
+from offnominal.detectors.options import choose_device
+from offnominal.detectors.registry import METHODS, detector_class
 from offnominal.errors import ImageError, OffnominalError, OptionError
 
 __all__ = ["Outcome", "Runner"]
@@ -127,15 +127,14 @@ class Runner:
             # One combination that cannot be run must not end the other hundred.
             outcome.failed += [f"{cell.name}: {error}" for cell in cells]
             return
-        first = records[0]
         outcome.finished += len(records)
         outcome.computed += meter.computed
         outcome.from_cache += meter.from_cache
-        outcome.unreadable |= set(first.unreadable)
-        if first.untrained:
-            outcome.untrained.add(f"{first.cell.method}: {first.untrained}")
-        if finished:
-            for record, own in zip(records, figures, strict=True):
+        outcome.unreadable |= set(records[0].unreadable)
+        if reason := untrained(records[0].detector):
+            outcome.untrained.add(f"{cells[0].method}: {reason}")
+        for record, own in zip(records, figures, strict=True):
+            if finished:
                 finished(record.cell, own)
         done = [record.cell for record in records]
         for cell in cells:
@@ -187,20 +186,23 @@ class Runner:
         return records, meter
 
     def _detector(self, cell: Cell) -> tuple[Detector, NetworkMeter]:
-        """A detector with a backbone that several cells share."""
-        options = dict(cell.options)
+        """A detector with networks that several cells share."""
         kind = detector_class(cell.method)
+        options = dict(cell.options)
         for option in ("weights", *kind.file_options):
-            if options[option] is not None:
+            if options.get(option) is not None:
                 options[option] = self.work.files[options[option]]
-        detector = kind(**options, device=self.device)
-        key = f"{options['backbone']} {options['weights']} {options['layers']}"
-        if key not in self._networks:
-            # One at a time: a preset over backbones would otherwise hold all of them.
-            self._networks = {key: detector.build_network()}
-        meter = NetworkMeter()
-        conditions = (str(options["precision"]), device_name(choose_device(self.device)))
-        chosen = detector.choose_levels(self._networks[key])
-        cache = self.cache if cell.cached else None
-        detector.use_network(cached(chosen, cache, conditions, meter))
+        if "device" in kind.option_defaults():
+            options["device"] = self.device
+        detector, meter = kind(**options), NetworkMeter()
+        parts = {f"{d.backbone} {d.weights} {d.layers}": d for d in with_networks(detector)}
+        # Those of one cell at a time: a preset over backbones would otherwise hold all of them.
+        self._networks = {
+            key: self._networks.get(key) or part.build_network() for key, part in parts.items()
+        }
+        for key, part in parts.items():
+            chosen = part.choose_levels(self._networks[key])
+            conditions = (part.precision, device_name(choose_device(self.device)))
+            cache = self.cache if cell.cached else None
+            part.use_network(cached(chosen, cache, conditions, meter))
         return detector, meter
