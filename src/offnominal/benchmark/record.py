@@ -1,5 +1,6 @@
 """What is kept of a cell while its test images go by, and the files that it becomes."""
 
+import math
 import platform
 import time
 from collections.abc import Sequence
@@ -77,6 +78,12 @@ class Record:
         Shared by cells whose maps are the same; None where no test image has a mask.
     unscored : sequence of Sample
         Test images that could be read and got no score.
+    timings : dict of str to float
+        Seconds by stage.
+    notes : list of str
+        What a reader of the figures should know.
+    more : dict
+        Further plain values for ``run.json``.
     """
 
     cell: Cell
@@ -86,12 +93,10 @@ class Record:
     folder: Path | None = None
     keep_maps: bool = False
     pixels: PixelMetrics | None = None
-    timings: dict[str, float] = field(default_factory=dict)
-    features: dict[str, int] = field(default_factory=dict)
-    shared_with: int = 0
-    notes: list[str] = field(default_factory=list)
-    unreadable: list[str] = field(default_factory=list)
     unscored: Sequence[Sample] = ()
+    timings: dict[str, float] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    more: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._rows: list[dict[str, Any]] = []
@@ -143,7 +148,7 @@ class Record:
 
     def figures(self) -> dict[str, float]:
         """Image-level and pixel-level figures, and what the detector's own threshold did."""
-        figures = image_metrics(self.labels, self.scores) | self._decisions()
+        figures = _image_figures(self.labels, self.scores, self._decisions)
         return figures if self.pixels is None else figures | self.pixels.compute()
 
     def failures_as_wrong(self) -> dict[str, float]:
@@ -154,23 +159,18 @@ class Record:
         """
         if not self.unscored:
             return {}
-        scores, missing = self.scores, [sample.label for sample in self.unscored]
-        low, high = min(scores, default=0.0) - 1, max(scores, default=0.0) + 1
-        made_up = [low if label else high for label in missing]
-        figures = image_metrics(self.labels + missing, scores + made_up)
+        labels = [sample.label for sample in self.unscored]
+        low, high = min(self.scores) - 1, max(self.scores) + 1
+        scores = self.scores + [low if label else high for label in labels]
+        figures = _image_figures(
+            self.labels + labels, scores, self._decisions + [not label for label in labels]
+        )
         del figures["image_f1_max_threshold"]  # it may lie between scores that were made up
-        return figures | self._decisions(missing)
-
-    def _decisions(self, wrong: Sequence[int] = ()) -> dict[str, float]:
-        """What the detector's own threshold did; `wrong` are labels of further wrong decisions."""
-        decisions = [(row["is_anomalous"], row["label"]) for row in self._rows]
-        decided = any(decision is not None for decision, _ in decisions)
-        figures = {}
-        for name, label, error in (("false_rejects", 0, True), ("misses", 1, False)):
-            kind = [decision is error for decision, each in decisions if each == label]
-            kind += [True for each in wrong if each == label]
-            figures[name] = sum(kind) / len(kind) if kind and decided else float("nan")
         return figures
+
+    @property
+    def _decisions(self) -> list[bool | None]:
+        return [row["is_anomalous"] for row in self._rows]
 
     def write(self) -> dict[str, float]:
         """Write the cell's files, if it has a folder; its figures."""
@@ -225,14 +225,22 @@ class Record:
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
             "timings": self.timings,
             "images": len(self._grids),
-            "features": self.features,
-            "shared_with": self.shared_with,
             "threshold": _threshold(detector.threshold),
             "pixel_threshold": _threshold(detector.pixel_threshold),
             "backbone": _backbone(with_networks(detector)),
             "notes": [*self.dataset.notes, *self.notes],
-            "unreadable": self.unreadable,
-        }
+        } | self.more
+
+
+def _image_figures(
+    labels: list[int], scores: list[float], decisions: list[bool | None]
+) -> dict[str, float]:
+    figures = image_metrics(labels, scores)
+    for name, label, error in (("false_rejects", 0, True), ("misses", 1, False)):
+        kind = [each is error for each, own in zip(decisions, labels, strict=True) if own == label]
+        # A detector decides on all images or, without a threshold, on none.
+        figures[name] = math.nan if decisions[0] is None or not kind else sum(kind) / len(kind)
+    return figures
 
 
 def _threshold(threshold: Threshold | None) -> dict[str, Any] | None:
