@@ -261,7 +261,7 @@ def blend_tiles(
             raise OptionError(f"{tile}: expected scores of shape {expected}, not {grid.shape}")
         rows = _window(top, height, padded[0], multiple)
         columns = _window(left, width, padded[1], multiple)
-        weight = np.outer(np.float32(rows), np.float32(columns)).astype(dtype)
+        weight = np.outer(np.array(rows, np.float32), np.array(columns, np.float32)).astype(dtype)
         row, column = top // multiple, left // multiple
         here = (slice(row, row + expected[0]), slice(column, column + expected[1]))
         # A running mean rather than a sum divided at the end, whose rounding would show in what

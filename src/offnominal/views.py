@@ -244,7 +244,7 @@ def rotate_image(image: NDArray[Any], angle: float) -> NDArray[np.uint8]:
 
 def turned_back(view: View, size: Size, angle: float) -> View:
     """A view of an image that :func:`rotate_image` turned, as one of the upright image (H, W)."""
-    back = cv2.invertAffineTransform(_turn(size, angle))
+    back = np.asarray(cv2.invertAffineTransform(_turn(size, angle)), dtype=np.float64)
     # OpenCV counts from pixel centres, and frames from pixel edges.
     back[:, 2] += 0.5 - back[:, :2].sum(1) * 0.5
     return replace(view, frame=_compose(back, view.frame), angle=angle, upright=False)

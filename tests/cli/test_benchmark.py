@@ -1,20 +1,16 @@
 """``benchmark`` and ``evaluate`` as a user runs them."""
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tests.cli.conftest import Done, offnominal
 
 from offnominal.benchmark.presets import PRESETS
 from offnominal.benchmark.store import read_runs
 
-Run = Callable[..., subprocess.CompletedProcess[str]]
-
-MAIN = [sys.executable, "-c", "from offnominal.cli import main; main()"]
+Run = Callable[..., Done]
 
 
 @pytest.fixture(scope="module")
@@ -23,18 +19,8 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def run(cache: Path) -> Run:
-    def offnominal(*arguments: object) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [*MAIN, *map(str, arguments)],
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
-            env=os.environ
-            | {"COLUMNS": "100", "HF_HUB_OFFLINE": "1", "OFFNOMINAL_CACHE": str(cache)},
-        )
-
+def run(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    monkeypatch.setenv("OFFNOMINAL_CACHE", str(cache))
     return offnominal
 
 

@@ -1,35 +1,23 @@
-"""The command line as a user runs it: real processes, real files."""
+"""The command line as a user runs it: real files, and real processes where it matters."""
 
 import csv
 import json
-import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 from PIL import Image
+from tests.cli.conftest import MAIN, offnominal, passed, process
 
-MAIN = [sys.executable, "-c", "from offnominal.cli import main; main()"]
-
-
-def offnominal(
-    *arguments: object, stdin: str | None = None, cwd: Path | None = None
-) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*MAIN, *map(str, arguments)],
-        input=stdin,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-        cwd=cwd,
-        env=os.environ | {"COLUMNS": "100", "HF_HUB_OFFLINE": "1"},
-    )
+from offnominal.cli.method_options import method_options
+from offnominal.detectors.padim import PaDiM
+from offnominal.detectors.saving import load
 
 
 def rows_of(folder: Path) -> list[dict[str, object]]:
@@ -53,7 +41,7 @@ def test_start_up_imports_nothing_heavy() -> None:
 
 
 def test_help_and_methods_stay_light() -> None:
-    for arguments in (["--help"], ["methods"], ["fit", "--help"]):
+    for arguments in (["--help"], ["methods"], ["train", "--help"]):
         code = (
             f"import sys; sys.argv = ['offnominal', *{arguments!r}]\n"
             "from offnominal.cli import main\n"
@@ -211,7 +199,43 @@ def test_a_stop_loses_nothing(fabric_model: Path, parts: Path, tmp_path: Path) -
     assert process.wait(timeout=30) == 128 + signal.SIGTERM
     done = len(rows_of(out))
     assert 3 <= done < 300
-    assert not list(out.rglob(".*.part"))
+    assert not list(out.rglob(".*"))
+
+
+def test_a_reader_that_has_seen_enough_is_no_error() -> None:
+    with subprocess.Popen(
+        [*MAIN, "methods"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as running:
+        assert running.stdout is not None
+        assert running.stderr is not None
+        running.stdout.close()
+        assert running.stderr.read() == ""
+    assert running.returncode == 0
+
+
+def test_a_defect_of_the_program_is_no_anomaly(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("offnominal.paths.find_images", fail)
+    done = offnominal("add", "m.offn", "x.png")
+    assert done.returncode == 70
+    assert "ZeroDivisionError" in done.stderr
+    assert "a defect of offnominal" in done.stderr
+
+
+def test_the_process_ends_as_the_call_does(fabric_model: Path, parts: Path) -> None:
+    for arguments, code in [
+        (("predict", fabric_model, parts / "fabric/test/stain", "--fail-on-anomaly"), 1),
+        (("datasets", "check", parts / "absent"), 2),
+        (("--nonsense",), 2),
+        (("methods",), 0),
+    ]:
+        here, there = offnominal(*arguments), process(*arguments)
+        assert here.returncode == there.returncode == code
+        assert here.stdout == there.stdout
+        if "--nonsense" not in arguments:  # its usage line names the program
+            assert here.stderr == there.stderr
 
 
 def test_fail_on_anomaly(fabric_model: Path, parts: Path) -> None:
@@ -357,3 +381,107 @@ def test_a_batch_can_be_judged_by_another_method(parts: Path) -> None:
     refused = offnominal(*batch, "--method", "anomalydino")
     assert refused.returncode == 2
     assert "does not score a batch" in refused.stderr
+
+
+# -- options from constructors ----------------------------------------------------------------
+
+
+def test_each_method_lists_its_own_options() -> None:
+    plain = " ".join(offnominal("fit", "--help").stdout.split())
+    assert "--rotations" in plain
+    assert "fit --method NAME --help" in plain
+    assert "--no-mask-references" in plain
+    padim = " ".join(offnominal("fit", "--method=padim", "--help").stdout.split())
+    for word in ("--reduction", "<random|pca>", "(1024)", "--method-seed", "--false-reject"):
+        assert word in padim
+    assert "--rotations" not in padim
+    batch = offnominal("predict", "--method", "musc", "--help").stdout
+    assert "--rscin" in batch
+    grid = offnominal("benchmark", "--method", "patchcore", "padim", "--help").stdout
+    assert "--coreset" in grid
+    assert "--ridge" in grid
+
+
+def test_every_option_of_every_method_can_be_given() -> None:
+    """Whatever a constructor takes, the help lists, with words and a default of its own."""
+    from offnominal.detectors import METHODS, detector_class
+
+    for method in METHODS:
+        found = {option.name: option for option in method_options(method)}
+        defaults = detector_class(method).option_defaults()
+        assert {name: option.default for name, option in found.items()} == defaults
+        silent = {name for name, option in found.items() if not option.help}
+        assert silent <= {"aggregate"}, method  # which PatchCore does not describe
+
+
+def test_options_become_what_the_constructor_takes(parts: Path, tmp_path: Path) -> None:
+    layers = next(option for option in method_options("padim") if option.name == "layers")
+    assert layers.read("1, -1") == (1, -1)
+    model = tmp_path / "m.offn"
+    passed(
+        offnominal(
+            "fit", parts / "fabric/train/good", "-o", model, "--method", "patchcore",
+            "--backbone", "builtin", "--coreset", 0.5, "--no-reweight", "--method-seed", 5,
+            "--seed", 1, "--shots", 2, "--resolution", 64, "--set", "crop=56",
+        )
+    )  # fmt: skip
+    options = load(model).options()
+    given = {"coreset": 0.5, "reweight": False, "seed": 5, "crop": 56}
+    assert {name: options[name] for name in given} == given
+    facts = json.loads(offnominal("info", model, "--json").stdout)
+    assert facts["references"] == 2
+    assert facts["options"]["coreset"] == 0.5
+    told = offnominal("info", model).stdout
+    for words in ("patchcore, written by", "coreset=0.5", " MB", "patches"):
+        assert words in told
+    for wrong, words in [
+        (["--method", "padim", "--rotations", "none"], "--rotations: padim has no such option"),
+        (["--method", "patchcore", "--corset", "1"], "did you mean --coreset"),
+        (["--method", "patchcore", "--distance", "far"], "distance"),
+        (["--method", "ensemble", "--settings", "coreset"], "--settings coreset: give JSON"),
+    ]:
+        done = offnominal("fit", parts / "fabric/train/good", "-o", model, *wrong)
+        assert done.returncode == 2
+        assert words in done.stderr
+
+
+def test_a_method_of_another_package_has_its_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    from offnominal.detectors import METHODS, Method
+
+    monkeypatch.setitem(METHODS, "other", Method("other", f"{__name__}:Other", "", "", ""))
+    told = " ".join(offnominal("fit", "--method", "other", "--help").stdout.split())
+    for words in ("Options of other", "--sharpness", "How sharp [the] eye is", "(3)", "--angles",
+                  "--notes", "--backbone"):  # fmt: skip
+        assert words in told, told
+    assert "--ridge" not in told
+
+
+class Other(PaDiM):
+    """A method of another package.
+
+    Parameters
+    ----------
+    sharpness : int
+        How sharp [the] eye is.
+    angles : sequence of float
+        Of the light.
+    notes : mapping or None
+        For the record.
+    backbone : str
+        Which one.
+    """
+
+    def __init__(
+        self,
+        sharpness: int = 3,
+        angles: Sequence[float] = (0.0, 90.0),
+        notes: Mapping[str, str] | None = None,
+        backbone: str = "builtin",
+    ) -> None:
+        super().__init__(backbone=backbone)
+        self.sharpness, self.angles, self.notes = sharpness, angles, notes
+
+
+def test_the_writer_knows_no_detector() -> None:
+    code = "import sys, offnominal.cli.writer\nassert not {'torch', 'timm'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)

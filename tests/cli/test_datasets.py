@@ -1,23 +1,18 @@
 """``offnominal datasets`` as a user runs it."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
+from tests.cli.conftest import Done, offnominal
 from tests.datasets.pictures import image, mask
 
 from offnominal.datasets.catalogue import LAYOUTS, PRESETS
 
-MAIN = [sys.executable, "-c", "from offnominal.cli import main; main()", "datasets"]
 
-
-def datasets(*arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*MAIN, *map(str, arguments)], capture_output=True, text=True, timeout=120, check=False,
-        env=os.environ | {"COLUMNS": "100"},
-    )  # fmt: skip
+def datasets(*arguments: object) -> Done:
+    return offnominal("datasets", *arguments)
 
 
 def test_the_list_names_layouts_sources_and_licences() -> None:

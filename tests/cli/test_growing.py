@@ -1,30 +1,19 @@
-"""Growing, shrinking and explaining as a user does it: real processes, real files."""
+"""Growing, shrinking and explaining as a user does it: real files."""
 
 import json
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
 from PIL import Image
-from tests.cli.test_cli import offnominal
+from tests.cli.conftest import offnominal, passed
 
 from offnominal.detectors.saving import read_header
-
-
-@pytest.fixture(scope="module")
-def good(parts: Path) -> Path:
-    return parts / "fabric" / "train" / "good"
 
 
 @pytest.fixture
 def model(fabric_model: Path, tmp_path: Path) -> Path:
     return Path(shutil.copy(fabric_model, tmp_path / "fabric.offn"))
-
-
-def passed(done: "subprocess.CompletedProcess[str]") -> str:
-    assert done.returncode == 0, done.stderr
-    return done.stderr
 
 
 def test_a_false_alarm_is_learned_and_given_up_again(model: Path, parts: Path, good: Path) -> None:
@@ -76,24 +65,6 @@ def test_results_go_where_they_are_wanted(model: Path, parts: Path, tmp_path: Pa
     again = passed(offnominal("add", model, image))
     assert "learned 0 images" in again
     assert "references 7" in again
-
-
-def test_two_models_become_one(parts: Path, tmp_path: Path) -> None:
-    files = sorted((parts / "fabric" / "train" / "good").iterdir())
-    fit = ["--backbone", "builtin", "--rotations", "none", "--set", "normalize=l2"]
-    for name, some in (("a", files[:4]), ("b", files[3:])):
-        passed(offnominal("fit", *some, "-o", tmp_path / f"{name}.offn", *fit))
-    passed(offnominal("fit", files[0], "-o", tmp_path / "c.offn", *fit, "--resolution", 128))
-    merged = tmp_path / "m.offn"
-    said = passed(offnominal("merge", tmp_path / "a.offn", tmp_path / "b.offn", "-o", merged))
-    assert "took over 2 images" in said
-    assert "left out   1" in said
-    assert len(read_header(merged)["state"]["references_"]) == 6
-    done = offnominal("merge", tmp_path / "a.offn", tmp_path / "c.offn", "-o", merged)
-    assert done.returncode == 2
-    assert "c.offn" in done.stderr
-    assert "resolution (None and 128)" in done.stderr
-    assert offnominal("merge", merged, "-o", merged).returncode == 2
 
 
 def test_explain_draws_a_picture(model: Path, parts: Path, tmp_path: Path) -> None:
@@ -156,9 +127,13 @@ def test_fit_says_how_large_any_bank_is(parts: Path, tmp_path: Path) -> None:
     assert "  bank" not in plain
 
 
-def test_weights_of_an_ensemble_are_found_from_anywhere(tmp_path: Path) -> None:
+def test_weights_of_an_ensemble_are_found_from_anywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from offnominal.cli.options import build_detector
 
+    monkeypatch.chdir(tmp_path)
+    Path("a,b.pth").touch()
     given = {"backbone": "resnet18,resnet34", "weights": "one.pth, two.pth"}
     detector = build_detector("ensemble", given)
     assert detector.weights == f"{Path('one.pth').absolute()},{Path('two.pth').absolute()}"

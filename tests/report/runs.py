@@ -123,68 +123,28 @@ def write_cell(
 
 
 def write_small(root: Path) -> Path:
-    """Eight measured cells, two categories x two shots x two seeds, under ``root/runs``."""
-    from offnominal import AnomalyDINO
-    from offnominal.datasets.masks import sample_mask
-    from offnominal.datasets.synthetic import write_dataset
-    from offnominal.metrics import PixelMetrics, image_curves, image_metrics
-
-    data = root / "parts"
-    found = write_dataset(data, ("part", "board"), n_train=8, n_good=5, n_per_defect=1)
+    """Eight cells, two categories x two shots x two seeds, under ``root/runs``; one is missing."""
+    rng = np.random.default_rng(2)
     store, cells = Store(root / "runs"), []
-    for look in ("part", "board"):
-        train = [s for s in found if s.category == look and s.split == "train"]
-        test = [s for s in found if s.category == look and s.split == "test"]
-        masks: list[Any] = []
+    for number, name in enumerate(("part", "board")):
+        drawn = _draw(root / "parts", name, rng, 5, 2, 96)
         for shots in (2, 4):
             for seed in (0, 1):
                 cell = Cell(
-                    "parts", look, "1a", "anomalydino", shots, seed, "first", OPTIONS, seed == 0
-                )
-                options = {k: v for k, v in OPTIONS.items() if v is not None}
-                drawn = train[seed * shots : (seed + 1) * shots]
-                detector = AnomalyDINO(**options).fit([s.image for s in drawn])
-                seen = list(detector.stream([s.image for s in test]))
-                shapes = [p.anomaly_map.shape for p in seen]
-                masks = masks or [
-                    sample_mask(s, shape) for s, shape in zip(test, shapes, strict=True)
-                ]
-                labels, scores = [s.label for s in test], [p.score for p in seen]
-                maps = [p.anomaly_map for p in seen]
-                pixels = PixelMetrics()
-                for anomaly_map, mask in zip(maps, masks, strict=True):
-                    pixels.update(anomaly_map, mask)
-                figures = image_metrics(labels, scores) | pixels.compute()
-                both = {"image": image_curves(labels, scores), "pixel": pixels.curves()}
-                cached = {"computed": 0, "from_cache": 20} if cell.cached else {"computed": 20}
-                run = {
-                    "timings": {"fit": 0.4, "predict": 1.0, "per_image": 0.02 + 0.001 * shots},
-                    "features": {"from_cache": 0} | cached,
-                    "pixel_threshold": detector.pixel_threshold
-                    and {"value": detector.pixel_threshold.value},
-                }
-                limit = detector.threshold.value if detector.threshold else None
-                write_cell(
-                    store,
-                    cell,
-                    data,
-                    test,
-                    scores,
-                    [p.patch_scores for p in seen],
-                    shapes,
-                    threshold=limit,
-                    figures=figures,
-                    all_curves=both,
-                    run=run,
-                    map_max=[m.max() for m in maps],
+                    "parts", name, "1a", "anomalydino", shots, seed, "first", OPTIONS, seed == 0
                 )
                 cells.append(cell.name)
+                _made_up(store, cell, root / "parts", drawn, rng, 0.7 + 0.4 * shots, 0.8, number)
     missing = Cell("parts", "board", "1a", "anomalydino", 8, 0, "first", OPTIONS)
     title = "How many good images are worth collecting?"
     store.add_plan(Plan("shots", title, ("shots",), (*cells, missing.name)))
     return store.root
 
 
+Drawn = tuple[list[Sample], list[tuple[float, float] | None], int]
+"""Test images of a category, where the defect of each lies, and their side in pixels."""
+
+_FAST = [cv2.IMWRITE_PNG_COMPRESSION, 1]
 NAMES = [
     *("bottle", "cable", "capsule", "carpet", "grid", "hazelnut", "leather", "metal_nut", "pill"),
     *("screw", "tile", "toothbrush", "transistor", "wood", "zipper"),
@@ -208,21 +168,13 @@ def write_big(
     store, cells = Store(root / "runs"), []
     options = OPTIONS | {"backbone": "dinov2_vits14", "resolution": 448, "rotations": "agnostic"}
     for number, name in enumerate(names):
-        test, blobs = samples[name]
-        labels = np.array([sample.label for sample in test])
-        hardness = rng.normal(0, 0.45, len(test))
         for k in shots:
             for seed in range(seeds):
                 cell = Cell("mvtec", name, "1a", "anomalydino", k, seed, "first", options, False)
                 cells.append(cell.name)
                 power = 0.7 + 0.1 * math.log2(2 * k) + 0.04 * number
-                noise = rng.normal(0, 0.25, len(test))
-                scores = 0.1 * np.exp(0.3 * (labels * power + hardness + noise))
-                last = k == max(shots) and seed == 0
-                grids = [_grid(blob, score, rng, 32 if last else 4) for blob, score in
-                         zip(blobs, scores, strict=True)]  # fmt: skip
-                threshold = float(np.quantile(scores[labels == 0], 0.95))
-                _made_up(store, cell, data, test, scores, grids, threshold, side, number)
+                patches = 32 if k == max(shots) and seed == 0 else 4
+                _made_up(store, cell, data, samples[name], rng, power, 0.95, number, patches)
     title = "How many good images are worth collecting?"
     store.add_plan(Plan("shots", title, ("shots",), tuple(cells)))
     return store.root
@@ -243,8 +195,6 @@ def write_plans(root: Path) -> Path:
             place = (dataset, name)
             if place not in drawn:
                 drawn[place] = _draw(data, name, rng, 12, 4, 96)
-            test, blobs = drawn[place]
-            labels = np.array([sample.label for sample in test])
             for seed in range(1 if shots in (0, None) else 2):
                 options = OPTIONS | {"backbone": "dinov2_vits14", "resolution": 448} | changes
                 cell = Cell(dataset, name, "1a", method, shots, seed, "first", options, cached)
@@ -253,14 +203,10 @@ def write_plans(root: Path) -> Path:
                     continue
                 power = 0.9 + 0.1 * number + 0.1 * math.log2(2 + (shots or 20))
                 power += 0.25 * (options["rotations"] == "agnostic")
-                noise = rng.normal(0, 0.5, len(test))
-                scores = 0.1 * np.exp(0.3 * (labels * power + noise))
-                grids = [_grid(b, s, rng, 12) for b, s in zip(blobs, scores, strict=True)]
-                limit = float(np.quantile(scores[labels == 0], 0.9))
-                _made_up(store, cell, data, test, scores, grids, limit, 96, number)
+                _made_up(store, cell, data, drawn[place], rng, power, 0.9, number)
         return written
 
-    drawn: dict[tuple[str, str], tuple[list[Sample], list[tuple[float, float] | None]]] = {}
+    drawn: dict[tuple[str, str], Drawn] = {}
     found = [
         *(name for k in (0,) for name in cells("btad", "anomalydino-batched", k)),
         *(name for k in (1, 4, None) for name in cells("btad", "anomalydino", k)),
@@ -290,16 +236,21 @@ def _made_up(
     store: Store,
     cell: Cell,
     data: Path,
-    test: Sequence[Sample],
-    scores: npt.NDArray[np.float64],
-    grids: Sequence[npt.NDArray[np.float32]],
-    threshold: float,
-    side: int,
+    drawn: Drawn,
+    rng: np.random.Generator,
+    power: float,
+    quantile: float,
     number: int,
+    patches: int = 12,
 ) -> None:
+    """Write a cell whose defective images score the higher the more `power` there is."""
     from offnominal.metrics import image_metrics
 
+    test, blobs, side = drawn
     labels = [sample.label for sample in test]
+    scores = 0.1 * np.exp(0.3 * (np.array(labels) * power + rng.normal(0, 0.5, len(test))))
+    grids = [_grid(blob, score, rng, patches) for blob, score in zip(blobs, scores, strict=True)]
+    threshold = float(np.quantile(scores[np.array(labels) == 0], quantile))
     figures = image_metrics(labels, scores)
     bend = min(0.985, 0.9 + 0.004 * number + 0.01 * math.log2(cell.shots or 32))
     x = np.linspace(0, 1, 150) ** 3
@@ -310,7 +261,9 @@ def _made_up(
         "pr": curve(x, 1 - x**2),
         "pro": curve(x, x ** (1.3 - bend)),
     }
-    size = (cell.options["resolution"] / 448) ** 2 * (1 + 2 * ("vitb" in cell.options["backbone"]))
+    size = ((cell.options["resolution"] or 448) / 448) ** 2 * (
+        1 + 2 * ("vitb" in cell.options["backbone"])
+    )
     cold, warm = {"computed": len(test), "from_cache": 0}, {"computed": 0, "from_cache": 9}
     run = {
         "timings": {"per_image": 0.06 * size + 0.001 * (cell.shots or 0)},
@@ -335,7 +288,7 @@ def _made_up(
 
 def _draw(
     data: Path, name: str, rng: np.random.Generator, good: int, each: int, side: int
-) -> tuple[list[Sample], list[tuple[float, float] | None]]:
+) -> Drawn:
     """Images of coarse noise in a category's colour, defective ones with a dark blob."""
     kinds = ["good"] * good + [kind for kind in KINDS for _ in range(each)]
     tint = rng.uniform(90, 190, 3)
@@ -357,10 +310,10 @@ def _draw(
             mask_path = data / name / "ground_truth" / kind / f"{number:03d}_mask.png"
             mask_path.parent.mkdir(parents=True, exist_ok=True)
             cv2.imwrite(str(mask_path), mask)
-        cv2.imwrite(str(path), image.clip(0, 255).astype(np.uint8))
+        cv2.imwrite(str(path), image.clip(0, 255).astype(np.uint8), _FAST)
         samples.append(Sample(path, int(kind != "good"), mask_path, kind, name, "test"))
         blobs.append(blob)
-    return samples, blobs
+    return samples, blobs, side
 
 
 def _grid(

@@ -12,7 +12,7 @@ from tests.report.runs import write_plans
 
 from offnominal.benchmark.store import FinishedCell, read_runs
 from offnominal.images import read_image
-from offnominal.report.gallery import _heat, _Patches, choose, make_cards
+from offnominal.report.gallery import _heat, choose, make_cards
 from offnominal.scoring import anomaly_map
 
 
@@ -65,7 +65,7 @@ def test_small_heat_is_the_large_map_made_small(cell: FinishedCell) -> None:
     full, small = (900, 1200), (168, 224)
     whole = anomaly_map(torch.from_numpy(cell.patch_scores()[choice.index]), full, 4.0).numpy()
     expected = cv2.resize(whole, small[::-1], interpolation=cv2.INTER_AREA)
-    heat = _heat(choice, _Patches(), full, small)
+    heat = _heat(choice, full, small)
     assert heat.shape == small
     assert float(np.abs(heat - expected).max()) < 0.01 * float(np.ptp(expected))
 
@@ -77,7 +77,7 @@ def test_tiles_reach_beyond_the_image(cell: FinishedCell) -> None:
     # A grid of 12 patches of 8 px covers 96 px; an image of 90 px sees only part of it.
     grid = torch.from_numpy(cell.patch_scores()[choice.index])
     expected = anomaly_map(grid, (90, 90), 0.0, (96, 96)).numpy()
-    assert np.array_equal(_heat(choice, _Patches(), (90, 90), (90, 90)), expected)
+    assert np.array_equal(_heat(choice, (90, 90), (90, 90)), expected)
 
 
 def test_kept_maps_are_shown_as_they_are(cell: FinishedCell, tmp_path: Path) -> None:
@@ -86,7 +86,7 @@ def test_kept_maps_are_shown_as_they_are(cell: FinishedCell, tmp_path: Path) -> 
     choice = dataclasses.replace(choose(cell)[0], cell=dataclasses.replace(cell, folder=folder))
     kept = np.linspace(0, 1, 96 * 96, dtype=np.float16).reshape(96, 96)
     np.save(folder / "maps" / f"{choice.index:05d}.npy", kept)
-    heat = _heat(choice, _Patches(), (96, 96), (96, 96))
+    heat = _heat(choice, (96, 96), (96, 96))
     assert np.array_equal(heat, kept.astype(np.float32))
 
 
@@ -101,7 +101,7 @@ def test_damaged_patch_scores_and_lost_images_cost_their_cards_only(
     lost = dataclasses.replace(cell, settings=cell.settings | {"data": {"root": "/nowhere"}})
     mixed.append(dataclasses.replace(choices[2], cell=lost))
     cards, gone, left_out = make_cards(mixed)
-    assert [card.choice for card in cards] == [choices[0]]
+    assert [card["name"] for card in cards] == [choices[0].value("image")]
     assert len(gone) == 2
     assert any("patch_scores.npz" in text for text in gone)
     assert any("/nowhere" in text for text in gone)
@@ -112,10 +112,13 @@ def test_damaged_patch_scores_and_lost_images_cost_their_cards_only(
 
 
 def test_pictures_keep_the_shape_of_the_image(cell: FinishedCell) -> None:
-    [card], _, _ = make_cards(choose(cell)[:1])
-    assert card.aspect == "96 / 96"
+    choice = choose(cell)[0]
+    [card], _, _ = make_cards([choice])
+    assert card["aspect"] == "96 / 96"
+    sources = dict(card["pictures"])
     assert all(
-        part.startswith("data:image/webp;base64,") for part in (card.image, card.heat, card.overlay)
+        sources[part].startswith("data:image/webp;base64,")
+        for part in ("Image", "Heat map", "Overlay")
     )
     root = Path(cell.settings["data"]["root"])
-    assert read_image(root / card.choice.value("image")).shape == (96, 96, 3)
+    assert read_image(root / choice.value("image")).shape == (96, 96, 3)

@@ -53,7 +53,7 @@ def a_card(look: str, defect: str, index: int, threshold: float = 2.4) -> Card:
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three looks of twelve cards, as the demonstration writes."""
+    """Looks of twelve cards, as the demonstration writes."""
     cards = []
     for look in LOOKS:
         kinds = ["good", "good", "good", *DEFECTS[look], *DEFECTS[look]][:12]
@@ -116,11 +116,11 @@ def test_every_picture_has_words(page: Path) -> None:
     seen = Seen()
     seen.feed(page.read_text(encoding="utf-8"))
     pictures = [attributes for tag, attributes in seen.tags if tag == "img"]
-    good, defective = 9, 27
+    good, defective = 3 * len(LOOKS), 9 * len(LOOKS)
     assert len(pictures) == 3 * good + 4 * defective + len(LOOKS)
     assert all(attributes.get("alt") for attributes in pictures)
     plots = [attributes for tag, attributes in seen.tags if tag == "svg"]
-    assert len(plots) == 3
+    assert len(plots) == len(LOOKS)
     assert all(attributes.get("aria-label") for attributes in plots)
 
 
@@ -141,13 +141,13 @@ def test_headline_and_plots_count_what_the_threshold_does(tmp_path: Path) -> Non
 
 
 def test_scores_are_taken_from_the_cards_when_not_given(tmp_path: Path) -> None:
-    cards = [a_card("board", "good", 0), a_card("board", "scratch", 1)]
+    cards = [a_card("part", "good", 0), a_card("part", "scratch", 1)]
     text = write_page(tmp_path / "a.html", "t", [], cards).read_text(encoding="utf-8")
     assert len(re.findall("<circle ", text)) == 2
 
 
 def test_wrong_cards_are_refused(tmp_path: Path) -> None:
-    card = a_card("board", "scratch", 1)
+    card = a_card("part", "scratch", 1)
     small = Card(**{**vars(card), "truth": np.zeros((3, 3), np.bool_)})
     with pytest.raises(OptionError, match="truth"):
         write_page(tmp_path / "a.html", "t", [], [small])
@@ -165,7 +165,9 @@ def test_browser_draws_it_and_runs_its_filter(page: Path, tmp_path: Path) -> Non
     folder = f"--user-data-dir={tmp_path / 'profile'}"
     # The page's own script unhides the filter: it ran, under the page's own content policy.
     result = chromium(folder, "--virtual-time-budget=4000", "--dump-dom", page.as_uri())
-    assert re.search(r'<div class="filter"[^>]*aria-label="Show cards by outcome">', result.stdout)
+    assert re.search(
+        r'<form class="filter"[^>]*aria-label="Show images by outcome">', result.stdout
+    )
     for width, height in ((1280, 1600), (390, 844)):
         shot = tmp_path / f"{width}.png"
         chromium(folder, f"--window-size={width},{height}", f"--screenshot={shot}", page.as_uri())

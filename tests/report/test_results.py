@@ -44,7 +44,7 @@ def test_categories_are_averaged_before_seeds() -> None:
         math.sqrt((0.0333**2 + 0.1333**2 + 0.1667**2) / 2), abs=1e-4
     )
     assert (summary.seeds, summary.whole) == (3, True)
-    one = setup.in_category("image_auroc", "b")
+    one = setup.mean("image_auroc", "b")
     assert (one.mean, one.std) == (pytest.approx(2.3 / 3), pytest.approx(0.2082, abs=1e-4))
 
 
@@ -62,7 +62,7 @@ def test_a_mean_over_fewer_categories_is_marked_and_never_the_best() -> None:
     assert more.mean("image_auroc").mean == 0.99
     assert not more.mean("image_auroc").whole
     assert best_setup([few, more]) is few
-    table = overview("t", "", [few, more], ["shots"], Sources())
+    table = overview("", [few, more], ["shots"], Sources())
     assert [entries[0].partial for _, entries in table.rows] == [False, True]
     assert not any(entry.best for _, entries in table.rows for entry in entries)
 
@@ -137,7 +137,7 @@ def test_best_line_tells_whether_the_lead_is_more_than_chance() -> None:
 
 def test_best_is_lowest_where_lower_is_better() -> None:
     setups = gather([cell("a", 0, 0.9, 1), cell("a", 0, 0.8, 2)])
-    table = by_category("t", "image_miss_at_1%", setups, ["1", "2"], Sources())
+    table = by_category("image_miss_at_1%", setups, ["1", "2"], Sources())
     [(_, one), (_, mean)] = table.rows
     assert [entry.best for entry in one] == [True, False]
     assert [entry.text for entry in mean] == ["10.0", "20.0"]
@@ -150,6 +150,6 @@ def test_defects_are_told_by_size_where_there_are_any() -> None:
     empty = size | {"name": "large", "regions": 0} | dict.fromkeys([*shares, *last])
     cell = FinishedCell(Path("cell"), {}, {}, {"regions": [size | shares | last, empty]})
     assert size_rows(cell) == [
-        ["tiny, 0 to 0.01 % of the image", "4", "25", "50", "50", "100", "100", "–"]
+        (["tiny, 0 to 0.01 % of the image"], ["4", "25", "50", "50", "100", "100", "–"])
     ]
     assert size_rows(FinishedCell(Path("cell"), {}, {}, {})) == []

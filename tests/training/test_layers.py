@@ -1,6 +1,5 @@
 """Training of APRIL-GAN's layers on real images with a small tower."""
 
-import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -199,27 +198,16 @@ def test_files_and_page(weights: Path, small: Dataset, whole: Outcome, tmp_path:
 def test_a_page_says_that_weights_are_not_pretrained(
     weights: Path, small: Dataset, whole: Outcome, tmp_path: Path
 ) -> None:
-    """A banner, and a dagger on every number, with its meaning in the figure and below the table.
-
-    Weights whose file says nothing against them are not marked.
-    """
-    page = whole.files.page.read_text().replace("\u00a0", " ")
-    note = "† Weights not pretrained (drawn at random from seeds): says nothing about the method."
+    """A banner at the top; weights whose file says nothing against them are not marked."""
+    page = whole.files.page.read_text()
+    note = "The weights of its network were not pretrained (drawn at random from seeds)"
+    assert page.count(note) == 1
     assert page.index("</h1>") < page.index('class="banner"') < page.index('class="headline"')
-    assert re.search(r"Over 2 epochs the loss .* the last\. †</p>", page)
-    figure = re.search(r"<svg.*?</svg>", page, re.S)
-    assert figure is not None
-    assert all(text in figure[0] for text in (note, "Loss †", "What it is made of †"))
-    heads = re.findall(r'<th scope="col" class="number">(.*?)</th>', page)
-    assert heads == ["Loss †", "Maps, focal †", "Maps, Dice of defects †"]
-    assert page.count(note) == 2
-    assert re.search(r"Backbone</dt><dd>[^<]* †</dd>", page)
 
     with safe_open(weights, framework="pt") as file:
         said = {key: value for key, value in file.metadata().items() if key != "pretrained"}
     save_file(load_file(weights), tmp_path / "silent.safetensors", metadata=said)
     silent = trained(tmp_path / "silent.safetensors", small, tmp_path / "layers.safetensors")
-    assert "†" not in silent.files.page.read_text()
     assert "banner" not in silent.files.page.read_text().split("<body>")[1]
 
 

@@ -5,37 +5,64 @@ import signal
 import sys
 import traceback
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import typer
+from typer.core import TyperGroup
 
-from offnominal.cli.add import add
 from offnominal.cli.backbones import app as backbones_app
-from offnominal.cli.benchmark import benchmark
+from offnominal.cli.benchmark import benchmark, benchmark_options
 from offnominal.cli.calibrate import calibrate
+from offnominal.cli.command import add_command, spelled_out
 from offnominal.cli.datasets import app as datasets_app
+from offnominal.cli.datasets import dataset_options
 from offnominal.cli.demo import demo
 from offnominal.cli.doctor import doctor
 from offnominal.cli.evaluate import evaluate
 from offnominal.cli.explain import explain
-from offnominal.cli.fit import fit
-from offnominal.cli.forget import forget
-from offnominal.cli.history import history
+from offnominal.cli.fit import fit, fit_options
+from offnominal.cli.grow import add, forget, history, undo
 from offnominal.cli.info import info
-from offnominal.cli.many import ManyValues
-from offnominal.cli.merge import merge
 from offnominal.cli.methods import methods
-from offnominal.cli.predict import predict
+from offnominal.cli.predict import predict, predict_options
 from offnominal.cli.report import report
 from offnominal.cli.terminal import INTERNAL, USAGE, print_error
-from offnominal.cli.train import app as train_app
-from offnominal.cli.undo import undo
+from offnominal.cli.train import train, train_options
 from offnominal.errors import OffnominalError
 
 __all__ = ["app", "main"]
 
+
+class _Program(TyperGroup):
+    """All commands: errors that a user can mend are printed without a traceback, exit code 2."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command; where nobody reads its output any more, that is no error."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            # What Python would still flush at exit goes nowhere.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(0)
+
+    def main(self, *args: Any, **extra: Any) -> Any:
+        """Run a command line; standalone it ends the process, else errors are raised."""
+        if not extra.get("standalone_mode", True):
+            return super().main(*args, **extra)
+        try:
+            super().main(*args, **extra)
+        except OffnominalError as error:
+            print_error(str(error))
+            sys.exit(USAGE)
+        except Exception:  # a defect of ours: never exit code 1, which means an anomaly
+            traceback.print_exc()
+            print_error("this is a defect of offnominal; please report it with the lines above")
+            sys.exit(INTERNAL)
+
+
 app = typer.Typer(
     name="offnominal",
+    cls=_Program,
     help="Visual anomaly detection: shown a few good parts, it finds what is wrong in the next.",
     epilog="Exit codes: 0 all good, 1 anomalies found (with --fail-on-anomaly), 2 wrong usage or "
     "input, 3 some images unreadable, 70 a defect of the program.",
@@ -63,43 +90,35 @@ def _root(
     """Options before the command."""
 
 
-app.command()(fit)
-app.command()(predict)
-app.command()(calibrate)
-app.command()(explain)
-app.command()(add)
-app.command()(forget)
-app.command()(undo)
-app.command()(merge)
-app.command()(history)
-app.command()(info)
-app.command()(evaluate)
-app.command(cls=ManyValues)(benchmark)
-app.command()(report)
+_WHOLE = ("good", "defects", "masks", "test_good", "train_share", "frame_step")
+
+add_command(app, fit, fit_options)
+add_command(app, predict, predict_options)
+for command in (
+    calibrate,
+    explain,
+    add,
+    forget,
+    undo,
+    history,
+    info,
+    report,
+    methods,
+    demo,
+    doctor,
+):
+    app.command()(spelled_out(command))
+app.command()(spelled_out(evaluate, dataset_options("test_good", "train_share")))
+add_command(app, benchmark, benchmark_options, dataset_options("root", "categories"), many=True)
 app.add_typer(datasets_app, name="datasets")
-app.add_typer(train_app, name="train")
-app.command()(methods)
+add_command(app, train, train_options, dataset_options("root", *_WHOLE))
 app.add_typer(backbones_app, name="backbones")
-app.command()(demo)
-app.command()(doctor)
 
 
 def main() -> NoReturn:
-    """Entry point: errors that a user can mend are printed without a traceback, exit code 2."""
+    """Entry point of the process."""
     signal.signal(signal.SIGTERM, _stop)
-    try:
-        app()
-    except OffnominalError as error:
-        print_error(str(error))
-        sys.exit(USAGE)
-    except BrokenPipeError:  # whoever read our output has seen enough
-        # What Python would still flush at exit goes nowhere.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
-    except Exception:  # a defect of ours: never exit code 1, which means an anomaly
-        traceback.print_exc()
-        print_error("this is a defect of offnominal; please report it with the lines above")
-        sys.exit(INTERNAL)
+    app()
     sys.exit(0)
 
 

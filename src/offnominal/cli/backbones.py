@@ -7,7 +7,7 @@ import typer
 
 from offnominal.backbones import OPEN_CLIP
 from offnominal.backbones.catalogue import CATALOGUE, CLIP_TAGS, Entry, closest
-from offnominal.cli.terminal import say
+from offnominal.cli.terminal import console, say, table
 from offnominal.errors import BackboneError
 
 app = typer.Typer(
@@ -20,29 +20,20 @@ def backbones(context: typer.Context) -> None:
     """List the backbones that have a short name."""
     if context.invoked_subcommand is not None:
         return
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    table.add_column("name", no_wrap=True)
-    for heading in ("million", "dim", "stride", "resolution"):
-        table.add_column(heading, justify="right")
-    for heading in ("licence", "weights", "what it is"):
-        table.add_column(heading, no_wrap=True)
-    for entry in CATALOGUE.values():
-        table.add_row(
+    numbers = ("million", "dim", "stride", "resolution")
+    rows = [
+        (
             entry.name,
             f"{entry.parameters:g}" if entry.timm else "-",
-            str(entry.dim),
-            str(entry.stride),
-            str(entry.resolution),
+            *map(str, (entry.dim, entry.stride, entry.resolution)),
             entry.licence,
             _where(entry),
             entry.about,
         )
-    # A pipe has no width; the table keeps its own there.
-    console = Console(width=None if Console().is_terminal else 140)
-    console.print(table)
+        for entry in CATALOGUE.values()
+    ]
+    headings = ("name", *numbers, "licence", "weights", "what it is")
+    console(140).print(table(headings, rows, numbers))
     if _offline():
         say("HF_HUB_OFFLINE is set: nothing is fetched.")
     say("Any other timm network with patch tokens or feature maps serves too, by its timm name.")

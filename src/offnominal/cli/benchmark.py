@@ -1,6 +1,7 @@
 """``offnominal benchmark``: grids over data sets, methods, options, shots and seeds."""
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -8,222 +9,167 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from offnominal.cli import options
-from offnominal.cli.datasets import (
-    Defects,
-    FrameStep,
-    Good,
-    Layout,
-    Masks,
-    MaskThreshold,
-    TestGood,
-    TrainShare,
-    open_from_options,
-)
+from offnominal.cli.command import Found, named
+from offnominal.cli.datasets import open_from_options
+from offnominal.cli.method_options import Option, method_options
 from offnominal.cli.terminal import UNREADABLE, USAGE, progress_bar, say
 from offnominal.errors import OptionError
 
 if TYPE_CHECKING:
     from offnominal.benchmark.cell import Cell
-    from offnominal.benchmark.plan import Request
+    from offnominal.benchmark.plan import Request, Work
     from offnominal.benchmark.runner import Outcome
+    from offnominal.benchmark.store import Plan, Store
     from offnominal.datasets import Dataset
 
-_GB = 10**9
+_DEFAULT = "anomalydino"
 
 
 def benchmark(
-    output: Annotated[
-        Path, typer.Option("-o", "--output", help="Folder of results; finished cells are kept.")
-    ],
-    data: Annotated[
-        list[Path] | None,
-        typer.Option(
-            help="Folders of data sets, or manifests; or name --good and --defects.",
-            show_default=False,
-        ),
-    ] = None,
-    layout: Layout = "auto",
-    categories: Annotated[
-        list[str] | None, typer.Option(help="Only these.", show_default="all")
-    ] = None,
-    good: Good = None,
-    defects: Defects = None,
-    masks: Masks = None,
-    test_good: TestGood = None,
-    train_share: TrainShare = 0.5,
-    frame_step: FrameStep = 1,
-    mask_threshold: MaskThreshold = None,
-    preset: Annotated[
-        str | None,
-        typer.Option(
-            help="One of the questions of the AnomalyDINO paper; other options change it. "
-            "`--preset list` names them.",
-            show_default=False,
-        ),
-    ] = None,
-    method: Annotated[
-        list[str] | None,
-        typer.Option(help="See `offnominal methods`.", show_default="anomalydino"),
-    ] = None,
-    shots: Annotated[
-        list[str] | None,
-        typer.Option(help="Numbers of references, or full.", show_default="1"),
-    ] = None,
-    seeds: Annotated[int, typer.Option(help="Number of draws of the references.")] = 3,
-    sampling: Annotated[
-        Literal["random", "first"],
-        typer.Option(
-            help="random: drawn by seed, fewer within more. first: files in order, seed s takes "
-            "the s-th lot, as the AnomalyDINO code does."
-        ),
-    ] = "random",
-    backbone: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Names, files of weights, or NAME=FILE; METHOD: before it is for that method "
-            "alone.",
-            show_default="dinov2_vits14",
-        ),
-    ] = None,
-    resolution: Annotated[
-        list[str] | None,
-        typer.Option(help="Smaller side in pixels.", show_default="the backbone's own"),
-    ] = None,
-    sets: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="NAME=VALUE,VALUE",
-            help="Values of any option of the method, as rotations=none,agnostic. A plus joins "
-            "the parts of one value: layers=2+3,3. METHOD:NAME=VALUE is for that method alone.",
-            show_default=False,
-        ),
-    ] = None,
-    cache: Annotated[
-        Path | None,
-        typer.Option(
-            help="Where features are kept between cells and runs.",
-            show_default="in the user's folder of caches",
-        ),
-    ] = None,
-    cache_limit: Annotated[float, typer.Option(help="What they may take, in GB.")] = 20.0,
-    no_cache: Annotated[
-        bool, typer.Option("--no-cache", help="Compute features anew for every cell.")
-    ] = False,
-    maps: Annotated[
-        bool, typer.Option("--maps", help="Keep every anomaly map, in half precision.")
-    ] = False,
-    class_names: Annotated[
-        str | None,
-        typer.Option(
-            "--class-names",
-            help="What the parts are called, for methods that read: a JSON or CSV file with a name "
-            "for each category, or `categories`, which takes the categories' own.",
-            show_default="object",
-        ),
-    ] = None,
+    output: Annotated[Path, "-o"],
+    given: dict[str, Any],
+    data: list[Path] | None = None,
+    categories: list[str] | None = None,
+    preset: str | None = None,
+    method: list[str] | None = None,
+    shots: list[str] | None = None,
+    seeds: int = 3,
+    sampling: Literal["random", "first"] = "random",
+    backbone: list[str] | None = None,
+    sets: Annotated[list[str] | None, "--set NAME=VALUE,VALUE"] = None,
+    cache: options.Cache = None,
+    cache_limit: options.CacheLimit = 20.0,
+    no_cache: options.NoCache = False,
+    maps: bool = False,
+    class_names: str | None = None,
     device: options.Device = "auto",
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="List the cells and what is missing; run nothing.")
-    ] = False,
+    dry_run: bool = False,
+    **folders: Any,
 ) -> None:
     """Run a grid of cells over data sets; a rerun does only what is missing.
 
     The same command may run in several terminals, or on several machines over one shared folder:
-    each takes cells that no other is at.
+    each takes cells that no other is at. Options of the methods take several values, as with --set.
+
+    Parameters
+    ----------
+    output : path
+        Folder of results; finished cells are kept.
+    data : list of path or None
+        Folders of data sets, or manifests; or name --good and --defects.
+    categories : list of str or None
+        Only these.
+    preset : str or None
+        One of the questions of the AnomalyDINO paper; other options change it. `--preset list`
+        names them.
+    method : list of str or None
+        See `offnominal methods`; anomalydino if none is named. With --help after them, their
+        options are shown.
+    shots : list of str or None
+        Numbers of references, or full; else 1.
+    seeds : int
+        Number of draws of the references.
+    sampling : {"random", "first"}
+        random: drawn by seed, fewer within more. first: files in order, seed s takes the s-th lot,
+        as the AnomalyDINO code does.
+    backbone : list of str or None
+        Names, files of weights, or NAME=FILE; METHOD: before it is for that method alone.
+    sets : list of str or None
+        Values of an option of the methods, as rotations=none,agnostic. A plus joins the parts of
+        one value: layers=2+3,3. METHOD:NAME=VALUE is for that method alone.
+    maps : bool
+        Keep every anomaly map, in half precision.
+    class_names : str or None
+        What the parts are called, for methods that read: a JSON or CSV file with a name for each
+        category, or `categories`, which takes the categories' own.
+    dry_run : bool
+        List the cells and what is missing; run nothing.
     """
     if preset == "list":
         _list_presets()
         return
-    from offnominal.backbones.cache import FeatureCache, default_cache
     from offnominal.benchmark.plan import make_plan
     from offnominal.benchmark.runner import Runner
-    from offnominal.benchmark.store import Plan, Store, require
+    from offnominal.benchmark.store import Store, require
 
     for package in ("pyarrow", "filelock"):
         require(package, "benchmark")
-    roots: list[Path | None] = list(data) if data else [None]
-    datasets = [
-        open_from_options(
-            root,
-            layout,
-            ",".join(categories) if categories else None,
-            good,
-            defects,
-            masks,
-            test_good,
-            train_share,
-            frame_step,
-            mask_threshold,
-        )
-        for root in roots
-    ]
-    request, name, title, axes = _request(
-        preset, method, shots, seeds, sampling, backbone, resolution, sets
-    )
+    wanted = ",".join(categories) if categories else None
+    roots: list[Path | None] = [*data] if data else [None]
+    datasets = [open_from_options(root, categories=wanted, **folders) for root in roots]
+    texts = [f"{name}={','.join(values)}" for name, values in given.items() if values]
+    request, plan = _request(preset, _split(method), [*(sets or []), *texts])
+    request = replace(request, seeds=seeds, sampling=sampling, backbones=_split(backbone))
+    if shots:
+        request = replace(request, shots=[_shots(text) for text in _split(shots)])
     if class_names is not None:
         request = replace(request, class_names=_names(class_names, datasets))
-    for dataset in datasets:
-        for note in dataset.notes:
-            say(f"{dataset.name}: {note}")
     work = make_plan(datasets, request)
-    for text in work.impossible:
-        say(f"left out: {text}")
     store = Store(output)
-    missing = [cell for cell in work.cells if not store.has(cell)]
-    say(f"{len(work.cells)} cells, {len(missing)} to run")
+    _announce(datasets, work, store, dry_run)
     if dry_run:
-        for cell in work.cells:
-            typer.echo(f"{'there' if store.has(cell) else 'to run':<8}{cell.name}")
         return
-    store.add_plan(Plan(name, title, axes, tuple(cell.name for cell in work.cells)))
-    kept = None
-    if not no_cache and request.cached:
-        kept = FeatureCache(cache or default_cache(), int(cache_limit * _GB))
+    store.add_plan(plan(request, work))
+    kept = None if no_cache or not request.cached else options.open_cache(cache, cache_limit)
     runner = Runner(work, store, kept, device, maps)
     with progress_bar(None) as advance:
         outcome = runner.run(advance, _tell)
     _sum_up(outcome, output, bool(kept))
 
 
+def benchmark_options(args: list[str]) -> Found:
+    """The options of all the methods that a command line names."""
+    from offnominal.benchmark.presets import PRESETS
+
+    preset = PRESETS.get("".join(named(args, "--preset")[-1:]))
+    methods = _split(named(args, "--method")) or [preset.method if preset else _DEFAULT]
+    found: dict[str, Option] = {}
+    for method in methods:
+        for option in method_options(method, without=("device", "weights", "backbone")):
+            found.setdefault(option.name, option)
+    return Found(", ".join(methods), list(found.values()))
+
+
 def _request(
-    preset: str | None,
-    method: list[str] | None,
-    shots: list[str] | None,
-    seeds: int,
-    sampling: Literal["random", "first"],
-    backbone: list[str] | None,
-    resolution: list[str] | None,
-    sets: list[str] | None,
-) -> "tuple[Request, str, str, tuple[str, ...]]":
+    preset: str | None, methods: list[str], sets: list[str]
+) -> "tuple[Request, Callable[[Request, Work], Plan]]":
     """What is asked for: the preset's settings, with those that were given in their place."""
     from offnominal.benchmark.grid import parse_sets
     from offnominal.benchmark.plan import Request, varied
     from offnominal.benchmark.presets import PRESETS
+    from offnominal.benchmark.store import Plan
 
     if preset is not None and preset not in PRESETS:
         raise OptionError(f"--preset {preset}: choose one of {', '.join(PRESETS)}")
     chosen = PRESETS[preset] if preset is not None else None
-    methods = _split(method) or ([chosen.method] if chosen else ["anomalydino"])
-    given = list(sets or [])
-    if resolution:
-        given.append(f"resolution={','.join(_split(resolution))}")
-    settings: dict[str, Any] = {k: list(v) for k, v in chosen.sets.items()} if chosen else {}
-    settings |= parse_sets(given, methods)
-    numbers = [_shots(text) for text in _split(shots)] or list(chosen.shots if chosen else (1,))
-    request = Request(
-        methods=methods,
-        shots=numbers,
-        seeds=seeds,
-        sampling=sampling,
-        backbones=_split(backbone),
-        sets=settings,
-        cached=chosen.cached if chosen else True,
-    )
+    methods = methods or [chosen.method if chosen else _DEFAULT]
+    settings = {name: list(values) for name, values in chosen.sets.items()} if chosen else {}
+    settings |= parse_sets(sets, methods)
+    request = Request(methods=methods, sets=settings)
     if chosen:
-        axes = tuple(dict.fromkeys((*chosen.axes, *varied(request))))
-        return request, chosen.name, chosen.title, axes
-    return request, "grid", "Results", varied(request) or ("shots",)
+        request = replace(request, shots=list(chosen.shots), cached=chosen.cached)
+
+    def plan(request: Request, work: "Work") -> Plan:
+        cells = tuple(cell.name for cell in work.cells)
+        if chosen:
+            axes = tuple(dict.fromkeys((*chosen.axes, *varied(request))))
+            return Plan(chosen.name, chosen.title, axes, cells)
+        return Plan("grid", "Results", varied(request) or ("shots",), cells)
+
+    return request, plan
+
+
+def _announce(datasets: "list[Dataset]", work: "Work", store: "Store", every: bool) -> None:
+    """Say what will be run, and what is odd about it."""
+    for dataset in datasets:
+        for note in dataset.notes:
+            say(f"{dataset.name}: {note}")
+    for text in work.impossible:
+        say(f"left out: {text}")
+    missing = [cell for cell in work.cells if not store.has(cell)]
+    say(f"{len(work.cells)} cells, {len(missing)} to run")
+    for cell in work.cells if every else ():
+        typer.echo(f"{'to run' if cell in missing else 'there':<8}{cell.name}")
 
 
 def _names(given: str, datasets: "list[Dataset]") -> dict[str, str]:

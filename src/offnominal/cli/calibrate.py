@@ -1,46 +1,34 @@
 """``offnominal calibrate``: thresholds from more good images, and the miss rate on defects."""
 
-from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from offnominal.cli import options
-from offnominal.cli.fit import describe_threshold
-from offnominal.cli.terminal import UNREADABLE, Unreadable, progress_bar, say
+from offnominal.cli.info import describe_threshold
+from offnominal.cli.terminal import Unreadable, progress_bar, say
 from offnominal.errors import OptionError
 
 
 def calibrate(
-    model: Annotated[Path, typer.Argument(help="Model file made by `offnominal fit`.")],
-    good: Annotated[
-        list[str],
-        typer.Argument(metavar="GOOD_DIR...", help="Good images that it has not learned from."),
-    ],
-    defects: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--defects",
-            help="Folder or quoted glob of defective parts, to report the miss rate; repeatable.",
-        ),
-    ] = None,
-    output: Annotated[
-        Path | None,
-        typer.Option("-o", "--output", help="Write here.", show_default="over the model file"),
-    ] = None,
-    false_reject: Annotated[
-        float | None,
-        typer.Option(
-            "--false-reject",
-            help="Rate of good parts that may be rejected.",
-            show_default="as it was fitted",
-        ),
-    ] = None,
+    model: options.Model,
+    good: Annotated[list[str], "GOOD_DIR..."],
+    defects: list[str] | None = None,
+    output: options.Output = None,
+    false_reject: float | None = None,
     weights: options.Weights = None,
     device: options.Device = "auto",
     strict: options.Strict = False,
 ) -> None:
-    """Refine a model's thresholds with more good images."""
+    """Refine a model's thresholds with more good images.
+
+    Parameters
+    ----------
+    good : list of str
+        Good images that it has not learned from.
+    defects : list of str or None
+        Folder or quoted glob of defective parts, to report the miss rate; repeatable.
+    false_reject : float or None
+        Rate of good parts that may be rejected; else as it was fitted.
+    """
     from offnominal.detectors.saving import load
     from offnominal.paths import find_images
 
@@ -68,6 +56,4 @@ def calibrate(
         missed = sum(decision is False for decision in decisions)
         share = f"{100 * missed / len(decisions):.1f} %" if decisions else "none readable"
         say(f"  miss rate  {share} ({missed} of {len(decisions)} defective images pass)")
-    unreadable.report()
-    if unreadable.errors:
-        raise typer.Exit(UNREADABLE)
+    unreadable.finish()

@@ -1,12 +1,15 @@
 """``offnominal datasets``: what can be read, and what a data set of your own looks like to it."""
 
 import json
+from inspect import Parameter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from offnominal.cli.terminal import UNREADABLE, progress_bar, say
+from offnominal.cli import options
+from offnominal.cli.command import parameters_of, spelled_out
+from offnominal.cli.terminal import UNREADABLE, console, progress_bar, say, table
 from offnominal.datasets.catalogue import LAYOUTS, PRESETS
 
 if TYPE_CHECKING:
@@ -19,75 +22,46 @@ app = typer.Typer(
     help="List layouts and known data sets, or check one of your own.", add_completion=False
 )
 
-# The options of every command that takes a data set. `open_from_options` takes them in this order.
-Root = Annotated[
-    Path | None,
-    typer.Argument(
-        metavar="DATASET",
-        help="Folder of a data set or of one of its categories, or a manifest; or leave it out and "
-        "give --good and --defects.",
-        show_default=False,
-    ),
-]
-Layout = Annotated[
-    str, typer.Option("--layout", help="Layout or data set, as `offnominal datasets` lists them.")
-]
-Categories = Annotated[
-    str | None,
-    typer.Option("--categories", help="Only these, with commas.", show_default="all"),
-]
-Good = Annotated[
-    list[str] | None,
-    typer.Option("--good", help="Folder or quoted glob of good images; repeatable."),
-]
-Defects = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--defects",
-        help="Folder or quoted glob of defective images; folders below name the kind; repeatable.",
-    ),
-]
-Masks = Annotated[
-    Path | None, typer.Option("--masks", help="Folder of masks, named as the defective images.")
-]
-TestGood = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--test-good",
-        help="Good images to test on; repeatable.",
-        show_default="--good is divided",
-    ),
-]
-TrainShare = Annotated[
-    float,
-    typer.Option(
-        "--train-share", help="Share of good images to learn from, where nothing else says which."
-    ),
-]
-FrameStep = Annotated[int, typer.Option("--frame-step", help="Of videos, every n-th frame.")]
-MaskThreshold = Annotated[
-    int | None,
-    typer.Option(
-        "--mask-threshold",
-        help="Smallest grey level of a mask that means defective.",
-        show_default="128; 1 where masks hold class numbers",
-    ),
-]
-
 
 def open_from_options(
-    root: Path | None,
-    layout: str,
-    categories: str | None,
-    good: list[str] | None,
-    defects: list[str] | None,
-    masks: Path | None,
-    test_good: list[str] | None,
-    train_share: float,
+    root: Annotated[Path | None, "DATASET"] = None,
+    layout: str = "auto",
+    categories: str | None = None,
+    good: list[str] | None = None,
+    defects: list[str] | None = None,
+    masks: Path | None = None,
+    test_good: list[str] | None = None,
+    train_share: float = 0.5,
     frame_step: int = 1,
     mask_threshold: int | None = None,
 ) -> "Dataset":
-    """Open the data set that a command's options name; raises as `open_dataset` does."""
+    """Open the data set that a command's options name; raises as `open_dataset` does.
+
+    Parameters
+    ----------
+    root : path or None
+        Folder of a data set or of one of its categories, or a manifest; or leave it out and give
+        --good and --defects.
+    layout : str
+        Layout or data set, as `offnominal datasets` lists them.
+    categories : str or None
+        Only these, with commas.
+    good : list of str or None
+        Folder or quoted glob of good images; repeatable.
+    defects : list of str or None
+        Folder or quoted glob of defective images; folders below name the kind; repeatable.
+    masks : path or None
+        Folder of masks, named as the defective images.
+    test_good : list of str or None
+        Good images to test on; repeatable. Else --good is divided.
+    train_share : float
+        Share of good images to learn from, where nothing else says which.
+    frame_step : int
+        Of videos, every n-th frame.
+    mask_threshold : int or None
+        Smallest grey level of a mask that means defective; else 128, or 1 where masks hold class
+        numbers.
+    """
     from offnominal.datasets.dataset import open_dataset
 
     return open_dataset(
@@ -104,51 +78,32 @@ def open_from_options(
     )
 
 
+def dataset_options(*without: str) -> list[Parameter]:
+    """What a command hands on to `open_from_options`, for its ``**`` argument."""
+    return [each for each in parameters_of(open_from_options) if each.name not in without]
+
+
 @app.callback(invoke_without_command=True)
 def datasets(context: typer.Context) -> None:
     """List the layouts that can be read, and known data sets with source and licence."""
     if context.invoked_subcommand is not None:
         return
-    from rich.table import Table
-
-    console = _console(175)
-    layouts = Table(box=None, header_style="bold", pad_edge=False)
-    for heading in ("layout", "recognised by", "of"):
-        layouts.add_column(heading, overflow="fold")
-    for layout in LAYOUTS.values():
-        layouts.add_row(layout.name, layout.looks_for, layout.about)
-    console.print(layouts)
-    console.print()
-    known = Table(box=None, header_style="bold", pad_edge=False)
-    for heading in ("data set", "title", "layouts", "licence", "source"):
-        known.add_column(heading, overflow="fold")
-    for preset in PRESETS.values():
-        layouts_of = ", ".join(preset.layouts)
-        known.add_row(preset.name, preset.title, layouts_of, preset.licence, preset.source)
-    console.print(known)
+    screen = console(175)
+    layouts = [(layout.name, layout.looks_for, layout.about) for layout in LAYOUTS.values()]
+    screen.print(table(("layout", "recognised by", "of"), layouts))
+    screen.print()
+    known = [
+        (preset.name, preset.title, ", ".join(preset.layouts), preset.licence, preset.source)
+        for preset in PRESETS.values()
+    ]
+    screen.print(table(("data set", "title", "layouts", "licence", "source"), known))
     say("Nothing is downloaded: fetch a data set from its source, and mind its licence.")
     say("See what yours holds with `offnominal datasets check FOLDER`.")
 
 
-@app.command()
-def check(
-    root: Root = None,
-    layout: Layout = "auto",
-    categories: Categories = None,
-    good: Good = None,
-    defects: Defects = None,
-    masks: Masks = None,
-    test_good: TestGood = None,
-    train_share: TrainShare = 0.5,
-    frame_step: FrameStep = 1,
-    mask_threshold: MaskThreshold = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-) -> None:
+def check(as_json: options.Json = False, **data: Any) -> None:
     """Read all images and masks, and say what they are, what is odd, and what follows."""
-    dataset = open_from_options(
-        root, layout, categories, good, defects, masks, test_good, train_share, frame_step,
-        mask_threshold,
-    )  # fmt: skip
+    dataset = open_from_options(**data)
     from offnominal.datasets.check import check as look_over
 
     with progress_bar(len(dataset.samples)) as advance:
@@ -161,54 +116,56 @@ def check(
         raise typer.Exit(UNREADABLE)
 
 
+app.command()(spelled_out(check, dataset_options()))
+
+
 def _print(report: "Report") -> None:
     from rich.markup import escape
-    from rich.table import Table
 
-    console = _console(110)
+    screen = console(110)
     images = sum(n for c in report.categories for _, _, n in c.sizes)
-    count = len(report.categories)
-    console.print(
-        f"[bold]{report.name}[/]: {report.layout} layout, {count} "
-        f"categor{'y' if count == 1 else 'ies'}, {images:,} images read in {escape(report.root)}",
+    categories = "category" if len(report.categories) == 1 else "categories"
+    screen.print(
+        f"[bold]{report.name}[/]: {report.layout} layout, {len(report.categories)} {categories}, "
+        f"{images:,} images read in {escape(report.root)}\n",
         highlight=False,
         soft_wrap=True,
     )
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    table.add_column("category", no_wrap=True)
-    headings = ["train", "test good", "defective", "masks"]
-    validation = any(c.validation for c in report.categories)
-    for heading in headings[:1] + ["validation"] * validation + headings[1:]:
-        table.add_column(heading, justify="right")
-    table.add_column("kinds of defect", overflow="fold")
-    table.add_column("sizes (width x height)", overflow="fold")
+    columns = ["train", "validation", "test good", "defective", "masks"]
+    if not any(entry.validation for entry in report.categories):
+        columns.remove("validation")
+    rows = []
     for entry in report.categories:
-        numbers = [entry.train, *[entry.validation] * validation, entry.test_good]
-        numbers += [sum(entry.test_defective.values()), entry.masks]
+        numbers = {
+            "train": entry.train,
+            "validation": entry.validation,
+            "test good": entry.test_good,
+            "defective": sum(entry.test_defective.values()),
+            "masks": entry.masks,
+        }
         kinds = ", ".join(f"{kind} {n}" for kind, n in entry.test_defective.items())
-        table.add_row(escape(entry.category), *map(str, numbers), escape(kinds), _sizes(entry))
-    console.print()
-    console.print(table)
+        rows.append((entry.category, *(str(numbers[c]) for c in columns), kinds, _sizes(entry)))
+    headings = ("category", *columns, "kinds of defect", "sizes (width x height)")
+    screen.print(table(headings, rows, columns))
     for finding in report.findings:
-        console.print()
-        _print_finding(console, finding)
+        screen.print()
+        _print_finding(screen, finding)
     if not report.findings:
-        console.print("\nNothing odd.")
+        screen.print("\nNothing odd.")
 
 
-def _print_finding(console: "Console", finding: "Finding") -> None:
+def _print_finding(screen: "Console", finding: "Finding") -> None:
     from rich.markup import escape
 
     colour = {"error": "red", "warning": "yellow", "note": "cyan"}[finding.severity]
-    count = f": {finding.count:,}" if finding.count else ""
-    head = f"[{colour}]{finding.severity}:[/] {escape(finding.what)}{count}"
-    console.print(head, highlight=False, soft_wrap=True)
-    for example in finding.examples:
-        console.print(f"  {escape(example)}", highlight=False, soft_wrap=True)
+    number = f": {finding.count:,}" if finding.count else ""
+    lines = [f"[{colour}]{finding.severity}:[/] {escape(finding.what)}{number}"]
+    lines += [f"  {escape(example)}" for example in finding.examples]
     if finding.count > len(finding.examples):
-        console.print(f"  and {finding.count - len(finding.examples):,} more", highlight=False)
+        lines.append(f"  and {finding.count - len(finding.examples):,} more")
     if finding.action:
-        console.print(f"  -> {escape(finding.action)}", highlight=False, soft_wrap=True)
+        lines.append(f"  -> {escape(finding.action)}")
+    screen.print("\n".join(lines), highlight=False, soft_wrap=True)
 
 
 def _sizes(entry: "Contents") -> str:
@@ -224,10 +181,3 @@ def _sizes(entry: "Contents") -> str:
         f"{len(entry.sizes):,} sizes, {min(widths)} to {max(widths)} wide, "
         f"{min(heights)} to {max(heights)} high"
     )
-
-
-def _console(width: int) -> "Console":
-    from rich.console import Console
-
-    # A pipe has no width; the tables keep their own there.
-    return Console(width=None if Console().is_terminal else width)

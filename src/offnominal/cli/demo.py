@@ -5,21 +5,29 @@ from typing import Annotated
 
 import typer
 
-from offnominal.cli import options
 from offnominal.cli.terminal import progress_bar, say
 
 
 def demo(
-    output: Annotated[
-        Path, typer.Option("-o", "--output", help="Folder for the parts and the page.")
-    ] = Path("demo-report"),
-    backbone: options.Backbone = None,
-    weights: options.Weights = None,
-    seed: Annotated[int, typer.Option(help="Seed of the parts.")] = 0,
+    output: Annotated[Path, "-o"] = Path("demo-report"),
+    backbone: str | None = None,
+    weights: str | None = None,
+    seed: int = 0,
 ) -> None:
     """Draw synthetic parts, run the whole path on them, and write a page to look at.
 
     Without --backbone or --weights it uses the built-in backbone, which needs no weights.
+
+    Parameters
+    ----------
+    output : path
+        Folder for the parts and the page.
+    backbone : str or None
+        See `offnominal backbones`.
+    weights : str or None
+        Local weights of the backbone.
+    seed : int
+        Seed of the parts.
     """
     from offnominal.demo import run_demo
 

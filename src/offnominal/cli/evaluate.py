@@ -4,23 +4,13 @@ import json
 import math
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from offnominal.cli import options
-from offnominal.cli.datasets import (
-    Categories,
-    Defects,
-    FrameStep,
-    Good,
-    Layout,
-    Masks,
-    MaskThreshold,
-    Root,
-    open_from_options,
-)
-from offnominal.cli.terminal import UNREADABLE, Unreadable, progress_bar, say, warn_untrained
+from offnominal.cli.datasets import open_from_options
+from offnominal.cli.terminal import Unreadable, progress_bar, say, warn_untrained
 
 if TYPE_CHECKING:
     from offnominal.benchmark.evaluate import Evaluation
@@ -41,33 +31,25 @@ _ROWS = (
 
 
 def evaluate(
-    model: Annotated[Path, typer.Argument(help="Model file made by `offnominal fit`.")],
-    dataset: Root = None,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "-o",
-            "--output",
-            help="Folder of results, for `offnominal report`.",
-            show_default="none",
-        ),
-    ] = None,
-    layout: Layout = "auto",
-    categories: Categories = None,
-    good: Good = None,
-    defects: Defects = None,
-    masks: Masks = None,
-    frame_step: FrameStep = 1,
-    mask_threshold: MaskThreshold = None,
+    model: options.Model,
+    output: Annotated[Path | None, "-o"] = None,
     weights: options.Weights = None,
     device: options.Device = "auto",
-    maps: Annotated[bool, typer.Option("--maps", help="With -o: keep every anomaly map.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    maps: bool = False,
+    as_json: options.Json = False,
     strict: options.Strict = False,
+    **data: Any,
 ) -> None:
     """Measure a fitted detector on a data set's test images.
 
     With --good and --defects, all the good images are tested on: name such as it has not learned.
+
+    Parameters
+    ----------
+    output : path or None
+        Folder of results, for `offnominal report`.
+    maps : bool
+        With -o: keep every anomaly map.
     """
     from offnominal.benchmark.evaluate import evaluate_detector
     from offnominal.benchmark.store import require
@@ -78,9 +60,7 @@ def evaluate(
     detector = load(model, weights, device)
     warn_untrained(detector)
     # Of plain folders all the good images are tested on: the detector has learned elsewhere.
-    found = open_from_options(
-        dataset, layout, categories, good, defects, masks, None, 0.0, frame_step, mask_threshold
-    )
+    found = open_from_options(**data, train_share=0.0)
     unreadable = Unreadable(strict)
     with progress_bar(sum(len(found.test(c)) for c in found.categories)) as advance:
         results = evaluate_detector(detector, model, found, output, maps, unreadable, advance)
@@ -94,9 +74,7 @@ def evaluate(
             say(note)
     if output is not None:
         say(f"Make a page of it with: offnominal report {output}")
-    unreadable.report()
-    if unreadable.errors:
-        raise typer.Exit(UNREADABLE)
+    unreadable.finish()
 
 
 def _print(result: "Evaluation") -> None:

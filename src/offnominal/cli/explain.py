@@ -5,10 +5,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from offnominal.cli import options
-from offnominal.cli.change import Model
 from offnominal.cli.terminal import say
 from offnominal.errors import OptionError
 
@@ -17,28 +14,27 @@ if TYPE_CHECKING:
 
 
 def explain(
-    model: Model,
-    image: Annotated[Path, typer.Argument(help="The image to explain.")],
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "-o", "--output", help="Picture to write.", show_default="IMAGE.explained.png here"
-        ),
-    ] = None,
-    worst: Annotated[int, typer.Option(help="How many patches, from distinct regions.")] = 5,
-    references: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--references",
-            metavar="FOLDER",
-            help="Where to look for references that are no longer where they were; repeatable.",
-            show_default=False,
-        ),
-    ] = None,
+    model: options.Model,
+    image: Annotated[Path, "IMAGE"],
+    output: Annotated[Path | None, "-o"] = None,
+    worst: int = 5,
+    references: Annotated[list[str] | None, "--references FOLDER"] = None,
     weights: options.Weights = None,
     device: options.Device = "auto",
 ) -> None:
-    """Show an image's worst patches beside their nearest nominal ones, as one picture."""
+    """Show an image's worst patches beside their nearest nominal ones, as one picture.
+
+    Parameters
+    ----------
+    image : path
+        The image to explain.
+    output : path or None
+        Picture to write; else IMAGE.explained.png here.
+    worst : int
+        How many patches, from distinct regions.
+    references : list of str or None
+        Where to look for references that are no longer where they were; repeatable.
+    """
     from PIL import Image, UnidentifiedImageError
 
     from offnominal.detectors.saving import load

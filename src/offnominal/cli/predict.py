@@ -2,234 +2,173 @@
 
 import json
 import sys
-from collections.abc import Callable
-from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
 from offnominal.cli import options
-from offnominal.cli.terminal import (
-    ANOMALIES,
-    UNREADABLE,
-    Unreadable,
-    progress_bar,
-    say,
-    warn_untrained,
-)
-from offnominal.detectors import METHODS
+from offnominal.cli.command import Found, named
+from offnominal.cli.method_options import method_options
+from offnominal.cli.terminal import ANOMALIES, Unreadable, count, progress_bar, say, warn_untrained
 from offnominal.errors import ImageError, OptionError
 
 if TYPE_CHECKING:
-    from offnominal.cli.writer import ResultWriter
+    from offnominal.cli.writer import Printer, ResultWriter
     from offnominal.detectors.base import Detector
-    from offnominal.detectors.prediction import Prediction
 
 _BATCHED = "anomalydino-batched"
 
 
+class _Task(NamedTuple):
+    """A detector, the images for it, and what the results depend on."""
+
+    detector: "Detector"
+    files: list[Path]
+    run: dict[str, Any]
+
+
 def predict(
-    arguments: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="MODEL IMAGES...",
-            help="A model file, then files, folders (searched through) or globs; - reads names "
-            "from stdin. With --zero-shot-batch, neither.",
-            show_default=False,
-        ),
-    ] = None,
-    output: Annotated[
-        str | None,
-        typer.Option(
-            "-o",
-            "--output",
-            help="Folder for results; - writes JSON lines to stdout, as does a pipe.",
-            show_default="a table",
-        ),
-    ] = None,
-    save: Annotated[
-        str, typer.Option(help="What to write: some of overlay,map,mask,json,csv.")
-    ] = "overlay,json,csv",
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on where an earlier run into this folder stopped.")
-    ] = False,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Start afresh over earlier results.")
-    ] = False,
-    fail_on_anomaly: Annotated[
-        bool, typer.Option("--fail-on-anomaly", help="Exit with 1 if an image is anomalous.")
-    ] = False,
-    zero_shot_batch: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--zero-shot-batch",
-            metavar="DIR",
-            help="No model: score every image of a folder against all the others.",
-        ),
-    ] = None,
-    method: Annotated[
-        str | None,
-        typer.Option(
-            help="With --zero-shot-batch: a method that scores a batch.", show_default=_BATCHED
-        ),
-    ] = None,
+    given: dict[str, Any],
+    arguments: Annotated[list[str] | None, "MODEL IMAGES..."] = None,
+    output: Annotated[str | None, "-o"] = None,
+    save: str = "overlay,json,csv",
+    resume: bool = False,
+    overwrite: bool = False,
+    fail_on_anomaly: bool = False,
+    zero_shot_batch: Annotated[list[str] | None, "--zero-shot-batch DIR"] = None,
+    method: str | None = None,
     sets: options.Sets = None,
-    backbone: options.Backbone = None,
     weights: options.Weights = None,
-    layers: options.Layers = None,
-    resolution: options.Resolution = None,
-    resize: options.Resize = None,
-    mask: options.Mask = None,
-    aggregate: options.Aggregate = None,
-    sixteen_bit: options.SixteenBit = None,
     device: options.Device = "auto",
-    precision: options.Precision = None,
     strict: options.Strict = False,
 ) -> None:
     """Score images and say where they are anomalous and whether to reject them.
 
-    The options from --method to --precision, but for --weights and --device, belong to
-    --zero-shot-batch: a model file brings its own.
-    """
-    from offnominal.paths import find_images
+    The options of a method belong to --zero-shot-batch: a model file brings its own.
 
-    of_batch = {
-        "method": method,
-        "set": sets,
-        "backbone": backbone,
-        "layers": layers,
-        "resolution": resolution,
-        "resize": resize,
-        "mask": mask,
-        "aggregate": aggregate,
-        "sixteen_bit": sixteen_bit,
-        "precision": precision,
-    }
+    Parameters
+    ----------
+    arguments : list of str or None
+        A model file, then files, folders (searched through) or globs; - reads names from stdin.
+        With --zero-shot-batch, neither.
+    output : str or None
+        Folder for results; - writes JSON lines to stdout, as does a pipe; else a table.
+    save : str
+        What to write: some of overlay,map,mask,json,csv.
+    resume : bool
+        Go on where an earlier run into this folder stopped.
+    overwrite : bool
+        Start afresh over earlier results.
+    fail_on_anomaly : bool
+        Exit with 1 if an image is anomalous.
+    zero_shot_batch : list of str or None
+        No model: score every image of a folder against all the others; repeatable.
+    method : str or None
+        With --zero-shot-batch: a method that scores a batch, else anomalydino-batched; with --help
+        after it, its options are shown.
+    """
+    if output in (None, "-") and (resume or overwrite):
+        raise OptionError("--resume and --overwrite need a folder: -o DIR")
     if zero_shot_batch:
         if arguments:
             raise OptionError("--zero-shot-batch takes a folder, and no model or further images")
-        chosen = method or _BATCHED
-        given = of_batch | {"weights": weights, "device": device}
-        del given["method"], given["set"]
-        detector = options.build_detector(chosen, given, sets)
-        if not METHODS[chosen].batched:
-            raise OptionError(
-                f"--method {chosen}: does not score a batch; fit it with `offnominal fit`"
-            )
-        files = find_images(zero_shot_batch)
-        # Every score of a batch depends on all of its images.
-        run: dict[str, Any] = {"method": chosen, "images": [str(file) for file in files]}
-        run["options"] = json.loads(json.dumps(detector.options()))
+        given |= {"weights": weights, "device": device}
+        task = _of_batch(method or _BATCHED, given, sets, zero_shot_batch)
     else:
-        if not arguments or len(arguments) < 2:
-            raise OptionError("give a model file and at least one image, folder or glob")
-        for name, value in of_batch.items():
-            if value is not None:
-                raise OptionError(
-                    f"--{name.replace('_', '-')} is settled in the model file; it goes with "
-                    "--zero-shot-batch only"
-                )
-        from offnominal.detectors.saving import load
-
-        detector = load(Path(arguments[0]), weights, device)
-        names = sys.stdin.read().splitlines() if arguments[1:] == ["-"] else arguments[1:]
-        files = find_images(names)
-        run = {"model": _fingerprint(Path(arguments[0]))}
-    _run(detector, files, run, output, save, resume, overwrite, fail_on_anomaly, strict)
-
-
-def _run(
-    detector: "Detector",
-    files: list[Path],
-    run: dict[str, Any],
-    output: str | None,
-    save: str,
-    resume: bool,
-    overwrite: bool,
-    fail_on_anomaly: bool,
-    strict: bool,
-) -> None:
-    from offnominal.cli.writer import ResultWriter, parse_save
-
-    if output in (None, "-") and (resume or overwrite):
-        raise OptionError("--resume and --overwrite need a folder: -o DIR")
-    warn_untrained(detector)
+        task = _of_model(arguments or [], given | {"method": method, "set": sets}, weights, device)
+    sink = _open_sink(task, output, save, resume, overwrite)
     unreadable = Unreadable(strict)
-    anomalous = undecided = count = 0
-    with ExitStack() as stack:
-        writer: ResultWriter | None = None
-        todo = files
-        on_error: Callable[[ImageError], None] = unreadable
-        if output is not None and output != "-":
-            folder = Path(output)
-            kinds = parse_save(save)
-            if "mask" in kinds and detector.pixel_threshold is None:
-                raise OptionError(
-                    "--save mask needs a threshold, and there is none; calibrate a model, or leave "
-                    "mask out"
-                )
-            writer = ResultWriter(folder, kinds, files, run, resume, overwrite)
-            stack.enter_context(writer)
-            if not METHODS[detector.method].batched:  # a batch is scored as a whole
-                todo = [file for file in files if str(file) not in writer.done]
-            on_error = _both(unreadable, writer)
-        advance = stack.enter_context(progress_bar(len(todo)))
-        before = len(files) - len(todo)
+    with sink:
+        before = _score(task, sink, unreadable, whole=bool(zero_shot_batch))
+    said = [count(sink.rows, "image", "0")]
+    if before:
+        said.append(f"{before} done before")
+    undecided = sink.undecided
+    said.append(f"{undecided} without a decision (no threshold)" if undecided
+                else f"{sink.anomalous} anomalous")  # fmt: skip
+    say(", ".join(said) + ("" if output in (None, "-") else f"; results in {output}"))
+    unreadable.finish()
+    if fail_on_anomaly and sink.anomalous:
+        raise typer.Exit(ANOMALIES)
+
+
+def predict_options(args: list[str]) -> Found:
+    """The options of the method that is to score a batch."""
+    method = (named(args, "--method") or [_BATCHED])[-1]
+    return Found(method, method_options(method, without=("weights", "device")))
+
+
+def _of_batch(
+    method: str, given: dict[str, Any], sets: list[str] | None, folders: list[str]
+) -> _Task:
+    from offnominal.detectors import METHODS
+    from offnominal.paths import find_images
+
+    detector = options.build_detector(method, given, sets)
+    if not METHODS[method].batched:
+        raise OptionError(
+            f"--method {method}: does not score a batch; fit it with `offnominal fit`"
+        )
+    files = find_images(folders)
+    # Every score of a batch depends on all of its images.
+    run = {"method": method, "images": [str(file) for file in files]}
+    return _Task(detector, files, run | {"options": json.loads(json.dumps(detector.options()))})
+
+
+def _of_model(
+    arguments: list[str], of_batch: dict[str, Any], weights: str | None, device: str
+) -> _Task:
+    import hashlib
+
+    from offnominal.detectors.saving import load
+    from offnominal.paths import find_images
+
+    if len(arguments) < 2:
+        raise OptionError("give a model file and at least one image, folder or glob")
+    for name, value in of_batch.items():
+        if value is not None:
+            raise OptionError(
+                f"--{name.replace('_', '-')} is settled in the model file; it goes with "
+                "--zero-shot-batch only"
+            )
+    model, *names = arguments
+    detector = load(Path(model), weights, device)
+    files = find_images(sys.stdin.read().splitlines() if names == ["-"] else names)
+    with Path(model).open("rb") as file:  # tells model files apart, thresholds included
+        return _Task(detector, files, {"model": hashlib.file_digest(file, "sha256").hexdigest()})
+
+
+def _open_sink(
+    task: _Task, output: str | None, save: str, resume: bool, overwrite: bool
+) -> "Printer | ResultWriter":
+    from offnominal.cli.writer import Printer, ResultWriter, parse_save
+
+    if output is None or output == "-":
+        return Printer(as_json=output == "-" or not sys.stdout.isatty())
+    kinds = parse_save(save)
+    if "mask" in kinds and task.detector.pixel_threshold is None:
+        raise OptionError(
+            "--save mask needs a threshold, and there is none; calibrate a model, or leave mask out"
+        )
+    return ResultWriter(Path(output), kinds, task.files, task.run, resume, overwrite)
+
+
+def _score(task: _Task, sink: "Printer | ResultWriter", unreadable: Unreadable, whole: bool) -> int:
+    """Score what is not in the sink; a batch as a whole. Returns how many were there before."""
+    warn_untrained(task.detector)
+    todo = [file for file in task.files if whole or str(file) not in sink.done]
+
+    def on_error(error: ImageError) -> None:
+        sink.write_error(error)
+        unreadable(error)
+
+    with progress_bar(len(todo)) as advance:
 
         def progress(stage: str, done: int) -> None:
             advance(stage, done + len(unreadable.errors))
 
-        for prediction in detector.stream(todo, on_error, progress):
-            count += 1
-            if writer is None:
-                _print(prediction, as_json=output == "-" or not sys.stdout.isatty())
-            elif prediction.source not in writer.done:
-                writer.write(Path(prediction.source), prediction)
-            anomalous += prediction.is_anomalous is True
-            undecided += prediction.is_anomalous is None
-        if writer is not None:
-            anomalous = writer.anomalous
-    _summary(count, before, anomalous, undecided, output)
-    unreadable.report()
-    if unreadable.errors:
-        raise typer.Exit(UNREADABLE)
-    if fail_on_anomaly and anomalous:
-        raise typer.Exit(ANOMALIES)
-
-
-def _summary(count: int, before: int, anomalous: int, undecided: int, output: str | None) -> None:
-    parts = [f"{count} image{'s' if count != 1 else ''}"]
-    if before:
-        parts.append(f"{before} done before")
-    parts.append(
-        f"{undecided} without a decision (no threshold)" if undecided else f"{anomalous} anomalous"
-    )
-    where = f"; results in {output}" if output not in (None, "-") else ""
-    say(", ".join(parts) + where)
-
-
-def _print(prediction: "Prediction", as_json: bool) -> None:
-    from offnominal.cli.writer import json_line
-
-    if as_json:
-        print(json_line(prediction.as_row()), flush=True)
-        return
-    verdict = {True: "REJECT", False: "ok", None: "-"}[prediction.is_anomalous]
-    print(f"{verdict:<7}{prediction.score:<10.4g}{prediction.source}", flush=True)
-
-
-def _both(unreadable: Unreadable, writer: "ResultWriter") -> Callable[[ImageError], None]:
-    def note(error: ImageError) -> None:
-        writer.write_error(error)
-        unreadable(error)
-
-    return note
-
-
-def _fingerprint(path: Path) -> str:
-    """Tells model files apart, thresholds included."""
-    import hashlib
-
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        for prediction in task.detector.stream(todo, on_error, progress):
+            if prediction.source not in sink.done:
+                sink.write(Path(prediction.source), prediction)
+    return len(task.files) - len(todo)

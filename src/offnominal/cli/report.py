@@ -9,29 +9,28 @@ from offnominal.cli.terminal import progress_bar, say
 
 
 def report(
-    runs: Annotated[Path, typer.Argument(help="Folder that `offnominal benchmark` wrote.")],
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "-o", "--output", help="Folder for the page and the tables.", show_default="RUNS/report"
-        ),
-    ] = None,
-    data: Annotated[
-        Path | None,
-        typer.Option(
-            help="The data set's root, if it has moved since.", show_default="where it was"
-        ),
-    ] = None,
-    title: Annotated[
-        str | None, typer.Option(help="Heading of the page.", show_default="names the data sets")
-    ] = None,
-    no_gallery: Annotated[
-        bool, typer.Option("--no-gallery", help="Leave the images out: a small page.")
-    ] = False,
+    runs: Annotated[Path, "RUNS"],
+    output: Annotated[Path | None, "-o"] = None,
+    data: Path | None = None,
+    title: str | None = None,
+    no_gallery: bool = False,
 ) -> None:
     """Write one self-contained page of results, and its tables as CSV and LaTeX.
 
     The page works offline, opens from disk and prints.
+
+    Parameters
+    ----------
+    runs : path
+        Folder that `offnominal benchmark` wrote.
+    output : path or None
+        Folder for the page and the tables; else RUNS/report.
+    data : path or None
+        The data set's root, if it has moved since.
+    title : str or None
+        Heading of the page; else it names the data sets.
+    no_gallery : bool
+        Leave the images out: a small page.
     """
     from offnominal.report.benchmark import write_report
 

@@ -1,13 +1,18 @@
 """What the commands share: exit codes, messages, progress, and the list of unreadable images."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
+
+import typer
 
 from offnominal.errors import ImageError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
     from offnominal.detectors.base import Detector
 
 __all__ = [
@@ -16,9 +21,12 @@ __all__ = [
     "UNREADABLE",
     "USAGE",
     "Unreadable",
+    "console",
+    "count",
     "print_error",
     "progress_bar",
     "say",
+    "table",
     "warn_untrained",
 ]
 
@@ -39,12 +47,39 @@ def print_error(text: str) -> None:
     say(f"{prefix} {text}")
 
 
+def count(number: int, thing: str, none: str = "no") -> str:
+    """Such as ``3 images``, ``1 image`` or ``no images``."""
+    return f"{number or none} {thing}{'s' if number != 1 else ''}"
+
+
 def warn_untrained(detector: "Detector") -> None:
     """Say so where a detector's weights are not pretrained, so that nobody trusts its scores."""
     from offnominal.detectors.untrained import untrained
 
     if reason := untrained(detector):
         say(f"weights not pretrained ({reason}): scores say nothing about {detector.method}")
+
+
+def console(width: int) -> "Console":
+    """For tables on stdout; a pipe has no width, they keep their own there."""
+    from rich.console import Console
+
+    return Console(width=None if Console().is_terminal else width)
+
+
+def table(
+    headings: Sequence[str], rows: Iterable[Sequence[str]], numbers: Sequence[str] = ()
+) -> "Table":
+    """A plain table; the columns of ``numbers`` are set to the right."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    made = Table(box=None, header_style="bold", pad_edge=False)
+    for heading in headings:
+        made.add_column(heading, justify="right" if heading in numbers else "left", overflow="fold")
+    for row in rows:
+        made.add_row(*map(escape, row))
+    return made
 
 
 class Unreadable:
@@ -66,28 +101,21 @@ class Unreadable:
             raise error
         self.errors.append(error)
 
-    def report(self) -> None:
-        """List them, if there are any."""
+    def finish(self) -> None:
+        """If there are any, list them and end the command with its exit code."""
         if self.errors:
-            count = len(self.errors)
-            say(f"{count} image{'s' if count > 1 else ''} could not be used:")
+            say(f"{count(len(self.errors), 'image')} could not be used:")
             for error in self.errors:
                 say(f"  {error}")
+            raise typer.Exit(UNREADABLE)
 
 
-class Advance(Protocol):
-    """Tells a progress bar how far a stage has come."""
-
-    def __call__(self, stage: str, done: int) -> None:
-        """Move the bar of ``stage`` to ``done``."""
-
+# Tells a progress bar how far a stage has come.
+Advance = Callable[[str, int], None]
 
 # Stages that count other things than the images that they are given.
 _UNITS = {
     "coreset": "patches",
-    "index": "patches",
-    "recall": "settings",
-    "auroc": "references",
     "distributions": "places",
 }
 

@@ -1,20 +1,26 @@
-"""Where predictions go: JSON lines and CSV as they come, pictures and maps beside them."""
+"""Where predictions go: the terminal, or a folder of JSON lines, CSV, pictures and maps.
+
+A sink takes predictions and imports nothing that makes them.
+"""
 
 import csv
 import json
 import os
 from collections import Counter
 from pathlib import Path
-from typing import IO, Any, Self
+from typing import IO, TYPE_CHECKING, Any, Self
 
 import numpy as np
 from PIL import Image
 
-from offnominal.detectors.prediction import Prediction
+from offnominal.atomic import replacing, write_atomically
 from offnominal.errors import ImageError, OptionError
 from offnominal.pictures import beside
 
-__all__ = ["KINDS", "ResultWriter", "json_line", "parse_save"]
+if TYPE_CHECKING:
+    from offnominal.detectors.prediction import Prediction
+
+__all__ = ["KINDS", "Printer", "ResultWriter", "parse_save"]
 
 KINDS = ("overlay", "map", "mask", "json", "csv")
 _FOLDERS = {"overlay": ("overlays", ".png"), "map": ("maps", ".tiff"), "mask": ("masks", ".png")}
@@ -39,12 +45,58 @@ def parse_save(text: str) -> frozenset[str]:
     return kinds
 
 
-def json_line(row: dict[str, Any]) -> str:
-    """One result as a line of JSON."""
-    return json.dumps(row, ensure_ascii=False)
+class _Sink:
+    """Counts what it is given.
+
+    Attributes
+    ----------
+    rows : int
+        Predictions of this run.
+    anomalous, undecided : int
+        Those among them that are, and those without a threshold to tell by; a folder's
+        ``anomalous`` counts earlier runs too.
+    done : set of str
+        Images of earlier runs.
+    """
+
+    def __init__(self) -> None:
+        self.rows = self.anomalous = self.undecided = 0
+        self.done: set[str] = set()
+
+    def __enter__(self) -> Self:
+        """Nothing to do."""
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Nothing to do."""
+
+    def _count(self, prediction: "Prediction") -> None:
+        self.rows += 1
+        self.anomalous += prediction.is_anomalous is True
+        self.undecided += prediction.is_anomalous is None
 
 
-class ResultWriter:
+class Printer(_Sink):
+    """Prints predictions to stdout, as lines of JSON or for a person."""
+
+    def __init__(self, as_json: bool) -> None:
+        super().__init__()
+        self.as_json = as_json
+
+    def write(self, path: Path, prediction: "Prediction") -> None:
+        """Print one prediction."""
+        if self.as_json:
+            print(_json_line(prediction.as_row()), flush=True)
+        else:
+            verdict = {True: "REJECT", False: "ok", None: "-"}[prediction.is_anomalous]
+            print(f"{verdict:<7}{prediction.score:<10.4g}{prediction.source}", flush=True)
+        self._count(prediction)
+
+    def write_error(self, error: ImageError) -> None:
+        """Nothing: errors are for stderr."""
+
+
+class ResultWriter(_Sink):
     """Writes a folder of results, one image at a time, so that a stop loses nothing.
 
     Parameters
@@ -77,9 +129,9 @@ class ResultWriter:
         resume: bool = False,
         overwrite: bool = False,
     ) -> None:
+        super().__init__()
         self.folder = folder
         self.kinds = kinds
-        self.rows = 0
         self._names = _picture_names(images)
         lines, marker = folder / "results.jsonl", folder / "run.json"
         try:
@@ -99,8 +151,8 @@ class ResultWriter:
                     "another folder, or --overwrite"
                 )
             rows = _whole_rows(lines)
-        _write_whole(marker, json.dumps(run, indent=1) + "\n")
-        _write_whole(lines, "".join(json_line(row) + "\n" for row in rows))
+        write_atomically(marker, (json.dumps(run, indent=1) + "\n").encode())
+        write_atomically(lines, "".join(_json_line(row) + "\n" for row in rows).encode())
         self.done = {row["image"] for row in rows}
         self.anomalous = sum(bool(row.get("is_anomalous")) for row in rows)
         self._json: IO[str] = lines.open("a", encoding="utf-8")
@@ -112,17 +164,13 @@ class ResultWriter:
             for row in rows:
                 self._table.writerow(_flat(row))
 
-    def __enter__(self) -> Self:
-        """Nothing to do: the files are open."""
-        return self
-
     def __exit__(self, *exception: object) -> None:
         """Close the files."""
         self._json.close()
         if self._csv is not None:
             self._csv.close()
 
-    def write(self, path: Path, prediction: Prediction) -> None:
+    def write(self, path: Path, prediction: "Prediction") -> None:
         """Write one prediction: its pictures first, so that a row means that they are there."""
         row = prediction.as_row()
         for kind in ("overlay", "map", "mask"):
@@ -131,15 +179,14 @@ class ResultWriter:
                 _save_picture(_picture(kind, prediction), target)
                 row[kind] = target.relative_to(self.folder).as_posix()
         self._append(row)
-        self.rows += 1
-        self.anomalous += bool(prediction.is_anomalous)
+        self._count(prediction)
 
     def write_error(self, error: ImageError) -> None:
         """Write that an image could not be read."""
         self._append({"image": error.source, "error": error.reason})
 
     def _append(self, row: dict[str, Any]) -> None:
-        self._json.write(json_line(row) + "\n")
+        self._json.write(_json_line(row) + "\n")
         self._json.flush()
         if self._csv is not None:
             self._table.writerow(_flat(row))
@@ -152,7 +199,7 @@ class ResultWriter:
         return target
 
 
-def _picture(kind: str, prediction: Prediction) -> Image.Image:
+def _picture(kind: str, prediction: "Prediction") -> Image.Image:
     if kind == "overlay":
         return Image.fromarray(beside(prediction.image, prediction.overlay()))
     if kind == "map":
@@ -163,11 +210,9 @@ def _picture(kind: str, prediction: Prediction) -> Image.Image:
 
 
 def _save_picture(picture: Image.Image, target: Path) -> None:
-    temporary = target.with_name(f".{target.name}.part")
-    form = "TIFF" if target.suffix == ".tiff" else "PNG"
-    options: dict[str, Any] = {"compress_level": 1} if form == "PNG" else {}
-    picture.save(temporary, form, **options)
-    temporary.replace(target)
+    form, options = ("TIFF", {}) if target.suffix == ".tiff" else ("PNG", {"compress_level": 1})
+    with replacing(target) as temporary:
+        picture.save(temporary, form, **options)
 
 
 def _picture_names(images: list[Path]) -> dict[Path, str]:
@@ -195,10 +240,8 @@ def _whole_rows(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _write_whole(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.part")
-    temporary.write_text(text, "utf-8")
-    temporary.replace(path)
+def _json_line(row: dict[str, Any]) -> str:
+    return json.dumps(row, ensure_ascii=False)
 
 
 def _flat(row: dict[str, Any]) -> dict[str, Any]:

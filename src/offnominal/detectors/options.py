@@ -86,7 +86,7 @@ def option_defaults(kind: type) -> dict[str, Any]:
     for base in reversed(kind.__mro__):
         if "__init__" not in vars(base) or base.__module__.partition(".")[0] == "torch":
             continue
-        for parameter in inspect.signature(base.__init__).parameters.values():
+        for parameter in inspect.signature(vars(base)["__init__"]).parameters.values():
             if parameter.name != "self" and parameter.kind is not parameter.VAR_KEYWORD:
                 found[parameter.name] = parameter.default
     found.pop("args", None)  # object's own

@@ -3,20 +3,17 @@
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from offnominal._version import __version__
-from offnominal.atomic import write_atomically
 from offnominal.benchmark.store import FinishedCell, Plan, read_runs, require
 from offnominal.errors import DatasetError, OptionError
 from offnominal.report import sections
 from offnominal.report.conditions import conditions
-from offnominal.report.export import latex, write_cells, write_results
 from offnominal.report.gallery import choose, make_cards
-from offnominal.report.html import template
+from offnominal.report.page import write
 from offnominal.report.results import gather
-from offnominal.report.sentences import headline
+from offnominal.report.sentences import headline, warning
 from offnominal.report.speed import speed
-from offnominal.report.tables import Sources
-from offnominal.report.words import join
+from offnominal.report.tables import Sources, latex, present, write_cells, write_results
+from offnominal.report.words import METRICS, join
 
 __all__ = ["write_report"]
 
@@ -62,7 +59,7 @@ def write_report(
     OptionError
         If a package is missing, `data` is no folder, or the files cannot be written.
     """
-    for package in ("pyarrow", "matplotlib"):
+    for package in ("pyarrow", "matplotlib", "pandas"):
         require(package, "offnominal report")
     if data is not None and not data.is_dir():
         raise OptionError(f"--data {data}: no such folder; name the data set's root")
@@ -75,45 +72,41 @@ def write_report(
     setups = gather(cells)
     names = list(dict.fromkeys(setup.dataset for setup in setups))
     sources = Sources()
-    parts = [
-        sections.plan_section(plan, setups, sources) for plan in _told(plans, cells) if plan.cells
-    ]
+    told = [plan for plan in _told(plans, cells) if plan.cells]
+    parts = [sections.plan_section(plan, setups, sources) for plan in told]
     shown = sections.shown_cells(setups)
     _check(cell for group in shown.values() for cell in group)
-    tell = progress or (lambda stage, done: None)
     pictured = sections.galleries(shown)
     if sum(map(len, shown.values())) > _MOST_CURVES:
         shown = {"best of each category": pictured[:_MOST_CURVES]}
     curves = []
     for done, (group, mine) in enumerate(shown.items(), 1):
-        curves += sections.curve_blocks({group: mine})
-        tell("curves", done)
+        curves.append(sections.curve_block(group, mine))
+        if progress:
+            progress("curves", done)
     # Few categories leave room for more images of each.
     each, typical = max(4, 60 // len(pictured)), max(2, min(8, 30 // len(pictured)))
     choices = [choice for cell in pictured for choice in choose(cell, min(each, 24), typical)]
     cards, gone, left_out = make_cards(choices, data, progress) if gallery else ([], [], 0)
-    html = template("benchmark.html.j2").render(
-        title=title or f"Benchmark on {join(names)}",
-        version=__version__,
-        headline=headline(cells, setups),
-        warning=sections.warning(setups),
+    page = write(
+        output / "report.html",
+        "benchmark.html.j2",
+        title or f"Benchmark on {join(names)}",
+        headline(cells, setups),
+        warning=warning(setups),
         plans=parts,
-        key=sections.metric_key(setups),
+        key=[METRICS[metric][:2] for metric in present(setups)],
         curves=curves,
         speed=speed(setups, plans),
         gallery=gallery,
         gallery_words=sections.gallery_words(choices) if choices else "",
-        cards=[sections.card_values(card, len(names) > 1) for card in cards],
+        cards=cards,
         gone=gone,
         left_out=left_out,
         conditions=conditions(cells, setups),
         sources=sources.texts,
     )
-    page = output / "report.html"
-    write_atomically(page, html.encode())
-    tables = [
-        table for part in parts for p in part["parts"] for table in (p["table"], *p["categories"])
-    ]
+    tables = [t for part in parts for p in part["parts"] for t in (p["table"], *p["categories"])]
     try:
         write_cells(output / "cells.csv", cells)
         write_results(output / "results.csv", setups)

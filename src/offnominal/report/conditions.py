@@ -1,74 +1,54 @@
 """How cells were run: what is common to all, and where they differ so that comparing is unsafe."""
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 from offnominal.benchmark.store import FinishedCell
 from offnominal.report.results import Setup
-from offnominal.report.words import axis_heading, join, setting_words
+from offnominal.report.words import heading, join, setting_words
 
 __all__ = ["conditions"]
 
+_STATED = {"version": "Offnominal", "python": "Python"}
+_MACHINE = {"device": "Device", "cpu": "Processor", "threads": "Threads"}
+
 
 def conditions(cells: Sequence[FinishedCell], setups: Sequence[Setup]) -> dict[str, Any]:
-    """How the cells were run: what is common to all, and warnings where they differ."""
+    """``rows`` of what is common to all cells, ``warnings`` where they differ, and ``notes``."""
     rows, warnings = [], []
-    for name, heading in (
-        ("version", "Offnominal"),
-        ("python", "Python"),
-        ("device", "Device"),
-        ("cpu", "Processor"),
-        ("threads", "Threads"),
-    ):
-        values = list(dict.fromkeys(str(cell.run.get(name, "not known")) for cell in cells))
-        rows.append((heading, join(values)))
+    packages = sorted({name for cell in cells for name in cell.run.get("packages") or {}})
+    for name, term in (_STATED | _MACHINE | {name: name for name in packages}).items():
+        runs = [(cell.run.get("packages") or {}) | cell.run for cell in cells]
+        values = list(dict.fromkeys(str(run.get(name, "not known")) for run in runs))
+        rows.append((term, join(values)))
         if len(values) > 1:
-            effect = "times" if name in ("device", "cpu", "threads") else "figures"
+            effect = "times" if name in _MACHINE else "figures"
             warnings.append(
-                f"The cells were run under different conditions ({heading.lower()}: "
+                f"The cells were run under different conditions ({term.lower()}: "
                 f"{join(values)}): their {effect} may not be comparable."
             )
-    packages: dict[str, set[str]] = {}
+    digests: dict[str, set[str]] = {}
+    notes: Counter[str] = Counter()
     for cell in cells:
-        for name, version in (cell.run.get("packages") or {}).items():
-            packages.setdefault(name, set()).add(str(version))
-    told = [f"{name} {' and '.join(sorted(found))}" for name, found in sorted(packages.items())]
-    rows.append(("Packages", ", ".join(told) or "not known"))
-    mixed = [name for name, found in sorted(packages.items()) if len(found) > 1]
-    if mixed:
-        warnings.append(f"The cells were run with different versions of {join(mixed)}.")
-    changed = _changed(cells)
-    if changed:
+        place = f"{cell.settings['dataset']}/{cell.settings['category']}"
+        digests.setdefault(place, set()).add(cell.settings["samples"])
+        notes.update(cell.run.get("notes") or [])
+        notes.update(f"left out: {each}" for each in cell.run.get("unreadable") or [])
+    if changed := [place for place, found in sorted(digests.items()) if len(found) > 1]:
         warnings.append(
             f"The files of {join(changed)} changed between cells: those before and after are not "
             "comparable."
         )
-    common = set.intersection(*(_options(setup) for setup in setups))
-    texts = [f"{axis_heading(k)}: {setting_words(k, json.loads(v))}" for k, v in sorted(common)]
+    settings = [{k: json.dumps(v) for k, v in s.settings["options"].items()} for s in setups]
+    common = set.intersection(*(set(each.items()) for each in settings))
+    texts = [
+        f"{heading(name)}: {setting_words(name, json.loads(value))}"
+        for name, value in sorted(common)
+        if value != "null"
+    ]
     rows.append(("Settings of all", "; ".join(texts) or "none"))
-    roots = list(dict.fromkeys(cell.settings["data"]["root"] for cell in cells))
-    rows.append(("Data", ", ".join(roots)))
-    return {"rows": rows, "warnings": warnings, "notes": _notes(cells)}
-
-
-def _options(setup: Setup) -> set[tuple[str, str]]:
-    found = setup.settings["options"].items()
-    return {(name, json.dumps(value)) for name, value in found if value is not None}
-
-
-def _changed(cells: Sequence[FinishedCell]) -> list[str]:
-    digests: dict[tuple[str, str], set[str]] = {}
-    for cell in cells:
-        place = cell.settings["dataset"], cell.settings["category"]
-        digests.setdefault(place, set()).add(cell.settings["samples"])
-    return [f"{a}/{b}" for (a, b), found in sorted(digests.items()) if len(found) > 1]
-
-
-def _notes(cells: Sequence[FinishedCell]) -> list[str]:
-    notes: dict[str, int] = {}
-    for cell in cells:
-        unreadable = cell.run.get("unreadable") or []
-        for note in [*(cell.run.get("notes") or []), *(f"left out: {u}" for u in unreadable)]:
-            notes[note] = notes.get(note, 0) + 1
-    return [f"{note} ({number} cells)" if number > 1 else note for note, number in notes.items()]
+    rows.append(("Data", ", ".join(dict.fromkeys(c.settings["data"]["root"] for c in cells))))
+    times = [f"{note} ({n} cells)" if n > 1 else note for note, n in notes.items()]
+    return {"rows": rows, "warnings": warnings, "notes": times}

@@ -1,23 +1,14 @@
 """One category's scores and curves: histogram, ROC, precision against recall, overlap."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from offnominal.benchmark.store import FinishedCell
-from offnominal.report.drawing import (
-    GOOD,
-    INK,
-    SERIES,
-    SHEET,
-    SOFT,
-    WRONG,
-    mark_untrained,
-    style,
-)
-from offnominal.report.words import DAGGER, percent
+from offnominal.report.drawing import GOOD, INK, SERIES, SHEET, SOFT, WRONG, style
+from offnominal.report.words import percent
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,13 +21,7 @@ _IMAGE, _PIXEL = SERIES[0], SERIES[4]
 
 
 def cell_figure(cell: FinishedCell) -> "Figure":
-    """Histogram of scores with the threshold, and the ROC, PR and PRO curves of one cell.
-
-    Parameters
-    ----------
-    cell : FinishedCell
-        Curves that it lacks are said to be absent.
-    """
+    """Histogram of scores with the threshold, and the ROC, PR and PRO curves of one cell."""
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
@@ -45,10 +30,12 @@ def cell_figure(cell: FinishedCell) -> "Figure":
         axes = figure.subplots(1, 4, width_ratios=[1.5, 1, 1, 1])
         _histogram(axes[0], cell)
         curves = cell.metrics.get("curves") or {}
-        _roc(axes[1], curves, cell.metrics["figures"])
-        _precision(axes[2], curves)
-        _overlap(axes[3], curves)
-        mark_untrained(figure, [cell.untrained])
+        rates = "false-positive rate", "true-positive rate"
+        _curves(axes[1], curves, "roc", *rates)
+        _roc(axes[1], cell.metrics["figures"])
+        _curves(axes[2], curves, "pr", "recall", "precision")
+        _curves(axes[3], curves, "pro", "false-positive rate of pixels", "overlap with defects")
+        axes[3].set(xlim=(-0.006, _PRO_LIMIT), xticks=[0, 0.1, 0.2, 0.3])
     return figure
 
 
@@ -71,8 +58,7 @@ def cell_words(cell: FinishedCell) -> str:
         )
     auroc, ap = (figures.get(name, math.nan) for name in ("image_auroc", "image_ap"))
     if not math.isnan(auroc):
-        mark = DAGGER * bool(cell.untrained)
-        told.append(f"Image AUROC {percent(auroc)}, AP {percent(ap)}.{mark}")
+        told.append(f"Image AUROC {percent(auroc)}, AP {percent(ap)}.")
     return " ".join(told)
 
 
@@ -109,48 +95,25 @@ def _histogram(axes: "Axes", cell: FinishedCell) -> None:
     )
 
 
-def _roc(axes: "Axes", curves: Mapping[str, Any], figures: Mapping[str, float]) -> None:
-    axes.plot([0, 1], [0, 1], color=SOFT, lw=0.8, ls=":")
-    drawn = _lines(axes, curves, "roc")
-    at = figures.get("false_rejects", math.nan), 1 - figures.get("misses", math.nan)
-    if not any(map(math.isnan, at)):
-        axes.plot(
-            *at, "o", ms=7, mfc=SHEET, mec=INK, mew=1.4, clip_on=False, zorder=5, label="threshold"
-        )
-    _square(axes, "ROC", "false-positive rate", "true-positive rate")
-    if drawn:
-        axes.legend(loc="lower right", borderaxespad=0.3)
-
-
-def _precision(axes: "Axes", curves: Mapping[str, Any]) -> None:
-    _lines(axes, curves, "pr")
-    _square(axes, "PR", "recall", "precision")
-
-
-def _overlap(axes: "Axes", curves: Mapping[str, Any]) -> None:
-    _lines(axes, curves, "pro", kinds=("pixel",))
-    _square(axes, "PRO", "false-positive rate of pixels", "overlap with defects")
-    axes.set(xlim=(-0.006, _PRO_LIMIT), xticks=[0, 0.1, 0.2, 0.3])
-
-
-def _lines(
-    axes: "Axes", curves: Mapping[str, Any], name: str, kinds: Sequence[str] = ("image", "pixel")
-) -> bool:
-    drawn = False
-    looks = {"image": (_IMAGE, "-"), "pixel": (_PIXEL, "--")}
-    for kind in kinds:
+def _curves(axes: "Axes", curves: Mapping[str, Any], name: str, x: str, y: str) -> None:
+    for kind, colour, line in (("image", _IMAGE, "-"), ("pixel", _PIXEL, "--")):
         curve = (curves.get(kind) or {}).get(name)
-        if not curve or not curve["x"]:
-            continue
-        colour, line = looks[kind]
-        axes.plot(curve["x"], curve["y"], color=colour, ls=line, label=f"{kind}s")
-        drawn = True
-    if not drawn:
+        if curve and curve["x"]:
+            axes.plot(curve["x"], curve["y"], color=colour, ls=line, label=f"{kind}s")
+    if not axes.lines:
         axes.text(0.5, 0.5, "not measured", ha="center", color=SOFT, transform=axes.transAxes)
-    return drawn
-
-
-def _square(axes: "Axes", title: str, x: str, y: str) -> None:
-    axes.set(title=title, xlabel=x, ylabel=y, xlim=(-0.02, 1.02), ylim=(-0.02, 1.04))
+    axes.set(title=name.upper(), xlabel=x, ylabel=y, xlim=(-0.02, 1.02), ylim=(-0.02, 1.04))
     axes.set_xticks([0, 0.5, 1])
     axes.set_yticks([0, 0.5, 1])
+
+
+def _roc(axes: "Axes", figures: Mapping[str, float]) -> None:
+    """Where guessing lies, and where the detector's own threshold stands."""
+    drawn = bool(axes.lines)
+    axes.plot([0, 1], [0, 1], color=SOFT, lw=0.8, ls=":", zorder=1)
+    at = figures.get("false_rejects", math.nan), 1 - figures.get("misses", math.nan)
+    if not any(map(math.isnan, at)):
+        ring: Any = {"mfc": SHEET, "mec": INK, "mew": 1.4, "clip_on": False, "zorder": 5}
+        axes.plot(*at, "o", ms=7, label="threshold", **ring)
+    if drawn:
+        axes.legend(loc="lower right", borderaxespad=0.3)

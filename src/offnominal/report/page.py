@@ -1,220 +1,125 @@
-"""A self-contained HTML page of results: what was found, where, and how the threshold was met."""
+"""The page engine: one self-contained HTML file from a template, values and pictures."""
 
+import base64
+import io
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal
 
+import cv2
 import numpy as np
 import numpy.typing as npt
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from PIL import Image
 
 from offnominal._version import __version__
 from offnominal.atomic import write_atomically
-from offnominal.errors import OptionError
-from offnominal.report.html import Picture, embed, outlined, plain, template
-from offnominal.report.strip import Outcome, Scores, strip_plot
-from offnominal.report.words import METRICS
+from offnominal.report.words import heading
 
-__all__ = ["Card", "Outcome", "Scores", "write_page"]
+__all__ = ["Outcome", "Picture", "card", "embed", "outlined", "write"]
 
+Picture = npt.NDArray[np.uint8]
+Outcome = Literal["hit", "miss", "false alarm", "good"]
 
-@dataclass(frozen=True)
-class Card:
-    """One image's result, as it is shown.
-
-    Attributes
-    ----------
-    category, defect : str
-        What the image shows; `defect` is ``good`` for a good part.
-    outcome : str
-        ``hit`` (defective, rejected), ``miss`` (defective, passed), ``false alarm`` (good,
-        rejected) or ``good`` (good, passed).
-    score, threshold : float
-        The image's score, and the score above which images are rejected.
-    p_value : float
-        Share of good images expected to score as high; nan where it is not known.
-    image, map_picture, overlay : uint8 array of shape (H, W, 3)
-        RGB: the image, its anomaly map in colours, and both together.
-    truth : bool array of shape (H, W), or None
-        Ground truth, or None where there is none.
-    name : str
-        The image's file name, or empty.
-    """
-
-    category: str
-    defect: str
-    outcome: Outcome
-    score: float
-    threshold: float
-    p_value: float
-    image: Picture
-    truth: npt.NDArray[np.bool_] | None
-    map_picture: Picture
-    overlay: Picture
-    name: str = ""
+_TRUTH = (255, 214, 10)  # colour of the truth's outline, told from both metal and lacquer
 
 
-def write_page(
-    path: Path,
-    title: str,
-    summary: Sequence[Mapping[str, object]],
-    cards: Sequence[Card],
-    *,
-    scores: Sequence[Scores] | None = None,
-    headline: str | None = None,
-    decisions: Mapping[str, Sequence[str]] | None = None,
-    pictures: Sequence[tuple[str, Picture]] = (),
+def write(
+    path: Path, template: str, title: str, headline: str | Sequence[str], **values: Any
 ) -> Path:
-    """Write one HTML file that opens from disk without a network.
+    """Write a page that opens from disk without a network.
 
     Parameters
     ----------
     path : Path
-        The file to write; its folder must exist. It is replaced in one step.
+        Replaced in one step; its folder must exist.
+    template : str
+        A template of this folder that extends ``base.html.j2``.
     title : str
-        Heading of the page.
-    summary : sequence of mappings
-        Rows of the table of figures, one for each category; keys are columns. Names such as
-        ``image_auroc`` get readable headings.
-    cards : sequence of Card
-        Results to show, grouped by category in order of appearance.
-    scores : sequence of Scores, optional
-        All the scores of each category, for the plots and the headline; taken from the cards if
-        None.
-    headline : str, optional
-        One or two plain sentences under the title; counted from `scores` if None.
-    decisions : mapping of str to sequence of str, optional
-        For each category what the fit decided, as ``"subject: what: why"``.
-    pictures : sequence of (str, uint8 array of shape (H, W, 3) or (H, W)), optional
-        Captioned pictures for the fit report, such as foreground masks.
-
-    Returns
-    -------
-    Path
-        `path`.
+    headline : str or sequence of str
+        What the page says, in a paragraph or several under its title.
+    **values
+        What the template prints. It is escaped unless marked safe. ``warning``, if there is one,
+        stands between title and headline.
 
     Raises
     ------
     OptionError
-        If a card's arrays do not fit together, an outcome is unknown, or the file cannot be
-        written.
+        If the file cannot be written.
     """
-    path = Path(path)
-    for card in cards:
-        _check(card)
-    if scores is None:
-        scores = [_gather(name, cards) for name in dict.fromkeys(card.category for card in cards)]
-    by_name = {each.category: each for each in scores}
-    names = dict.fromkeys([*by_name, *(card.category for card in cards)])
-    looks = [
-        {
-            "name": name,
-            "strip": strip_plot(by_name[name]) if name in by_name else None,
-            "cards": [_show(card) for card in cards if card.category == name],
-        }
-        for name in names
-    ]
-    columns = list(dict.fromkeys(key for row in summary for key in row))
-    html = template("page.html.j2").render(
-        title=title,
-        version=__version__,
-        headline=_headline(scores) if headline is None else headline,
-        columns=[METRICS[key].heading if key in METRICS else plain(key) for key in columns],
-        rows=[[_cell(row.get(key, "")) for key in columns] for row in summary],
-        key=[(METRICS[key].heading, METRICS[key].meaning) for key in columns if key in METRICS],
-        looks=looks,
-        outcomes=[
-            (kind, sum(card.outcome == kind for card in cards)) for kind in get_args(Outcome)
-        ],
-        decisions=[
-            (name, [line.partition(": ")[::2] for line in lines])
-            for name, lines in (decisions or {}).items()
-        ],
-        pictures=[(caption, embed(picture)) for caption, picture in pictures],
-    )
+    paragraphs = [headline] if isinstance(headline, str) else list(headline)
+    common = {"title": title, "headline": paragraphs, "version": __version__, "warning": ""}
+    html = _templates().get_template(template).render(common | values)
     write_atomically(path, html.encode())
     return path
 
 
-def _check(card: Card) -> None:
-    what = f"card {card.name or card.defect!r} of {card.category!r}"
-    if card.outcome not in get_args(Outcome):
-        raise OptionError(
-            f"{what}: outcome is {card.outcome!r}; use one of {', '.join(get_args(Outcome))}"
-        )
-    for field in ("image", "map_picture", "overlay"):
-        picture = getattr(card, field)
-        if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
-            raise OptionError(
-                f"{what}: {field} is {picture.dtype} of shape {picture.shape}; "
-                "give uint8 of shape (H, W, 3)"
-            )
-    if card.truth is not None and card.truth.shape != card.image.shape[:2]:
-        raise OptionError(
-            f"{what}: truth has shape {card.truth.shape} and the image {card.image.shape[:2]}"
-        )
+def card(
+    category: str,
+    defect: str,
+    outcome: Outcome,
+    score: float,
+    threshold: float,
+    p_value: float | None,
+    name: str,
+    pictures: Sequence[Picture | None],
+    *,
+    first: bool = True,
+    largest: int = 480,
+    quality: int = 78,
+) -> dict[str, Any]:
+    """A card for the template: what an image is, what came of it, and its four pictures.
 
-
-def _gather(category: str, cards: Sequence[Card]) -> Scores:
-    mine = [card for card in cards if card.category == category]
-    return Scores(
-        category=category,
-        good=[card.score for card in mine if card.outcome in ("good", "false alarm")],
-        defective=[card.score for card in mine if card.outcome in ("hit", "miss")],
-        threshold=mine[0].threshold,
-    )
-
-
-def _headline(scores: Sequence[Scores]) -> str:
-    defective = sum(len(each.defective) for each in scores)
-    good = sum(len(each.good) for each in scores)
-    caught = sum(score >= each.threshold for each in scores for score in each.defective)
-    rejected = sum(score >= each.threshold for each in scores for score in each.good)
-    return (
-        f"{caught} of {defective} defective images were caught, "
-        f"and {rejected} of {good} good images were rejected."
-    )
-
-
-def _show(card: Card) -> dict[str, Any]:
-    """Values of a card for the template."""
-    what = "a good part" if card.defect == "good" else plain(card.defect).lower()
-    subject = f"{card.category}, {what}"
-    truth = ""
-    if card.truth is not None and card.truth.any():
-        told, truth = (
-            f"The true defect outlined: {subject}",
-            embed(outlined(card.image, card.truth)),
-        )
-    elif card.outcome in ("hit", "miss"):
-        told = "No ground truth for this image"
-    else:
-        told = "A good part: nothing to outline"
-    height, width = card.image.shape[:2]
-    panels = [
-        ("Image", f"Photograph: {subject}", embed(card.image)),
-        ("Truth", told, truth),
-        ("Heat map", f"Anomaly map: {subject}", embed(card.map_picture)),
-        ("Overlay", f"Anomaly map over the photograph: {subject}", embed(card.overlay)),
-    ]
+    `pictures` are the image, the outlined truth (None where there is none), the heat map and the
+    overlay; `first` are those that are printed.
+    """
+    captions = ("Image", "Truth", "Heat map", "Overlay")
+    sources = ["" if each is None else embed(each, largest, quality) for each in pictures]
+    height, width = next(each.shape[:2] for each in pictures if each is not None)
     return {
-        "outcome": card.outcome,
-        "defect": plain(card.defect),
-        "name": card.name,
-        "score": f"{card.score:.3g}",
-        "threshold": f"{card.threshold:.3g}",
-        "p_value": "" if math.isnan(card.p_value) else f"{card.p_value:.2g}",
-        "panels": panels,
+        "category": category,
+        "defect": heading(defect),
+        "outcome": outcome,
+        "score": f"{score:.3g}",
+        "threshold": f"{threshold:.3g}",
+        "p_value": "" if p_value is None or math.isnan(p_value) else f"{p_value:.2g}",
+        "ratio": score / threshold if threshold > 0 else 0.0,
+        "name": name,
+        "pictures": list(zip(captions, sources, strict=True)),
         "aspect": f"{width} / {height}",
+        "first": first,
     }
 
 
-def _cell(value: object) -> tuple[str, bool]:
-    """Text of a table's cell, and whether it is a number."""
-    if isinstance(value, bool) or not isinstance(value, int | float | np.number):
-        return str(value), False
-    number = float(value)
-    if math.isnan(number):
-        return "not defined", True
-    return (str(value), True) if isinstance(value, int | np.integer) else (f"{number:.3f}", True)
+def embed(picture: Picture, largest: int = 480, quality: int = 78) -> str:
+    """A picture as a data URI: WebP, its longest side at most `largest` pixels."""
+    image = Image.fromarray(picture)
+    image.thumbnail((largest, largest), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    image.save(buffer, "WEBP", quality=quality, method=3)
+    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def outlined(image: Picture, truth: npt.NDArray[np.bool_]) -> Picture:
+    """The image with the outline of the truth a little outside its edge."""
+    width = max(1, round(max(truth.shape) / 200))
+    mask = cv2.dilate(truth.astype(np.uint8), np.ones((5, 5), np.uint8))
+    contours, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    picture = image.copy()
+    # A dark line under the bright one keeps it legible on any ground.
+    cv2.drawContours(picture, contours, -1, (20, 20, 20), width + 2, cv2.LINE_AA)
+    cv2.drawContours(picture, contours, -1, _TRUTH, width, cv2.LINE_AA)
+    return picture
+
+
+@lru_cache(maxsize=1)
+def _templates() -> Environment:
+    return Environment(
+        loader=PackageLoader("offnominal", "report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )

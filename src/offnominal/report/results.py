@@ -2,16 +2,18 @@
 
 import json
 import math
-import statistics
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from offnominal.benchmark.published import Published, find_published
 from offnominal.benchmark.store import FinishedCell
 from offnominal.errors import DatasetError
-from offnominal.report.words import DAGGER, METRICS, setting_words
+from offnominal.report.words import METRICS, setting_words
+
+if TYPE_CHECKING:
+    from pandas import DataFrame, Series
 
 __all__ = ["Setup", "Summary", "best_setup", "gather", "label_setups", "varying"]
 
@@ -19,8 +21,7 @@ _SETTINGS = ("dataset", "method", "shots", "sampling")
 _NEEDED = (*_SETTINGS, "options", "category", "seed", "cached", "samples", "data")
 
 
-@dataclass(frozen=True)
-class Summary:
+class Summary(NamedTuple):
     """A figure over seeds.
 
     Attributes
@@ -41,7 +42,7 @@ class Summary:
     whole: bool = True
 
 
-@dataclass
+@dataclass(eq=False)
 class Setup:
     """Cells that differ in nothing but category and seed.
 
@@ -57,8 +58,11 @@ class Setup:
         What tells the setup from the others, in words.
     names : set of str
         Names of all its cells, those included for which another stands.
-    counted : {"figures", "failures_as_wrong"}
-        Which of a cell's figures count where it has them.
+    dataset, method : str
+    shots : int or None
+        Number of references; None is all.
+    untrained : str
+        Why its figures say nothing of the method; empty if nothing is known against them.
     """
 
     settings: dict[str, Any]
@@ -66,42 +70,12 @@ class Setup:
     expected: dict[str, tuple[str, ...]] = field(default_factory=dict)
     label: str = ""
     names: set[str] = field(default_factory=set)
-    counted: str = "figures"
 
-    @property
-    def dataset(self) -> str:
-        """Name of the data set."""
-        return str(self.settings["dataset"])
-
-    @property
-    def method(self) -> str:
-        """Name of the method."""
-        return str(self.settings["method"])
-
-    @property
-    def shots(self) -> int | None:
-        """Number of references; None is all."""
-        shots: int | None = self.settings["shots"]
-        return shots
-
-    @property
-    def untrained(self) -> str:
-        """Why its figures say nothing of the method; empty if nothing is known against them."""
-        return str(self.settings["untrained"])
-
-    @cached_property
-    def unscored(self) -> tuple[int, int]:
-        """Images that got no score, and images that were to get one, over all cells."""
-        failed = sum(cell.unscored for cell in self.cells.values())
-        return failed, failed + sum(c.metrics.get("images", 0) for c in self.cells.values())
-
-    @cached_property
-    def stated(self) -> dict[str, Any]:
-        """The settings, with the resolution that a default stood for."""
-        options = dict(self.settings["options"])
-        backbone = next(iter(self.cells.values())).run.get("backbone") or {}
-        options["resolution"] = options.get("resolution") or backbone.get("resolution")
-        return self.settings | {"options": options}
+    def __post_init__(self) -> None:
+        self.dataset: str = self.settings["dataset"]
+        self.method: str = self.settings["method"]
+        self.shots: int | None = self.settings["shots"]
+        self.untrained: str = self.settings["untrained"]
 
     @cached_property
     def categories(self) -> list[str]:
@@ -113,69 +87,76 @@ class Setup:
         """Seeds with a finished cell, sorted."""
         return sorted({seed for _, seed in self.cells})
 
+    @cached_property
+    def unscored(self) -> tuple[int, int]:
+        """Images that got no score, and images that were to get one, over all cells."""
+        failed = sum(cell.unscored for cell in self.cells.values())
+        return failed, failed + sum(c.metrics.get("images", 0) for c in self.cells.values())
+
     def value(self, axis: str) -> Any:
         """A setting or an option, by name; None if the setup has no such option."""
-        return self.settings[axis] if axis in _SETTINGS else self.settings["options"].get(axis)
+        options: dict[str, Any] = self.settings["options"]
+        return self.settings[axis] if axis in self.settings else options.get(axis)
 
-    def in_category(self, metric: str, category: str) -> Summary:
-        """A figure of one category over the seeds."""
-        return _summarise([self._figure(metric, category, seed) for seed in self.seeds])
+    def mean(self, metric: str, category: str | None = None) -> Summary:
+        """A figure of one category over the seeds, or the mean over all categories.
+
+        For each seed the figures of the categories are averaged first, as the papers do. Seeds
+        that lack a category are left out; if all of them do, the categories that they have in
+        common are averaged, and ``whole`` is False.
+        """
+        return self._summary(self._figures, metric, category)
 
     def failures_as_wrong(self, metric: str, category: str | None = None) -> Summary | None:
-        """A category's figure, or the mean, with images that got no score counted as wrong.
+        """The same with images that got no score counted as wrong.
 
         None where every image got one, and for figures of pixels.
         """
         cells = [c for (name, _), c in self.cells.items() if category in (None, name)]
         if not any(metric in c.metrics.get("failures_as_wrong", {}) for c in cells):
             return None
-        other = Setup(self.settings, self.cells, self.expected, counted="failures_as_wrong")
-        return other.mean(metric) if category is None else other.in_category(metric, category)
+        return self._summary(self._failures, metric, category)
 
     def compared(self, metric: str, category: str | None = None) -> Summary:
-        """The figure that is compared with other setups': an answer refused is no answer saved."""
-        own = self.mean(metric) if category is None else self.in_category(metric, category)
-        return self.failures_as_wrong(metric, category) or own
+        """The figure that is compared with other setups': an answer refused is no answer saved.
+
+        Of weights that are not pretrained it is never ``whole``.
+        """
+        own = self.failures_as_wrong(metric, category) or self.mean(metric, category)
+        return own._replace(whole=own.whole and not self.untrained)
 
     def published(self, metric: str, category: str | None = None) -> Published | None:
         """What the authors printed for the same; None too if our weights were not pretrained."""
-        if self.untrained:
+        if self.untrained or not self.mean(metric, category).whole:
             return None
-        return find_published(self.stated, metric, self.expected.get(metric, ()), category)
+        # The resolution that a default stood for is as good as one that was given.
+        options = dict(self.settings["options"])
+        backbone = next(iter(self.cells.values())).run.get("backbone") or {}
+        options["resolution"] = options.get("resolution") or backbone.get("resolution")
+        stated = self.settings | {"options": options}
+        return find_published(stated, metric, self.expected.get(metric, ()), category)
 
-    def mean(self, metric: str) -> Summary:
-        """The mean over categories, and its spread over seeds.
+    @cached_property
+    def _figures(self) -> "DataFrame":
+        return _frame(self.cells, "figures")
 
-        For each seed the figures of the categories are averaged first, as the papers do. Seeds
-        that lack a category are left out; if all of them do, the categories that they have in
-        common are averaged, and ``whole`` is False.
-        """
-        wanted = set(self.expected.get(metric, ()))
-        found = {
-            seed: {c for c in wanted if not math.isnan(self._figure(metric, c, seed))}
-            for seed in self.seeds
-        }
-        found = {seed: has for seed, has in found.items() if has}
-        if not found:
+    @cached_property
+    def _failures(self) -> "DataFrame":
+        return _frame(self.cells, "failures_as_wrong")
+
+    def _summary(self, figures: "DataFrame", metric: str, category: str | None) -> Summary:
+        wanted = list(self.expected.get(metric, ())) if category is None else [category]
+        if metric not in figures or not wanted:
             return Summary(math.nan, math.nan, 0, False)
-        complete = [seed for seed, has in found.items() if has == wanted]
-        common = set.intersection(*found.values())
-        seeds = complete or (list(found) if common else list(found)[:1])
-        chosen = wanted if complete else common or found[seeds[0]]
-        summary = _summarise(
-            [
-                statistics.fmean(self._figure(metric, c, seed) for c in sorted(chosen))
-                for seed in seeds
-            ]
-        )
-        return Summary(summary.mean, summary.std, summary.seeds, bool(complete))
-
-    def _figure(self, metric: str, category: str, seed: int) -> float:
-        cell = self.cells.get((category, seed))
-        if cell is None:
-            return math.nan
-        figures = cell.metrics["figures"] | cell.metrics.get(self.counted, {})
-        return float(figures.get(metric, math.nan))
+        table = figures[metric].reindex(columns=wanted)
+        complete = table.dropna()
+        if category is not None or len(complete):
+            return _over_seeds(complete.mean(axis=1))
+        some = table.dropna(how="all")
+        common = some.dropna(axis=1)
+        if common.empty:
+            common = some[:1].dropna(axis=1)
+        return _over_seeds(common.mean(axis=1))._replace(whole=False)
 
 
 def gather(cells: Sequence[FinishedCell]) -> list[Setup]:
@@ -204,21 +185,19 @@ def gather(cells: Sequence[FinishedCell]) -> list[Setup]:
         place = cell.settings["category"], cell.settings["seed"]
         if place not in setup.cells or not cell.settings["cached"]:
             setup.cells[place] = cell
-    found = sorted(setups.values(), key=sort_key)
-    names = {setup.dataset for setup in found}
-    expected = {name: _expected([s for s in found if s.dataset == name]) for name in names}
+    found = sorted(setups.values(), key=_order)
+    expected: dict[str, dict[str, set[str]]] = {}
     for setup in found:
-        setup.expected = expected[setup.dataset]
+        for (category, _), cell in setup.cells.items():
+            for metric, value in cell.metrics["figures"].items():
+                if not math.isnan(value):
+                    metrics = expected.setdefault(setup.dataset, {})
+                    metrics.setdefault(metric, set()).add(category)
     for setup, label in zip(found, label_setups(found), strict=True):
+        metrics = expected.get(setup.dataset, {})
+        setup.expected = {metric: tuple(sorted(names)) for metric, names in metrics.items()}
         setup.label = label
     return found
-
-
-def sort_key(setup: Setup) -> tuple[Any, ...]:
-    """Order of setups: data set, method, options, then shots from few to all."""
-    shots = math.inf if setup.shots is None else setup.shots
-    options = json.dumps(setup.settings["options"], sort_keys=True)
-    return setup.dataset, setup.method, options, setup.settings["sampling"], shots
 
 
 def varying(setups: Sequence[Setup], first: Collection[str] = ()) -> list[str]:
@@ -228,63 +207,49 @@ def varying(setups: Sequence[Setup], first: Collection[str] = ()) -> list[str]:
     nothing that the backbone does not.
     """
     options = sorted({name for setup in setups for name in setup.settings["options"]})
-    chosen = [axis for axis in first if len({_key(setup, axis) for setup in setups}) > 1]
+
+    def kinds(axes: Sequence[str]) -> int:
+        return len({json.dumps([s.value(a) for a in axes], sort_keys=True) for s in setups})
+
+    chosen = [axis for axis in first if kinds([axis]) > 1]
     # Digests of weight files come last: they tell only what no name does.
-    for axis in [*_SETTINGS, *(o for o in options if o != "weights"), "weights"]:
-        known: dict[str, str] = {}
-        for setup in setups:
-            place = json.dumps([setup.value(each) for each in chosen], sort_keys=True)
-            value = json.dumps(setup.value(axis), sort_keys=True)
-            if known.setdefault(place, value) != value:
-                chosen.append(axis)
-                break
+    for axis in [*_SETTINGS, *(o for o in options if o != "weights"), "weights", "untrained"]:
+        if kinds([*chosen, axis]) > kinds(chosen):
+            chosen.append(axis)
     return chosen
 
 
 def label_setups(setups: Sequence[Setup], first: Collection[str] = ()) -> list[str]:
-    """Words that tell setups apart, such as ``anomalydino, 8 images``.
-
-    Those whose figures say nothing of the method, since weights were not pretrained, have a dagger.
-    """
+    """Words that tell setups apart, such as ``anomalydino, 8 images``."""
     axes = varying(setups, first) or ["method"]
-    return [
-        ", ".join(setting_words(a, s.value(a), alone=True) for a in axes)
-        + DAGGER * bool(s.untrained)
-        for s in setups
-    ]
+    return [", ".join(setting_words(a, s.value(a), alone=True) for a in axes) for s in setups]
 
 
 def best_setup(setups: Sequence[Setup], metric: str = "image_auroc") -> Setup | None:
-    """The setup with the best mean among those that can be compared; None if there is none.
-
-    Every category must be finished, and the weights pretrained.
-    """
+    """The setup with the best mean among those that can be compared; None if there is none."""
     ranked = [
         (summary.mean if METRICS[metric].higher else -summary.mean, -order, setup)
         for order, setup in enumerate(setups)
         if (summary := setup.compared(metric)).whole
-        and not math.isnan(summary.mean)
-        and not setup.untrained
     ]
     return max(ranked, key=lambda each: each[:2])[2] if ranked else None
 
 
-def _key(setup: Setup, axis: str) -> str:
-    return json.dumps(setup.value(axis), sort_keys=True)
+def _order(setup: Setup) -> tuple[Any, ...]:
+    """Data set, method, options, then shots from few to all."""
+    shots = math.inf if setup.shots is None else setup.shots
+    options = json.dumps(setup.settings["options"], sort_keys=True)
+    return setup.dataset, setup.method, options, setup.settings["sampling"], shots
 
 
-def _expected(setups: Sequence[Setup]) -> dict[str, tuple[str, ...]]:
-    """For each figure the categories for which at least one cell has it."""
-    found: dict[str, set[str]] = {}
-    for setup in setups:
-        for (category, _), cell in setup.cells.items():
-            for metric, value in cell.metrics["figures"].items():
-                if not math.isnan(value):
-                    found.setdefault(metric, set()).add(category)
-    return {metric: tuple(sorted(names)) for metric, names in found.items()}
+def _frame(cells: dict[tuple[str, int], FinishedCell], over: str) -> "DataFrame":
+    """A row a seed, a column a figure and category; those of `over` in place of plain ones."""
+    import pandas as pd
+
+    rows = [cell.metrics["figures"] | cell.metrics.get(over, {}) for cell in cells.values()]
+    places = pd.MultiIndex.from_tuples(cells, names=["category", "seed"])
+    return pd.DataFrame(rows, places, dtype=float).unstack("category")
 
 
-def _summarise(values: Sequence[float]) -> Summary:
-    defined = [value for value in values if not math.isnan(value)]
-    std = statistics.stdev(defined) if len(defined) > 1 else math.nan
-    return Summary(statistics.fmean(defined) if defined else math.nan, std, len(defined))
+def _over_seeds(values: "Series") -> Summary:
+    return Summary(float(values.mean()), float(values.std()), len(values), len(values) > 0)

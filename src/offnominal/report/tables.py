@@ -1,25 +1,38 @@
-"""Tables of a report: figures of setups, the best of them, and the published ones beside."""
+"""Tables of a report: figures of setups, the best of them, the published ones beside; files."""
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
 
 from offnominal.benchmark.published import Published
-from offnominal.report.results import Setup, Summary, varying
-from offnominal.report.words import (
-    DAGGER,
-    METRICS,
-    axis_heading,
-    difference,
-    setting_words,
-    spread,
-    untrained_words,
-)
+from offnominal.benchmark.store import FinishedCell
+from offnominal.report.results import Setup, varying
+from offnominal.report.words import METRICS, difference, heading, setting_words, spread
 
-__all__ = ["MAIN", "Entry", "Sources", "Table", "by_category", "overview", "present"]
+__all__ = ["Entry", "Sources", "Table", "by_category", "latex", "overview", "present"]
+__all__ += ["write_cells", "write_results"]
 
 #: Figures that every table shows, where they are defined.
 MAIN = ("image_auroc", "image_ap", "image_f1_max", "pixel_auroc", "aupro", "image_miss_at_1%")
+
+_WRONG = (
+    "Figures are over the images that got a score; below them, or in brackets, the same with the "
+    "others counted as wrong, which is what is compared."
+)
+
+_LATEX = str.maketrans(
+    {
+        "\\": r"\textbackslash{}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "±": r"$\pm$",
+        "−": r"$-$",
+        "–": "--",
+        **{character: f"\\{character}" for character in "&%$#_{}"},
+    }
+)
 
 
 @dataclass
@@ -38,192 +51,201 @@ class Sources:
 
 @dataclass(frozen=True)
 class Entry:
-    """One figure in a table.
+    """One figure in a table; what there is not is empty."""
 
-    Attributes
-    ----------
-    text : str
-        Mean and deviation in percent; ``–`` where it is not defined.
-    best : bool
-        Whether it is the best of those that it may be compared with.
-    partial : bool
-        Whether categories are missing from the mean.
-    published, difference : str
-        The authors' figure and ours minus theirs, in percentage points; empty if there is none.
-    source : int
-        Number of the source; 0 if there is none.
-    wrong : str
-        The same with the images that got no score counted as wrong; empty if all got one.
-    untrained : bool
-        Whether it says nothing of the method, since weights were not pretrained.
-    """
-
-    text: str
-    best: bool = False
-    partial: bool = False
-    published: str = ""
-    difference: str = ""
-    source: int = 0
-    wrong: str = ""
-    untrained: bool = False
+    text: str  #: mean and deviation in percent; ``–`` where it is not defined
+    best: bool = False  #: of those that it may be compared with
+    partial: bool = False  #: categories are missing from the mean
+    wrong: str = ""  #: the same with the images that got no score counted as wrong
+    published: str = ""  #: the authors' figure
+    difference: str = ""  #: ours minus theirs, in percentage points
+    source: int = 0  #: number of the source
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table as the page and the LaTeX file print it.
+    """A table as the page and the LaTeX file print it."""
 
-    Attributes
-    ----------
-    name : str
-        For a file or an anchor.
-    caption : str
-    heads : list of str
-        Headings of the columns that name a row.
-    columns : list of str
-        Headings of the columns with figures.
-    rows : list of (list of str, list of Entry)
-    notes : list of str
-        What daggers and second figures in it mean, where there are any.
-    """
-
-    name: str
     caption: str
-    heads: list[str]
-    columns: list[str]
+    heads: list[str]  #: of the columns that name a row
+    columns: list[str]  #: headings of the columns with figures
     rows: list[tuple[list[str], list[Entry]]]
-    notes: list[str] = field(default_factory=list)
 
     @property
     def published(self) -> bool:
         """Whether a published figure stands beside one of ours."""
         return any(entry.published for _, entries in self.rows for entry in entries)
 
+    @property
+    def note(self) -> str:
+        """What second figures in it mean, where there are any."""
+        wrong = any(entry.wrong for _, entries in self.rows for entry in entries)
+        return _WRONG if wrong else ""
 
-def present(setups: Sequence[Setup], metrics: Sequence[str] = MAIN) -> list[str]:
-    """Those of some figures that at least one setup has."""
-    return [metric for metric in metrics if any(metric in setup.expected for setup in setups)]
+
+def present(setups: Sequence[Setup]) -> list[str]:
+    """Those of the main figures that at least one setup has."""
+    return [metric for metric in MAIN if any(metric in setup.expected for setup in setups)]
 
 
-def overview(
-    name: str, caption: str, setups: Sequence[Setup], axes: Sequence[str], sources: Sources
-) -> Table:
-    """One row a setup, one column a figure; the best of each column is marked.
+def overview(caption: str, setups: Sequence[Setup], axes: Sequence[str], sources: Sources) -> Table:
+    """Of setups of one data set one row each, one column a figure; the best of each is marked.
 
-    Parameters
-    ----------
-    name, caption : str
-    setups : sequence of Setup
-        Of one data set.
-    axes : sequence of str
-        Settings that come first among those that name a row.
-    sources : Sources
-        Gets the sources of the published figures.
+    `axes` come first among the settings that name a row; `sources` gets those of the published
+    figures.
     """
     metrics = present(setups)
     heads = varying(setups, axes) or ["method"]
-    columns = {
-        metric: _entries(metric, [(setup, setup.mean(metric)) for setup in setups], sources)
-        for metric in metrics
-    }
-    headings = [METRICS[metric].heading for metric in metrics]
-    rows = [
-        (_names(setup, heads), [columns[m][row] for m in metrics])
-        for row, setup in enumerate(setups)
-    ]
+    names = [[setting_words(head, setup.value(head)) for head in heads] for setup in setups]
+    columns = [_entries(metric, setups, sources) for metric in metrics]
+    headings = [heading(metric) for metric in metrics]
     if any(setup.unscored[0] for setup in setups):
         headings.append("Without a score")
-        for setup, (_, entries) in zip(setups, rows, strict=True):
-            failed, asked = setup.unscored
-            entries.append(Entry(f"{failed:,} of {asked:,}" if failed else "–"))
-    names = [axis_heading(head) for head in heads]
-    return Table(name, caption, names, headings, rows, _notes(setups, rows))
+        counts = [setup.unscored for setup in setups]
+        columns.append([Entry(f"{a:,} of {b:,}" if a else "–") for a, b in counts])
+    rows = [(name, [column[row] for column in columns]) for row, name in enumerate(names)]
+    return Table(caption, [heading(head) for head in heads], headings, rows)
 
 
 def by_category(
-    name: str, metric: str, setups: Sequence[Setup], labels: Sequence[str], sources: Sources
+    metric: str, setups: Sequence[Setup], labels: Sequence[str], sources: Sources
 ) -> Table:
-    """One row a category, one column a setup; the best of each row is marked.
+    """One row a category, one column a setup of one data set; the best of each row is marked."""
+    names = [*setups[0].expected[metric], None]
+    rows = [([name or "Mean"], _entries(metric, setups, sources, name)) for name in names]
+    return Table(heading(metric), ["Category"], list(labels), rows)
 
-    Parameters
-    ----------
-    name : str
-    metric : str
-    setups : sequence of Setup
-        Of one data set.
-    labels : sequence of str
-        What to call the setups.
-    sources : Sources
-        Gets the sources of the published figures.
+
+def write_cells(path: Path, cells: Sequence[FinishedCell]) -> None:
+    """One row a cell, with every figure and its interval as shares of 1."""
+    rows: list[dict[str, Any]] = []
+    for cell in cells:
+        settings, run = cell.settings, cell.run
+        names = ("dataset", "category", "method", "shots", "seed", "sampling", "cached")
+        row = {name: settings[name] for name in names} | {"untrained": cell.untrained}
+        row["shots"] = "all" if row["shots"] is None else row["shots"]
+        row |= {f"option_{name}": value for name, value in sorted(settings["options"].items())}
+        row |= {name: run.get(name) for name in ("version", "device", "cpu", "threads", "finished")}
+        timings = run.get("timings") or {}
+        stages = ("fit", "predict", "per_image", "per_image_uncached")
+        row |= {f"{name}_seconds": timings.get(name) for name in stages}
+        row |= {"images": run.get("images"), "unscored": cell.unscored}
+        wrong = cell.metrics.get("failures_as_wrong", {})
+        row |= {f"{name}_failures_as_wrong": value for name, value in wrong.items()}
+        for name, value in cell.metrics["figures"].items():
+            row[name] = value
+            if interval := (cell.metrics.get("intervals") or {}).get(name):
+                row[f"{name}_low"], row[f"{name}_high"] = interval
+        rows.append(row | {"cell": cell.name})
+    _write(path, rows)
+
+
+def write_results(path: Path, setups: Sequence[Setup]) -> None:
+    """One row for each setup, category and figure, and for the mean over categories.
+
+    Figures are shares of 1; ``published`` and ``difference`` are in percent, as they were printed.
+    ``untrained`` says why a figure means nothing, where weights were not pretrained; of such a row
+    no published figure is given.
     """
-    rows = []
-    for category in setups[0].expected[metric]:
-        found = [(setup, setup.in_category(metric, category)) for setup in setups]
-        rows.append(([category], _entries(metric, found, sources, category)))
-    means = _entries(metric, [(setup, setup.mean(metric)) for setup in setups], sources)
-    rows.append((["Mean"], means))
-    heading = METRICS[metric].heading
-    return Table(name, heading, ["Category"], list(labels), rows, _notes(setups, rows))
+    rows: list[dict[str, Any]] = []
+    for setup in setups:
+        about = {
+            "dataset": setup.dataset,
+            "setup": setup.label,
+            "method": setup.method,
+            "shots": "all" if setup.shots is None else setup.shots,
+        }
+        for metric, categories in setup.expected.items():
+            for category in (*categories, None):
+                summary = setup.mean(metric, category)
+                if math.isnan(summary.mean):
+                    continue
+                wrong = setup.failures_as_wrong(metric, category)
+                published = setup.published(metric, category)
+                row = about | {
+                    "category": category or "mean",
+                    "metric": metric,
+                    "untrained": setup.untrained,
+                    "mean": summary.mean,
+                    "std": summary.std,
+                    "seeds": summary.seeds,
+                    "complete": summary.whole,
+                    "failures_as_wrong": wrong.mean if wrong else None,
+                    "published": published and published.value,
+                    "difference": published and round(100 * summary.mean - published.value, 2),
+                    "source": published and published.source,
+                }
+                rows.append(row)
+    _write(path, rows)
 
 
-def _names(setup: Setup, heads: Sequence[str]) -> list[str]:
-    """What names a row; a dagger after the first of it where weights were not pretrained."""
-    first, *rest = [setting_words(head, setup.value(head)) for head in heads]
-    return [first + DAGGER * bool(setup.untrained), *rest]
+def latex(tables: Sequence[Table], sources: Sequence[str]) -> str:
+    """Tables for ``\\input`` in a paper, with the package booktabs; sources in its head."""
+    import pandas as pd
 
-
-def _notes(setups: Sequence[Setup], rows: Sequence[tuple[list[str], list[Entry]]]) -> list[str]:
-    notes = [untrained_words(setup.untrained for setup in setups)]
-    if any(entry.wrong for _, entries in rows for entry in entries):
-        notes.append(
-            "Figures are over the images that got a score; below them, or in brackets, the same "
-            "with the others counted as wrong, which is what is compared."
+    parts = [
+        "% Written by offnominal report. Needs \\usepackage{booktabs}; figures in percent.",
+        *(f"% [{number}] {' '.join(text.split())}" for number, text in enumerate(sources, 1)),
+    ]
+    for table in tables:
+        rows = [[*map(_escape, names), *map(_latex, entries)] for names, entries in table.rows]
+        text = pd.DataFrame(rows).to_latex(
+            index=False,
+            header=list(map(_escape, (*table.heads, *table.columns))),
+            column_format="l" * len(table.heads) + "r" * len(table.columns),
+            caption=_escape(". ".join(filter(None, (table.caption, table.note)))),
         )
-    return [note for note in notes if note]
+        text = text.replace("\nMean &", "\n\\midrule\nMean &").rstrip()
+        parts.append("\n" + text.replace("{table}\n", "{table}\n\\centering\n", 1))
+    return "\n".join(parts) + "\n"
 
 
 def _entries(
-    metric: str,
-    found: Sequence[tuple[Setup, Summary]],
-    sources: Sources,
-    category: str | None = None,
+    metric: str, setups: Sequence[Setup], sources: Sources, category: str | None = None
 ) -> list[Entry]:
-    compared = [
-        math.nan if setup.untrained or not own.whole else round(own.mean, 3)
-        for setup, _ in found
-        for own in [setup.compared(metric, category)]
-    ]
-    comparable = [figure for figure in compared if not math.isnan(figure)]
+    compared = [setup.compared(metric, category) for setup in setups]
+    ranked = [round(each.mean, 3) if each.whole else math.nan for each in compared]
+    known = {figure for figure in ranked if not math.isnan(figure)}
     # One figure alone is not the best of anything.
-    best = math.nan
-    if len(comparable) > 1 and len(set(comparable)) > 1:
-        best = max(comparable) if METRICS[metric].higher else min(comparable)
+    best = (max if METRICS[metric].higher else min)(known) if len(known) > 1 else None
     entries = []
-    for (setup, summary), figure in zip(found, compared, strict=True):
-        published = None
-        if summary.whole and not math.isnan(summary.mean):
-            published = setup.published(metric, category)
-        wrong = setup.failures_as_wrong(metric, category)
-        entries.append(
-            Entry(
-                spread(summary.mean, summary.std),
-                figure == best,
-                not summary.whole and not math.isnan(summary.mean),
-                *_beside(summary, published, sources),
-                spread(wrong.mean, wrong.std) if wrong else "",
-                bool(setup.untrained),
+    for setup, figure in zip(setups, ranked, strict=True):
+        summary, wrong = setup.mean(metric, category), setup.failures_as_wrong(metric, category)
+        published, ours = setup.published(metric, category), spread(summary.mean, summary.std)
+        partial = not summary.whole and not math.isnan(summary.mean)
+        other = spread(wrong.mean, wrong.std) if wrong else ""
+        entry = Entry(ours, figure == best, partial, other)
+        if published:
+            deviation = "" if published.std is None else f" ± {published.std:.1f}"
+            entry = replace(
+                entry,
+                published=f"{published.value:.1f}{deviation}",
+                difference=difference(100 * summary.mean - published.value),
+                source=sources.number(published),
             )
-        )
+        entries.append(entry)
     return entries
 
 
-def _beside(
-    summary: Summary, published: Published | None, sources: Sources
-) -> tuple[str, str, int]:
-    if published is None:
-        return "", "", 0
-    deviation = "" if published.std is None else f" ± {published.std:.1f}"
-    return (
-        f"{published.value:.1f}{deviation}",
-        difference(100 * summary.mean - published.value),
-        sources.number(published),
-    )
+def _escape(text: str) -> str:
+    return text.translate(_LATEX)
+
+
+def _latex(entry: Entry) -> str:
+    text = _escape(entry.text)
+    if entry.best:
+        text = rf"\textbf{{{text}}}"
+    if entry.partial:
+        text += "*"
+    if entry.wrong:
+        text += rf" {{\small ({_escape(entry.wrong)})}}"
+    if entry.published:
+        text += rf" {{\small [{entry.source}] {_escape(entry.published)}}}"
+    return text
+
+
+def _write(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    import pandas as pd
+
+    # Whole numbers that some rows lack stay whole numbers.
+    pd.DataFrame(rows, dtype=object).to_csv(path, index=False, lineterminator="\n")

@@ -4,11 +4,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from offnominal._version import __version__
-from offnominal.atomic import write_atomically
-from offnominal.report.drawing import SOFT, mark_untrained, series, style, svg
-from offnominal.report.html import template
-from offnominal.report.words import DAGGER, axis_heading, setting_words, untrained_words
+from offnominal.report.drawing import SOFT, series, style, svg
+from offnominal.report.page import write
+from offnominal.report.words import heading, not_pretrained, setting_words
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -74,27 +72,21 @@ def write_training_page(
         If the file cannot be written.
     """
     words = _headline(means)
-    mark = DAGGER * bool(untrained)
     heads = ["total", *parts] if len(parts) > 1 else ["total"]
-    rows = [(number, [f"{mean[p]:.4f}" for p in heads]) for number, mean in enumerate(means, 1)]
-    html = template("training.html.j2").render(
-        title=title,
-        version=__version__,
-        headline=words + mark,
-        untrained=untrained,
-        note=untrained_words([untrained]),
-        figure=svg(_figure(history, means, parts, untrained), words) if means else "",
-        heads=[head + mark for head in ("Loss", *(_PARTS[p][0] for p in heads[1:]))],
+    rows = [([str(n)], [f"{mean[p]:.4f}" for p in heads]) for n, mean in enumerate(means, 1)]
+    return write(
+        path,
+        "training.html.j2",
+        title,
+        words,
+        warning=not_pretrained("its network", untrained) if untrained else "",
+        figure=svg(_figure(history, means, parts), words) if means else "",
+        heads=["Loss", *(_PARTS[part][0] for part in heads[1:])],
         rows=rows,
         key=[_PARTS[part] for part in parts],
         formula=formula,
-        settings=[
-            (axis_heading(k), setting_words(k, v) + mark * (k == "backbone"))
-            for k, v in settings.items()
-        ],
+        settings=[(heading(k), setting_words(k, v)) for k, v in settings.items()],
     )
-    write_atomically(path, html.encode())
-    return path
 
 
 def _headline(means: Sequence[Mapping[str, float]]) -> str:
@@ -114,52 +106,38 @@ def _figure(
     history: Sequence[Row],
     means: Sequence[Mapping[str, float]],
     parts: Sequence[str],
-    untrained: str,
 ) -> "Figure":
     from matplotlib.figure import Figure
 
+    both = len(parts) > 1
     with style():
-        both = len(parts) > 1
         figure = Figure(figsize=(9.6 if both else 5.4, 3.1))
         panels = figure.subplots(1, 2 if both else 1, squeeze=False)[0]
-        _total(panels[0], history, means)
+        per_epoch = {int(row[0]): row[1] for row in history}  # the last step of each
+        x = [row[0] - 1 + (row[1] - 0.5) / per_epoch[int(row[0])] for row in history]
+        y = [row[2] for row in history]
+        panels[0].plot(x, y, color=SOFT, lw=0.7, alpha=0.55, label="each step")
+        _means(panels[0], means, {"total": "mean of an epoch"})
+        panels[0].set_title("Loss")
+        # Above the axes: there is no corner that a step's loss cannot reach.
+        above: Any = {"loc": "lower right", "bbox_to_anchor": (1, 1), "borderaxespad": 0.2}
+        panels[0].legend(ncols=2, **above)
         if both:
-            _parts(panels[1], means, parts)
+            _means(panels[1], means, {part: _PARTS[part][0] for part in parts})
+            panels[1].set_title("What it is made of")
+            panels[1].set_ylim(bottom=0)
+            panels[1].legend(loc="center left", bbox_to_anchor=(1, 0.5))
         for panel in panels:
             panel.set_xlabel("epochs")
             panel.grid(axis="x", visible=False)
             panel.set_xlim(0, len(means))
             panel.locator_params(axis="x", integer=True)
-            if untrained:
-                panel.set_title(panel.get_title(loc="left") + DAGGER)
-        mark_untrained(figure, [untrained])
     return figure
 
 
-def _middles(count: int) -> list[float]:
-    """An epoch's mean stands in the middle of the epoch."""
-    return [number + 0.5 for number in range(count)]
-
-
-def _total(axes: "Axes", history: Sequence[Row], means: Sequence[Mapping[str, float]]) -> None:
-    most: dict[int, float] = {}
-    for epoch, step, *_ in history:
-        most[int(epoch)] = max(step, most.get(int(epoch), 0))
-    x = [epoch - 1 + (step - 0.5) / most[int(epoch)] for epoch, step, *_ in history]
-    axes.plot(x, [row[2] for row in history], color=SOFT, lw=0.7, alpha=0.55, label="each step")
-    colour, marker, _ = series(0)
-    y = [mean["total"] for mean in means]
-    axes.plot(_middles(len(y)), y, color=colour, marker=marker, label="mean of an epoch")
-    axes.set_title("Loss")
-    # Above the axes: there is no corner that a step's loss cannot reach.
-    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, borderaxespad=0.2)
-
-
-def _parts(axes: "Axes", means: Sequence[Mapping[str, float]], parts: Sequence[str]) -> None:
-    for number, part in enumerate(parts):
+def _means(axes: "Axes", means: Sequence[Mapping[str, float]], labels: Mapping[str, str]) -> None:
+    """A line for each part, its means in the middle of their epochs."""
+    x = [epoch + 0.5 for epoch in range(len(means))]
+    for number, (part, label) in enumerate(labels.items()):
         colour, marker, _ = series(number)
-        y = [mean[part] for mean in means]
-        axes.plot(_middles(len(y)), y, color=colour, marker=marker, label=_PARTS[part][0])
-    axes.set_title("What it is made of")
-    axes.set_ylim(bottom=0)
-    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+        axes.plot(x, [mean[part] for mean in means], color=colour, marker=marker, label=label)

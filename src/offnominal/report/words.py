@@ -1,50 +1,36 @@
 """Figures and settings in words, and numbers as they are printed."""
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 __all__ = [
-    "DAGGER",
     "METRICS",
     "Metric",
-    "axis_heading",
     "count",
     "difference",
+    "heading",
     "join",
+    "not_pretrained",
     "percent",
     "setting_words",
     "spread",
-    "untrained_words",
 ]
 
-#: After a name in tables and figures: its weights were not pretrained.
-DAGGER = "\u00a0†"
 
-
-@dataclass(frozen=True)
-class Metric:
-    """How a figure is called, and what it means in plain words.
-
-    Attributes
-    ----------
-    heading : str
-    meaning : str
-    higher : bool
-        Whether higher is better.
-    """
+class Metric(NamedTuple):
+    """How a figure is called, what it means in plain words, and whether higher is better."""
 
     heading: str
     meaning: str
     higher: bool = True
 
 
+_CHANCE = "the chance that a defective image scores higher than a good one; 0.5 is guessing"
+_MISSED = "defective images passed when {} of good ones are rejected"
+
 METRICS = {
-    "image_auroc": Metric(
-        "Image AUROC",
-        "the chance that a defective image scores higher than a good one; 0.5 is guessing",
-    ),
+    "image_auroc": Metric("Image AUROC", _CHANCE),
     "image_ap": Metric("Image AP", "precision averaged over all thresholds, counting images"),
     "image_f1_max": Metric(
         "Image F1-max", "balance of caught and false alarms at the best threshold"
@@ -60,15 +46,9 @@ METRICS = {
         "much as large ones",
     ),
     "aupro_0.05": Metric("AUPRO 5 %", "the same, while at most 5 % of the good pixels are covered"),
-    "image_miss_at_0.1%": Metric(
-        "Missed at 0.1 %", "defective images passed when 0.1 % of good ones are rejected", False
-    ),
-    "image_miss_at_1%": Metric(
-        "Missed at 1 %", "defective images passed when 1 % of good ones are rejected", False
-    ),
-    "image_miss_at_5%": Metric(
-        "Missed at 5 %", "defective images passed when 5 % of good ones are rejected", False
-    ),
+    "image_miss_at_0.1%": Metric("Missed at 0.1 %", _MISSED.format("0.1 %"), False),
+    "image_miss_at_1%": Metric("Missed at 1 %", _MISSED.format("1 %"), False),
+    "image_miss_at_5%": Metric("Missed at 5 %", _MISSED.format("5 %"), False),
     "false_rejects": Metric(
         "False rejects", "good test images above the threshold that the detector set itself", False
     ),
@@ -77,11 +57,11 @@ METRICS = {
 
 _HEADINGS = {
     "shots": "Good images",
-    "method": "Method",
     "dataset": "Data set",
     "sampling": "References",
     "false_reject": "False-reject rate",
     "lr": "Learning rate",
+    "untrained": "Weights",
 }
 
 
@@ -101,12 +81,12 @@ def difference(points: float) -> str:
     return "±0.0" if rounded == 0 else f"{rounded:+.1f}".replace("-", "−")
 
 
-def axis_heading(axis: str) -> str:
-    """Heading of a column that holds a setting."""
-    if axis in _HEADINGS:
-        return _HEADINGS[axis]
-    words = axis.replace("_", " ")
-    return words[:1].upper() + words[1:]
+def heading(name: str) -> str:
+    """The name of a figure, a setting, a category or a file, in words that begin large."""
+    if name in METRICS:
+        return METRICS[name].heading
+    words = name.replace("_", " ").strip()
+    return _HEADINGS.get(name, words[:1].upper() + words[1:])
 
 
 def setting_words(axis: str, value: Any, *, alone: bool = False) -> str:
@@ -121,6 +101,8 @@ def setting_words(axis: str, value: Any, *, alone: bool = False) -> str:
     alone : bool
         The setting's name is not beside it, so that the value must speak for itself.
     """
+    if axis == "untrained":
+        return "not pretrained" if value else "pretrained"
     if axis == "shots":
         number = {None: "all", 0: "none"}.get(value, str(value))
         if not alone:
@@ -154,20 +136,9 @@ def join(words: Sequence[str]) -> str:
     return ", ".join(words[:-1]) + " and " + words[-1]
 
 
-def untrained_words(reasons: Iterable[str]) -> str:
-    """What a dagger means, for the reasons why some setups' weights are not pretrained.
-
-    Parameters
-    ----------
-    reasons : iterable of str
-        Empty ones are those of pretrained weights.
-
-    Returns
-    -------
-    str
-        Empty if there is no reason.
-    """
-    known = list(dict.fromkeys(filter(None, reasons)))
-    if not known:
-        return ""
-    return f"†\u00a0Weights not pretrained ({'; '.join(known)}): says nothing about the method."
+def not_pretrained(what: str, why: str) -> str:
+    """The note at the top of a page, where figures say nothing of a method."""
+    return (
+        f"The weights of {what} were not pretrained ({why}). The figures made with them say "
+        "nothing about the method, only that the program runs; they are compared with nothing."
+    )

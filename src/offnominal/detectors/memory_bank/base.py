@@ -278,9 +278,9 @@ class BankDetector(FeatureDetector):
         """
         before = self._before("go back a step")
         if len(self.references.steps) < 2:
-            first = self.references.steps[0].what
+            start = self.references.steps[0].what
             raise OptionError(
-                f"nothing to undo: the history begins with {first}, and no step has followed"
+                f"nothing to undo: the history begins with {start}, and no step has followed"
             )
         step = self.references.steps.pop()
         names = [self.references[number].file for number in step.numbers]

@@ -36,27 +36,33 @@
     closed.forEach(function (each) { each.open = false; });
   });
 
+  // Cards: choose, sort, enlarge. A page may hold several lists of them.
   var form = document.querySelector(".filter");
   if (!form) return;
-  var list = document.querySelector(".cards"), cards = all(".card", list);
+  var lists = all(".cards"), cards = all(".card");
   var fields = form.elements, said = form.querySelector("output"), shown = cards;
 
   function apply() {
     var low = parseFloat(fields.low.value), high = parseFloat(fields.high.value);
+    var order = fields.sort.value, sign = order[0] === "-" ? -1 : 1;
     cards.forEach(function (card) {
       var data = card.dataset, score = parseFloat(data.score);
       card.hidden = ["category", "defect", "outcome"].some(function (name) {
         return fields[name].value && data[name] !== fields[name].value;
       }) || score < low || score > high;
     });
-    var order = fields.sort.value, sign = order[0] === "-" ? -1 : 1;
-    var sorted = order ? cards.slice().sort(function (a, b) {
-      return sign * (parseFloat(a.dataset.score) - parseFloat(b.dataset.score));
-    }) : cards;
-    list.append.apply(list, sorted);
-    shown = sorted.filter(function (card) { return !card.hidden; });
+    shown = [];
+    lists.forEach(function (list) {
+      var mine = cards.filter(function (card) { return card.parentNode === list; });
+      if (order) mine.sort(function (a, b) {
+        return sign * (parseFloat(a.dataset.score) - parseFloat(b.dataset.score));
+      });
+      list.append.apply(list, mine);
+      mine = mine.filter(function (card) { return !card.hidden; });
+      list.nextElementSibling.hidden = mine.length > 0;
+      shown = shown.concat(mine);
+    });
     said.textContent = shown.length + " of " + cards.length + " images";
-    document.querySelector(".empty").hidden = shown.length > 0;
   }
   form.hidden = false;
   form.addEventListener("input", apply);
@@ -73,9 +79,8 @@
     all("img", dialog).forEach(function (image) { image.loading = "eager"; });
     if (!dialog.open) dialog.showModal();
   }
-  list.addEventListener("click", function (event) {
-    var opener = event.target.closest(".open");
-    if (opener) enlarge(shown.indexOf(opener.closest(".card")));
+  all(".open").forEach(function (opener) {
+    opener.addEventListener("click", function () { enlarge(shown.indexOf(opener.closest(".card"))); });
   });
   dialog.addEventListener("keydown", function (event) {
     var step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
