@@ -9,7 +9,7 @@ from offnominal.benchmark.machine import NetworkMeter
 from offnominal.benchmark.record import Record
 from offnominal.chat.endpoint import AnswerError
 from offnominal.datasets import Sample, sample_mask
-from offnominal.detectors.registry import METHODS
+from offnominal.detectors.batch.base import BatchDetector
 from offnominal.errors import DatasetError, ImageError
 from offnominal.images import content_digest
 from offnominal.metrics import PixelMetrics
@@ -95,7 +95,7 @@ def measure(
         notes.append(f"{len(copies)} test images are exact copies of references, {done}: {listed}")
     spent = sum(times["per_image"])
     # A batch does nearly all of its work before its first prediction.
-    typical = np.mean if METHODS[first.detector.method].batched else np.median
+    typical = np.mean if isinstance(first.detector, BatchDetector) else np.median
     timings = {name: float(typical(each)) for name, each in times.items()}
     timings |= {"predict": spent, "metrics": time.perf_counter() - start - spent}
     for record in records:

@@ -10,7 +10,8 @@ from offnominal.benchmark.grid import chosen_for, of_method, variants
 from offnominal.benchmark.store import relative
 from offnominal.datasets import Dataset, Sample, draw_shots
 from offnominal.datasets.shots import Sampling
-from offnominal.detectors.registry import METHODS
+from offnominal.detectors.batch.base import BatchDetector
+from offnominal.detectors.registry import detector_class
 from offnominal.errors import OptionError
 
 __all__ = ["Request", "Work", "make_plan", "samples_digest", "varied"]
@@ -112,9 +113,14 @@ def varied(request: Request) -> tuple[str, ...]:
     counts = {"method": len(request.methods), "backbone": backbones, "shots": len(request.shots)}
     several += [name for name, count in counts.items() if count > 1]
     # Where some methods take no images, there is no line over their number to draw.
-    blind = any(METHODS[method].references == "none" for method in request.methods)
-    first = "method" if blind else "shots"
+    first = "shots" if all(map(takes_images, request.methods)) else "method"
     return tuple(sorted(dict.fromkeys(several), key=lambda name: name != first))
+
+
+def takes_images(method: str) -> bool:
+    """Whether a method can be fitted to good images."""
+    kind = detector_class(method)
+    return kind.accepts_references and not issubclass(kind, BatchDetector)
 
 
 def samples_digest(dataset: Dataset, category: str) -> str:
@@ -131,14 +137,13 @@ def _draws(method: str, request: Request, impossible: list[str]) -> Draws:
     """Shots and seeds for a method; where nothing is drawn at random there is one seed only."""
     if request.seeds < 1:
         raise OptionError(f"--seeds {request.seeds}: give 1 or more")
-    references = METHODS[method].references
-    if references == "none":
+    if not takes_images(method):
         return [(0, 0)]
     draws: Draws = []
     for shots in dict.fromkeys(request.shots):
         if shots is not None and shots < 0:
             raise OptionError(f"--shots {shots}: give 0 (none), a number, or full")
-        if shots == 0 and references == "required":
+        if shots == 0 and detector_class(method).needs_references:
             impossible.append(f"{method} needs references: 0 shots are left out for it")
         else:
             draws += [(shots, seed) for seed in range(request.seeds if shots else 1)]

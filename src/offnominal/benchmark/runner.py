@@ -18,8 +18,9 @@ from offnominal.benchmark.record import Record, untrained, with_networks
 from offnominal.benchmark.store import Store, relative
 from offnominal.datasets import draw_shots
 from offnominal.detectors.base import Detector
+from offnominal.detectors.batch.base import BatchDetector
 from offnominal.detectors.options import choose_device
-from offnominal.detectors.registry import METHODS, detector_class
+from offnominal.detectors.registry import detector_class
 from offnominal.errors import ImageError, OffnominalError
 
 __all__ = ["Outcome", "Runner"]
@@ -158,7 +159,7 @@ class Runner:
         detector, meter = self._detector(first)
         unreadable: list[ImageError] = []
         start = time.perf_counter()
-        if not METHODS[first.method].batched:
+        if not isinstance(detector, BatchDetector):
             detector.fit([s.image for s in references], unreadable.append, tell)
         times = {"fit": time.perf_counter() - start, "network_in_fit": meter.seconds}
         records = []
