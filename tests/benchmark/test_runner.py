@@ -208,7 +208,7 @@ def test_every_method_scores_as_it_does_by_itself_at_its_own_levels_of_a_shared_
 
 
 def test_an_ensemble_shares_its_networks(dataset: Dataset, tmp_path: Path) -> None:
-    sets = {"of": ["anomalydino"], "aggregate": ["members", "max"]}
+    sets = {"of": ["dn2"], "aggregate": ["members", "max"]}
     sets["backbone"] = ["builtin,builtin-aligned"]
     work = plan(dataset, methods=("ensemble",), shots=(2,), seeds=1, backbones=(), sets=sets)
     outcome = Runner(work, Store(tmp_path)).run()
@@ -217,7 +217,7 @@ def test_an_ensemble_shares_its_networks(dataset: Dataset, tmp_path: Path) -> No
     assert outcome.computed == 2 * (2 + len(dataset.test("fabric")))
     cell = cell_of(read_runs(tmp_path)[0], aggregate="members")
     assert cell.run["backbone"]["name"] == "builtin,builtin-aligned"
-    detector = Ensemble(of="anomalydino", backbone="builtin,builtin-aligned", device="cpu")
+    detector = Ensemble(of="dn2", backbone="builtin,builtin-aligned", device="cpu")
     detector.fit([dataset.root / name for name in cell.settings["references"]])
     found = detector.predict([sample.image for sample in dataset.test("fabric")])
     assert cell.scores["score"] == pytest.approx([p.score for p in found], rel=1e-5)
