@@ -158,7 +158,7 @@ def test_nothing_reaches_into_private_members() -> None:
         for node in ast.walk(tree):
             if not isinstance(node, ast.Attribute) or not node.attr.startswith("_"):
                 continue
-            if node.attr not in ours:  # a library's own
+            if node.attr not in ours or node.attr == "_replace":  # a library's own
                 continue
             itself = isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")
             if not itself and node.attr not in owned.get(node, set()):
