@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from offnominal import AnomalyDINO
 from offnominal.backbones.cache import FeatureCache
@@ -16,10 +15,13 @@ from offnominal.benchmark.plan import Request, Work, make_plan
 from offnominal.benchmark.runner import Runner
 from offnominal.benchmark.store import FinishedCell, Store, read_runs
 from offnominal.datasets import Dataset, open_dataset, read_mask
-from offnominal.detectors import detector_class
-from offnominal.errors import DatasetError, OptionError
+from offnominal.detectors.base import Detector
+from offnominal.detectors.ensemble import Ensemble
+from offnominal.detectors.registry import METHODS as METHODS_KNOWN
+from offnominal.detectors.registry import Method, detector_class, load
+from offnominal.errors import DatasetError
 from offnominal.metrics import image_metrics, pixel_metrics
-from offnominal.scoring import anomaly_map
+from offnominal.scoring import Scores, anomaly_map
 
 AGGREGATES = ["top1", "max", "map-max"]
 
@@ -102,7 +104,7 @@ def test_a_cell_keeps_what_the_report_needs(runs: Path, dataset: Dataset) -> Non
     assert len(grids) == len(cell.scores["image"])
     rows = zip(cell.scores["height"], cell.scores["width"], grids, strict=True)
     for number, (height, width, grid) in enumerate(rows):
-        heat = anomaly_map(torch.from_numpy(grid), (height, width), 4.0).numpy()
+        heat = anomaly_map(grid, (height, width), 4.0)
         assert float(heat.max()) == pytest.approx(cell.scores["map_max"][number], rel=1e-5)
         kept = np.load(cell.folder / "maps" / f"{number:05d}.npy")
         np.testing.assert_allclose(kept, heat, rtol=2e-3)
@@ -206,7 +208,7 @@ def test_every_method_scores_as_it_does_by_itself_at_its_own_levels_of_a_shared_
 
 
 def test_an_ensemble_shares_its_networks(dataset: Dataset, tmp_path: Path) -> None:
-    sets = {"of": ["anomalydino"], "aggregate": ["members", "max"]}
+    sets = {"of": ["dn2"], "aggregate": ["members", "max"]}
     sets["backbone"] = ["builtin,builtin-aligned"]
     work = plan(dataset, methods=("ensemble",), shots=(2,), seeds=1, backbones=(), sets=sets)
     outcome = Runner(work, Store(tmp_path)).run()
@@ -215,7 +217,7 @@ def test_an_ensemble_shares_its_networks(dataset: Dataset, tmp_path: Path) -> No
     assert outcome.computed == 2 * (2 + len(dataset.test("fabric")))
     cell = cell_of(read_runs(tmp_path)[0], aggregate="members")
     assert cell.run["backbone"]["name"] == "builtin,builtin-aligned"
-    detector = Ensemble(of="anomalydino", backbone="builtin,builtin-aligned", device="cpu")
+    detector = Ensemble(of="dn2", backbone="builtin,builtin-aligned", device="cpu")
     detector.fit([dataset.root / name for name in cell.settings["references"]])
     found = detector.predict([sample.image for sample in dataset.test("fabric")])
     assert cell.scores["score"] == pytest.approx([p.score for p in found], rel=1e-5)

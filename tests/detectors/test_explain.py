@@ -144,24 +144,12 @@ def test_pictures_of_any_shape_hold_everything(height: int, width: int, tmp_path
 
 def test_long_words_are_shortened_to_fit() -> None:
     for words in ("x" * 300, "/a/folder/" + "long_" * 40 + "/name.png", "日本" * 80 + ".png"):
-        font, _ = picture._font_for(words, 15)
+        font = picture._font(15)
         short = picture._shorten(words, 330, 15)
         assert font.getlength(short) <= 330
         assert "…" in short
     assert picture._shorten("/a/" + "long_" * 40 + "/name.png", 330, 15).endswith("/name.png")
     assert picture._shorten("short.png", 330, 15) == "short.png"
-
-
-def test_numbers_do_not_hide_one_another() -> None:
-    boxes = [(100.0 + 9 * n, 100.0, 108.0 + 9 * n, 108.0) for n in range(5)]
-    taken: list[tuple[float, float]] = []
-    for box in boxes:
-        taken.append(picture._free_place(box, boxes, taken, (300, 300)))
-    for one, (x, y) in enumerate(taken):
-        assert 13 < x < 287
-        assert 13 < y < 287
-        for a, b in taken[:one]:
-            assert max(abs(x - a), abs(y - b)) > 26
 
 
 def test_an_image_that_passes_shows_its_own_heat(detector: AnomalyDINO, fabrics: list[Path]) -> None:
