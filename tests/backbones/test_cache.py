@@ -9,13 +9,14 @@ import pytest
 import torch
 from tests.seeded import CLIP_TINY, save_clip
 
-import offnominal
 from offnominal import AnomalyDINO
 from offnominal.backbones import load_backbone
 from offnominal.backbones.base import Backbone
 from offnominal.backbones.cache import FeatureCache, cached, default_cache
 from offnominal.backbones.clip import ClipBackbone
 from offnominal.benchmark.machine import NetworkMeter
+from offnominal.detectors.language.clip import CLIPDetector
+from offnominal.detectors.language.winclip import WinCLIP
 from offnominal.errors import OptionError
 
 BIG = 10**9
@@ -165,13 +166,14 @@ def test_methods_on_clip_share_a_pass(tmp_path: Path) -> None:
     assert isinstance(network, ClipBackbone)
     rng = np.random.default_rng(0)
     images = [rng.integers(0, 255, (64, 64, 3), dtype=np.uint8) for _ in range(3)]
-    winclip, clip = offnominal.WinCLIP, offnominal.CLIPDetector
-    plain = [winclip(weights=str(weights)), clip(weights=str(weights))]
+    plain = [WinCLIP(weights=str(weights)), CLIPDetector(weights=str(weights))]
     expected = [[p.score for p in d.fit().predict(images)] for d in plain]
 
     cache = FeatureCache(tmp_path / "cache", BIG)
     counts = []
-    for method, scores in zip((winclip, clip, clip), (*expected, expected[1]), strict=True):
+    for method, scores in zip(
+        (WinCLIP, CLIPDetector, CLIPDetector), (*expected, expected[1]), strict=True
+    ):
         wrapped, meter = metered(network, cache)
         detector = method(weights=str(weights))
         detector.use_network(wrapped)
