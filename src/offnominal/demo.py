@@ -10,12 +10,12 @@ import numpy as np
 from offnominal.datasets.masks import read_mask
 from offnominal.datasets.sample import Sample
 from offnominal.datasets.synthetic import LOOKS, write_dataset
-from offnominal.detectors.anomalydino import AnomalyDINO
-from offnominal.detectors.prediction import Prediction
+from offnominal.detectors.memory_bank.anomalydino import AnomalyDINO
 from offnominal.errors import OptionError
 from offnominal.images import read_image
 from offnominal.metrics import image_metrics, pixel_metrics
 from offnominal.pictures import colour_map
+from offnominal.prediction import Prediction
 from offnominal.report import Card, Outcome, Scores, write_page
 
 __all__ = ["DemoResult", "run_demo"]

@@ -13,7 +13,7 @@ from typer.core import TyperGroup
 from offnominal.cli.backbones import app as backbones_app
 from offnominal.cli.benchmark import benchmark, benchmark_options
 from offnominal.cli.calibrate import calibrate
-from offnominal.cli.command import add_command, spelled_out
+from offnominal.cli.command import add_command
 from offnominal.cli.datasets import app as datasets_app
 from offnominal.cli.datasets import dataset_options
 from offnominal.cli.demo import demo
@@ -92,8 +92,8 @@ def _root(
 
 _WHOLE = ("good", "defects", "masks", "test_good", "train_share", "frame_step")
 
-add_command(app, fit, fit_options)
-add_command(app, predict, predict_options)
+add_command(app, fit, find=fit_options)
+add_command(app, predict, find=predict_options)
 for command in (
     calibrate,
     explain,
@@ -107,11 +107,12 @@ for command in (
     demo,
     doctor,
 ):
-    app.command()(spelled_out(command))
-app.command()(spelled_out(evaluate, dataset_options("test_good", "train_share")))
-add_command(app, benchmark, benchmark_options, dataset_options("root", "categories"), many=True)
+    add_command(app, command)
+add_command(app, evaluate, dataset_options("test_good", "train_share"))
+in_grid = dataset_options("root", "categories")
+add_command(app, benchmark, in_grid, benchmark_options, many=True)
 app.add_typer(datasets_app, name="datasets")
-add_command(app, train, train_options, dataset_options("root", *_WHOLE))
+add_command(app, train, dataset_options("root", *_WHOLE), train_options)
 app.add_typer(backbones_app, name="backbones")
 
 

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from offnominal.cli import options
-from offnominal.cli.command import Found, named
+from offnominal.cli.command import Found, Option, method_options, named
 from offnominal.cli.datasets import open_from_options
-from offnominal.cli.method_options import Option, method_options
 from offnominal.cli.terminal import UNREADABLE, USAGE, progress_bar, say
 from offnominal.errors import OptionError
 
@@ -122,7 +121,7 @@ def benchmark_options(args: list[str]) -> Found:
     from offnominal.benchmark.presets import PRESETS
 
     preset = PRESETS.get("".join(named(args, "--preset")[-1:]))
-    methods = _split(named(args, "--method")) or [preset.method if preset else _DEFAULT]
+    methods = _split(named(args, "--method", many=True)) or [preset.method if preset else _DEFAULT]
     found: dict[str, Option] = {}
     for method in methods:
         for option in method_options(method, without=("device", "weights", "backbone")):

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
@@ -27,18 +28,23 @@ __all__ = [
     "progress_bar",
     "say",
     "table",
+    "tell",
     "warn_untrained",
 ]
 
-ANOMALIES = 1
-USAGE = 2
-UNREADABLE = 3
-INTERNAL = 70
+ANOMALIES, USAGE, UNREADABLE, INTERNAL = 1, 2, 3, 70
 
 
 def say(text: str = "") -> None:
     """Print for a person: on stderr, so that stdout carries results only."""
     print(text, file=sys.stderr, flush=True)
+
+
+def tell(*facts: tuple[str, str | None], out: Callable[[str], None] = say) -> None:
+    """Print titles and what there is to say under each; a title without words is left out."""
+    for title, words in facts:
+        if words:
+            out(f"  {title:<11}{words}")
 
 
 def print_error(text: str) -> None:
@@ -54,10 +60,15 @@ def count(number: int, thing: str, none: str = "no") -> str:
 
 def warn_untrained(detector: "Detector") -> None:
     """Say so where a detector's weights are not pretrained, so that nobody trusts its scores."""
-    from offnominal.detectors.untrained import untrained
+    from offnominal.backbones.weights import read_metadata, untrained_reason
+    from offnominal.detectors.features import FeatureDetector
 
-    if reason := untrained(detector):
-        say(f"weights not pretrained ({reason}): scores say nothing about {detector.method}")
+    parts = getattr(detector, "members", [detector])
+    reasons = [each.load_network().untrained for each in parts if isinstance(each, FeatureDetector)]
+    files = [Path(getattr(detector, name) or "") for name in detector.file_options]
+    reasons += [untrained_reason(read_metadata(file)) for file in files if file.is_file()]
+    if told := "; ".join(sorted({*reasons} - {""})):
+        say(f"weights not pretrained ({told}): scores say nothing about {detector.method}")
 
 
 def console(width: int) -> "Console":
@@ -114,10 +125,7 @@ class Unreadable:
 Advance = Callable[[str, int], None]
 
 # Stages that count other things than the images that they are given.
-_UNITS = {
-    "coreset": "patches",
-    "distributions": "places",
-}
+_UNITS = {"coreset": "patches", "distributions": "places"}
 
 
 @contextmanager
@@ -132,40 +140,26 @@ def progress_bar(total: int | None) -> Iterator[Advance]:
     if not sys.stderr.isatty():
         yield lambda stage, done: None
         return
+    from rich import progress as bars
     from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        ProgressColumn,
-        Task,
-        TaskID,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-    from rich.text import Text
-
-    class Rate(ProgressColumn):
-        def render(self, task: Task) -> Text:
-            speed = task.finished_speed or task.speed
-            return Text(f"{speed:.1f} {task.fields['unit']}/s" if speed else "")
 
     columns = (
-        TextColumn("{task.description:<10}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        Rate(),
-        TimeRemainingColumn(compact=True),
+        bars.TextColumn("{task.description:<10}"),
+        bars.BarColumn(),
+        bars.MofNCompleteColumn(),
+        bars.TextColumn("{task.fields[rate]}"),
+        bars.TimeRemainingColumn(compact=True),
     )
-    tasks: dict[str, TaskID] = {}
-    with Progress(*columns, console=Console(stderr=True)) as bar:
+    tasks: dict[str, bars.TaskID] = {}
+    with bars.Progress(*columns, console=Console(stderr=True)) as bar:
 
         def advance(stage: str, done: int) -> None:
+            unit = _UNITS.get(stage, "images")
             if stage not in tasks:
-                unit = _UNITS.get(stage, "images")
-                tasks[stage] = bar.add_task(
-                    stage, total=total if unit == "images" else None, unit=unit
-                )
-            bar.update(tasks[stage], completed=done)
+                known = total if unit == "images" else None
+                tasks[stage] = bar.add_task(stage, total=known, rate="")
+            speed = bar.tasks[tasks[stage]].speed
+            rate = f"{speed:.1f} {unit}/s" if speed else ""
+            bar.update(tasks[stage], completed=done, rate=rate)
 
         yield advance

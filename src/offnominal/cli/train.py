@@ -7,9 +7,8 @@ from typing import Annotated, Any, Literal, get_type_hints
 import typer
 
 from offnominal.cli import options
-from offnominal.cli.command import Found
+from offnominal.cli.command import Found, Option, method_options, options_of
 from offnominal.cli.datasets import open_from_options
-from offnominal.cli.method_options import Option, method_options, options_of
 from offnominal.cli.terminal import Unreadable, progress_bar, say, warn_untrained
 from offnominal.errors import OptionError
 
@@ -96,7 +95,7 @@ def train_options(args: list[str]) -> Found:
     words = [word for word in args if not word.startswith("-")]
     if args and not words:
         return Found("train", [])
-    from offnominal.detectors import detector_class
+    from offnominal.detectors.registry import detector_class
     from offnominal.training.learners import TRAINABLE
 
     method = next((word for word in words if word in TRAINABLE), None)
@@ -120,7 +119,7 @@ def _recipe(method: str) -> list[Option]:
 
 def _settings(method: str) -> list[Option]:
     """What the prompts that a method learns can be, where it learns prompts."""
-    from offnominal.detectors import detector_class
+    from offnominal.detectors.registry import detector_class
 
     maker = getattr(detector_class(method), "new_prompts", None)
     if maker is None:
