@@ -30,7 +30,6 @@ WHY = "drawn at random from seeds"
         ("no: drawn at random from seed 0", "drawn at random from seed 0"),
         ("No", "as the file says"),
         ("false", "as the file says"),
-        ("random, seed 3", "seed 3"),
         ("normalised on ImageNet", ""),
         ("yes", ""),
         ("", ""),
