@@ -15,9 +15,9 @@ import pytest
 from PIL import Image
 from tests.cli.conftest import MAIN, offnominal, passed, process
 
-from offnominal.cli.method_options import method_options
-from offnominal.detectors.padim import PaDiM
-from offnominal.detectors.saving import load
+import offnominal as package
+from offnominal.cli.command import method_options
+from offnominal.detectors.distribution.padim import PaDiM
 
 
 def rows_of(folder: Path) -> list[dict[str, object]]:
@@ -29,7 +29,7 @@ def test_start_up_imports_nothing_heavy() -> None:
     heavy = ("torch", "timm", "numpy", "cv2", "scipy", "sklearn", "PIL", "huggingface_hub")
     for code, most in [
         ("import offnominal", 80),
-        ("from offnominal.cli import app; from offnominal.detectors import METHODS", 500),
+        ("from offnominal.cli import app; from offnominal.detectors.registry import METHODS", 500),
     ]:
         done = subprocess.run(
             [sys.executable, "-c", f"{code}; import sys; print(' '.join(sys.modules))"],
@@ -356,9 +356,7 @@ def test_any_option_of_a_method_can_be_set(parts: Path, tmp_path: Path) -> None:
     fit = ["fit", good, "-o", model, "--method", "subspacead", "--backbone", "builtin"]
     done = offnominal(*fit, "--rotations", "none", "--set", "variance=0.9", "--set", "seed=3")
     assert done.returncode == 0, done.stderr
-    from offnominal import Detector
-
-    options = Detector.load(model).options()
+    options = package.load(model).options()
     assert (options["variance"], options["seed"]) == (0.9, 3)
     for wrong, word in [
         (["--set", "variance=0.9,0.8"], "give one value"),
@@ -404,7 +402,7 @@ def test_each_method_lists_its_own_options() -> None:
 
 def test_every_option_of_every_method_can_be_given() -> None:
     """Whatever a constructor takes, the help lists, with words and a default of its own."""
-    from offnominal.detectors import METHODS, detector_class
+    from offnominal.detectors.registry import METHODS, detector_class
 
     for method in METHODS:
         found = {option.name: option for option in method_options(method)}
@@ -425,7 +423,7 @@ def test_options_become_what_the_constructor_takes(parts: Path, tmp_path: Path) 
             "--seed", 1, "--shots", 2, "--resolution", 64, "--set", "crop=56",
         )
     )  # fmt: skip
-    options = load(model).options()
+    options = package.load(model).options()
     given = {"coreset": 0.5, "reweight": False, "seed": 5, "crop": 56}
     assert {name: options[name] for name in given} == given
     facts = json.loads(offnominal("info", model, "--json").stdout)
@@ -446,7 +444,7 @@ def test_options_become_what_the_constructor_takes(parts: Path, tmp_path: Path) 
 
 
 def test_a_method_of_another_package_has_its_options(monkeypatch: pytest.MonkeyPatch) -> None:
-    from offnominal.detectors import METHODS, Method
+    from offnominal.detectors.registry import METHODS, Method
 
     monkeypatch.setitem(METHODS, "other", Method("other", f"{__name__}:Other", "", "", ""))
     told = " ".join(offnominal("fit", "--method", "other", "--help").stdout.split())

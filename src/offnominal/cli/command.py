@@ -21,18 +21,10 @@ from typer.core import TyperCommand
 
 from offnominal.errors import OptionError
 
-__all__ = [
-    "Found",
-    "Option",
-    "add_command",
-    "method_options",
-    "named",
-    "options_of",
-    "parameters_of",
-]
-
 _ROLE = re.compile(r":\w+:`~?(?:[\w.]*\.)?(\w+)`")
 _MARKUP = re.compile(r"\[(?=[a-z#/@])")
+# What the help shows for a value that is read from words.
+_SHOWN: dict[type, str | None] = {Path: "FILE", str: None, Mapping: "JSON", Sequence: "A,B,..."}
 
 # -- options of constructors ------------------------------------------------------------------
 
@@ -64,20 +56,21 @@ class Option:
     def only(self) -> Any:
         """What the annotation allows beside None, where that is one type; else str."""
         union = get_origin(self.kind) in (Union, UnionType)
-        kinds = [kind for kind in (get_args(self.kind) if union else [self.kind])
-                 if kind is not NoneType]  # fmt: skip
+        kinds = [each for each in (get_args(self.kind) if union else [self.kind])
+                 if each is not NoneType]  # fmt: skip
         return kinds[0] if len(kinds) == 1 else Path if Path in kinds else str
 
     def parameter(self, taken: Iterable[str], many: bool) -> inspect.Parameter:
         """What Typer reads: ``--name``, or ``--method-name`` where the command has that itself."""
         flag = ("--method-" if self.name in taken else "--") + self.name.replace("_", "-")
         kind, metavar = self.only, None
-        if kind is bool and not many:
-            flag = f"{flag}/--no-{flag[2:]}"
         if many:
             kind, metavar = list[str], "VALUE..."
-        elif kind not in (bool, int, float) and get_origin(kind) is not Literal:
-            kind, metavar = str, self._metavar()
+        elif kind is bool:
+            flag = f"{flag}/--no-{flag[2:]}"
+        elif kind not in (int, float) and get_origin(kind) is not Literal:
+            metavar = next((word for each, word in _SHOWN.items() if _is(kind, each)), None)
+            kind = str
         info = typer.Option(
             flag,
             metavar=metavar,
@@ -85,35 +78,26 @@ class Option:
             show_default=_words(self.default) or False,
             rich_help_panel=self.panel,
         )
+        told = Annotated[kind | None, info]
+        name = f"option_{self.name}"
         return inspect.Parameter(
-            f"option_{self.name}",
-            inspect.Parameter.KEYWORD_ONLY,
-            default=None,
-            annotation=Annotated[kind | None, info],
+            name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=told
         )
-
-    def _metavar(self) -> str | None:
-        known = {Path: "FILE", str: None, Mapping: "JSON", Sequence: "A,B,..."}
-        return next((word for kind, word in known.items() if _is(self.only, kind)), None)
 
     def read(self, value: Any) -> Any:
         """What the constructor takes, from what Typer read."""
-        flag = f"--{self.name.replace('_', '-')} {value}"
         if not isinstance(value, str) or _is(self.only, str):
             return value
-        if _is(self.only, Mapping):
-            try:
+        item = next((each for each in get_args(self.only) if each in (int, float)), str)
+        told = "whole numbers such as 2,3 or -1" if item is int else "numbers such as 0.5,2"
+        try:
+            if _is(self.only, Mapping):
+                told = 'JSON such as {"name": 1}'
                 return json.loads(value)
-            except ValueError as error:
-                raise OptionError(f'{flag}: give JSON such as {{"name": 1}} ({error})') from error
-        if _is(self.only, Sequence):
-            item = next((each for each in get_args(self.only) if each in (int, float)), str)
-            try:
-                return tuple(item(part.strip()) for part in value.split(","))
-            except ValueError as error:
-                told = "whole numbers such as 2,3 or -1" if item is int else "numbers such as 0.5,2"
-                raise OptionError(f"{flag}: give {told}") from error
-        return value
+            many = _is(self.only, Sequence)
+            return tuple(item(part.strip()) for part in value.split(",")) if many else value
+        except ValueError as error:
+            raise OptionError(f"--{self.name.replace('_', '-')} {value}: give {told}") from error
 
 
 def options_of(cls: type, panel: str = "Options", without: Sequence[str] = ()) -> list[Option]:
@@ -148,11 +132,11 @@ def method_options(method: str, without: Sequence[str] = ()) -> list[Option]:
 
 
 def _words(default: Any) -> str:
-    if isinstance(default, bool):
-        return "yes" if default else "no"
+    if default is None or default is inspect.Parameter.empty:
+        return ""
     if isinstance(default, tuple | list):
         return ",".join(map(str, default))
-    return "" if default is None or default is inspect.Parameter.empty else str(default)
+    return {"True": "yes", "False": "no"}.get(str(default), str(default))
 
 
 def _is(kind: Any, wanted: type) -> bool:

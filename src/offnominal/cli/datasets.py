@@ -62,18 +62,10 @@ def open_from_options(
     """
     from offnominal.datasets.dataset import open_dataset
 
-    return open_dataset(
-        root,
-        layout,
-        categories=[c.strip() for c in categories.split(",")] if categories else None,
-        good=good or None,
-        defects=defects or None,
-        masks=masks,
-        test_good=test_good or None,
-        train_share=train_share,
-        frame_step=frame_step,
-        mask_threshold=mask_threshold,
-    )
+    only = [name.strip() for name in categories.split(",")] if categories else None
+    found = {"masks": masks, "frame_step": frame_step, "mask_threshold": mask_threshold}
+    named = {"good": good or None, "defects": defects or None, "test_good": test_good or None}
+    return open_dataset(root, layout, categories=only, train_share=train_share, **found, **named)
 
 
 def dataset_options(*without: str) -> list[Parameter]:

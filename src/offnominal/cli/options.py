@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from offnominal.backbones.cache import FeatureCache
     from offnominal.detectors.base import Detector
 
+
 def _option(flags: str, text: str, default: bool | str = True, metavar: str | None = None) -> Any:
     return typer.Option(*flags.split(), help=text, show_default=default, metavar=metavar)
 

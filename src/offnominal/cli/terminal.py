@@ -3,7 +3,6 @@
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
@@ -15,22 +14,6 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from offnominal.detectors.base import Detector
-
-__all__ = [
-    "ANOMALIES",
-    "INTERNAL",
-    "UNREADABLE",
-    "USAGE",
-    "Unreadable",
-    "console",
-    "count",
-    "print_error",
-    "progress_bar",
-    "say",
-    "table",
-    "tell",
-    "warn_untrained",
-]
 
 ANOMALIES, USAGE, UNREADABLE, INTERNAL = 1, 2, 3, 70
 
@@ -60,15 +43,10 @@ def count(number: int, thing: str, none: str = "no") -> str:
 
 def warn_untrained(detector: "Detector") -> None:
     """Say so where a detector's weights are not pretrained, so that nobody trusts its scores."""
-    from offnominal.backbones.weights import read_metadata, untrained_reason
-    from offnominal.detectors.features import FeatureDetector
+    from offnominal.benchmark.record import untrained
 
-    parts = getattr(detector, "members", [detector])
-    reasons = [each.load_network().untrained for each in parts if isinstance(each, FeatureDetector)]
-    files = [Path(getattr(detector, name) or "") for name in detector.file_options]
-    reasons += [untrained_reason(read_metadata(file)) for file in files if file.is_file()]
-    if told := "; ".join(sorted({*reasons} - {""})):
-        say(f"weights not pretrained ({told}): scores say nothing about {detector.method}")
+    if reason := untrained(detector):
+        say(f"weights not pretrained ({reason}): scores say nothing about {detector.method}")
 
 
 def console(width: int) -> "Console":

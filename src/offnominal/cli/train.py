@@ -111,10 +111,8 @@ def _recipe(method: str) -> list[Option]:
     from offnominal.training.learners import TRAINABLE
 
     recipe = TRAINABLE[method].recipe
-    return [
-        replace(option, default=getattr(recipe, option.name))
-        for option in options_of(type(recipe), "Training")
-    ]
+    found = options_of(type(recipe), "Training")
+    return [replace(option, default=getattr(recipe, option.name)) for option in found]
 
 
 def _settings(method: str) -> list[Option]:
