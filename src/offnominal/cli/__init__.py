@@ -91,28 +91,16 @@ def _root(
 
 
 _WHOLE = ("good", "defects", "masks", "test_good", "train_share", "frame_step")
+_PLAIN = (calibrate, explain, add, forget, undo, history, info, report, methods, demo, doctor)
 
 add_command(app, fit, find=fit_options)
 add_command(app, predict, find=predict_options)
-for command in (
-    calibrate,
-    explain,
-    add,
-    forget,
-    undo,
-    history,
-    info,
-    report,
-    methods,
-    demo,
-    doctor,
-):
+for command in _PLAIN:
     add_command(app, command)
 add_command(app, evaluate, dataset_options("test_good", "train_share"))
-in_grid = dataset_options("root", "categories")
-add_command(app, benchmark, in_grid, benchmark_options, many=True)
-app.add_typer(datasets_app, name="datasets")
+add_command(app, benchmark, dataset_options("root", "categories"), benchmark_options, many=True)
 add_command(app, train, dataset_options("root", *_WHOLE), train_options)
+app.add_typer(datasets_app, name="datasets")
 app.add_typer(backbones_app, name="backbones")
 
 

@@ -22,17 +22,11 @@ def backbones(context: typer.Context) -> None:
     if context.invoked_subcommand is not None:
         return
     numbers = ("million", "dim", "stride", "resolution")
-    rows = [
-        (
-            entry.name,
-            f"{entry.parameters:g}" if entry.timm else "-",
-            *map(str, (entry.dim, entry.stride, entry.resolution)),
-            entry.licence,
-            _where(entry),
-            entry.about,
-        )
-        for entry in CATALOGUE.values()
-    ]
+    rows = []
+    for entry in CATALOGUE.values():
+        size = f"{entry.parameters:g}" if entry.timm else "-"
+        shape = map(str, (entry.dim, entry.stride, entry.resolution))
+        rows.append((entry.name, size, *shape, entry.licence, _where(entry), entry.about))
     headings = ("name", *numbers, "licence", "weights", "what it is")
     console(140).print(table(headings, rows, numbers))
     if is_offline():

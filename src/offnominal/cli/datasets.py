@@ -63,9 +63,9 @@ def open_from_options(
     from offnominal.datasets.dataset import open_dataset
 
     only = [name.strip() for name in categories.split(",")] if categories else None
-    found = {"masks": masks, "frame_step": frame_step, "mask_threshold": mask_threshold}
-    named = {"good": good or None, "defects": defects or None, "test_good": test_good or None}
-    return open_dataset(root, layout, categories=only, train_share=train_share, **found, **named)
+    more: dict[str, Any] = {"masks": masks, "train_share": train_share, "frame_step": frame_step}
+    more |= {"good": good or None, "defects": defects or None, "test_good": test_good or None}
+    return open_dataset(root, layout, categories=only, mask_threshold=mask_threshold, **more)
 
 
 def dataset_options(*without: str) -> list[Parameter]:

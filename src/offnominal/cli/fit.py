@@ -43,7 +43,6 @@ def fit(
 
     options.check_folder(output)
     detector = options.build_detector(method, given, sets)
-    _check_images(method, good)
     files = _draw(find_images(good), shots, seed) if good else []
     unreadable = Unreadable(strict)
     with progress_bar(len(files)) as advance:
@@ -60,30 +59,6 @@ def fit_options(args: list[str]) -> Found:
     return Found(method, method_options(method))
 
 
-def _check_images(method: str, good: list[str] | None) -> None:
-    from offnominal.detectors.registry import METHODS
-
-    known = METHODS[method]
-    wrong = ""
-    if known.batched:
-        wrong = (
-            "has nothing to fit: it scores the images of a batch; use `offnominal predict "
-            "--zero-shot-batch`"
-        )
-    elif known.references == "required" and not good:
-        wrong = (
-            f"needs {known.needs}; name a folder of them, or choose a zero-shot method (see "
-            "`offnominal methods`)"
-        )
-    elif known.references == "none" and good:
-        wrong = (
-            f"learns from no image; leave {good[0]} out, and give good images to `offnominal "
-            "calibrate` for a threshold"
-        )
-    if wrong:
-        raise OptionError(f"--method {method}: {wrong}")
-
-
 def _draw(files: list[Path], shots: int | None, seed: int) -> list[Path]:
     """Some of the files, as the benchmark draws them, kept in their order."""
     if shots is None:
@@ -96,19 +71,18 @@ def _draw(files: list[Path], shots: int | None, seed: int) -> list[Path]:
 
 
 def _report(detector: Any, output: Path) -> None:
-    from PIL import Image
-
-    from offnominal.images import read_image
-
     say(f"{output}: {detector.method} on {count(len(detector.references), 'good image')}")
     copies = f"{detector.copies} exact copies of others" if detector.copies else ""
     tell(("left out", copies), *describe(detector, detector.header()))
     if not hasattr(detector, "foreground_picture"):
         return
     test = detector.masking_test_
-    why = f" ({test['reason']})" if test else ""
-    tell(("mask", f"{'on' if detector.masks_ else 'off'}{why}"))
+    tell(("mask", ("on" if detector.masks_ else "off") + (f" ({test['reason']})" if test else "")))
     if test or detector.masks_:
+        from PIL import Image
+
+        from offnominal.images import read_image
+
         first = read_image(detector.references[0].file, detector.sixteen_bit)
         picture = output.with_suffix(".mask.png")
         Image.fromarray(detector.foreground_picture(first)).save(picture)

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
@@ -77,10 +78,10 @@ def predict(
     else:
         task = _of_model(arguments or [], given | {"method": method, "set": sets}, weights, device)
     unreadable = Unreadable(strict)
-    with _open_sink(task, output, save, resume, overwrite) as sink:
+    with closing(_open_sink(task, output, save, resume, overwrite)) as sink:
+        warn_untrained(task.detector)
         before = _score(task, sink, unreadable, whole=bool(zero_shot_batch))
-    said = [count(sink.rows, "image", "0")]
-    said += [f"{before} done before"] if before else []
+    said = [count(sink.rows, "image", "0"), *([f"{before} done before"] if before else [])]
     undecided = f"{sink.undecided} without a decision (no threshold)"
     said.append(undecided if sink.undecided else f"{sink.anomalous} anomalous")
     say(", ".join(said) + ("" if output in (None, "-") else f"; results in {output}"))
@@ -98,14 +99,13 @@ def predict_options(args: list[str]) -> Found:
 def _of_batch(
     method: str, given: dict[str, Any], sets: list[str] | None, folders: list[str]
 ) -> _Task:
-    from offnominal.detectors.registry import METHODS
+    from offnominal.detectors.batch.base import BatchDetector
     from offnominal.paths import find_images
 
     detector = options.build_detector(method, given, sets)
-    if not METHODS[method].batched:
-        raise OptionError(
-            f"--method {method}: does not score a batch; fit it with `offnominal fit`"
-        )
+    if not isinstance(detector, BatchDetector):
+        told = f"--method {method}: does not score a batch; fit it with `offnominal fit`"
+        raise OptionError(told)
     files = find_images(folders)
     # Every score of a batch depends on all of its images.
     run = {"method": method, "images": [str(file) for file in files]}
@@ -122,12 +122,10 @@ def _of_model(
 
     if len(arguments) < 2:
         raise OptionError("give a model file and at least one image, folder or glob")
-    for name, value in of_batch.items():
-        if value is not None:
-            raise OptionError(
-                f"--{name.replace('_', '-')} is settled in the model file; it goes with "
-                "--zero-shot-batch only"
-            )
+    for name in [name for name, value in of_batch.items() if value is not None]:
+        flag = f"--{name.replace('_', '-')}"
+        told = f"{flag} is settled in the model file; it goes with --zero-shot-batch only"
+        raise OptionError(told)
     model, *names = arguments
     detector = load(model, weights, device)
     files = find_images(sys.stdin.read().splitlines() if names == ["-"] else names)
@@ -150,7 +148,6 @@ def _open_sink(task: _Task, output: str | None, save: str, resume: bool, overwri
 
 def _score(task: _Task, sink: "Sink", unreadable: Unreadable, whole: bool) -> int:
     """Score what is not in the sink; a batch as a whole. Returns how many were there before."""
-    warn_untrained(task.detector)
     todo = [file for file in task.files if whole or str(file) not in sink.done]
 
     def on_error(error: ImageError) -> None:

@@ -7,11 +7,12 @@ import csv
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from offnominal.atomic import replacing, write_atomically
@@ -24,15 +25,23 @@ if TYPE_CHECKING:
 __all__ = ["KINDS", "Printer", "ResultWriter", "Sink", "parse_save"]
 
 KINDS = ("overlay", "map", "mask", "json", "csv")
-_PICTURES = {
-    "overlay": ("overlays", ".png", "PNG", {"compress_level": 1}),
-    "map": ("maps", ".tiff", "TIFF", {}),
-    "mask": ("masks", ".png", "PNG", {"compress_level": 1}),
-}
 _COLUMNS = (
     "image", "score", "threshold", "is_anomalous", "p_value", "height", "width",
     "regions", "left", "top", "region_width", "region_height", "area", "peak", "error",
 )  # fmt: skip
+
+
+def _mask(prediction: "Prediction") -> NDArray[np.uint8]:
+    limit = prediction.region_threshold
+    assert limit is not None, "refused before the run"
+    return ((prediction.anomaly_map > limit) * 255).astype(np.uint8)
+
+
+_PICTURES: dict[str, tuple[str, Callable[["Prediction"], NDArray[Any]]]] = {
+    "overlay": (".png", lambda prediction: beside(prediction.image, prediction.overlay())),
+    "map": (".tiff", lambda prediction: prediction.anomaly_map),  # 32-bit float
+    "mask": (".png", _mask),
+}
 
 
 def parse_save(text: str) -> frozenset[str]:
@@ -67,12 +76,8 @@ class Sink:
         self.rows = self.anomalous = self.undecided = 0
         self.done: set[str] = set()
 
-    def __enter__(self) -> Self:
-        """Nothing to do."""
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        """Nothing to do."""
+    def close(self) -> None:
+        """Nothing more comes."""
 
     def write(self, prediction: "Prediction") -> None:
         """Take one prediction."""
@@ -148,16 +153,17 @@ class ResultWriter(Sink):
             raise OptionError(f"-o {folder}: cannot be made ({error.strerror})") from error
         rows: list[dict[str, Any]] = []
         if self._lines.exists() and not overwrite:
+            wrong = ""
             if not resume:
-                raise OptionError(
-                    f"-o {folder}: holds results already; --resume goes on with them, --overwrite "
-                    "starts afresh"
+                wrong = (
+                    "holds results already; --resume goes on with them, --overwrite starts afresh"
                 )
-            if not marker.exists() or json.loads(marker.read_text("utf-8")) != run:
-                raise OptionError(
-                    f"-o {folder}: its results are of another model or other options; choose "
-                    "another folder, or --overwrite"
+            elif not marker.exists() or json.loads(marker.read_text("utf-8")) != run:
+                wrong = (
+                    "its results are of another model or other options; --overwrite starts afresh"
                 )
+            if wrong:
+                raise OptionError(f"-o {folder}: {wrong}")
             rows = [row for row in self._written() if "score" in row]
         write_atomically(marker, (json.dumps(run, indent=1) + "\n").encode())
         write_atomically(self._lines, "".join(_json_line(row) + "\n" for row in rows).encode())
@@ -165,14 +171,14 @@ class ResultWriter(Sink):
         self.anomalous = sum(bool(row.get("is_anomalous")) for row in rows)
         self._json = self._lines.open("a", encoding="utf-8")
 
-    def __exit__(self, *exception: object) -> None:
+    def close(self) -> None:
         """Close the file, and make the CSV of it."""
         self._json.close()
-        if "csv" in self.kinds:
-            with (
-                replacing(self.folder / "results.csv") as temporary,
-                temporary.open("w", encoding="utf-8", newline="") as file,
-            ):
+        if "csv" not in self.kinds:
+            return
+        with replacing(self.folder / "results.csv") as temporary:
+            file = temporary.open("w", encoding="utf-8", newline="")
+            with file:
                 table = csv.DictWriter(file, _COLUMNS)
                 table.writeheader()
                 table.writerows(_flat(row) for row in self._written())
@@ -180,14 +186,13 @@ class ResultWriter(Sink):
     def write(self, prediction: "Prediction") -> None:
         """Write one prediction: its pictures first, so that a row means that they are there."""
         row = prediction.as_row()
-        for kind, (subfolder, suffix, form, options) in _PICTURES.items():
-            if kind in self.kinds:
-                name = self._names[Path(prediction.source)] + suffix
-                target = self.folder / subfolder / name
-                target.parent.mkdir(parents=True, exist_ok=True)
-                with replacing(target) as temporary:
-                    _picture(kind, prediction).save(temporary, form, **options)
-                row[kind] = target.relative_to(self.folder).as_posix()
+        for kind in [kind for kind in _PICTURES if kind in self.kinds]:
+            suffix, picture = _PICTURES[kind]
+            row[kind] = f"{kind}s/{self._names[Path(prediction.source)]}{suffix}"
+            target = self.folder / row[kind]
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(target) as temporary:  # PNG's quickest compression
+                Image.fromarray(picture(prediction)).save(temporary, suffix[1:], compress_level=1)
         self._append(row)
         super().write(prediction)
 
@@ -207,16 +212,6 @@ class ResultWriter(Sink):
                     yield json.loads(line)
                 except ValueError:
                     continue
-
-
-def _picture(kind: str, prediction: "Prediction") -> Image.Image:
-    if kind == "overlay":
-        return Image.fromarray(beside(prediction.image, prediction.overlay()))
-    if kind == "map":
-        return Image.fromarray(prediction.anomaly_map)  # 32-bit float
-    limit = prediction.region_threshold
-    assert limit is not None, "refused before the run"
-    return Image.fromarray(((prediction.anomaly_map > limit) * 255).astype(np.uint8))
 
 
 def _picture_names(images: list[Path]) -> dict[Path, str]:
