@@ -204,9 +204,10 @@ def _sum_up(outcome: "Outcome", output: Path, cached: bool) -> None:
     if outcome.untrained:
         reasons = "; ".join(sorted(outcome.untrained))
         say(f"weights not pretrained ({reasons}): these figures say nothing about the methods")
-    for text in [*(f"left out: {text}" for text in sorted(outcome.unreadable)),
-                 *(f"failed: {text}" for text in outcome.failed)]:  # fmt: skip
-        say(text)
+    for text in sorted(outcome.unreadable):
+        say(f"left out: {text}")
+    for text in outcome.failed:
+        say(f"failed: {text}")
     typer.echo(f"Make the page with: offnominal report {output}")
     if outcome.failed or outcome.unreadable:
         raise typer.Exit(USAGE if outcome.failed else UNREADABLE)

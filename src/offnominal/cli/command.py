@@ -31,26 +31,13 @@ _SHOWN: dict[type, str | None] = {Path: "FILE", str: None, Mapping: "JSON", Sequ
 
 @dataclass(frozen=True)
 class Option:
-    """An argument of a constructor, as the command line shows it.
-
-    Attributes
-    ----------
-    name : str
-    kind : type
-        The annotation.
-    default : Any
-        The constructor's own; what the command hands on is None where nothing was given.
-    help : str
-        From the docstring.
-    panel : str
-        Heading under which the help lists it.
-    """
+    """An argument of a constructor, as the command line shows it."""
 
     name: str
-    kind: Any
-    default: Any
+    kind: Any  # the annotation
+    default: Any  # the constructor's own; the command hands on None where nothing was given
     help: str = ""
-    panel: str = "Options"
+    panel: str = "Options"  # heading under which the help lists it
 
     @property
     def only(self) -> Any:
@@ -71,18 +58,10 @@ class Option:
         elif kind not in (int, float) and get_origin(kind) is not Literal:
             metavar = next((word for each, word in _SHOWN.items() if _is(kind, each)), None)
             kind = str
-        info = typer.Option(
-            flag,
-            metavar=metavar,
-            help=self.help,
-            show_default=_words(self.default) or False,
-            rich_help_panel=self.panel,
-        )
-        told = Annotated[kind | None, info]
-        name = f"option_{self.name}"
-        return inspect.Parameter(
-            name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=told
-        )
+        told = {"help": self.help, "rich_help_panel": self.panel, "metavar": metavar}
+        info = typer.Option(flag, show_default=_words(self.default) or False, **told)
+        told = {"default": None, "annotation": Annotated[kind | None, info]}
+        return inspect.Parameter(f"option_{self.name}", inspect.Parameter.KEYWORD_ONLY, **told)
 
     def read(self, value: Any) -> Any:
         """What the constructor takes, from what Typer read."""
@@ -219,20 +198,14 @@ def add_command(
 ) -> None:
     """Add a command, some of whose options may depend on the command line, as on ``--method``.
 
-    Parameters
-    ----------
-    app : typer.Typer
-    function : callable
-        What is found arrives in its argument ``given`` by name, None where nothing was given. Where
-        it has an argument of an option's name itself, the option is ``--method-NAME``.
-    more : sequence of inspect.Parameter
-        What its ``**`` argument takes.
-    find : callable or None
-        Given the words of the command line, says which further options there are.
-    many : bool
-        Whether ``--shots 1 2 4`` is read as ``--shots 1 --shots 2 --shots 4``, and every option
-        found takes several values. It is for commands without arguments of their own, where a word
-        after an option can be nothing but its value.
+    ``more`` is what the function's ``**`` argument takes. ``find``, given the words of the command
+    line, says which further options there are; they arrive in the argument ``given`` by name, None
+    where nothing was given. Where the function has an argument of that name itself, the option is
+    ``--method-NAME``.
+
+    With ``many``, ``--shots 1 2 4`` is read as ``--shots 1 --shots 2 --shots 4``, and what is found
+    takes several values: for commands without arguments of their own, where a word after an option
+    can be nothing but its value.
     """
     fixed = _spelled_out(function, more)
     if find is None:

@@ -14,7 +14,7 @@ from offnominal.datasets.catalogue import LAYOUTS, PRESETS
 
 if TYPE_CHECKING:
     from offnominal.datasets.dataset import Dataset
-    from offnominal.datasets.report import Contents, Report
+    from offnominal.datasets.report import Report
 
 app = typer.Typer(
     help="List layouts and known data sets, or check one of your own.", add_completion=False
@@ -123,8 +123,14 @@ def _print(report: "Report") -> None:
     numbers = ["train", "validation", "test good", "defective", "masks"]
     if not any(entry.validation for entry in report.categories):
         numbers.remove("validation")
+    rows = []
+    for entry in report.categories:
+        kinds = entry.test_defective
+        counts = {"train": entry.train, "validation": entry.validation, "masks": entry.masks,
+                  "test good": entry.test_good, "defective": sum(kinds.values())}  # fmt: skip
+        told = ", ".join(f"{kind} {number}" for kind, number in kinds.items())
+        rows.append((entry.category, *(str(counts[n]) for n in numbers), told, _sizes(entry.sizes)))
     headings = ("category", *numbers, "kinds of defect", "sizes (width x height)")
-    rows = [[_facts(entry)[heading] for heading in headings] for entry in report.categories]
     screen.print(table(headings, rows, numbers))
     for finding in report.findings:
         colour = {"error": "red", "warning": "yellow", "note": "cyan"}[finding.severity]
@@ -138,21 +144,6 @@ def _print(report: "Report") -> None:
         screen.print("\n".join(lines), highlight=False, soft_wrap=True)
     if not report.findings:
         screen.print("\nNothing odd.")
-
-
-def _facts(entry: "Contents") -> dict[str, str]:
-    """A category's line in the table."""
-    kinds = entry.test_defective
-    return {
-        "category": entry.category,
-        "train": str(entry.train),
-        "validation": str(entry.validation),
-        "test good": str(entry.test_good),
-        "defective": str(sum(kinds.values())),
-        "masks": str(entry.masks),
-        "kinds of defect": ", ".join(f"{kind} {number}" for kind, number in kinds.items()),
-        "sizes (width x height)": _sizes(entry.sizes),
-    }
 
 
 def _sizes(sizes: tuple[tuple[int, int, int], ...]) -> str:

@@ -67,7 +67,9 @@ def evaluate(
     with progress_bar(sum(len(found.test(c)) for c in found.categories)) as advance:
         results = evaluate_detector(detector, model, found, output, maps, unreadable, advance)
     if as_json:
-        typer.echo(json.dumps([_plain(asdict(result)) for result in results], indent=1))
+        text = json.dumps([asdict(result) for result in results])
+        # What is not a number is null in JSON.
+        typer.echo(json.dumps(json.loads(text, parse_constant=lambda name: None), indent=1))
     for result in results:
         if not as_json:
             _print(result)
@@ -86,12 +88,3 @@ def _print(result: "Evaluation") -> None:
         spread = "" if math.isnan(low) else f"   95 %: {100 * low:.1f} to {100 * high:.1f}"
         if not math.isnan(value):
             typer.echo(f"  {words:<36}{100 * value:6.1f}{spread}")
-
-
-def _plain(content: object) -> object:
-    """What is not a number is null in JSON."""
-    if isinstance(content, dict):
-        return {key: _plain(value) for key, value in content.items()}
-    if isinstance(content, list | tuple):
-        return [_plain(value) for value in content]
-    return None if isinstance(content, float) and math.isnan(content) else content

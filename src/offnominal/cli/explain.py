@@ -58,8 +58,7 @@ def explain(
 def _print(explanation: "Explanation") -> None:
     print(f"{explanation.prediction.source}: score {explanation.prediction.score:.4g}")
     for match in explanation.matches:
-        turned = f", turned by {match.origin.angle:g} degrees" if match.origin.angle else ""
-        print(
-            f"{match.number:>3}  distance {match.distance:<10.4g}at {match.box[0]},{match.box[1]}  "
-            f"nearest in {match.origin.file} at {match.origin.box[0]},{match.origin.box[1]}{turned}"
-        )
+        origin, (left, top, _, _) = match.origin, match.box
+        turned = f", turned by {origin.angle:g} degrees" if origin.angle else ""
+        where = f"nearest in {origin.file} at {origin.box[0]},{origin.box[1]}{turned}"
+        print(f"{match.number:>3}  distance {match.distance:<10.4g}at {left},{top}  {where}")

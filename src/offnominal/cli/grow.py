@@ -44,14 +44,11 @@ def add(
     """
     from offnominal.paths import find_images
 
-    time, files = _time(when), find_images(images)
+    time, files, unreadable = _time(when), find_images(images), Unreadable(strict)
     detector = _load("add", model, weights, device)
-    unreadable = Unreadable(strict)
     with progress_bar(len(files)) as advance:
         change = detector.add(files, unreadable, advance, time)
-    if change.images or output:
-        detector.save(output or model)
-    _report(change, detector, output or model)
+    _keep(change, detector, model, output)
     unreadable.finish()
 
 
@@ -74,14 +71,12 @@ def forget(
     compact : bool
         Drop it from the file as well: no undo, a smaller file.
     """
-    time = _time(when)
-    detector = _load("forget", model, weights, device)
+    time, detector = _time(when), _load("forget", model, weights, device)
     with progress_bar(None) as advance:
         change = detector.forget(images, time, advance)
     if compact:
         detector.compact()
-    detector.save(output or model)
-    _report(change, detector, output or model)
+    _keep(change, detector, model, output)
 
 
 def undo(
@@ -94,8 +89,7 @@ def undo(
     detector = _load("undo", model, weights, device)
     with progress_bar(None) as advance:
         change = detector.undo(advance)
-    detector.save(output or model)
-    _report(change, detector, output or model)
+    _keep(change, detector, model, output)
 
 
 def history(model: options.Model, as_json: options.Json = False) -> None:
@@ -145,9 +139,11 @@ def _time(text: str | None) -> datetime | None:
         raise OptionError(f"--when {text}: give now, or a time as 2026-03-01T09:30") from error
 
 
-def _report(change: "Change", detector: Any, output: Path) -> None:
-    """Say what a step changed."""
-    say(f"{output}: {_DONE[change.what]} {count(len(change.images), 'image', '0')}")
+def _keep(change: "Change", detector: Any, model: Path, output: Path | None) -> None:
+    """Save what a step changed, and say what that is."""
+    if change.images or output:
+        detector.save(output or model)
+    say(f"{output or model}: {_DONE[change.what]} {count(len(change.images), 'image', '0')}")
     before, after = (f"{each.value:.4g}" if each else "none" for each in change.threshold)
     known = f"{len(change.known)} that it knows already: {_first(change.known)}"
     tell(

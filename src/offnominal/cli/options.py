@@ -48,13 +48,7 @@ def open_cache(folder: Path | None, gigabytes: float) -> "FeatureCache":
 
 
 def build_detector(method: str, given: dict[str, Any], sets: list[str] | None = None) -> "Detector":
-    """Construct a method with the options that were given; the others keep their defaults.
-
-    Raises
-    ------
-    OptionError
-        If the method does not know an option that was given, or one is given twice.
-    """
+    """Construct a method with the options that were given; the others keep their defaults."""
     from offnominal.benchmark.grid import parse_sets
     from offnominal.detectors.registry import detector_class
 

@@ -72,13 +72,7 @@ def table(
 
 
 class Unreadable:
-    """Collects images that could not be read, so that the rest goes on.
-
-    Parameters
-    ----------
-    strict : bool
-        Stop at the first instead.
-    """
+    """Collects images that could not be read, so that the rest goes on; strict: stop at once."""
 
     def __init__(self, strict: bool) -> None:
         self.strict = strict
@@ -108,13 +102,7 @@ _UNITS = {"coreset": "patches", "distributions": "places"}
 
 @contextmanager
 def progress_bar(total: int | None) -> Iterator[Advance]:
-    """A bar on stderr with rate and time left; nothing when stderr is no terminal.
-
-    Parameters
-    ----------
-    total : int or None
-        How many images every stage has to do, but for stages that count something else.
-    """
+    """A bar on stderr with rate and time left, of ``total`` images; nothing without a terminal."""
     if not sys.stderr.isatty():
         yield lambda stage, done: None
         return

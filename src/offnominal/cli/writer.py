@@ -4,6 +4,7 @@ A sink takes predictions and imports nothing that makes them.
 """
 
 import csv
+import io
 import json
 import os
 from collections import Counter
@@ -45,13 +46,7 @@ _PICTURES: dict[str, tuple[str, Callable[["Prediction"], NDArray[Any]]]] = {
 
 
 def parse_save(text: str) -> frozenset[str]:
-    """Kinds of output as ``--save`` takes them.
-
-    Raises
-    ------
-    OptionError
-        If one is unknown.
-    """
+    """Kinds of output as ``--save`` takes them; one that is unknown raises an OptionError."""
     kinds = frozenset(part.strip() for part in text.split(",") if part.strip())
     if not kinds or kinds - set(KINDS):
         raise OptionError(f"--save {text}: choose from {','.join(KINDS)}")
@@ -59,22 +54,11 @@ def parse_save(text: str) -> frozenset[str]:
 
 
 class Sink:
-    """Counts what it is given.
-
-    Attributes
-    ----------
-    rows : int
-        Predictions of this run.
-    anomalous, undecided : int
-        Those among them that are, and those without a threshold to tell by; a folder's
-        ``anomalous`` counts earlier runs too.
-    done : set of str
-        Images of earlier runs.
-    """
+    """Counts what it is given, and those without a threshold to tell by as undecided."""
 
     def __init__(self) -> None:
         self.rows = self.anomalous = self.undecided = 0
-        self.done: set[str] = set()
+        self.done: set[str] = set()  # images of earlier runs
 
     def close(self) -> None:
         """Nothing more comes."""
@@ -110,27 +94,19 @@ class ResultWriter(Sink):
     """Writes a folder of results, one image at a time, so that a stop loses nothing.
 
     JSON lines are always written: they are what ``resume`` reads, and what the CSV is made of when
-    a run ends, in whatever way.
+    a run ends, in whatever way. Images that could not be read are tried again on resuming.
 
     Parameters
     ----------
     folder : Path
-        Made if it does not exist.
     kinds : frozenset of str
         Some of :data:`KINDS`.
     images : list of Path
         All images of the run; their common folder is taken off the names of pictures.
     run : dict
         What the results depend on, to tell on resuming that it is the same.
-    resume : bool
-        Go on where an earlier run stopped. Images that could not be read are tried again.
-    overwrite : bool
-        Start afresh over earlier results.
-
-    Raises
-    ------
-    OptionError
-        If there are earlier results and neither was asked for, or they are of another model.
+    resume, overwrite : bool
+        What to do with earlier results; neither: an :class:`OptionError` is raised.
     """
 
     def __init__(
@@ -153,17 +129,11 @@ class ResultWriter(Sink):
             raise OptionError(f"-o {folder}: cannot be made ({error.strerror})") from error
         rows: list[dict[str, Any]] = []
         if self._lines.exists() and not overwrite:
-            wrong = ""
-            if not resume:
-                wrong = (
-                    "holds results already; --resume goes on with them, --overwrite starts afresh"
-                )
-            elif not marker.exists() or json.loads(marker.read_text("utf-8")) != run:
-                wrong = (
-                    "its results are of another model or other options; --overwrite starts afresh"
-                )
-            if wrong:
-                raise OptionError(f"-o {folder}: {wrong}")
+            same = marker.exists() and json.loads(marker.read_text("utf-8")) == run
+            if not (resume and same):
+                wrong = "its results are of another model or other options"
+                told = wrong if resume else "holds results already; --resume goes on with them"
+                raise OptionError(f"-o {folder}: {told}; --overwrite starts afresh")
             rows = [row for row in self._written() if "score" in row]
         write_atomically(marker, (json.dumps(run, indent=1) + "\n").encode())
         write_atomically(self._lines, "".join(_json_line(row) + "\n" for row in rows).encode())
@@ -176,12 +146,11 @@ class ResultWriter(Sink):
         self._json.close()
         if "csv" not in self.kinds:
             return
-        with replacing(self.folder / "results.csv") as temporary:
-            file = temporary.open("w", encoding="utf-8", newline="")
-            with file:
-                table = csv.DictWriter(file, _COLUMNS)
-                table.writeheader()
-                table.writerows(_flat(row) for row in self._written())
+        text = io.StringIO(newline="")
+        table = csv.DictWriter(text, _COLUMNS)
+        table.writeheader()
+        table.writerows(_flat(row) for row in self._written())
+        write_atomically(self.folder / "results.csv", text.getvalue().encode())
 
     def write(self, prediction: "Prediction") -> None:
         """Write one prediction: its pictures first, so that a row means that they are there."""
