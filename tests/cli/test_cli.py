@@ -60,10 +60,10 @@ def test_fit_then_predict_into_a_folder(parts: Path, tmp_path: Path) -> None:
     assert fitted.returncode == 0, fitted.stderr
     assert fitted.stdout == ""
     assert "4 good images" in fitted.stderr
-    assert "the object fills the frame" in fitted.stderr
+    assert "an object stands clear of its background" in fitted.stderr
     assert "at most 20 % of good parts are rejected" in fitted.stderr
     with Image.open(model.with_suffix(".mask.png")) as picture:
-        assert picture.size == (3 * 384 + 16, 288)
+        assert picture.size == (3 * 400 + 16, 320)
 
     done = offnominal(
         "predict", model, parts / "part/test", "-o", out, "--save", "overlay,map,mask,json,csv"
@@ -76,10 +76,10 @@ def test_fit_then_predict_into_a_folder(parts: Path, tmp_path: Path) -> None:
     first = rows[0]
     assert first["is_anomalous"] == (first["score"] > first["threshold"])
     heat = cv2.imread(str(out / first["map"]), cv2.IMREAD_UNCHANGED)
-    assert (heat.shape, heat.dtype) == ((288, 384), np.float32)
+    assert (heat.shape, heat.dtype) == ((320, 400), np.float32)
     assert first["regions"] == [] or heat.max() == pytest.approx(first["regions"][0]["peak"])
     with Image.open(out / first["overlay"]) as overlay:
-        assert overlay.size == (2 * 384 + 8, 288)
+        assert overlay.size == (2 * 400 + 8, 320)
     with Image.open(out / first["mask"]) as mask:
         assert mask.mode == "L"
         assert (np.asarray(mask) > 0).sum() == sum(r["area"] for r in first["regions"])

@@ -134,7 +134,7 @@ def benchmark_options(args: list[str]) -> Found:
     for method in methods:
         for option in method_options(method, without=("device", "weights", "backbone")):
             found.setdefault(option.name, option)
-    return Found(", ".join(methods), list(found.values()))
+    return ", ".join(methods), list(found.values())
 
 
 def _preset(name: str | None) -> "Preset":

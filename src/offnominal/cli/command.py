@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import typer
 from typer.core import TyperCommand
@@ -89,11 +89,11 @@ def options_of(cls: type, panel: str = "Options", without: Sequence[str] = ()) -
         texts |= _described(vars(base).get("__doc__"))
     found: dict[str, Option] = {}
     for base in cls.__mro__:
-        if "__init__" not in vars(base):
+        constructor = vars(base).get("__init__")
+        if constructor is None:
             continue
-        hints = get_type_hints(base.__init__)  # type: ignore[misc]  # it is called on a class
-        kinds = set()
-        for each in list(inspect.signature(vars(base)["__init__"]).parameters.values())[1:]:
+        hints, kinds = get_type_hints(constructor), set()
+        for each in list(inspect.signature(constructor).parameters.values())[1:]:
             kinds.add(each.kind)
             if each.kind not in (each.VAR_KEYWORD, each.VAR_POSITIONAL):
                 told = hints.get(each.name, str), each.default, texts.get(each.name, "")
@@ -151,11 +151,8 @@ def _plain(text: str) -> str:
 # -- commands ---------------------------------------------------------------------------------
 
 
-class Found(NamedTuple):
-    """The options that a command line asks for, and whose they are."""
-
-    owner: str
-    options: list[Option]
+# Whose options a command line asks for, and which.
+Found = tuple[str, list[Option]]
 
 
 def parameters_of(function: Callable[..., Any]) -> list[inspect.Parameter]:
@@ -239,11 +236,11 @@ def _spelled_out(
     taken = {each.name for each in parameters}
     parameters += [option.parameter(taken, many) for option in options]
 
+    takes_them = "given" in inspect.signature(function).parameters
+
     def command(**values: Any) -> Any:
-        given = {option.name: option.read(values.pop(f"option_{option.name}"))
-                 for option in options}  # fmt: skip
-        takes_them = "given" in inspect.signature(function).parameters
-        return function(**values, **({"given": given} if takes_them else {}))
+        read = {one.name: one.read(values.pop(f"option_{one.name}")) for one in options}
+        return function(**values, **({"given": read} if takes_them else {}))
 
     command.__name__ = function.__name__
     command.__doc__ = inspect.cleandoc(function.__doc__ or "").partition("\nParameters\n---")[0]

@@ -56,7 +56,7 @@ def fit(
 def fit_options(args: list[str]) -> Found:
     """The options of the method that a command line names."""
     method = (named(args, "--method") or [_DEFAULT])[-1]
-    return Found(method, method_options(method))
+    return method, method_options(method)
 
 
 def _draw(files: list[Path], shots: int | None, seed: int) -> list[Path]:

@@ -93,7 +93,7 @@ def predict(
 def predict_options(args: list[str]) -> Found:
     """The options of the method that is to score a batch."""
     method = (named(args, "--method") or [_BATCHED])[-1]
-    return Found(method, method_options(method, without=("weights", "device")))
+    return method, method_options(method, without=("weights", "device"))
 
 
 def _of_batch(

@@ -94,7 +94,7 @@ def train_options(args: list[str]) -> Found:
     """The options of the method that a command line names: its own, the recipe's, the prompts'."""
     words = [word for word in args if not word.startswith("-")]
     if args and not words:
-        return Found("train", [])
+        return "train", []
     from offnominal.detectors.language.training.learners import TRAINABLE
     from offnominal.detectors.registry import detector_class
 
@@ -103,7 +103,7 @@ def train_options(args: list[str]) -> Found:
         names = ", ".join(sorted(TRAINABLE))
         raise OptionError(f"train {' '.join(words[:1])}: choose one of {names}")
     own = method_options(method, without=detector_class(method).file_options)
-    return Found(method, [*_recipe(method), *_settings(method), *own])
+    return method, [*_recipe(method), *_settings(method), *own]
 
 
 def _recipe(method: str) -> list[Option]:
