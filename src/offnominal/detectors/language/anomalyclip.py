@@ -6,7 +6,7 @@ Detection", ICLR 2024 (arXiv 2310.18961), and its released code.
 
 from typing import Any, ClassVar
 
-from offnominal.backbones.clip_blocks import Positions
+from offnominal.backbones.positions import Positions
 from offnominal.detectors.language.learned import PromptedDetector
 from offnominal.detectors.options import check_range
 from offnominal.language.learned import AnomalyCLIPPrompts, LearnedPrompts

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from offnominal.backbones import OPEN_CLIP
 from offnominal.backbones.base import Backbone
 from offnominal.backbones.clip import ClipBackbone, require_clip
-from offnominal.backbones.clip_blocks import Activation, Positions
+from offnominal.backbones.clip_blocks import Activation
+from offnominal.backbones.positions import Positions
 from offnominal.detectors.features import FeatureDetector
 from offnominal.detectors.options import check_choice, check_range
 from offnominal.language.names import clean_name

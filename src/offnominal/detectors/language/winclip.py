@@ -41,9 +41,9 @@ class WindowFeatures(NamedTuple):
 class WinCLIP(LanguageDetector):
     """Zero-shot: each window of patches asks the texts. Few-shot: it asks good images as well.
 
-    An image's score is the texts': the abnormal entry of a softmax over cosines. A patch has at each
-    size of window the harmonic mean over the windows that cover it, and its score is the harmonic
-    mean of these and the image's (section 4.2).
+    An image's score is the texts': the abnormal entry of a softmax over cosines. A patch has at
+    each size of window the harmonic mean over the windows that cover it, and its score is the
+    harmonic mean of these and the image's (section 4.2).
 
     With good images (WinCLIP+, section 4.3) windows and patches are also compared with theirs:
     ``(1 - cosine) / 2`` to the nearest one, harmonic means over windows again, the mean over sizes.
