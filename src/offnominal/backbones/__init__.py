@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from offnominal.backbones.catalogue import CATALOGUE, DEFAULT
+from offnominal.backbones.catalogue import CATALOGUE, DEFAULT, OPEN_CLIP
 from offnominal.errors import BackboneError, OptionError
 
 if TYPE_CHECKING:  # listing backbones must not cost an import of torch
@@ -12,7 +12,6 @@ if TYPE_CHECKING:  # listing backbones must not cost an import of torch
 
 __all__ = ["CATALOGUE", "DEFAULT", "MAE", "OPEN_CLIP", "backbone_name", "load_backbone"]
 
-OPEN_CLIP = "open_clip:"  # how the names of CLIP models with a text tower begin
 MAE = "mae_"  # and those of masked autoencoders with their decoder
 
 

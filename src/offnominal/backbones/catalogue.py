@@ -6,9 +6,19 @@ figure to what timm builds.
 
 from dataclasses import dataclass
 
-__all__ = ["CATALOGUE", "CLIP_TAGS", "DEFAULT", "MASK_THRESHOLDS", "Entry", "closest", "family_of"]
+__all__ = [
+    "CATALOGUE",
+    "CLIP_TAGS",
+    "DEFAULT",
+    "MASK_THRESHOLDS",
+    "OPEN_CLIP",
+    "Entry",
+    "closest",
+    "family_of",
+]
 
 DEFAULT = "dinov2_vits14"
+OPEN_CLIP = "open_clip:"  # how the names of CLIP models with a text tower begin
 
 # The first principal component of DINOv2's normalised tokens separates object and background at 10
 # (Damm et al., 2024, section 3.2); the scale is that of its final layer norm.

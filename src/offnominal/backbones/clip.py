@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from offnominal.backbones import OPEN_CLIP, clip_files
+from offnominal.backbones import clip_files
 from offnominal.backbones import weights as files
 from offnominal.backbones.base import Backbone, Levels
-from offnominal.backbones.catalogue import CLIP_TAGS
+from offnominal.backbones.catalogue import CLIP_TAGS, OPEN_CLIP
 from offnominal.backbones.clip_blocks import (
     Activation,
     attend_to_values,

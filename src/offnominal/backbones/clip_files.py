@@ -10,9 +10,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from offnominal.backbones import OPEN_CLIP
 from offnominal.backbones import weights as files
-from offnominal.backbones.catalogue import CLIP_TAGS
+from offnominal.backbones.catalogue import CLIP_TAGS, OPEN_CLIP
 from offnominal.backbones.clip_blocks import Activation
 from offnominal.errors import BackboneError, WeightsError
 
