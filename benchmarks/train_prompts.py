@@ -25,14 +25,13 @@ from offnominal.datasets import open_dataset
 from offnominal.datasets.dataset import Dataset
 from offnominal.datasets.masks import sample_mask
 from offnominal.datasets.sample import Sample
-from offnominal.detectors.anomalyclip import AnomalyCLIP
+from offnominal.detectors.language.anomalyclip import AnomalyCLIP
+from offnominal.detectors.language.training.learners import LanguageRecipe
+from offnominal.detectors.language.training.samples import choose_samples
 from offnominal.language.learned import AnomalyCLIPPrompts
 from offnominal.metrics.image import image_metrics
-from offnominal.training.files import mean_losses
-from offnominal.training.loop import run_training
-from offnominal.training.recipe import Recipe
-from offnominal.training.samples import choose_samples
-from offnominal.training.tower import Tower
+from offnominal.train import train
+from offnominal.training.checkpoint import mean_losses
 
 _EVERY = 5  # pixels in both directions that the pixel AUROC is measured on
 
@@ -124,12 +123,11 @@ def run(args: argparse.Namespace, folder: Path) -> None:
     options: dict[str, Any] = {"weights": str(weights), "value_blocks": args.value_blocks}
     dataset = open_dataset(args.data)
     mine, others = halves(dataset, args.most)
+    dataset = replace(dataset, samples=tuple(mine))
     chosen = choose_samples(mine, "test", True, dataset.root)
-    good, defective = chosen.counts
     detector = AnomalyCLIP(**options)
-    print(f"{dataset.name}: trained on {good} good and {defective} defective images")
     warn_untrained(detector)
-    recipe = Recipe(epochs=args.epochs, seed=args.seed)
+    recipe = LanguageRecipe(epochs=args.epochs, seed=args.seed)
     ends: list[float] = []
 
     def progress(stage: str, done: int) -> None:
@@ -137,10 +135,10 @@ def run(args: argparse.Namespace, folder: Path) -> None:
             ends.append(time.perf_counter())
 
     before, after = folder / "before.safetensors", folder / "after.safetensors"
-    tower = Tower(detector, chosen.samples, True, FeatureCache(folder / "cache", 20 * 10**9))
-    run_training(detector, tower, replace(recipe, epochs=0), before)
+    cache = FeatureCache(folder / "cache", 20 * 10**9)
+    train(detector, dataset, before, replace(recipe, epochs=0))
     start = time.perf_counter()
-    outcome = run_training(detector, tower, recipe, after, progress=progress)
+    outcome = train(detector, dataset, after, recipe, cache=cache, progress=progress, tell=print)
     spans = np.diff([start, *ends])
     for number, mean in enumerate(mean_losses(outcome.history), 1):
         parts = ", ".join(f"{name} {value:.4f}" for name, value in mean.items())

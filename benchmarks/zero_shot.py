@@ -31,9 +31,8 @@ from offnominal.cli.terminal import say
 from offnominal.datasets import open_dataset
 from offnominal.datasets.sample import Sample
 from offnominal.detectors import METHODS
-from offnominal.language.learned import AnomalyCLIPPrompts, CoOpPrompts, LearnedPrompts
+from offnominal.language.learned import AnomalyCLIPPrompts, CoOpPrompts, LearnedPrompts, Projections
 from offnominal.language.learnedfile import LearnedFile, write_learned
-from offnominal.language.projections import Projections
 
 ROOT = Path(__file__).resolve().parents[1]
 # Those that ask for the most come first: what others ask for is then there.

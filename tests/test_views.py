@@ -148,3 +148,11 @@ def test_views_of_one_window_are_averaged_and_turned_back() -> None:
     merged, window = merge([plain, mirrored], [grid, grid[:, ::-1] + 2])
     np.testing.assert_array_equal(merged, grid + 1)
     assert window is None
+
+
+def test_a_single_flipped_view_is_turned_back() -> None:
+    mirrored = flipped(view_of(spot((160, 240), 50, 110)), "rows", upright=True)
+    grid = np.arange(64, dtype=np.float32).reshape(8, 8)
+    merged, window = merge([mirrored], [grid])
+    np.testing.assert_array_equal(merged, grid[::-1])
+    assert window is None

@@ -3,26 +3,32 @@
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from offnominal.datasets.masks import read_mask
+from offnominal.datasets.masks import sample_mask
 from offnominal.datasets.sample import Sample
 from offnominal.datasets.synthetic import LOOKS, write_dataset
-from offnominal.detectors.anomalydino import AnomalyDINO
-from offnominal.detectors.prediction import Prediction
+from offnominal.detectors.memory_bank.anomalydino import AnomalyDINO
 from offnominal.errors import OptionError
 from offnominal.images import read_image
 from offnominal.metrics import image_metrics, pixel_metrics
 from offnominal.pictures import colour_map
-from offnominal.report import Card, Outcome, Scores, write_page
+from offnominal.prediction import Prediction
+from offnominal.report import Card, Scores, write_page
 
 __all__ = ["DemoResult", "run_demo"]
 
 _MARK = ".drawn-by-offnominal-demo"
 _FALSE_REJECT = 0.05  # 24 references can promise 4 %
 _CARDS = 12  # images shown for each look
+_FIGURES = ("image_auroc", "image_ap", "image_f1_max", "pixel_auroc", "aupro")
+
+Progress = Callable[[str, int], None]
+Results = list[tuple[Sample, Prediction]]
 
 
 @dataclass(frozen=True)
@@ -47,7 +53,7 @@ def run_demo(
     weights: str | None = None,
     seed: int = 0,
     looks: Sequence[str] = LOOKS,
-    progress: Callable[[str, int], None] | None = None,
+    progress: Progress | None = None,
     n_train: int = 24,
     n_good: int = 12,
     n_per_defect: int = 4,
@@ -74,136 +80,122 @@ def run_demo(
     OptionError
         If the folder holds parts that the demonstration did not draw.
     """
-    samples = _draw(folder / "parts", looks, n_train, n_good, n_per_defect, seed)
-    figures: list[dict[str, object]] = []
-    cards: list[Card] = []
-    scores: list[Scores] = []
-    decisions: dict[str, list[str]] = {}
-    pictures: list[tuple[str, np.ndarray]] = []
-    for look in looks:
-        train = [s for s in samples if s.category == look and s.split == "train"]
-        test = [s for s in samples if s.category == look and s.split == "test"]
-        detector = AnomalyDINO(
-            backbone=backbone,
-            weights=weights,
-            rotations="none",  # the parts come in one orientation
-            false_reject=_FALSE_REJECT,
-        )
-        detector.fit([s.image for s in train], progress=_named(progress, look))
-        detector.save(folder / f"{look}.offn")
-        images = [s.image for s in test]
-        predictions = list(detector.stream(images, progress=_named(progress, look)))
-        figures.append(_measure(look, test, predictions))
-        scores.append(_scores(look, test, predictions))
-        cards += [
-            _card(s, p) for s, p in _spread(list(zip(test, predictions, strict=True)), _CARDS)
-        ]
-        decisions[look] = _decisions(detector)
-        reason = detector.masking_test_["reason"] if detector.masking_test_ else "not asked for"
-        pictures.append(
-            (
-                f"{look}: foreground mask {'on' if detector.masks_ else 'off'}, {reason}",
-                detector.foreground_picture(read_image(train[0].image)),
-            )
-        )
+    root = folder / "parts"
+    if root.exists():
+        if not (root / _MARK).exists():
+            raise OptionError(f"-o {folder}: {root} is not from an earlier demonstration")
+        shutil.rmtree(root)
+    root.mkdir(parents=True)
+    (root / _MARK).touch()
+    samples = write_dataset(root, looks, n_train, n_good, n_per_defect, seed)
+    new = partial(
+        AnomalyDINO,
+        backbone=backbone,
+        weights=weights,
+        rotations="none",  # the parts come in one orientation
+        false_reject=_FALSE_REJECT,
+    )
+    shown = {
+        look: _show(look, [s for s in samples if s.category == look], new(), folder, progress)
+        for look in looks
+    }
+    figures = [each.figures for each in shown.values()]
     page = write_page(
         folder / "index.html",
         "Offnominal on synthetic parts",
         figures,
-        cards,
-        scores=scores,
-        decisions=decisions,
-        pictures=pictures,
+        [card for each in shown.values() for card in each.cards],
+        scores=[each.scores for each in shown.values()],
+        decisions={look: each.decisions for look, each in shown.items()},
+        pictures=[each.picture for each in shown.values()],
     )
     return DemoResult(page, figures)
 
 
-def _draw(
-    root: Path, looks: Sequence[str], n_train: int, n_good: int, n_per_defect: int, seed: int
-) -> list[Sample]:
-    if root.exists():
-        if not (root / _MARK).exists():
-            raise OptionError(f"-o {root.parent}: {root} is not from an earlier demonstration")
-        shutil.rmtree(root)
-    root.mkdir(parents=True)
-    (root / _MARK).touch()
-    return write_dataset(root, looks, n_train, n_good, n_per_defect, seed)
+class _Shown(NamedTuple):
+    """What the page shows of one look."""
+
+    figures: dict[str, object]
+    cards: list[Card]
+    scores: Scores
+    decisions: list[str]
+    picture: tuple[str, np.ndarray]
 
 
-def _named(
-    progress: Callable[[str, int], None] | None, look: str
-) -> Callable[[str, int], None] | None:
-    return None if progress is None else lambda stage, done: progress(f"{look}: {stage}", done)
+def _show(
+    look: str,
+    samples: list[Sample],
+    detector: AnomalyDINO,
+    folder: Path,
+    progress: Progress | None,
+) -> _Shown:
+    def tell(stage: str, done: int) -> None:
+        if progress:
+            progress(f"{look}: {stage}", done)
 
-
-def _measure(look: str, test: list[Sample], predictions: list[Prediction]) -> dict[str, object]:
-    maps = [p.anomaly_map for p in predictions]
-    masks = [
-        np.zeros(m.shape, np.bool_)
-        if sample.mask is None
-        else read_mask(sample.mask, (m.shape[0], m.shape[1]))
-        for sample, m in zip(test, maps, strict=True)
+    train = [s.image for s in samples if s.split == "train"]
+    test = [s for s in samples if s.split == "test"]
+    detector.fit(train, progress=tell).save(folder / f"{look}.offn")
+    results = list(zip(test, detector.stream([s.image for s in test], progress=tell), strict=True))
+    reason = detector.masking_test_["reason"] if detector.masking_test_ else "not asked for"
+    mask = f"foreground mask {'on' if detector.masks_ else 'off'}, {reason}"
+    net = detector.load_network()
+    decisions = [
+        f"backbone: {net.name}: {len(detector.bank):,} patches of {net.dim} values in the bank",
+        mask,
+        f"threshold: {detector.threshold}",
     ]
-    by_image = image_metrics([s.label for s in test], [p.score for p in predictions])
-    by_pixel = pixel_metrics(maps, masks)
-    chosen = ("image_auroc", "image_ap", "image_f1_max")
-    row: dict[str, object] = {"category": look}
-    row |= {name: by_image[name] for name in chosen}
-    return row | {name: by_pixel[name] for name in ("pixel_auroc", "aupro")}
+    threshold = detector.threshold.value if detector.threshold else float("nan")
+    good, bad = ([p.score for s, p in results if s.label == label] for label in (0, 1))
+    return _Shown(
+        _measure(look, results),
+        [_card(*result) for result in _spread(results)],
+        Scores(look, good, bad, threshold),
+        decisions,
+        (f"{look}: {mask}", detector.foreground_picture(read_image(train[0]))),
+    )
 
 
-def _scores(look: str, test: list[Sample], predictions: list[Prediction]) -> Scores:
-    good = [p.score for s, p in zip(test, predictions, strict=True) if not s.label]
-    defective = [p.score for s, p in zip(test, predictions, strict=True) if s.label]
-    threshold = predictions[0].threshold
-    return Scores(look, good, defective, float("nan") if threshold is None else threshold)
+def _measure(look: str, results: Results) -> dict[str, object]:
+    maps = [p.anomaly_map for _, p in results]
+    masks = [_mask(s, p) for s, p in results]
+    found = image_metrics([s.label for s, _ in results], [p.score for _, p in results])
+    found |= pixel_metrics(maps, masks)
+    return {"category": look} | {name: found[name] for name in _FIGURES}
 
 
-def _spread(
-    results: list[tuple[Sample, Prediction]], count: int
-) -> list[tuple[Sample, Prediction]]:
+def _mask(sample: Sample, prediction: Prediction) -> np.ndarray:
+    height, width = prediction.image.shape[:2]
+    mask = sample_mask(sample, (height, width))
+    assert mask is not None  # all parts are drawn with theirs
+    return mask
+
+
+def _spread(results: Results) -> Results:
     """Some results of every kind: the first ones of each, taken in turn."""
-    kinds: dict[str, list[tuple[Sample, Prediction]]] = {}
+    kinds: dict[str, Results] = {}
     for sample, prediction in results:
         kinds.setdefault(sample.defect, []).append((sample, prediction))
     turns = [
         group[turn] for turn in range(len(results)) for group in kinds.values() if turn < len(group)
     ]
-    chosen = turns[:count]
-    return sorted(chosen, key=lambda pair: (-pair[0].label, -pair[1].score))
+    return sorted(turns[:_CARDS], key=lambda pair: (-pair[0].label, -pair[1].score))
 
 
 def _card(sample: Sample, prediction: Prediction) -> Card:
-    outcomes: dict[tuple[bool, bool], Outcome] = {
-        (True, True): "hit",
-        (True, False): "miss",
-        (False, True): "false alarm",
-        (False, False): "good",
-    }
-    heat = prediction.anomaly_map
-    size = (heat.shape[0], heat.shape[1])
-    missing = float("nan")
+    rejected, missing = bool(prediction.is_anomalous), float("nan")
     return Card(
         category=sample.category,
         defect=sample.defect,
-        outcome=outcomes[bool(sample.label), bool(prediction.is_anomalous)],
+        outcome=("hit" if rejected else "miss")
+        if sample.label
+        else ("false alarm" if rejected else "good"),
         score=prediction.score,
         threshold=missing if prediction.threshold is None else prediction.threshold,
         p_value=missing if prediction.p_value is None else prediction.p_value,
         image=prediction.image,
-        truth=None if sample.mask is None else read_mask(sample.mask, size),
-        map_picture=colour_map(heat, *prediction.colour_range),
+        truth=_mask(sample, prediction) if sample.label else None,
+        map_picture=colour_map(prediction.anomaly_map, *prediction.colour_range),
         overlay=prediction.overlay(),
         name=sample.image.name,
     )
-
-
-def _decisions(detector: AnomalyDINO) -> list[str]:
-    test = detector.masking_test_
-    net = detector.load_network()
-    return [
-        f"backbone: {net.name}: {len(detector.bank):,} patches of {net.dim} values in the bank",
-        f"foreground mask: {'on' if detector.masks_ else 'off'}"
-        + (f": {test['reason']}" if test else ""),
-        f"threshold: {detector.threshold}",
-    ]

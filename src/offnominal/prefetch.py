@@ -55,11 +55,31 @@ def prefetch(
 def _prefetch(
     items: Iterable[T], work: Callable[[T], R], workers: int, ahead: int
 ) -> Generator[tuple[T, R | None, ImageError | None], None, None]:
+    with ThreadPoolExecutor(workers, thread_name_prefix="offnominal-prefetch") as pool:
+        yield from in_order(items, lambda item: pool.submit(work, item), ahead)
+
+
+def in_order(
+    items: Iterable[T], submit: Callable[[T], "Future[R]"], ahead: int
+) -> Generator[tuple[T, R | None, ImageError | None], None, None]:
+    """What becomes of items that are handed to `submit`, in the order of the items.
+
+    Parameters
+    ----------
+    items, ahead
+        As for `prefetch`.
+    submit : callable
+        Starts the work on one item. What is not done when the consumer stops is cancelled.
+
+    Yields
+    ------
+    item, result, error
+        As `prefetch` does.
+    """
     waiting: deque[tuple[T, Future[R]]] = deque()
     source = iter(items)
     failure: Exception | None = None
     exhausted = False
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="offnominal-prefetch")
 
     def fill() -> None:
         nonlocal exhausted, failure
@@ -71,18 +91,20 @@ def _prefetch(
             except Exception as error:
                 exhausted, failure = True, error
             else:
-                waiting.append((item, pool.submit(work, item)))
+                waiting.append((item, submit(item)))
 
     try:
         fill()
         while waiting:
-            settled = _settle(*waiting.popleft())
+            settled = _settle(*waiting[0])
+            waiting.popleft()
             fill()
             yield settled
         if failure is not None:
             raise failure
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        for _, future in waiting:
+            future.cancel()
 
 
 def _settle(item: T, future: "Future[R]") -> tuple[T, R | None, ImageError | None]:

@@ -21,6 +21,7 @@ __all__ = [
     "anomaly_map",
     "check_aggregate",
     "image_score",
+    "network_map",
     "size_of",
 ]
 
@@ -107,13 +108,13 @@ def aggregate(patches: NDArray[np.float32], how: str = "top1", stride: int = 1) 
     share = float(match[2]) / 100
     if match[1] == "quantile":
         return float(np.quantile(patches, share))
-    flat = (_network_map(patches, stride) if match[1] == "map-top" else patches).ravel()
+    flat = (network_map(patches, stride) if match[1] == "map-top" else patches).ravel()
     # In double precision 0.01 * 100 is 1, as it is in the reference code.
     count = max(1, int(len(flat) * share))
     return float(np.partition(flat, -count)[-count:].mean(dtype=np.float64))
 
 
-def _network_map(patches: NDArray[np.float32], stride: int) -> NDArray[np.float32]:
+def network_map(patches: NDArray[np.float32], stride: int) -> NDArray[np.float32]:
     """SubspaceAD's released map: bilinear, then a 3 x 3 Gaussian blur of sigma 4."""
     rows, columns = patches.shape
     large = cv2.resize(patches, (columns * stride, rows * stride), interpolation=cv2.INTER_LINEAR)

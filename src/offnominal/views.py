@@ -34,6 +34,7 @@ __all__ = [
     "rotate_image",
     "tiled_views",
     "turned_back",
+    "unflipped",
     "whole_view",
 ]
 
@@ -153,9 +154,9 @@ def merge(
 
     Views of one window are averaged, and tiles blended without seams.
     """
+    upright = [unflipped(grid, view) for grid, view in zip(grids, views, strict=True)]
     if len(views) == 1:
-        return grids[0], views[0].window
-    upright = [_unflipped(grid, view) for grid, view in zip(grids, views, strict=True)]
+        return upright[0], views[0].window
     windows = [view.window for view in views]
     if len(set(windows)) == 1:
         return np.stack(upright).mean(0), windows[0]
@@ -165,7 +166,8 @@ def merge(
     return blend_tiles(upright, tiles, cover, patch), (0, 0, *cover)
 
 
-def _unflipped(grid: NDArray[np.float32], view: View) -> NDArray[np.float32]:
+def unflipped(grid: NDArray[np.float32], view: View) -> NDArray[np.float32]:
+    """A flipped view's grid (gh, gw) set upright, or an upright grid as the view shows it."""
     if view.flip == "rows":
         return grid[::-1]
     return grid[:, ::-1] if view.flip == "columns" else grid

@@ -29,7 +29,7 @@ def tile_pixels(path: Path) -> Tensor:
     net = Builtin()
     # One size for all, which is faster than the shapes that the tiles have.
     image = resize_image(read_image(path), net.resolution, net.multiple, "square")
-    return to_pixels(image, net.mean, net.std)[None]
+    return torch.from_numpy(to_pixels(image, net.mean, net.std))[None]
 
 
 @pytest.fixture(scope="module")

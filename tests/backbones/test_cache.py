@@ -15,8 +15,8 @@ from offnominal.backbones.base import Backbone
 from offnominal.backbones.cache import FeatureCache, cached, default_cache
 from offnominal.backbones.clip import ClipBackbone
 from offnominal.benchmark.machine import NetworkMeter
-from offnominal.detectors.clip import CLIPDetector
-from offnominal.detectors.winclip import WinCLIP
+from offnominal.detectors.language.clip import CLIPDetector
+from offnominal.detectors.language.winclip import WinCLIP
 from offnominal.errors import OptionError
 
 BIG = 10**9

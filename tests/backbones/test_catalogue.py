@@ -4,7 +4,7 @@ import pytest
 import timm
 import torch
 
-from offnominal.backbones.catalogue import CATALOGUE, closest
+from offnominal.backbones.catalogue import CATALOGUE, closest, family_of
 from offnominal.backbones.timm import _create, hub_file
 
 NETWORKS = [entry for entry in CATALOGUE.values() if entry.timm]
@@ -21,6 +21,20 @@ def test_entry_is_what_timm_says(entry) -> None:
     assert entry.parameters == pytest.approx(size, abs=0.06)
     if "clip" not in entry.name:  # OpenAI's weights are MIT; timm notes another for some
         assert config.license.split("-")[0].lower() in entry.licence.lower()
+
+
+def test_families() -> None:
+    found = {name: entry.family for name, entry in CATALOGUE.items()}
+    assert {name for name, family in found.items() if family == "cnn"} == {
+        *("convnext_tiny", "convnext_base", "efficientnet_b0", "efficientnet_b4"),
+        *("mobilenetv2_100", "mobilenetv3_large"),
+    }
+    for name, family in found.items():
+        begins = {"builtin-aligned": "builtin", "clip_resnet50": "resnet"}.get(name, name)
+        assert family == "cnn" or begins.startswith(family)
+    assert family_of("vit_small_patch14_reg4_dinov2") == "dinov2"
+    assert family_of("convnext_tiny.dinov3_lvd1689m") == "dinov3"
+    assert family_of("wide_resnet101_2.tv2_in1k") == "wide_resnet"
 
 
 def test_unknown_names_get_a_hint() -> None:

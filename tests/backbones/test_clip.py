@@ -17,12 +17,11 @@ from safetensors.torch import save_file
 from tests.seeded import CLIP_TINY, clip_weights, save_clip
 from torch import Tensor
 
-from offnominal import AnomalyDINO
+from offnominal import AnomalyDINO, load
 from offnominal.backbones import load_backbone
 from offnominal.backbones.clip import ClipBackbone, require_clip
 from offnominal.backbones.clip_blocks import Positions, resize_positions, window_indices
-from offnominal.backbones.clip_files import hub_files
-from offnominal.backbones.clip_models import describe
+from offnominal.backbones.clip_files import describe, hub_files
 from offnominal.backbones.clip_text import tokenize
 from offnominal.errors import BackboneError, OptionError, WeightsError
 
@@ -323,7 +322,7 @@ def test_serves_any_detector(folder: Path, parts: Path, tmp_path: Path) -> None:
         weights=str(save_clip(folder, CLIP_TINY, "tiny")), rotations="none", mask="off"
     )
     detector.fit(good).save(tmp_path / "m.offn")
-    again = AnomalyDINO.load(tmp_path / "m.offn")
+    again = load(tmp_path / "m.offn")
     [first], [second] = detector.predict(good[0]), again.predict(good[0])
     assert first.score == second.score
     assert again.load_network().name == "open_clip:tiny"

@@ -24,7 +24,7 @@ def run(dataset: Dataset, root: Path, *script: Behaviour) -> list[str]:
     """One cell of a chat model, which is asked about the test images in their order."""
     with ChatServer(*script) as server:
         sets: dict[str, Any] = {"model": ["small"], "endpoint": [server.endpoint]}
-        sets |= {"retries": [0], "backoff": [0.01]}
+        sets |= {"retries": [0]}
         # It takes no backbone, and is left alone with the one that others need.
         request = Request(("chat",), (0,), backbones=("builtin",), sets=sets)
         outcome = Runner(make_plan([dataset], request), Store(root)).run()

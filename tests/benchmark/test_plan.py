@@ -25,12 +25,12 @@ def test_every_combination_once(dataset: Dataset) -> None:
         sets={"rotations": ["none", "agnostic"], "aggregate": ["top1", "max", "top1"]},
     )
     work = make_plan([dataset], request)
-    # Three categories, (2 + 2 + 1) draws, two rotations and two statistics.
-    assert len(work.cells) == 3 * 5 * 2 * 2
+    # Two categories, (2 + 2 + 1) draws, two rotations and two statistics.
+    assert len(work.cells) == 2 * 5 * 2 * 2
     assert len({cell.name for cell in work.cells}) == len(work.cells)
     # The two statistics share a fit, and stand together.
     groups = [cell.group for cell in work.cells]
-    assert len(set(groups)) == 3 * 5 * 2
+    assert len(set(groups)) == 2 * 5 * 2
     assert groups[::2] == groups[1::2]
     assert work.impossible == []
 
@@ -41,7 +41,7 @@ def test_a_name_is_the_same_in_every_run_and_tells_what_it_is(dataset: Dataset) 
         for _ in range(2)
     ]
     assert names[0] == names[1]
-    assert names[0].startswith("parts-board-anomalydino-4shot-seed0-")
+    assert names[0].startswith("parts-fabric-anomalydino-4shot-seed0-")
 
 
 def test_what_changes_the_result_changes_the_name(dataset: Dataset, tmp_path: Path) -> None:
@@ -87,9 +87,9 @@ def test_what_cannot_be_drawn_is_said_and_the_rest_goes_on(dataset: Dataset) -> 
     # There are six training images: the third lot of three does not exist.
     request = Request(shots=(3, 99), seeds=3, sampling="first", backbones=BUILTIN)
     work = make_plan([dataset], request)
-    assert len(work.cells) == 3 * 2
-    assert len(work.impossible) == 3 * (1 + 3)
-    assert "board, 3 shots, seed 2" in work.impossible[0]
+    assert len(work.cells) == 2 * 2
+    assert len(work.impossible) == 2 * (1 + 3)
+    assert "fabric, 3 shots, seed 2" in work.impossible[0]
 
 
 def test_nothing_to_run_is_an_error(dataset: Dataset) -> None:

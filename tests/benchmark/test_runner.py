@@ -1,26 +1,27 @@
 """The runner on real parts: what it writes, that it resumes, and that several share the work."""
 
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from offnominal import AnomalyDINO
 from offnominal.backbones.cache import FeatureCache
+from offnominal.benchmark.evaluate import evaluate_detector
 from offnominal.benchmark.plan import Request, Work, make_plan
 from offnominal.benchmark.runner import Runner
 from offnominal.benchmark.store import FinishedCell, Store, read_runs
 from offnominal.datasets import Dataset, open_dataset, read_mask
-from offnominal.detectors import detector_class
-from offnominal.errors import DatasetError, OptionError
+from offnominal.detectors.base import Detector
+from offnominal.detectors.ensemble import Ensemble
+from offnominal.detectors.registry import METHODS as METHODS_KNOWN
+from offnominal.detectors.registry import Method, detector_class, load
+from offnominal.errors import DatasetError
 from offnominal.metrics import image_metrics, pixel_metrics
-from offnominal.scoring import anomaly_map
+from offnominal.scoring import Scores, anomaly_map
 
 AGGREGATES = ["top1", "max", "map-max"]
 
@@ -103,7 +104,7 @@ def test_a_cell_keeps_what_the_report_needs(runs: Path, dataset: Dataset) -> Non
     assert len(grids) == len(cell.scores["image"])
     rows = zip(cell.scores["height"], cell.scores["width"], grids, strict=True)
     for number, (height, width, grid) in enumerate(rows):
-        heat = anomaly_map(torch.from_numpy(grid), (height, width), 4.0).numpy()
+        heat = anomaly_map(grid, (height, width), 4.0)
         assert float(heat.max()) == pytest.approx(cell.scores["map_max"][number], rel=1e-5)
         kept = np.load(cell.folder / "maps" / f"{number:05d}.npy")
         np.testing.assert_allclose(kept, heat, rtol=2e-3)
@@ -139,21 +140,6 @@ def test_a_group_is_one_process_s_at_a_time(tmp_path: Path) -> None:
     with other.claim("work") as again:
         assert again
     assert not list(tmp_path.glob("claims/*"))
-
-
-def test_a_cell_that_cannot_share_a_fit_has_its_own(
-    runs: Path, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(self: AnomalyDINO, **changes: Any) -> None:
-        raise OptionError("another scoring takes another fit")
-
-    monkeypatch.setattr(AnomalyDINO, "rescored", refuse)
-    outcome = Runner(plan(dataset, shots=(2,), seeds=1), Store(tmp_path)).run()
-    assert (outcome.finished, outcome.failed) == (3, [])
-    shared = {cell.name: cell for cell in read_runs(runs)[0]}
-    for cell in read_runs(tmp_path)[0]:
-        assert cell.run["shared_with"] == 0
-        assert cell.scores["score"] == pytest.approx(shared[cell.name].scores["score"], rel=1e-5)
 
 
 def test_a_cell_that_fails_leaves_nothing_and_the_others_go_on(
@@ -201,48 +187,119 @@ def test_the_batched_form_runs_without_references(dataset: Dataset, tmp_path: Pa
 METHODS = ("patchcore", "padim", "dn2", "spade", "subspacead", "multilayer-nn")
 
 
-def check_methods(dataset: Dataset, root: Path, backbone: str, weights: str | None) -> None:
+def test_every_method_scores_as_it_does_by_itself_at_its_own_levels_of_a_shared_network(
+    dataset: Dataset, mobilenet: Path, tmp_path: Path
+) -> None:
     sets = {"rotations": ["none"], "aggregate": ["max", "mean"], "resize": ["square"]}
-    work = plan(dataset, methods=METHODS, shots=(3,), seeds=1, sets=sets, backbones=(backbone,))
-    cache = FeatureCache(root / "cache", 10**9)
-    outcome = Runner(work, Store(root), cache).run()
+    sets |= {"resolution": [96]}
+    asked = {"methods": METHODS, "shots": (3,), "seeds": 1, "backbones": (str(mobilenet),)}
+    cache = FeatureCache(tmp_path / "cache", 10**9)
+    outcome = Runner(plan(dataset, **asked, sets=sets), Store(tmp_path), cache).run()
     assert outcome.failed == []
-    cells, _ = read_runs(root)
+    cells, _ = read_runs(tmp_path)
     assert len(cells) == 2 * len(METHODS)
     test = [sample.image for sample in dataset.test("fabric")][:4]
     for cell in cells:
-        options = cell.settings["options"] | {"weights": weights}
+        options = cell.settings["options"] | {"weights": str(mobilenet)}
         detector = detector_class(cell.settings["method"])(**options, device="cpu")
         detector.fit([dataset.root / name for name in cell.settings["references"]])
         scores = [prediction.score for prediction in detector.predict(test)]
         assert cell.scores["score"][:4] == pytest.approx(scores, rel=1e-4), cell.name
 
 
-def test_every_method_scores_as_it_does_by_itself(dataset: Dataset, tmp_path: Path) -> None:
-    check_methods(dataset, tmp_path, "builtin", None)
+def test_an_ensemble_shares_its_networks(dataset: Dataset, tmp_path: Path) -> None:
+    sets = {"of": ["dn2"], "aggregate": ["members", "max"]}
+    sets["backbone"] = ["builtin,builtin-aligned"]
+    work = plan(dataset, methods=("ensemble",), shots=(2,), seeds=1, backbones=(), sets=sets)
+    outcome = Runner(work, Store(tmp_path)).run()
+    assert (outcome.finished, outcome.failed) == (2, [])
+    # Two members, and each of two references and of the test images once.
+    assert outcome.computed == 2 * (2 + len(dataset.test("fabric")))
+    cell = cell_of(read_runs(tmp_path)[0], aggregate="members")
+    assert cell.run["backbone"]["name"] == "builtin,builtin-aligned"
+    detector = Ensemble(of="dn2", backbone="builtin,builtin-aligned", device="cpu")
+    detector.fit([dataset.root / name for name in cell.settings["references"]])
+    found = detector.predict([sample.image for sample in dataset.test("fabric")])
+    assert cell.scores["score"] == pytest.approx([p.score for p in found], rel=1e-5)
 
 
-def test_every_method_has_its_own_levels_of_a_shared_network(
-    dataset: Dataset, mobilenet: Path, tmp_path: Path
+class Darkness(Detector):
+    """A method of another package, without a network: how dark an image is."""
+
+    method = "darkness"
+    needs_references = False
+
+    def __init__(self, power: float = 1.0, **options: Any) -> None:
+        super().__init__(**options)
+        self.power = power
+
+    def learn(self, number: int, image: np.ndarray) -> np.ndarray:
+        return image
+
+    def score(self, image: np.ndarray) -> Scores:
+        grey = image.mean(2, dtype=np.float32) / 255
+        return Scores(((1 - grey[::16, ::16]) ** self.power).astype(np.float32), stride=16)
+
+    def score_reference(self, number: int, kept: np.ndarray) -> Scores:
+        return self.score(kept)
+
+
+def test_a_method_without_a_network_takes_part(
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    check_methods(dataset, tmp_path, str(mobilenet), str(mobilenet))
+    target = f"{__name__}:Darkness"
+    monkeypatch.setitem(METHODS_KNOWN, "darkness", Method("darkness", target, "", "", ""))
+    # The backbone is for others.
+    sets = {"power": [1.0, 2.0], "aggregate": ["max", "mean"]}
+    work = plan(dataset, methods=("darkness",), shots=(0, 2), seeds=1, sets=sets)
+    outcome = Runner(work, Store(tmp_path)).run()
+    assert (outcome.finished, outcome.failed, outcome.computed) == (8, [], 0)
+    cells, _ = read_runs(tmp_path)
+    assert all(cell.run["backbone"] is None for cell in cells)
+    assert {cell.untrained for cell in cells} == {""}
+    scores = cell_of(cells, shots=2, power=1.0, aggregate="max").scores["score"]
+    squared = cell_of(cells, shots=0, power=2.0, aggregate="max").scores["score"]
+    np.testing.assert_allclose(squared, np.square(scores), rtol=1e-6)
+
+    model = tmp_path / "dark.offn"
+    Darkness().fit([dataset.train("fabric")[0].image]).save(model)
+    [found] = evaluate_detector(load(model), model, dataset, tmp_path / "evaluated")
+    assert (found.good, found.defective) == (3, len(scores) - 3)
+    [cell] = read_runs(tmp_path / "evaluated")[0]
+    assert cell.settings["options"]["power"] == 1.0
 
 
 RUN = """
-import sys
+import os, signal, sys, time
 from pathlib import Path
+import torch
+from offnominal.benchmark.evaluate import evaluate_detector
 from offnominal.benchmark.plan import Request, make_plan
 from offnominal.benchmark.runner import Runner
 from offnominal.benchmark.store import Store
 from offnominal.datasets import open_dataset
-import torch
 torch.set_num_threads(1)
-request = Request(shots=(1, 2, 3), seeds=3, backbones=("builtin",), sets={"rotations": ["none"]})
+request = Request(shots=(1, 2), seeds=3, backbones=("builtin",), sets={"rotations": ["none"]})
 work = make_plan([open_dataset(Path(sys.argv[1]))], request)
-def tell(cell, figures):
-    print(cell.name, flush=True)
-outcome = Runner(work, Store(Path(sys.argv[2]))).run(finished=tell)
-print("end", outcome.finished, outcome.before, outcome.elsewhere, flush=True)
+
+def start(pipe):
+    def tell(cell, figures):
+        os.write(pipe, (cell.name + "\\n").encode())
+    child = os.fork()
+    if not child:
+        outcome = Runner(work, Store(Path(sys.argv[2]))).run(finished=tell)
+        os._exit(bool(outcome.failed))
+    return child
+
+# The first is killed in the middle, without a chance to clean up.
+reading, writing = os.pipe()
+doomed = start(writing)
+os.read(reading, 1)
+time.sleep(0.1)
+os.kill(doomed, signal.SIGKILL)
+os.waitpid(doomed, 0)
+racers = [start(1), start(1)]
+sys.exit(any(os.waitpid(racer, 0)[1] for racer in racers))
 """
 
 
@@ -250,19 +307,12 @@ def test_processes_share_a_folder_and_a_killed_one_leaves_nothing_half_done(
     parts: Path, tmp_path: Path
 ) -> None:
     command = [sys.executable, "-c", RUN, str(parts / "fabric"), str(tmp_path)]
-    # The first is killed in the middle, without a chance to clean up.
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as doomed:
-        assert doomed.stdout is not None
-        doomed.stdout.readline()
-        time.sleep(0.2)
-        doomed.send_signal(signal.SIGKILL)
-    racers = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    outputs = [racer.communicate()[0].splitlines() for racer in racers]
-    assert all(racer.returncode == 0 for racer in racers)
-    run = [line for lines in outputs for line in lines if not line.startswith("end")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    run = done.stdout.splitlines()
     assert len(run) == len(set(run))  # no cell was run twice
     cells, _ = read_runs(tmp_path)
-    assert len(cells) == 9
+    assert len(cells) == 6
     assert {cell.name for cell in cells} >= set(run)
     # Nobody waits for the dead one: what it was at is run by another.
     assert not list(tmp_path.glob("claims/*"))

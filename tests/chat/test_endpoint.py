@@ -2,7 +2,7 @@
 
 import pytest
 
-from offnominal.chat.endpoint import check_endpoint, is_loopback, read_key
+from offnominal.chat.endpoint import check_endpoint, read_key
 from offnominal.errors import OptionError
 
 
@@ -38,13 +38,6 @@ def test_what_is_no_base_url(given: str, problem: str) -> None:
         check_endpoint(given)
     assert "http://127.0.0.1:8080/v1" in str(error.value), "the remedy"
     assert "hunter2" not in str(error.value)
-
-
-def test_loopback() -> None:
-    for place in ("http://127.0.0.1:1/v1", "http://localhost/v1", "http://[::1]/v1"):
-        assert is_loopback(place)
-    for place in ("http://10.0.0.1/v1", "http://localhost.example.com/v1", "https://a.b/v1"):
-        assert not is_loopback(place)
 
 
 def test_keys(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,14 +6,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from offnominal.detectors.language.anomalyclip import AnomalyCLIP
-from offnominal.detectors.language.coop import CoOp
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
-from tests.looks import pixels_of
 from tests.seeded import CLIP_TINY, clip_weights, save_clip
 
+from offnominal import load
+from offnominal.detectors.language.anomalyclip import AnomalyCLIP
+from offnominal.detectors.language.coop import CoOp
 from offnominal.errors import BackboneError, ModelFileError, NotFittedError, OptionError
 from offnominal.language.learned import AnomalyCLIPPrompts, CoOpPrompts
 from offnominal.language.learnedfile import LearnedFile, write_learned
@@ -103,7 +103,7 @@ def test_options_of_the_score(weights: str, prompts: Path, images: list[Path]) -
     assert text.score != peak.score
     [named] = AnomalyCLIP(class_name="metal nut", **options).fit([]).predict(images[1])
     assert named.score == text.score, "the prompts know no object"
-    pixels = pixels_of(own, np.asarray(Image.open(images[1]).convert("RGB")))
+    pixels = torch.from_numpy(own.views(np.asarray(Image.open(images[1]).convert("RGB")))[0].pixels)
     with torch.inference_mode():
         scores, grids = own(torch.stack([pixels, pixels]))
     assert scores.tolist() == pytest.approx([text.score] * 2, rel=1e-5)
@@ -137,7 +137,7 @@ def test_what_is_refused(
         AnomalyCLIP(prompts=prompts, weights=str(mobilenet)).fit([])
     with pytest.raises(ModelFileError, match=r"absent\.safetensors: does not exist"):
         AnomalyCLIP(prompts=tmp_path / "absent.safetensors", weights=weights).fit([])
-    with pytest.raises(OptionError, match="value_blocks 0"):
+    with pytest.raises(OptionError, match="value-blocks 0"):
         AnomalyCLIP(value_blocks=0)
 
 
@@ -192,7 +192,7 @@ def test_coop_says_what_clip_says(weights: str, images: list[Path], tmp_path: Pa
     [found] = detector.fit([]).predict(images[2])
     states = text.encode([f"a photo of a {s} magnetic tile." for s in ("normal", "anomalous")])
     states = states / states.norm(dim=1, keepdim=True)
-    pixels = pixels_of(detector, found.image)[None]
+    pixels = torch.from_numpy(detector.views(found.image)[0].pixels)[None]
     with torch.inference_mode():
         tokens = net.project(net.tokens(pixels).last)[0]
     cosines = (tokens / tokens.norm(dim=1, keepdim=True)) @ states.T

@@ -82,7 +82,7 @@ def test_same_answer_from_path_array_and_pil(fabric: Detector, parts: Path) -> N
 
 def test_result_does_not_depend_on_neighbours_in_the_stream(fabric: Detector, parts: Path) -> None:
     """Images of different shapes are not stretched to the first one's."""
-    files = [images_of(parts / look / "test")[0] for look in ("board", "fabric", "part")]
+    files = [images_of(parts / look / "test")[0] for look in ("fabric", "part")]
     together = list(fabric.stream(files))
     for file, found in zip(files, together, strict=True):
         [alone] = fabric.predict([file])
@@ -92,7 +92,7 @@ def test_result_does_not_depend_on_neighbours_in_the_stream(fabric: Detector, pa
 
 
 def test_fit_is_deterministic(parts: Path, tmp_path: Path) -> None:
-    files = images_of(parts / "board" / "train")[:3]
+    files = images_of(parts / "fabric" / "train")[:3]
     for name in ("a", "b"):
         AnomalyDINO(backbone="builtin", rotations="0,90").fit(files).save(tmp_path / name)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
@@ -100,15 +100,15 @@ def test_fit_is_deterministic(parts: Path, tmp_path: Path) -> None:
 
 def test_leave_one_out_equals_refitting_without_the_reference(parts: Path) -> None:
     """One masked search, the same as n refits: its own patches and rotations are left out."""
-    files = images_of(parts / "board" / "train")[:4]
+    files = images_of(parts / "fabric" / "train")[:4]
     options = {"backbone": "builtin", "rotations": "0,180", "normalize": "none", "mask": "off"}
     detector = AnomalyDINO(**options).fit(files)
     assert detector.calibration.kind == "leave-one-out"
     for index, file in enumerate(files):
         rest = [f for f in files if f != file]
         [alone] = AnomalyDINO(**options).fit(rest).predict([file])
-        assert detector.calibration.images[index].item() == pytest.approx(alone.score, rel=1e-6)
-        assert detector.calibration.peaks[index].item() == pytest.approx(
+        assert detector.calibration.images[index] == pytest.approx(alone.score, rel=1e-6)
+        assert detector.calibration.peaks[index] == pytest.approx(
             alone.anomaly_map.max(), rel=1e-5
         )
 
@@ -122,11 +122,11 @@ def test_leave_one_out_with_masked_references(parts: Path) -> None:
     for index, file in enumerate(files):
         rest = [f for f in files if f != file]
         [alone] = AnomalyDINO(**options, mask_references=True).fit(rest).predict([file])
-        assert detector.calibration.images[index].item() == pytest.approx(alone.score, rel=1e-5)
+        assert detector.calibration.images[index] == pytest.approx(alone.score, rel=1e-5)
 
 
 def test_calibrate_on_limits_the_references_scored(parts: Path) -> None:
-    files = images_of(parts / "board" / "train")
+    files = images_of(parts / "fabric" / "train")
     some = AnomalyDINO(backbone="builtin", rotations="none", calibrate_on=3).fit(files)
     every = AnomalyDINO(backbone="builtin", rotations="none", calibrate_on=0).fit(files)
     assert (len(some.calibration.images), len(every.calibration.images)) == (3, len(files))
@@ -135,14 +135,14 @@ def test_calibrate_on_limits_the_references_scored(parts: Path) -> None:
 
 def test_copies_count_once(parts: Path, tmp_path: Path) -> None:
     """A copy would score nothing against its twin and pull the threshold down."""
-    files = images_of(parts / "board" / "train")[:4]
+    files = images_of(parts / "fabric" / "train")[:4]
     copy = tmp_path / "copy.png"
     copy.write_bytes(files[0].read_bytes())
     once = AnomalyDINO(backbone="builtin", rotations="none").fit(files)
     twice = AnomalyDINO(backbone="builtin", rotations="none").fit([*files, copy])
     assert (twice.copies, len(twice.references)) == (1, 4)
-    assert torch.equal(twice.calibration.images, once.calibration.images)
-    fresh = images_of(parts / "board" / "test" / "good")
+    assert np.array_equal(twice.calibration.images, once.calibration.images)
+    fresh = images_of(parts / "fabric" / "test" / "good")
     assert twice.calibrate([*fresh, fresh[0], copy]) == 2
     assert len(twice.calibration.images) == len(fresh)
 
@@ -152,13 +152,13 @@ def test_a_fit_that_broke_off_is_no_fit(parts: Path, tmp_path: Path) -> None:
     bad.touch()
     detector = AnomalyDINO(backbone="builtin", rotations="none")
     with pytest.raises(ImageError):
-        detector.fit([*images_of(parts / "board" / "train")[:2], bad])
+        detector.fit([*images_of(parts / "fabric" / "train")[:2], bad])
     with pytest.raises(NotFittedError):
-        detector.predict(images_of(parts / "board" / "test")[:1])
+        detector.predict(images_of(parts / "fabric" / "test")[:1])
 
 
 def test_one_reference_gives_scores_but_no_decision(parts: Path) -> None:
-    files = images_of(parts / "board" / "train")
+    files = images_of(parts / "fabric" / "train")
     detector = AnomalyDINO(backbone="builtin", rotations="none").fit(files[:1])
     [found] = detector.predict(files[1:2])
     assert found.score > 0
@@ -169,7 +169,7 @@ def test_one_reference_gives_scores_but_no_decision(parts: Path) -> None:
 
 
 def test_calibrate_uses_unseen_images_only(parts: Path) -> None:
-    files = images_of(parts / "board" / "train")
+    files = images_of(parts / "fabric" / "train")
     detector = AnomalyDINO(backbone="builtin", rotations="none").fit(files[:2])
     before = detector.threshold
     skipped = detector.calibrate(files, false_reject=0.2)
@@ -227,7 +227,7 @@ def _features(detector: AnomalyDINO, file: Path) -> torch.Tensor:
 
 
 def test_neighbours_are_averaged(parts: Path) -> None:
-    files = images_of(parts / "board" / "train")
+    files = images_of(parts / "fabric" / "train")
     options = {"backbone": "builtin", "rotations": "none", "normalize": "l2"}
     detector = AnomalyDINO(**options, neighbours=3).fit(files[:2])
     with torch.inference_mode():
@@ -241,14 +241,14 @@ def test_neighbours_are_averaged(parts: Path) -> None:
 
 @pytest.mark.parametrize("how", ["top1", "max", "map-max", "mean", "quantile99"])
 def test_forward_gives_the_scores_that_predict_gives(parts: Path, how: str) -> None:
-    files = images_of(parts / "board" / "train")
+    files = images_of(parts / "fabric" / "train")
     detector = AnomalyDINO(backbone="builtin", rotations="none", aggregate=how).fit(files[:2])
     [found] = detector.predict(files[3:4])
     image = read_image(files[3])
     with torch.inference_mode():
         pixels = pixels_of(detector, image)[None]
         scores, patch_scores = detector(pixels, (image.shape[0], image.shape[1]))
-    assert scores.tolist() == [found.score]
+    assert scores.tolist() == pytest.approx([found.score], rel=1e-6)
     assert np.array_equal(patch_scores[0].numpy(), found.patch_scores)
     if how == "map-max":
         assert found.score == found.anomaly_map.max()
@@ -277,7 +277,7 @@ def test_batched_takes_the_papers_resolution_with_dinov2_only(tmp_path: Path) ->
 
 
 def test_progress_is_told_of_every_stage(parts: Path) -> None:
-    files = images_of(parts / "board" / "train")[:3]
+    files = images_of(parts / "fabric" / "train")[:3]
     told: list[tuple[str, int]] = []
 
     def progress(stage: str, done: int) -> None:
@@ -294,7 +294,7 @@ def test_progress_is_told_of_every_stage(parts: Path) -> None:
 
 
 def test_a_mask_that_leaves_nothing_is_said(parts: Path) -> None:
-    files = images_of(parts / "board" / "train")[:2]
+    files = images_of(parts / "fabric" / "train")[:2]
     detector = AnomalyDINO(
         backbone="builtin", rotations="none", mask="on", mask_references=True, mask_threshold=1e9
     )
@@ -302,12 +302,12 @@ def test_a_mask_that_leaves_nothing_is_said(parts: Path) -> None:
         detector.fit(files)
 
 
-def test_a_detector_without_its_two_methods_cannot_be_made() -> None:
+def test_a_detector_without_its_methods_cannot_be_made() -> None:
     class Half(Detector):
-        def _fit(self, images: object, progress: object) -> None:
+        def learn(self, number: int, image: np.ndarray) -> None:
             pass
 
-    with pytest.raises(TypeError, match="_patch_scores"):
+    with pytest.raises(TypeError, match=r"score.*score_reference"):
         Half()
 
 

@@ -5,12 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from offnominal.detectors.language.april_gan import AprilGAN, minmax_scores
 from tests.seeded import CLIP_TINY, save_clip
 
+from offnominal import load
+from offnominal.detectors.language.april_gan import AprilGAN, minmax_scores
 from offnominal.errors import ModelFileError, OptionError
-from offnominal.language.learnedfile import LearnedFile, read_prompts, write_learned
-from offnominal.language.projections import Projections
+from offnominal.language.learned import LearnedPrompts, Projections
+from offnominal.language.learnedfile import LearnedFile, read_learned, write_learned
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +87,7 @@ def test_layers_that_do_not_fit_are_refused(tower: Path, tmp_path: Path) -> None
     with pytest.raises(ModelFileError, match="other weights"):
         AprilGAN(projections=other, weights=str(tower)).fit()
     with pytest.raises(ModelFileError, match="not prompts"):
-        read_prompts(other)
+        read_learned(other, LearnedPrompts)
     with pytest.raises(OptionError, match="softmax"):
         AprilGAN(softmax="image")  # type: ignore[arg-type]  # what is refused
 

@@ -10,8 +10,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from datetime import UTC, datetime, timedelta
-from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
 
@@ -27,19 +25,15 @@ from tests.chat_server import (
     drips,
     drops,
     fails,
-    floods,
-    is_no_http,
     of_shade,
     says,
     sends,
-    stops_halfway,
 )
 
+import offnominal
 from offnominal.chat.endpoint import AnswerError, EndpointError
-from offnominal.chat.prediction import ChatPrediction
-from offnominal.cli.fit import describe_threshold
-from offnominal.detectors.chat import GRID, MOST, PATIENCE, ChatModel
-from offnominal.errors import ImageError, NotFittedError, OffnominalError, OptionError
+from offnominal.detectors.chat import GRID, MOST, PATIENCE, ChatModel, ChatPrediction
+from offnominal.errors import ImageError, NotFittedError, OptionError
 
 Serve = Callable[..., ChatServer]
 
@@ -66,8 +60,8 @@ def picture(shade: int, height: int = 40, width: int = 60) -> np.ndarray:
 def model(server: ChatServer | str, shots: int = 0, **options: Any) -> ChatModel:
     """A fitted detector that loses no time."""
     endpoint = server if isinstance(server, str) else server.endpoint
-    quick = {"timeout": 10.0, "backoff": 0.01, "retries": 2}
-    detector = ChatModel(endpoint, "test", **(quick | options), device="cpu")
+    quick = {"timeout": 10.0, "retries": 2}
+    detector = ChatModel(endpoint, "test", **(quick | options))
     return detector.fit([picture(200 + index) for index in range(shots)])
 
 
@@ -143,7 +137,6 @@ def test_the_request(serve: Serve) -> None:
     assert {image.shape for image in request.images} == {(33, 50, 3)}
     kinds = [part["type"] for part in body["messages"][0]["content"]]
     assert kinds == ["text"] + ["text", "image_url"] * 4 + ["text"]
-    assert "Authorization" not in request.headers
 
 
 @pytest.mark.parametrize(
@@ -181,7 +174,7 @@ def test_references_are_the_first_readable_ones(serve: Serve, tmp_path: Path) ->
     server = serve(answers())
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"nothing")
-    detector = ChatModel(server.endpoint, "test", references=2)
+    detector = ChatModel(server.endpoint, "test", examples=2)
     errors: list[ImageError] = []
     images = [broken, picture(50), picture(50), picture(60), picture(70)]
     detector.fit(images, errors.append)
@@ -195,12 +188,12 @@ def test_references_are_the_first_readable_ones(serve: Serve, tmp_path: Path) ->
 def test_all_references_or_a_stated_number(serve: Serve) -> None:
     server = serve(answers())
     many = [picture(shade) for shade in range(100, 101 + MOST)]
-    with pytest.raises(OptionError, match=rf"over {MOST} good images.*--shots.*references"):
+    with pytest.raises(OptionError, match=rf"over {MOST} good images.*--shots.*examples"):
         ChatModel(server.endpoint, "test").fit(many)
     for detector, shown in (
         (ChatModel(server.endpoint, "test").fit(many[:MOST]), MOST),
-        (ChatModel(server.endpoint, "test", references=MOST + 1).fit(many), MOST + 1),
-        (ChatModel(server.endpoint, "test", references=5).fit(many[:2]), 2),
+        (ChatModel(server.endpoint, "test", examples=MOST + 1).fit(many), MOST + 1),
+        (ChatModel(server.endpoint, "test", examples=5).fit(many[:2]), 2),
     ):
         detector.predict(picture(90))
         assert len(server.requests[-1].images) == shown + 1
@@ -209,12 +202,12 @@ def test_all_references_or_a_stated_number(serve: Serve) -> None:
 
 def test_without_references(serve: Serve) -> None:
     server = serve(answers())
-    ChatModel(server.endpoint, "test", references=0).fit().predict(picture(90))
-    ChatModel(server.endpoint, "test", references=0).fit([picture(1)]).predict(picture(90))
+    ChatModel(server.endpoint, "test", examples=0).fit().predict(picture(90))
+    ChatModel(server.endpoint, "test", examples=0).fit([picture(1)]).predict(picture(90))
     ChatModel(server.endpoint, "test").fit([]).predict(picture(90))
     assert [len(request.images) for request in server.requests] == [1, 1, 1]
     with pytest.raises(NotFittedError):
-        ChatModel(server.endpoint, "test", references=0).predict(picture(90))
+        ChatModel(server.endpoint, "test", examples=0).predict(picture(90))
 
 
 # -- answers that cannot be used --------------------------------------------------------------
@@ -226,8 +219,8 @@ def test_without_references(serve: Serve) -> None:
         (says("Yes, there is a scratch."), "not one JSON object.*beginning 'Yes, there is"),
         (says("Sure! " + json.dumps(GOOD)), "not one JSON object"),
         (says(json.dumps(GOOD)[:30]), "not one JSON object"),
-        (answers(confidence=90), "confidence is no number from 0 to 1"),
-        (answers(boxes=[{"left": 10, "top": 10, "right": 30, "bottom": 30}]), "box 1's left"),
+        (answers(confidence=90), "confidence: .*less than or equal to 1"),
+        (answers(boxes=[{"left": 10, "top": 10, "right": 30, "bottom": 30}]), "boxes 0 left"),
         (says(""), "the answer is empty"),
         (says(None), "the answer is empty"),
         (says(json.dumps(GOOD)[:30], ended="length"), "cut off.*raise max_tokens"),
@@ -240,8 +233,6 @@ def test_malformed_answers_are_failures(serve: Serve, behaviour: Behaviour, prob
     assert isinstance(error, AnswerError)
     assert error.answered
     assert error.source == "array (40, 60, 3) uint8"
-    for part in (server.endpoint, "3 tries"):
-        assert part in str(error)
     assert error.reason.startswith(server.endpoint)
     assert re.search(problem, error.reason), error.reason
     assert len(server.requests) == 3, "the first try and two more"
@@ -256,7 +247,7 @@ def test_a_malformed_answer_is_told_to_the_model(serve: Serve) -> None:
     assert second[0] == first[0]
     assert second[1]["content"] == "It is fine."
     assert "not one JSON object" in second[2]["content"]
-    assert "confidence is no number" in third[2]["content"]
+    assert "confidence: " in third[2]["content"]
     assert len(third) == 3, "the last one only"
 
 
@@ -264,7 +255,6 @@ def test_no_retries(serve: Serve) -> None:
     server = serve(says("?"), answers())
     found, errors = ask(model(server, retries=0))
     assert (found, len(errors), len(server.requests)) == ([], 1, 1)
-    assert "tries" not in str(errors[0])
 
 
 @pytest.mark.parametrize(
@@ -287,18 +277,14 @@ def test_a_refusal_is_not_asked_again(serve: Serve, behaviour: Behaviour) -> Non
     ("behaviour", "problem"),
     [
         (fails(500, "out of memory"), r"status 500 \(out of memory\).*server's log"),
-        (fails(503), "status 503"),
         (fails(429, "slow down"), r"status 429 \(slow down\).*lower concurrency"),
         (sends(502, b"<html>bad gateway</html>"), r"status 502 \(<html>bad gateway"),
         (drops, "the connection broke off"),
-        (stops_halfway, "the connection broke off"),
-        (is_no_http, "the connection broke off"),
-        (floods, "sent over 4 MB.*base URL"),
         (sends(200, b"<html>Welcome to the router</html>"), r"no chat completion \(<html>We.*/v1"),
         (sends(200, b""), r"no chat completion \(empty\)"),
         (sends(200, b"\xff\xfe\x00"), "no chat completion"),
-        (sends(200, b"[" * 100_000), "no chat completion"),
-        (sends(200, b'data: {"choices": []}\n\n'), "no chat completion"),
+        (sends(200, b"{", Content_Type="application/json"), "no chat completion"),
+        (sends(200, b"[" * 100_000, Content_Type="application/json"), "no chat completion"),
         (sends(200, {"choices": []}), "no chat completion"),
         (sends(200, {"choices": [{"message": "hello"}]}), "no chat completion"),
         (sends(200, {"error": {"message": "model is loading"}}), "model is loading"),
@@ -308,17 +294,16 @@ def test_a_refusal_is_not_asked_again(serve: Serve, behaviour: Behaviour) -> Non
 def test_failures_of_the_endpoint_are_tried_again(
     serve: Serve, behaviour: Behaviour, problem: str
 ) -> None:
-    server = serve(behaviour, behaviour, answers())
-    detector = model(server)
-    [found] = detector.predict(picture(90))
-    assert found.score == 0.875, "the third try"
+    server = serve(behaviour, answers())
+    [found] = model(server, retries=1).predict(picture(90))
+    assert found.score == 0.875, "the second try"
     server = serve(behaviour)
-    _, [error] = ask(model(server))
+    _, [error] = ask(model(server, retries=1))
     assert isinstance(error, AnswerError)
     assert not error.answered
     assert re.search(problem, error.reason), error.reason
     assert server.endpoint in error.reason
-    assert len(server.requests) == 3
+    assert len(server.requests) == 2
     assert len(str(error)) < 600
 
 
@@ -333,38 +318,19 @@ def test_a_request_takes_no_longer_than_it_may(serve: Serve, behaviour: Behaviou
     assert len(server.requests) == 2
 
 
-def test_the_pauses_double(serve: Serve) -> None:
-    server = serve(fails(500))
-    ask(model(server, backoff=0.1))
-    first, second, third = (request.at for request in server.requests)
-    assert second - first >= 0.1
-    assert third - second >= 0.2
-
-
-@pytest.mark.parametrize("form", ["seconds", "date"])
-def test_retry_after_is_kept_to(serve: Serve, form: str) -> None:
-    # A date has whole seconds, so it is up to one second less than was added.
-    at = format_datetime(datetime.now(UTC) + timedelta(seconds=1.9), usegmt=True)
-    server = serve(fails(429, Retry_After="0.4" if form == "seconds" else at), answers())
+def test_retry_after_is_kept_to(serve: Serve) -> None:
+    server = serve(fails(429, Retry_After_Ms="400"), answers())
     start = time.monotonic()
-    [found] = model(server, backoff=0.0).predict(picture(90))
+    [found] = model(server).predict(picture(90))
     assert found.score == 0.875
     assert 0.4 <= time.monotonic() - start < 10
 
 
 def test_nobody_waits_an_hour(serve: Serve) -> None:
-    server = serve(fails(429, "come tomorrow", Retry_After="3600"))
+    server = serve(fails(429, "come tomorrow", Retry_After_Ms="", Retry_After="3600"))
     _, [error] = ask(model(server))
-    assert "asks for 3600 s: come back then" in str(error)
+    assert "come tomorrow" in str(error)
     assert len(server.requests) == 1
-
-
-@pytest.mark.parametrize("value", ["soon", "nan", "inf", "-5", "Sun, 99 Foo 99999 99:99:99 GMT"])
-def test_a_retry_after_that_says_nothing(serve: Serve, value: str) -> None:
-    server = serve(fails(503, Retry_After=value), answers())
-    start = time.monotonic()
-    model(server).predict(picture(90))
-    assert time.monotonic() - start < 10
 
 
 @pytest.mark.parametrize("status", [400, 413, 422])
@@ -402,10 +368,9 @@ def test_nobody_there() -> None:
         taken.bind(("127.0.0.1", 0))  # bound and not listening: connections are refused
         endpoint = f"http://127.0.0.1:{taken.getsockname()[1]}/v1"
         with pytest.raises(EndpointError, match=r"cannot be reached \(.*onnect") as error:
-            ask(model(endpoint), count=5)
+            ask(model(endpoint, retries=1), count=5)
     assert str(error.value).startswith(endpoint)
     assert "see whether the server is running" in str(error.value)
-    assert "3 tries" in str(error.value)
 
 
 def test_an_endpoint_that_went_down_ends_the_run(serve: Serve) -> None:
@@ -529,7 +494,7 @@ def test_ctrl_c(serve: Serve) -> None:
     code = (
         "import sys; import numpy as np\n"
         "from offnominal.detectors.chat import ChatModel\n"
-        "detector = ChatModel(sys.argv[1], 'test', references=0, concurrency=2).fit()\n"
+        "detector = ChatModel(sys.argv[1], 'test', examples=0, concurrency=2).fit()\n"
         "detector.predict([np.full((40, 40, 3), i, np.uint8) for i in range(9)])\n"
     )
     child = subprocess.Popen(
@@ -599,6 +564,22 @@ def test_the_key_is_read_on_use(serve: Serve, monkeypatch: pytest.MonkeyPatch) -
     assert server.requests[0].headers["Authorization"] == "Bearer abc"
 
 
+def test_nothing_of_another_service_is_sent(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the client library would take from the environment for OpenAI's own service."""
+    for name in ("OPENAI_API_KEY", "OPENAI_ADMIN_KEY", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID"):
+        monkeypatch.setenv(name, "hunter2")
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
+    monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", "Authorization: hunter2\nX-Other: hunter2")
+    server = serve(answers())
+    model(server).predict(picture(90))
+    headers = server.requests[0].headers
+    assert "Authorization" not in headers
+    assert "hunter2" not in str(headers)
+    monkeypatch.setenv("PART_KEY", "abc")
+    model(server, key_variable="PART_KEY").predict(picture(90))
+    assert server.requests[1].headers["Authorization"] == "Bearer abc"
+
+
 def test_a_proxy_is_not_asked_for_this_machine(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -617,7 +598,7 @@ def test_saved_and_loaded(serve: Serve, tmp_path: Path) -> None:
     extra = {"top_p": 0.5}
     fitted = model(server, shots=2, class_name="tile", max_side=64, extra=extra)
     fitted.save(tmp_path / "part.offn")
-    loaded = load(tmp_path / "part.offn", device="cpu")
+    loaded = offnominal.load(tmp_path / "part.offn", device="cpu")
     assert isinstance(loaded, ChatModel)
     assert loaded.options() == fitted.options()
     assert loaded.references == fitted.references
@@ -632,7 +613,7 @@ def test_saved_and_loaded(serve: Serve, tmp_path: Path) -> None:
 def test_saved_without_references(serve: Serve, tmp_path: Path) -> None:
     server = serve(answers())
     model(server).save(tmp_path / "none.offn")
-    load(tmp_path / "none.offn").predict(picture(90))
+    offnominal.load(tmp_path / "none.offn").predict(picture(90))
     assert len(server.requests[0].images) == 1
 
 
@@ -660,13 +641,20 @@ def test_calibrated_by_its_answers(serve: Serve, tmp_path: Path) -> None:
     again = looser.rescore(mild)
     assert (again.score, again.is_anomalous) == (0.75, True)
     np.testing.assert_array_equal(again.anomaly_map, mild.anomaly_map)
-    assert describe_threshold(detector.rescored(false_reject=0.05)) == (
+    detector.save(tmp_path / "part.offn")
+    loaded = offnominal.load(tmp_path / "part.offn")
+    assert str(loaded.threshold) == str(detector.threshold)
+
+
+def test_what_is_said_where_it_has_no_threshold(serve: Serve) -> None:
+    from offnominal.cli.info import describe_threshold
+
+    detector = model(serve(answers(FINE)), false_reject=0.05)
+    detector.calibrate([picture(10 * i) for i in range(1, 10)])
+    assert describe_threshold(detector) == (
         "none: 9 good images to set it by; run `offnominal calibrate` with good images that it has "
         "not learned from (19 give one; until then the model's own answers decide)"
     )
-    detector.save(tmp_path / "part.offn")
-    loaded = load(tmp_path / "part.offn")
-    assert str(loaded.threshold) == str(detector.threshold)
 
 
 # -- options ----------------------------------------------------------------------------------
@@ -677,20 +665,16 @@ def test_calibrated_by_its_answers(serve: Serve, tmp_path: Path) -> None:
     [
         ({"endpoint": "somewhere"}, "endpoint 'somewhere'"),
         ({"model": ""}, "model: give the name"),
-        ({"references": -1}, "references -1"),
-        ({"max_side": 8}, "max_side 8"),
+        ({"examples": -1}, "examples -1"),
+        ({"max_side": 8}, "max-side 8"),
         ({"retries": -1}, "retries -1"),
         ({"timeout": 0}, "timeout 0"),
-        ({"backoff": float("nan")}, "backoff nan"),
         ({"concurrency": 0}, "concurrency 0"),
-        ({"max_tokens": 0}, "max_tokens 0"),
+        ({"max_tokens": 0}, "max-tokens 0"),
         ({"response_format": "yaml"}, "response_format 'yaml'"),
         ({"extra": "{"}, "extra: is no JSON"),
         ({"extra": "[1]"}, "extra: give a JSON object"),
         ({"extra": {"model": "other"}}, "extra: model cannot be set here"),
-        ({"backbone": "dinov2_vits14"}, "--backbone dinov2_vits14: a chat model has no backbone"),
-        ({"resolution": 448}, "--resolution: a chat model has no network"),
-        ({"tile": 448}, "--tile: a chat model has no network"),
     ],
 )
 def test_options_are_checked_at_once(options: dict[str, Any], message: str) -> None:
@@ -698,20 +682,21 @@ def test_options_are_checked_at_once(options: dict[str, Any], message: str) -> N
         ChatModel(**({"model": "test"} | options))
 
 
-def test_there_are_no_features(serve: Serve) -> None:
-    import torch
-
-    detector = model(serve(answers()))
-    for call in (detector, detector.load_network()):
-        with pytest.raises(OffnominalError, match="call predict or stream"):
-            call(torch.zeros(1, 3, 8, 8))
+def test_options_of_a_network_are_none_of_its_own() -> None:
+    taken = set(ChatModel.option_defaults())
+    assert not taken & {"backbone", "weights", "layers", "resolution", "tile", "device"}
+    with pytest.raises(TypeError):
+        ChatModel(model="test", backbone="dinov2_vits14")
 
 
-def test_the_http_library_is_an_extra(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_client_library_is_an_extra(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     detector = model(serve(answers()), shots=1)
-    monkeypatch.setitem(sys.modules, "httpx2", None)
-    with pytest.raises(OptionError, match=r"httpx2.*pip install 'offnominal\[chat\]'"):
+    for name in ("offnominal.chat.client", "offnominal.chat.answer"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    for name in ("openai", "pydantic"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(OptionError, match=r"openai and pydantic.*pip install 'offnominal\[chat\]'"):
         detector.predict(picture(90))
-    code = "import sys, offnominal.detectors.chat; print('httpx2' in sys.modules)"
+    code = "import sys, offnominal.detectors.chat; print({'openai', 'pydantic'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["False"]
+    assert done.stdout.split() == ["set()"]

@@ -9,9 +9,8 @@ from offnominal.benchmark.plan import Request, make_plan
 from offnominal.datasets import open_dataset
 from offnominal.detectors.registry import detector_class
 from offnominal.errors import WeightsError
-from offnominal.language.learned import AnomalyCLIPPrompts, CoOpPrompts
+from offnominal.language.learned import AnomalyCLIPPrompts, CoOpPrompts, Projections
 from offnominal.language.learnedfile import LearnedFile, write_learned
-from offnominal.language.projections import Projections
 
 KINDS = {
     "anomalyclip": ("prompts", AnomalyCLIPPrompts, (64, 4, 2, 2)),

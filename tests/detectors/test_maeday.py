@@ -114,7 +114,7 @@ def test_no_image_is_needed_and_good_ones_give_a_threshold() -> None:
 
 
 def test_an_image_scores_the_same_in_any_company() -> None:
-    images = [draw_good("board", 1, index) for index in range(3)]
+    images = [draw_good("fabric", 1, index) for index in range(3)]
     detector = detector_of(toy(), masks=5)
     alone = [detector.predict(image)[0].score for image in images]
     assert [p.score for p in detector.predict(images[::-1])] == alone[::-1]
@@ -130,7 +130,7 @@ def test_tiles_cover_larger_images() -> None:
 
 def test_other_sizes_are_refused_with_the_remedy() -> None:
     with pytest.raises(BackboneError, match=r"32 x 32 px, not 64 x 64.*--tile 32"):
-        detector_of(toy(), resolution=64).predict(draw_good("board", 1, 0))
+        detector_of(toy(), resolution=64).predict(draw_good("fabric", 1, 0))
 
 
 def test_the_masks_are_part_of_what_a_result_depends_on() -> None:
@@ -145,9 +145,9 @@ def test_the_masks_are_part_of_what_a_result_depends_on() -> None:
     ("options", "message"),
     [
         ({"masks": 1}, "2 or more"),
-        ({"mask_ratio": 1.0}, "between 0 and 1"),
+        ({"mask_ratio": 1.0}, "--mask-ratio 1.0: give above 0 to below 1"),
         ({"errors": "some"}, "hidden"),
-        ({"blur": -1}, "0 or more"),
+        ({"blur": -1}, "--blur -1: give 0 or more"),
         ({"aggregate": "best"}, "top1"),
     ],
 )
@@ -171,7 +171,7 @@ def test_a_released_file_is_read_as_it_is(tmp_path: Path, monkeypatch: pytest.Mo
     assert read(pixels).shape == (1, 48, 8, 8)
     assert torch.equal(read(pixels), made(pixels))
     assert torch.equal(read.reconstruct(pixels, kept), made.reconstruct(pixels, kept))
-    with pytest.raises(WeightsError, match="shapes do not fit mae_vitb16"):
+    with pytest.raises(WeightsError, match="does not fit mae_vitb16"):
         MaskedAutoencoder.load("mae_vitb16", path)
     encoder = {k: v for k, v in made.state_dict().items() if not k.startswith("decoder")}
     torch.save({"model": encoder}, path)
@@ -220,7 +220,7 @@ def crops(files: list[Path], each: int, seed: int) -> list[np.ndarray]:
 def train(network: MaskedAutoencoder, images: list[np.ndarray], steps: int) -> None:
     """Masked reconstruction, the loss on hidden patches only."""
     network.train().requires_grad_(True)
-    pixels = torch.stack([to_pixels(image, network.mean, network.std) for image in images])
+    pixels = torch.tensor(np.stack([to_pixels(i, network.mean, network.std) for i in images]))
     generator = torch.Generator().manual_seed(1)
     optimiser = torch.optim.AdamW(network.parameters(), 3e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 3e-3, total_steps=steps)

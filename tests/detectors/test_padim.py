@@ -102,7 +102,7 @@ def test_leave_one_out_equals_refitting(fitted: PaDiM, files: list[Path]) -> Non
             [alone] = like(fitted, dimensions=dimensions).fit(rest).predict([files[index]])
             found = good[index].patches
             np.testing.assert_allclose(found, alone.patch_scores, rtol=2e-4)
-            assert detector.calibration.images[index].item() == pytest.approx(alone.score, rel=2e-4)
+            assert detector.calibration.images[index] == pytest.approx(alone.score, rel=2e-4)
 
 
 def test_leave_one_out_of_a_plain_gaussian() -> None:
@@ -233,10 +233,10 @@ def test_more_dimensions_than_channels(fitted: PaDiM, files: list[Path]) -> None
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"dimensions": 0}, "dimensions 0"),
+        ({"dimensions": 0}, "--dimensions 0"),
         ({"reduction": "svd"}, "reduction 'svd'"),
-        ({"ridge": 0}, "ridge 0"),
-        ({"calibrate_on": -1}, "calibrate_on -1"),
+        ({"ridge": 0}, "--ridge 0"),
+        ({"calibrate_on": -1}, "--calibrate-on -1"),
         ({"aggregate": "median"}, "--aggregate median"),
         ({"tile": 256}, "--tile 256: padim looks at images as a whole"),
     ],

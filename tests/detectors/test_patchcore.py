@@ -62,17 +62,18 @@ def test_features_are_those_of_the_plain_order(
 
 def test_scores_are_nearest_distances_weighted_by_the_neighbourhood(parts: Path) -> None:
     """Eq. 6 and 7 written out, on all pairs."""
-    files = images_of(parts / "board" / "train")[:3]
+    files = images_of(parts / "fabric" / "train")[:3]
     detector = PatchCore(**FULL, reweight_neighbours=4).fit(files[:2])
     [found] = detector.predict(files[2])
     with torch.inference_mode():
-        rows, grid = detector._rows(pixels_of(detector, read_image(files[2])))
+        features = detector.embed(pixels_of(detector, read_image(files[2])))
+        rows = detector.rows(features)
     bank = detector.bank.rows.double().numpy()
     query = rows.double().numpy()
     distance = np.sqrt(((query[:, None] - bank[None]) ** 2).sum(-1))
     nearest = distance.min(1)
     np.testing.assert_allclose(found.patch_scores.ravel(), nearest, rtol=1e-5)
-    assert found.patch_scores.shape == grid
+    assert found.patch_scores.shape == features.shape[1:]
     worst = nearest.argmax()
     star = distance[worst].argmin()
     around = ((bank - bank[star]) ** 2).sum(-1).argsort(kind="stable")[:4]
@@ -82,7 +83,7 @@ def test_scores_are_nearest_distances_weighted_by_the_neighbourhood(parts: Path)
 
 
 def test_released_code_takes_the_plain_maximum_of_squares(parts: Path) -> None:
-    files = images_of(parts / "board" / "train")[:3]
+    files = images_of(parts / "fabric" / "train")[:3]
     [paper] = PatchCore(**FULL).fit(files[:2]).predict(files[2])
     [code] = PatchCore(**FULL, reweight=False, distance="squared").fit(files[:2]).predict(files[2])
     np.testing.assert_allclose(code.patch_scores, paper.patch_scores**2, rtol=1e-5)
@@ -90,11 +91,11 @@ def test_released_code_takes_the_plain_maximum_of_squares(parts: Path) -> None:
 
 
 def test_several_neighbours_are_averaged(parts: Path) -> None:
-    files = images_of(parts / "board" / "train")[:3]
+    files = images_of(parts / "fabric" / "train")[:3]
     detector = PatchCore(**FULL, neighbours=3).fit(files[:2])
     [found] = detector.predict(files[2])
     with torch.inference_mode():
-        rows, _ = detector._rows(pixels_of(detector, read_image(files[2])))
+        rows = detector.rows(detector.embed(pixels_of(detector, read_image(files[2]))))
         wanted = torch.cdist(rows, detector.bank.rows).topk(3, largest=False).values.mean(1)
     np.testing.assert_allclose(found.patch_scores.ravel(), wanted, rtol=1e-3)
 
@@ -118,32 +119,32 @@ def test_coreset_keeps_a_share_of_real_rows(parts: Path) -> None:
 
 def test_leave_one_out_equals_refitting_without_the_reference(parts: Path) -> None:
     """With the whole bank it is exact, weight and all."""
-    files = images_of(parts / "board" / "train")[:4]
+    files = images_of(parts / "fabric" / "train")[:4]
     detector = PatchCore(**FULL).fit(files)
     assert detector.calibration.kind == "leave-one-out"
     for index, file in enumerate(files):
         rest = [f for f in files if f != file]
         [alone] = PatchCore(**FULL).fit(rest).predict(file)
-        assert detector.calibration.images[index].item() == pytest.approx(alone.score, rel=1e-6)
-        assert detector.calibration.peaks[index].item() == pytest.approx(
+        assert detector.calibration.images[index] == pytest.approx(alone.score, rel=1e-6)
+        assert detector.calibration.peaks[index] == pytest.approx(
             alone.anomaly_map.max(), rel=1e-5
         )
 
 
 def test_a_reference_never_meets_its_own_rows(parts: Path) -> None:
-    files = images_of(parts / "board" / "train")[:4]
+    files = images_of(parts / "fabric" / "train")[:4]
     detector = PatchCore(**FULL | {"coreset": 0.2}, reweight=False).fit(files)
     for score, found in zip(detector.calibration.images, detector.stream(files), strict=True):
-        assert score.item() > found.score
+        assert score > found.score
 
 
 def test_saved_and_loaded_it_is_the_same(parts: Path, tmp_path: Path) -> None:
-    files = images_of(parts / "board" / "train")[:3]
+    files = images_of(parts / "fabric" / "train")[:3]
     detector = PatchCore(**FULL | {"coreset": 0.5, "neighbours": 2}).fit(files)
     detector.save(tmp_path / "part.offn")
     again = load(tmp_path / "part.offn", device="cpu")
     assert again.options() == detector.options()
-    assert torch.equal(again.calibration.images, detector.calibration.images)
+    assert np.array_equal(again.calibration.images, detector.calibration.images)
     for one, two in zip(detector.predict(files), again.predict(files), strict=True):
         assert one.score == two.score
         assert np.array_equal(one.anomaly_map, two.anomaly_map)
@@ -151,17 +152,17 @@ def test_saved_and_loaded_it_is_the_same(parts: Path, tmp_path: Path) -> None:
 
 
 def test_fit_is_deterministic(parts: Path) -> None:
-    files = images_of(parts / "board" / "train")[:3]
+    files = images_of(parts / "fabric" / "train")[:3]
     options = FULL | {"coreset": 0.1}
     one, two = (PatchCore(**options).fit(files).bank.rows for _ in range(2))
     assert torch.equal(one, two)
 
 
 def test_the_crop_is_the_middle_and_nothing_else_is_judged(parts: Path) -> None:
-    files = images_of(parts / "board" / "train")[:2]
+    files = images_of(parts / "fabric" / "train")[:2]
     detector = PatchCore(backbone="builtin", coreset=1, resolution=256, crop=128)
     detector.fit(files)
-    image = draw_good("board", 3, 0)[:200]
+    image = draw_good("fabric", 3, 0)[:200]
     rows, columns = image.shape[:2]
     assert rows < columns
     assert pixels_of(detector, image).shape == (3, 128, 128)
@@ -182,12 +183,12 @@ def test_the_crop_is_the_middle_and_nothing_else_is_judged(parts: Path) -> None:
 
 @pytest.mark.parametrize("changes", [{"aggregate": "top5"}, {"smoothing": 0.0}])
 def test_rescored_is_a_fit_with_other_options(parts: Path, changes: dict[str, object]) -> None:
-    files = images_of(parts / "board" / "train")[:4]
+    files = images_of(parts / "fabric" / "train")[:4]
     first = PatchCore(**FULL).fit(files[:3])
     other = first.rescored(**changes)
     wanted = PatchCore(**FULL, **changes).fit(files[:3])
-    assert torch.equal(other.calibration.images, wanted.calibration.images)
-    assert torch.equal(other.calibration.peaks, wanted.calibration.peaks)
+    assert np.array_equal(other.calibration.images, wanted.calibration.images)
+    assert np.array_equal(other.calibration.peaks, wanted.calibration.peaks)
     [rescored] = [other.rescore(one) for one in first.predict(files[3])]
     [predicted] = wanted.predict(files[3])
     assert rescored.score == predicted.score
@@ -196,7 +197,7 @@ def test_rescored_is_a_fit_with_other_options(parts: Path, changes: dict[str, ob
 
 @pytest.mark.parametrize("how", ["max", "top1", "map-max"])
 def test_forward_gives_the_scores_that_predict_gives(parts: Path, how: str) -> None:
-    files = images_of(parts / "board" / "train")
+    files = images_of(parts / "fabric" / "train")
     detector = PatchCore(**FULL, aggregate=how).fit(files[:2])
     [found] = detector.predict(files[3])
     image = read_image(files[3])
@@ -208,7 +209,7 @@ def test_forward_gives_the_scores_that_predict_gives(parts: Path, how: str) -> N
 
 
 def test_calibrate_keeps_the_weight(parts: Path) -> None:
-    files = images_of(parts / "board" / "train")
+    files = images_of(parts / "fabric" / "train")
     detector = PatchCore(**FULL, reweight_neighbours=3).fit(files[:2])
     detector.calibrate(files[2:5])
     scores = [found.score for found in detector.predict(files[2:5])]
@@ -217,7 +218,7 @@ def test_calibrate_keeps_the_weight(parts: Path) -> None:
 
 
 def test_tiles_cover_the_whole_image(parts: Path) -> None:
-    files = images_of(parts / "board" / "train")[:3]
+    files = images_of(parts / "fabric" / "train")[:3]
     detector = PatchCore(**FULL, tile=160).fit(files[:2])
     [found] = detector.predict(files[2])
     assert (found.anomaly_map > 0).all()
@@ -243,7 +244,7 @@ class Two(Backbone):
 
 
 def test_any_backbone_with_any_levels(parts: Path) -> None:
-    files = images_of(parts / "board" / "train")[:3]
+    files = images_of(parts / "fabric" / "train")[:3]
     detector = PatchCore(coreset=1, device="cpu")
     detector.use_network(Two())
     detector.fit(files[:2])
@@ -271,11 +272,11 @@ def test_options_are_checked_at_once(options: dict[str, object], message: str) -
 
 def test_a_crop_smaller_than_a_patch_is_refused(parts: Path) -> None:
     with pytest.raises(OptionError, match="crop 4"):
-        PatchCore(**FULL | {"crop": 4}).fit(images_of(parts / "board" / "train")[:2])
+        PatchCore(**FULL | {"crop": 4}).fit(images_of(parts / "fabric" / "train")[:2])
 
 
 def test_a_lone_reference_gives_no_threshold(parts: Path) -> None:
-    detector: Detector = PatchCore(**FULL).fit(images_of(parts / "board" / "train")[:1])
+    detector: Detector = PatchCore(**FULL).fit(images_of(parts / "fabric" / "train")[:1])
     assert detector.threshold is None
     assert len(detector.calibration.images) == 0
 
@@ -291,7 +292,7 @@ def test_real_tiles_with_a_real_network(tiles: Path, mobilenet: Path) -> None:
 
 
 def test_a_thin_coreset_promises_nothing_before_it_is_calibrated(parts: Path) -> None:
-    files = images_of(parts / "board" / "train")
+    files = images_of(parts / "fabric" / "train")
     whole = PatchCore(**FULL, false_reject=0.3).fit(files[:4])
     assert whole.threshold is not None
     assert whole.threshold.kind == "conformal"
@@ -300,5 +301,5 @@ def test_a_thin_coreset_promises_nothing_before_it_is_calibrated(parts: Path) ->
     assert thin.pixel_threshold is not None
     assert thin.threshold.kind == thin.pixel_threshold.kind == "approximate"
     assert "offnominal calibrate" in str(thin.threshold)
-    thin.calibrate(images_of(parts / "board" / "test" / "good"))
+    thin.calibrate(images_of(parts / "fabric" / "test" / "good"))
     assert thin.threshold.kind == "conformal"

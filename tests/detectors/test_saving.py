@@ -101,7 +101,7 @@ def test_foreign_newer_and_unknown_files(fabric_model: Path, tmp_path: Path) -> 
 def test_other_weights_are_refused(parts: Path, tmp_path: Path) -> None:
     right = save_dinov2_vits14(tmp_path)
     wrong = save_dinov2_vits14(tmp_path, norm_scale=2.0)
-    files = sorted((parts / "board" / "train" / "good").iterdir())[:1]
+    files = sorted((parts / "fabric" / "train" / "good").iterdir())[:1]
     detector = AnomalyDINO(weights=str(right), rotations="none", resolution=56, mask="off")
     detector.fit(files).save(tmp_path / "m.offn")
     load(tmp_path / "m.offn", device="cpu")

@@ -7,8 +7,6 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from offnominal.detectors.saving import read_header
-from offnominal.detectors.subspace_base import reference_map
 from safetensors import safe_open
 from safetensors.torch import save_file
 from sklearn.decomposition import PCA
@@ -18,9 +16,11 @@ from tests.seeded import save_dinov2_vits14
 
 from offnominal import load
 from offnominal.detectors.batch.subspacead_batched import BatchedSubspaceAD
-from offnominal.detectors.distribution.subspacead import SubspaceAD
+from offnominal.detectors.distribution.subspacead import SubspaceAD, reference_angles
 from offnominal.detectors.subspace import Moments, Subspace
 from offnominal.errors import ImageError, NotFittedError, OptionError
+from offnominal.modelfile import read_header
+from offnominal.scoring import network_map
 
 SMALL = {"backbone": "builtin", "resolution": 96, "rotations": "none", "device": "cpu"}
 
@@ -30,8 +30,8 @@ def images_of(folder: Path) -> list[Path]:
 
 
 @pytest.fixture(scope="module")
-def boards(parts: Path) -> list[Path]:
-    return images_of(parts / "board" / "train")
+def fabrics(parts: Path) -> list[Path]:
+    return images_of(parts / "fabric" / "train")
 
 
 def some_features(seed: int, count: int, dim: int = 12) -> torch.Tensor:
@@ -92,18 +92,19 @@ def test_reference_map_is_opencvs(grid: tuple[int, int]) -> None:
     rows, columns = 14 * grid[0], 14 * grid[1]
     large = cv2.resize(scores, (columns, rows), interpolation=cv2.INTER_LINEAR)
     wanted = cv2.GaussianBlur(large, (3, 3), 4)
-    found = reference_map(torch.from_numpy(scores), (rows, columns))
+    found = network_map(scores, 14)
     np.testing.assert_allclose(found, wanted, atol=1e-5)
 
 
 # -- the detector -----------------------------------------------------------------------------
 
 
-def test_image_score_is_the_top_percent_of_the_map(boards: list[Path]) -> None:
-    detector = SubspaceAD(**SMALL).fit(boards[:2])
-    [found] = detector.predict(boards[3])
+def test_image_score_is_the_top_percent_of_the_map(fabrics: list[Path]) -> None:
+    detector = SubspaceAD(**SMALL).fit(fabrics[:2])
+    [found] = detector.predict(fabrics[3])
     rows, columns = found.patch_scores.shape
-    heat = reference_map(torch.from_numpy(found.patch_scores), (8 * rows, 8 * columns)).numpy()
+    heat = network_map(found.patch_scores, 8)
+    assert heat.shape == (8 * rows, 8 * columns)
     largest = np.sort(heat.ravel())[-int(0.01 * heat.size) :]
     assert found.score == pytest.approx(largest.mean(), rel=1e-5)
     top1 = detector.rescored(aggregate="top1")
@@ -117,36 +118,35 @@ def test_image_score_is_the_top_percent_of_the_map(boards: list[Path]) -> None:
 
 @pytest.mark.parametrize("nearest", [0.0, 0.5])
 def test_leave_one_out_equals_refitting_without_the_reference(
-    boards: list[Path], nearest: float
+    fabrics: list[Path], nearest: float
 ) -> None:
     """Taking a reference's sums away is the same as never having seen it or its rotations."""
     options = SMALL | {"rotations": "0,90", "nearest": nearest}
-    detector = SubspaceAD(**options).fit(boards[:4])
+    detector = SubspaceAD(**options).fit(fabrics[:4])
     assert detector.calibration.kind == "leave-one-out"
     assert len(detector.calibration.images) == 4
     for index in range(4):
-        rest = [file for file in boards[:4] if file != boards[index]]
-        [alone] = SubspaceAD(**options).fit(rest).predict(boards[index])
-        assert detector.calibration.images[index].item() == pytest.approx(alone.score, rel=1e-4)
-        assert detector.calibration.peaks[index].item() == pytest.approx(
+        rest = [file for file in fabrics[:4] if file != fabrics[index]]
+        [alone] = SubspaceAD(**options).fit(rest).predict(fabrics[index])
+        assert detector.calibration.images[index] == pytest.approx(alone.score, rel=1e-4)
+        assert detector.calibration.peaks[index] == pytest.approx(
             alone.anomaly_map.max(), rel=1e-4
         )
 
 
 @pytest.mark.parametrize("nearest", [0.0, 0.5])
-def test_adding_is_fitting_at_once(boards: list[Path], nearest: float) -> None:
+def test_adding_is_fitting_at_once(fabrics: list[Path], nearest: float) -> None:
     options = SMALL | {"rotations": "random2", "nearest": nearest}
-    grown, whole = SubspaceAD(**options).fit(boards[:2]), SubspaceAD(**options).fit(boards[:5])
-    [before] = grown.predict(boards[5])
+    grown, whole = SubspaceAD(**options).fit(fabrics[:2]), SubspaceAD(**options).fit(fabrics[:5])
+    [before] = grown.predict(fabrics[5])
     threshold_scores = grown.calibration.images
-    change = grown.add([boards[1], *boards[2:5], boards[2]])
+    change = grown.add([fabrics[1], *fabrics[2:5], fabrics[2]])
     assert (change.references, len(change.known), change.rescored) == ((2, 5), 2, "kept")
     assert grown.references == whole.references
-    assert grown.angles_ == whole.angles_
     assert (grown.count_, grown.kept_) == (whole.count_, whole.kept_)
     torch.testing.assert_close(grown.mean_, whole.mean_, rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(grown.scatter_, whole.scatter_, rtol=1e-8, atol=1e-8)
-    [a], [b] = grown.predict(boards[5]), whole.predict(boards[5])
+    [a], [b] = grown.predict(fabrics[5]), whole.predict(fabrics[5])
     np.testing.assert_allclose(a.patch_scores, b.patch_scores, rtol=1e-3, atol=1e-5)
     assert a.score != before.score
     # Each added image was scored by all others; the earlier ones keep their scores.
@@ -158,32 +158,32 @@ def test_adding_is_fitting_at_once(boards: list[Path], nearest: float) -> None:
 
 
 def test_an_addition_that_breaks_off_leaves_the_detector_as_it_was(
-    boards: list[Path], tmp_path: Path
+    fabrics: list[Path], tmp_path: Path
 ) -> None:
     bad = tmp_path / "empty.png"
     bad.touch()
-    detector = SubspaceAD(**SMALL, nearest=0.3).fit(boards[:2])
-    [before] = detector.predict(boards[5])
-    state = (len(detector.references), len(detector.angles_), len(detector.bank))
+    detector = SubspaceAD(**SMALL, nearest=0.3).fit(fabrics[:2])
+    [before] = detector.predict(fabrics[5])
+    state = (len(detector.references), len(detector.bank))
     with pytest.raises(ImageError):
-        detector.add([boards[2], bad])
-    [after] = detector.predict(boards[5])
-    assert (len(detector.references), len(detector.angles_), len(detector.bank)) == state
+        detector.add([fabrics[2], bad])
+    [after] = detector.predict(fabrics[5])
+    assert (len(detector.references), len(detector.bank)) == state
     assert np.array_equal(before.patch_scores, after.patch_scores)
-    assert detector.add([boards[2], bad], on_error=lambda error: None).references == (2, 3)
+    assert detector.add([fabrics[2], bad], on_error=lambda error: None).references == (2, 3)
     with pytest.raises(NotFittedError):
-        SubspaceAD(**SMALL).add([boards[0]])
+        SubspaceAD(**SMALL).add([fabrics[0]])
 
 
-def test_adding_to_a_loaded_detector(boards: list[Path], tmp_path: Path) -> None:
-    SubspaceAD(**SMALL).fit(boards[:3]).save(tmp_path / "a.offn")
-    loaded = SubspaceAD.load(tmp_path / "a.offn", device="cpu")
+def test_adding_to_a_loaded_detector(fabrics: list[Path], tmp_path: Path) -> None:
+    SubspaceAD(**SMALL).fit(fabrics[:3]).save(tmp_path / "a.offn")
+    loaded = load(tmp_path / "a.offn", device="cpu")
     assert isinstance(loaded, SubspaceAD)
-    loaded.add(boards[3:5])
-    whole = SubspaceAD(**SMALL).fit(boards[:5])
+    loaded.add(fabrics[3:5])
+    whole = SubspaceAD(**SMALL).fit(fabrics[:5])
     np.testing.assert_allclose(
-        loaded.predict(boards[5])[0].patch_scores,
-        whole.predict(boards[5])[0].patch_scores,
+        loaded.predict(fabrics[5])[0].patch_scores,
+        whole.predict(fabrics[5])[0].patch_scores,
         rtol=1e-3,
         atol=1e-5,
     )
@@ -191,70 +191,39 @@ def test_adding_to_a_loaded_detector(boards: list[Path], tmp_path: Path) -> None
     assert loaded.rescored(aggregate="max").calibration.images.shape == (5,)
 
 
-@pytest.mark.parametrize("nearest", [0.0, 0.5])
-def test_an_addition_is_taken_back_exactly(
-    boards: list[Path], tmp_path: Path, nearest: float
-) -> None:
-    detector = SubspaceAD(**SMALL | {"rotations": "random2"}, nearest=nearest).fit(boards[:3])
-    detector.save(tmp_path / "before.offn")
-    before = (
-        detector.predict(boards[5])[0],
-        detector.threshold,
-        detector.calibration.peaks.tolist(),
-    )
-    detector.add([boards[3]])
-    detector.add([boards[4]])
-    detector.undo()
-    assert [version.references for version in detector.history()] == [3, 4]
-    with pytest.raises(OptionError, match="before the last step only"):
-        detector.undo()
-    again = load(tmp_path / "before.offn", device="cpu")
-    again.add([boards[3]])
-    again.save(tmp_path / "after.offn")
-    again = load(tmp_path / "after.offn", device="cpu")
-    again.undo()
-    after = (again.predict(boards[5])[0], again.threshold, again.calibration.peaks.tolist())
-    assert before[1:] == after[1:]
-    assert np.array_equal(before[0].anomaly_map, after[0].anomaly_map)
-    assert [version.what for version in again.history()] == ["fit"]
-    with pytest.raises(OptionError, match="nothing to undo"):
-        again.undo()
-
-
-def test_held_out_scores_stay_and_are_told(boards: list[Path]) -> None:
-    detector = SubspaceAD(**SMALL).fit(boards[:2])
-    detector.calibrate(boards[3:6])
+def test_held_out_scores_stay_and_are_told(fabrics: list[Path]) -> None:
+    detector = SubspaceAD(**SMALL).fit(fabrics[:2])
+    detector.calibrate(fabrics[3:6])
     before = detector.calibration.images.tolist()
     assert detector.calibration_note is None
-    assert detector.add([boards[2]]).rescored == "none"
+    assert detector.add([fabrics[2]]).rescored == "none"
     assert detector.calibration.images.tolist() == before
     assert "2 references, not 3" in str(detector.calibration_note)
 
 
 @pytest.mark.parametrize("nearest", [0.0, 0.5])
 def test_saved_detector_predicts_the_same_bits(
-    boards: list[Path], tmp_path: Path, nearest: float
+    fabrics: list[Path], tmp_path: Path, nearest: float
 ) -> None:
-    detector = SubspaceAD(**SMALL | {"rotations": "random2"}, nearest=nearest).fit(boards[:3])
+    detector = SubspaceAD(**SMALL | {"rotations": "random2"}, nearest=nearest).fit(fabrics[:3])
     detector.save(tmp_path / "a.offn")
-    loaded = SubspaceAD.load(tmp_path / "a.offn", device="cpu")
+    loaded = load(tmp_path / "a.offn", device="cpu")
     assert isinstance(loaded, SubspaceAD)
-    for a, b in zip(detector.stream(boards[3:]), loaded.stream(boards[3:]), strict=True):
+    for a, b in zip(detector.stream(fabrics[3:]), loaded.stream(fabrics[3:]), strict=True):
         assert (a.score, a.threshold, a.pixel_threshold) == (
             b.score,
             b.threshold,
             b.pixel_threshold,
         )
         assert np.array_equal(a.anomaly_map, b.anomaly_map)
-    assert loaded.angles_ == detector.angles_
     assert loaded.options() == detector.options() | {"backbone": "builtin"}
 
 
-def test_file_and_time_do_not_grow_with_the_references(boards: list[Path], tmp_path: Path) -> None:
+def test_file_and_time_do_not_grow_with_the_references(fabrics: list[Path], tmp_path: Path) -> None:
     sizes = []
     for count in (2, 5):
         path = tmp_path / f"{count}.offn"
-        SubspaceAD(**SMALL).fit(boards[:count]).save(path)
+        SubspaceAD(**SMALL).fit(fabrics[:count]).save(path)
         with safe_open(path, framework="pt") as file:
             shapes = {name: tuple(file.get_tensor(name).shape) for name in file.keys()}  # noqa: SIM118
         sizes.append({name: shape for name, shape in shapes.items() if "good" not in name})
@@ -264,64 +233,69 @@ def test_file_and_time_do_not_grow_with_the_references(boards: list[Path], tmp_p
 
 
 def test_options_and_the_number_of_components_are_in_the_file(
-    boards: list[Path], tmp_path: Path
+    fabrics: list[Path], tmp_path: Path
 ) -> None:
     path = tmp_path / "a.offn"
-    SubspaceAD(**SMALL, variance=0.9).fit(boards[:2]).save(path)
+    SubspaceAD(**SMALL, variance=0.9).fit(fabrics[:2]).save(path)
     header = read_header(path)
     assert header["options"]["variance"] == 0.9
-    assert header["state"]["kept_"] > 0
-    header["state"]["kept_"] = 1
+    assert header["learned"]["kept_"] > 0
+    header["learned"]["kept_"] = 1
     with safe_open(path, framework="pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     save_file(tensors, tmp_path / "b.offn", metadata={"offnominal": json.dumps(header)})
     first, second = (
-        SubspaceAD.load(tmp_path / name, device="cpu").predict(boards[3])[0].score
+        load(tmp_path / name, device="cpu").predict(fabrics[3])[0].score
         for name in ("a.offn", "b.offn")
     )
     assert second > first, "fewer components explain less"
 
 
-def test_random_rotations_are_stored_and_reproducible(boards: list[Path]) -> None:
-    options = SMALL | {"rotations": "random3"}
-    first, again = SubspaceAD(**options).fit(boards[:2]), SubspaceAD(**options).fit(boards[:2])
-    other = SubspaceAD(**options, seed=1).fit(boards[:2])
-    assert first.angles_ == again.angles_
+def test_random_rotations_are_reproducible(fabrics: list[Path]) -> None:
+    options = SMALL | {"rotations": "random2"}
+    first, again = SubspaceAD(**options).fit(fabrics[:2]), SubspaceAD(**options).fit(fabrics[:2])
+    other = SubspaceAD(**options, seed=1).fit(fabrics[:2])
     assert torch.equal(first.basis_, again.basis_)
-    assert first.angles_ != other.angles_
-    assert [len(angles) for angles in first.angles_] == [4, 4]
-    assert first.angles_[0] != first.angles_[1]
-    for angles in first.angles_:
-        assert angles[0] == 0
-        assert all(0 <= angle < 345 for angle in angles)
+    assert not torch.equal(first.basis_, other.basis_)
+    plain = SubspaceAD(**SMALL).fit(fabrics[:2])
+    assert first.count_ == 3 * plain.count_
 
 
-def test_calibrate_on_bounds_the_references_scored(boards: list[Path]) -> None:
-    every = SubspaceAD(**SMALL, calibrate_on=0).fit(boards[:6])
-    some = SubspaceAD(**SMALL, calibrate_on=3).fit(boards[:6])
+def test_angles_follow_from_the_seed_and_the_reference() -> None:
+    angles = [reference_angles("random30", seed, number) for seed in (0, 1) for number in (0, 1)]
+    assert len(set(angles)) == 4
+    assert angles[1] == reference_angles("random30", 0, 1)
+    for each in angles:
+        assert len(each) == 31
+        assert each[0] == 0
+        assert all(0 <= angle < 345 for angle in each)
+    assert reference_angles("0,90", 0, 5) == (0, 90)
+
+
+def test_calibrate_on_bounds_the_references_scored(fabrics: list[Path]) -> None:
+    every = SubspaceAD(**SMALL, calibrate_on=0).fit(fabrics[:6])
+    some = SubspaceAD(**SMALL, calibrate_on=3).fit(fabrics[:6])
     assert (len(every.calibration.images), len(some.calibration.images)) == (6, 3)
     assert set(some.calibration.images.tolist()) < set(every.calibration.images.tolist())
 
 
-def test_one_reference_gives_scores_but_no_decision(boards: list[Path]) -> None:
-    detector = SubspaceAD(**SMALL | {"rotations": "random4"}).fit(boards[:1])
-    [found] = detector.predict(boards[1])
+def test_one_reference_gives_scores_but_no_decision(fabrics: list[Path]) -> None:
+    detector = SubspaceAD(**SMALL | {"rotations": "random4"}).fit(fabrics[:1])
+    [found] = detector.predict(fabrics[1])
     assert found.score > 0
     assert found.is_anomalous is None
 
 
-def test_tiles_cover_large_images(boards: list[Path]) -> None:
-    detector = SubspaceAD(backbone="builtin", tile=64, rotations="none").fit(boards[:2])
-    [found] = detector.predict(boards[2])
+def test_tiles_cover_large_images(fabrics: list[Path]) -> None:
+    detector = SubspaceAD(backbone="builtin", tile=64, rotations="none").fit(fabrics[:2])
+    [found] = detector.predict(fabrics[2])
     assert found.anomaly_map.shape == found.image.shape[:2]
     assert len(detector.calibration.images) == 2
 
 
-def test_blocks_of_a_transformer(tmp_path: Path, boards: list[Path]) -> None:
-    assert SubspaceAD.default_blocks(24) == (6, 7, 8, 9, 10, 11, 12)
-    assert SubspaceAD.default_blocks(40) == (22, 23, 24, 25, 26, 27, 28)
+def test_blocks_of_a_transformer(tmp_path: Path, fabrics: list[Path]) -> None:
     small = {"backbone": "dinov2_vits14", "weights": str(save_dinov2_vits14(tmp_path))}
-    detector = SubspaceAD(**small, resolution=70, rotations="none").fit(boards[:1])
+    detector = SubspaceAD(**small, resolution=70, rotations="none").fit(fabrics[:1])
     assert detector.load_network().layers == (3, 4, 5, 6)
     assert detector.mean_.shape == (384,)
     pixels = pixels_of(detector, np.zeros((70, 70, 3), np.uint8))
@@ -352,11 +326,11 @@ def test_defaults_are_the_papers() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"variance": 1.0}, "variance 1.0"),
+        ({"variance": 1.0}, "--variance 1.0"),
         ({"rotations": "sometimes"}, "rotations"),
         ({"rotation_border": "white"}, "rotation_border"),
-        ({"nearest": 2}, "nearest 2"),
-        ({"calibrate_on": -1}, "calibrate_on"),
+        ({"nearest": 2}, "--nearest 2"),
+        ({"calibrate_on": -1}, "--calibrate-on -1"),
         ({"aggregate": "map-top0"}, "--aggregate map-top0"),
         ({"fusion": "sum"}, "fusion"),
     ],
@@ -369,25 +343,25 @@ def test_options_are_checked_at_once(options: dict[str, object], message: str) -
 # -- the batched form -------------------------------------------------------------------------
 
 
-def test_batch_is_scored_by_its_own_subspace(boards: list[Path]) -> None:
+def test_batch_is_scored_by_its_own_subspace(fabrics: list[Path]) -> None:
     options = {name: SMALL[name] for name in ("backbone", "resolution", "device")}
-    batch = BatchedSubspaceAD(**options).predict(boards[:4])
-    fitted = SubspaceAD(**SMALL).fit(boards[:4]).predict(boards[:4])
-    without = BatchedSubspaceAD(**options, leave_one_out=True).predict(boards[:4])
+    batch = BatchedSubspaceAD(**options).predict(fabrics[:4])
+    fitted = SubspaceAD(**SMALL).fit(fabrics[:4]).predict(fabrics[:4])
+    without = BatchedSubspaceAD(**options, leave_own_out=True).predict(fabrics[:4])
     for index, (own, other, alone) in enumerate(zip(batch, fitted, without, strict=True)):
         np.testing.assert_allclose(own.patch_scores, other.patch_scores, rtol=1e-4, atol=1e-6)
         assert own.threshold is None
-        rest = [file for file in boards[:4] if file != boards[index]]
-        [wanted] = SubspaceAD(**SMALL).fit(rest).predict(boards[index])
+        rest = [file for file in fabrics[:4] if file != fabrics[index]]
+        [wanted] = SubspaceAD(**SMALL).fit(rest).predict(fabrics[index])
         assert alone.score == pytest.approx(wanted.score, rel=1e-4)
 
 
-def test_batch_needs_two_images_and_learns_nothing(boards: list[Path]) -> None:
+def test_batch_needs_two_images_and_learns_nothing(fabrics: list[Path]) -> None:
     detector = BatchedSubspaceAD(backbone="builtin", resolution=96)
     with pytest.raises(OptionError, match="two readable"):
-        detector.predict(boards[:1])
+        detector.predict(fabrics[:1])
     with pytest.raises(OptionError, match="nothing to fit"):
-        detector.fit(boards[:2])
+        detector.fit(fabrics[:2])
 
 
 # -- on real parts ----------------------------------------------------------------------------

@@ -10,17 +10,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 from numpy.lib.npyio import NpzFile
-from offnominal.detectors.language.anomalyclip import AnomalyCLIP
 from PIL import Image
-from tests.looks import pixels_of
 from tests.seeded import CLIP_DEEP, save_clip
 
 from offnominal.datasets.sample import Sample
+from offnominal.detectors.language.anomalyclip import AnomalyCLIP
+from offnominal.detectors.language.training.losses import Batch, Parts, glocal_loss
+from offnominal.detectors.language.training.samples import mask_of, truth_at
 from offnominal.images import read_image
 from offnominal.language.learned import AnomalyCLIPPrompts, LearnedPrompts
-from offnominal.language.learnedfile import read_prompts
-from offnominal.training.losses import Parts, glocal_loss
-from offnominal.training.samples import mask_of, truth_at
+from offnominal.language.learnedfile import read_learned
 
 LAYERS = {"24": (23,), "6_12_18_24": (5, 11, 17, 23)}
 
@@ -84,7 +83,7 @@ def raw(
     detector = fitted(weights, checkpoint, "24")
     found = {}
     for name in case.config["tests"]:
-        pixels = pixels_of(detector, read_image(tiles / name))[None]
+        pixels = torch.from_numpy(detector.views(read_image(tiles / name))[0].pixels)[None]
         with torch.no_grad():
             tokens = net.tokens(pixels, LAYERS["6_12_18_24"], values_from=5)
             whole = net.project(tokens.last[:, 0], norm=False)[0]
@@ -104,7 +103,7 @@ def test_text_features(case: Case, weights: Path, checkpoint: Path) -> None:
     prompts = AnomalyCLIPPrompts(128)
     ids = text.tokenize(prompts.texts())
     np.testing.assert_array_equal(ids.numpy(), case.arrays["tokenized_prompts"])
-    learned, _ = read_prompts(checkpoint)
+    learned, _ = read_learned(checkpoint, LearnedPrompts)
     found = learned(text, ["object"])[0]
     wanted = torch.from_numpy(case.arrays["text_features_raw"])
     assert found.shape == wanted.shape
@@ -154,11 +153,11 @@ def test_what_the_detector_sees(
     name = case.config["tests"][2]
     whole, levels = raw[name]
     with torch.no_grad():
-        seen = detector.see(pixels_of(detector, read_image(tiles / name))[None])
+        seen = detector.embed(torch.from_numpy(detector.views(read_image(tiles / name))[0].pixels))
     assert seen.grid == (37, 37)
-    torch.testing.assert_close(seen.whole[0], whole / whole.norm())
+    torch.testing.assert_close(seen.whole, whole / whole.norm())
     for level, mine in zip(levels, seen.levels, strict=True):
-        torch.testing.assert_close(mine[0], level[1:] / level[1:].norm(dim=1, keepdim=True))
+        torch.testing.assert_close(mine, level[1:] / level[1:].norm(dim=1, keepdim=True))
 
 
 @pytest.mark.parametrize("layers", LAYERS)
@@ -185,18 +184,19 @@ def test_losses_and_gradients(
     whole = torch.stack([each for each, _ in found])
     numbers = [LAYERS["6_12_18_24"].index(layer) for layer in LAYERS[layers]]
     levels = [torch.stack([each[number][1:] for _, each in found]) for number in numbers]
-    prompts: LearnedPrompts = read_prompts(checkpoint)[0].requires_grad_(True)
+    prompts: LearnedPrompts = read_learned(checkpoint, LearnedPrompts)[0].requires_grad_(True)
     text = fitted(weights, checkpoint, layers).clip.load_text()
-    parts = glocal_loss(
+    names = ["object"] * len(truth)
+    batch = Batch(
         F.normalize(whole, dim=-1),
         [F.normalize(each, dim=-1) for each in levels],
-        F.normalize(prompts(text, ["object"] * len(truth)), dim=-1),
+        (37, 37),
         torch.tensor(case.training["labels"]),
         torch.stack(truth),
-        (37, 37),
-        temperature=0.07,
-        local_weight=4,
+        names,
     )
+    texts = F.normalize(prompts(text, names), dim=-1)
+    parts = glocal_loss(batch, texts, temperature=0.07, local_weight=4)
     assert isinstance(parts, Parts)
     assert parts.image.item() == pytest.approx(wanted["image_loss"], rel=1e-4)
     for part in ("focal", "dice_abnormal", "dice_normal"):

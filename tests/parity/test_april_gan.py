@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from offnominal.detectors.language.april_gan import AprilGAN, minmax_scores
-from tests.looks import pixels_of
 from tests.seeded import CLIP_DEEP, draw_clip, save_clip
 from torch import Tensor
 
+from offnominal.detectors.language.april_gan import AprilGAN, minmax_scores
 from offnominal.images import read_image
 
 
@@ -58,12 +57,12 @@ def test_zero_and_few_shot(golden: Any, options: dict[str, Any], tiles: Path) ->
     text, peaks = [], []
     for name in case["config"]["tests"]:
         expected = case["results"][name]
-        pixels = pixels_of(detector, read_image(tiles / name))
+        [view] = detector.views(read_image(tiles / name))
         with torch.inference_mode():
-            seen = detector.see(pixels[None])  # once: the tower is what takes the time
-            assert (
-                largest(F.normalize(seen.whole[0], dim=0), arrays[f"image_feature/{name}"]) < 1e-5
-            )
+            seen = detector.embed(
+                torch.from_numpy(view.pixels)
+            )  # once: the tower is what takes the time
+            assert largest(seen.whole, arrays[f"image_feature/{name}"]) < 1e-5
             levels = zip(
                 (6, 12, 18, 24),
                 seen.levels,
@@ -73,13 +72,15 @@ def test_zero_and_few_shot(golden: Any, options: dict[str, Any], tiles: Path) ->
             )
             for level, tokens, layer, bank in levels:
                 theirs = arrays[f"adapted_rows_0::13_layer{level}/{name}"]
-                assert largest(layer(tokens[0])[::13], theirs) < 1e-4, (name, level)
-                squared, _ = bank.search(F.normalize(tokens[0], dim=-1))
+                assert largest(layer(tokens)[::13], theirs) < 1e-4, (name, level)
+                squared, _ = bank.search(F.normalize(tokens, dim=-1))
                 grid = squared.reshape(seen.grid) / 2
                 assert largest(grid, arrays[f"few_shot_grid_layer{level}/{name}"]) < 2e-5
-            text_map = detector._ask_texts(seen)[0]
-            few = detector._enlarged(detector._distances(seen, 0)[None], seen.grid)[0]
-            text.append(float(detector._text_score(seen)[0]))
+            text_map = detector._ask_texts(seen)
+            rows = [F.normalize(tokens, dim=-1) for tokens in seen.levels]
+            distances = detector._distances(rows, None).reshape(seen.grid)
+            few = detector._enlarged(distances, seen.grid)
+            text.append(float(detector.abnormality(seen.whole[None])[0]))
         assert largest(every_seventh(text_map), arrays[f"zero_shot_map/{name}"]) < 2e-4
         assert largest(every_seventh(few), arrays[f"few_shot_map/{name}"]) < 2e-4
         assert text[-1] == pytest.approx(expected["zero_shot_score"], abs=2e-4)

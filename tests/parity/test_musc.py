@@ -32,16 +32,16 @@ class Run:
         # With every default of its own but for the weights.
         self.detector = MuSc(weights=str(save_clip(folder, CLIP_DEEP)), device="cpu")
         self.detector.load_network()
-        self.detector._begin()
+        self.detector.begin()
         images = [read_image(tiles / name) for name in self.names]
         with torch.inference_mode():
             for index, image in enumerate(images):
-                self.detector._take(index, image)
+                self.detector.take(index, image)
             self.tokens = torch.stack(self.detector._tokens)
             self.features = [list(level) for level in self.detector._features]
-            self.detector._compare(len(images), None)
+            self.detector.compare_all(len(images), None)
             self.predictions: list[Prediction] = [
-                self.detector._prediction(name, image, self.detector._judge(index, image))
+                self.detector.prediction(name, image, self.detector.judge_image(index, image))
                 for index, (name, image) in enumerate(zip(self.names, images, strict=True))
             ]
 
@@ -85,13 +85,13 @@ def test_patch_scores_and_maps(run: Run) -> None:
     found = np.stack([prediction.patch_scores for prediction in run.predictions])
     close(found, run.arrays["patch_scores_mean"], 1e-4)
     size, step = run.config["image_size"], run.config["map_stride"]
-    maps = torch.stack([aligned_map(torch.from_numpy(each), (size, size)) for each in found])
+    maps = np.stack([aligned_map(each, (size, size)) for each in found])
     close(maps[:, ::step, ::step], run.arrays["map"], 1e-4)
     for key, own in (
-        ("map_max", maps.amax((1, 2))),
-        ("map_min", maps.amin((1, 2))),
+        ("map_max", maps.max((1, 2))),
+        ("map_min", maps.min((1, 2))),
         ("map_mean", maps.mean((1, 2))),
-        ("score_before_rscin", maps.amax((1, 2))),
+        ("score_before_rscin", maps.max((1, 2))),
     ):
         close(own, run.wanted(key), 1e-4)
     for prediction in run.predictions:

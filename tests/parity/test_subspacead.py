@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from numpy.lib.npyio import NpzFile
-from offnominal.detectors.subspace_base import reference_map
 from PIL import Image
 from tests.looks import pixels_of
 from timm.models import register_model
@@ -21,6 +20,8 @@ from torchvision.transforms.v2.functional import resize
 
 from offnominal import Prediction
 from offnominal.detectors.distribution.subspacead import SubspaceAD
+from offnominal.detectors.features import tokens_of
+from offnominal.scoring import network_map
 
 
 @register_model
@@ -138,8 +139,9 @@ def test_pixels_and_features(golden: Golden, tiles: Path, detector: SubspaceAD) 
         if name == golden.config["tests"][0]:
             stored = golden.arrays["pixel_values_first_test_stride8"]
             close(pixels[:, ::8, ::8].numpy(), stored, 0, 1e-6)
-        tokens, grid = detector._tokens(pixels)
-        assert grid == tuple(golden.config["grid"])
+        features = detector.embed(pixels)
+        tokens = tokens_of(features)
+        assert tuple(features.shape[1:]) == tuple(golden.config["grid"])
         close(tokens[::23].numpy(), golden.arrays[f"patch_features_rows_0::23/{name}"], 0, 1e-4)
         rebuilt = detector.subspace.reconstruct(tokens)[::23].numpy()
         close(rebuilt, golden.arrays[f"reconstruction_rows_0::23/{name}"], 1e-3, 1e-3)
@@ -166,7 +168,8 @@ def test_residuals_maps_and_scores(
         wanted = golden.content["results"][name]
         close(found.patch_scores, golden.arrays[f"residuals/{name}"])
         close(found.score, wanted["score"])
-        heat = reference_map(torch.from_numpy(found.patch_scores), (side, side)).numpy()
+        heat = network_map(found.patch_scores, found.scores.stride)
+        assert heat.shape == (side, side)
         close(heat[::step, ::step], golden.arrays[f"map_stride4/{name}"])
         close(
             [heat.max(), heat.min(), heat.mean()],

@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 import torch
 from numpy.lib.npyio import NpzFile
-from offnominal.detectors.language.winclip import WinCLIP
-from tests.looks import pixels_of
 from tests.seeded import CLIP_WIDE, save_clip
 
 from offnominal import Prediction
+from offnominal.detectors.language.winclip import WinCLIP
 from offnominal.language.prompts import WINCLIP_RELEASED
 from offnominal.scoring import anomaly_map
 
@@ -85,7 +84,7 @@ def test_embeddings(
 
     content, arrays = golden
     name = content["config"]["tests"][2]
-    pixels = pixels_of(zero_shot, read_image(tiles / name))[None]
+    pixels = torch.from_numpy(zero_shot.views(read_image(tiles / name))[0].pixels)[None]
     clip = zero_shot.clip
     with torch.inference_mode():
         tokens = clip.tokens(pixels).last[0]
@@ -106,7 +105,7 @@ def test_zero_shot(golden: tuple[dict[str, Any], NpzFile], without: Found) -> No
         wanted = content["results"][name]
         assert one.score == pytest.approx(wanted["zero_shot_score"], abs=1e-5)
         np.testing.assert_allclose(one.patch_scores, arrays[f"zero_shot_grid/{name}"], **SCORES)
-        heat = anomaly_map(torch.from_numpy(one.patch_scores), (240, 240), 0.0)
+        heat = anomaly_map(one.patch_scores, (240, 240), 0.0)
         np.testing.assert_allclose(heat[::4, ::4], arrays[f"zero_shot_map/{name}"], **SCORES)
         assert float(heat.mean()) == pytest.approx(wanted["zero_shot_map"]["mean"], abs=1e-5)
         assert float(heat.max()) == pytest.approx(wanted["zero_shot_map"]["max"], abs=1e-5)
@@ -121,7 +120,7 @@ def test_few_shot(
         assert one.score == pytest.approx(wanted["few_shot_score"], abs=1e-5)
         distances = one.patch_scores - without[name].patch_scores
         np.testing.assert_allclose(distances, arrays[f"few_shot_grid/{name}"], **SCORES)
-        heat = anomaly_map(torch.from_numpy(one.patch_scores), (240, 240), 0.0)
+        heat = anomaly_map(one.patch_scores, (240, 240), 0.0)
         np.testing.assert_allclose(heat[::4, ::4], arrays[f"few_shot_plus_map/{name}"], **SCORES)
 
 

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 from tests.seeded import UNTRAINED, clip_weights
 
-from offnominal.training.files import Files
+from offnominal.training.checkpoint import Files
 
 KINDS = ("good", "blowhole", "break")
 

@@ -12,27 +12,26 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tests.training.material import contents, write_half
 
+from offnominal import load
 from offnominal.backbones.cache import FeatureCache
 from offnominal.backbones.weights import digest as digest_of
 from offnominal.datasets import open_dataset
 from offnominal.datasets.dataset import Dataset
 from offnominal.datasets.masks import sample_mask
-from offnominal.detectors.april_gan import AprilGAN
-from offnominal.detectors.base import Detector
+from offnominal.detectors.language.april_gan import AprilGAN
+from offnominal.detectors.language.training.learners import TRAINABLE, LanguageRecipe, LayerLearner
+from offnominal.detectors.language.training.losses import Batch
+from offnominal.detectors.language.training.samples import choose_samples
+from offnominal.detectors.language.training.tower import Tower
 from offnominal.errors import DatasetError, ImageError, ModelFileError, OptionError
 from offnominal.images import read_image
-from offnominal.language.learnedfile import read_projections, read_prompts
-from offnominal.language.projections import Projections
+from offnominal.language.learned import LearnedPrompts, Projections
+from offnominal.language.learnedfile import read_learned
 from offnominal.metrics.image import image_metrics
-from offnominal.training.files import mean_losses, read_losses
-from offnominal.training.learners import TRAINABLE, LayerLearner
-from offnominal.training.loop import Outcome
-from offnominal.training.recipe import Recipe
-from offnominal.training.samples import choose_samples
-from offnominal.training.session import train
-from offnominal.training.tower import Batch, Tower
+from offnominal.train import Outcome, train
+from offnominal.training.checkpoint import mean_losses, read_losses
 
-QUICK = Recipe(epochs=2, batch=5, local_weight=1.0)
+QUICK = LanguageRecipe(epochs=2, batch=5, local_weight=1.0)
 
 
 def april_gan(weights: Path, **options: Any) -> AprilGAN:
@@ -53,7 +52,7 @@ def test_training_finds_defects_on_other_images(weights: Path, tiles: Path, tmp_
     cache = FeatureCache(tmp_path / "cache", 10**9)
     for path, epochs in ((before, 0), (after, 3)):
         detector = april_gan(weights, resolution=160)
-        recipe = Recipe(epochs, batch=4, local_weight=1.0)
+        recipe = LanguageRecipe(epochs, batch=4, local_weight=1.0)
         outcome = train(detector, halves[0], path, recipe, cache=cache)
     means = [mean["total"] for mean in mean_losses(outcome.history)]
     assert means[-1] < 0.95 * means[0]
@@ -107,12 +106,12 @@ def test_the_loss_is_the_papers(weights: Path) -> None:
     parts = learner.loss(batch)
     text = detector.clip.load_text()
     focal = dice = 0.0
-    for tokens, layer in zip(batch.levels, learner.layers.layers, strict=True):
+    for tokens, layer in zip(batch.levels, learner.learned.layers, strict=True):
         assert isinstance(layer, torch.nn.Linear)
         weight, bias = layer.weight.detach().numpy(), layer.bias.detach().numpy()
         overlaps, pixels = [], []
         for own, name, truth in zip(tokens.numpy(), names, batch.truth.numpy(), strict=True):
-            normal, abnormal = AprilGAN.describe(text, name).double().numpy()
+            normal, abnormal = AprilGAN.describe_as(text, name).double().numpy()
             brought = own @ weight.T + bias
             unit = brought / np.linalg.norm(brought, axis=1, keepdims=True)
             low, high = (
@@ -126,16 +125,20 @@ def test_the_loss_is_the_papers(weights: Path) -> None:
             pixels.append(-((1 - seen) ** 2) * np.log(seen))
         dice += 1 - np.mean(overlaps)
         focal += np.mean(pixels)
-    assert parts.focal.item() == pytest.approx(focal, rel=1e-4)
-    assert parts.dice_abnormal.item() == pytest.approx(dice, rel=1e-4)
-    assert parts.total.item() == pytest.approx(focal + dice, rel=1e-4)
-    assert parts.image.item() == parts.dice_normal.item() == 0
-    torch.autograd.backward(parts.total)
-    assert all(p.grad is not None and p.grad.any() for p in learner.layers.parameters())
+    assert parts["focal"].item() == pytest.approx(focal, rel=1e-4)
+    assert parts["dice_abnormal"].item() == pytest.approx(dice, rel=1e-4)
+    assert parts["total"].item() == pytest.approx(focal + dice, rel=1e-4)
+    assert parts["image"].item() == parts["dice_normal"].item() == 0
+    torch.autograd.backward(parts["total"])
+    assert all(p.grad is not None and p.grad.any() for p in learner.learned.parameters())
     halved = LayerLearner(
-        detector, Recipe(local_weight=0.5), ["nut", "tile"], {}, torch.Generator().manual_seed(2)
+        detector,
+        LanguageRecipe(local_weight=0.5),
+        ["nut", "tile"],
+        {},
+        torch.Generator().manual_seed(2),
     )
-    assert halved.loss(batch).total.item() == pytest.approx((focal + dice) / 2, rel=1e-4)
+    assert halved.loss(batch)["total"].item() == pytest.approx((focal + dice) / 2, rel=1e-4)
 
 
 def test_first_values_are_those_of_torchs_layers() -> None:
@@ -154,7 +157,7 @@ def test_what_the_tower_gives_is_raw_tokens(weights: Path, small: Dataset) -> No
     assert batch is not None
     assert batch.names == ["magnetic tile"] * 2
     assert [tuple(level.shape) for level in batch.levels] == [(2, 49, 128)] * 2
-    pixels = detector.views(read_image(samples[2].image)).pixels[0][None]
+    pixels = torch.from_numpy(detector.views(read_image(samples[2].image))[0].pixels)[None]
     with torch.no_grad():
         tokens = detector.clip.tokens(pixels, (1, 3))
         whole = F.normalize(detector.clip.project(tokens.last[:, 0]), dim=-1)
@@ -170,7 +173,7 @@ def whole(weights: Path, small: Dataset, tmp_path_factory: pytest.TempPathFactor
 
 def test_files_and_page(weights: Path, small: Dataset, whole: Outcome, tmp_path: Path) -> None:
     detector = april_gan(weights)
-    layers, about = read_projections(whole.files.learned)
+    layers, about = read_learned(whole.files.learned, Projections)
     assert layers.settings() == {"width": 128, "embed_dim": 64, "levels": 4}
     assert about.method == "april-gan"
     assert about.reading["layers"] == [0, 1, 2, 3]
@@ -178,15 +181,17 @@ def test_files_and_page(weights: Path, small: Dataset, whole: Outcome, tmp_path:
     assert about.backbone["digest"] == detector.clip.digest == digest_of(detector.clip.visual)
     assert about.training["recipe"] | {"epochs": 2, "mosaic": 0.0} == about.training["recipe"]
     drawn = trained(
-        weights, small, tmp_path / "drawn.safetensors", recipe=Recipe(0, 5, local_weight=1.0)
+        weights,
+        small,
+        tmp_path / "drawn.safetensors",
+        recipe=LanguageRecipe(0, 5, local_weight=1.0),
     )
-    first, _ = read_projections(drawn.files.learned)
+    first, _ = read_learned(drawn.files.learned, Projections)
     for (name, a), (_, b) in zip(first.named_parameters(), layers.named_parameters(), strict=True):
         assert not torch.equal(a, b), name
     for row in read_losses(whole.files.losses):
-        _, _, total, image, focal, dice, dice_normal = row
-        assert total == pytest.approx(focal + dice, rel=1e-5)
-        assert (image, dice_normal) == (0, 0)
+        assert row["total"] == pytest.approx(row["focal"] + row["dice_abnormal"], rel=1e-5)
+        assert (row["image"], row["dice_normal"]) == (0, 0)
     page = whole.files.page.read_text()
     assert "Training of APRIL-GAN’s layers on tiles" in page
     assert "Maps, focal" in page
@@ -216,7 +221,7 @@ def test_interrupted_and_resumed_is_uninterrupted(
     weights: Path, small: Dataset, tmp_path: Path, stop: int, mosaic: float
 ) -> None:
     """Mosaics too are drawn again as they were."""
-    recipe = Recipe(epochs=2, batch=5, local_weight=1.0, mosaic=mosaic)
+    recipe = LanguageRecipe(epochs=2, batch=5, local_weight=1.0, mosaic=mosaic)
     steps = 0
 
     def break_off(stage: str, done: int) -> None:
@@ -236,10 +241,10 @@ def test_interrupted_and_resumed_is_uninterrupted(
 
 
 def test_mosaics_are_another_training(weights: Path, small: Dataset, tmp_path: Path) -> None:
-    path, recipe = tmp_path / "p.safetensors", Recipe(epochs=1, batch=5, local_weight=1.0)
+    path, recipe = tmp_path / "p.safetensors", LanguageRecipe(epochs=1, batch=5, local_weight=1.0)
     made = trained(weights, small, path, recipe=recipe)
     with pytest.raises(OptionError, match=r"whose mosaic is 0\.0, not 0\.2"):
-        trained(weights, small, path, recipe=Recipe(1, 5, local_weight=1.0, mosaic=0.2))
+        trained(weights, small, path, recipe=LanguageRecipe(1, 5, local_weight=1.0, mosaic=0.2))
     with pytest.raises(OptionError, match=r"whose class_names is \{\}, not"):
         trained(weights, small, path, recipe=recipe, class_names={"tile": "magnetic tile"})
     other = tmp_path / "q.safetensors"
@@ -262,7 +267,7 @@ def test_the_cache_changes_nothing_but_the_time(
 
 def test_fit_reads_them_as_they_were_trained(weights: Path, small: Dataset, tmp_path: Path) -> None:
     path, model = tmp_path / "layers.safetensors", tmp_path / "part.offn"
-    train(april_gan(weights, layers=(1, 3)), small, path, Recipe(1, 5, local_weight=1.0))
+    train(april_gan(weights, layers=(1, 3)), small, path, LanguageRecipe(1, 5, local_weight=1.0))
     options: dict[str, Any] = {"weights": str(weights), "device": "cpu", "projections": path}
     detector = AprilGAN(**options)
     image = small.test("tile")[0].image
@@ -272,7 +277,7 @@ def test_fit_reads_them_as_they_were_trained(weights: Path, small: Dataset, tmp_
         [found] = detector.predict(image)
         assert found.patch_scores.shape == (112, 112)
         detector.save(model)
-        [again] = Detector.load(model).predict(image)
+        [again] = load(model).predict(image)
         assert again.score == found.score
         np.testing.assert_array_equal(again.anomaly_map, found.anomaly_map)
     # Given, a resolution holds; each layer belongs to its level.
@@ -286,12 +291,14 @@ def test_fit_reads_them_as_they_were_trained(weights: Path, small: Dataset, tmp_
     with pytest.raises(OptionError, match="layers were trained with activation"):
         AprilGAN(**options, activation="quickgelu").fit()
     with pytest.raises(ModelFileError, match="layers of april-gan, not prompts; use --method"):
-        read_prompts(path)
+        read_learned(path, LearnedPrompts)
 
 
 def test_what_cannot_be_trained_on(small: Dataset, weights: Path, tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="layers are learned from maps alone"):
-        trained(weights, small, tmp_path / "p.safetensors", recipe=Recipe(1, local_weight=0))
+        trained(
+            weights, small, tmp_path / "p.safetensors", recipe=LanguageRecipe(1, local_weight=0)
+        )
     with pytest.raises(OptionError, match="length: the layers of april-gan have none"):
         trained(weights, small, tmp_path / "p.safetensors", settings={"length": 4})
     bare = [s for s in small.samples if s.label == 0 or s.mask is None]

@@ -17,21 +17,20 @@ from offnominal.backbones.weights import digest as digest_of
 from offnominal.datasets import open_dataset
 from offnominal.datasets.dataset import Dataset
 from offnominal.datasets.masks import sample_mask
-from offnominal.detectors.anomalyclip import AnomalyCLIP
-from offnominal.detectors.coop import CoOp
+from offnominal.detectors.language.anomalyclip import AnomalyCLIP
+from offnominal.detectors.language.coop import CoOp
+from offnominal.detectors.language.training.learners import TRAINABLE, LanguageRecipe, PromptLearner
+from offnominal.detectors.language.training.samples import choose_samples, mask_of, truth_at
+from offnominal.detectors.language.training.tower import Tower
 from offnominal.errors import DatasetError, ImageError, ModelFileError, OptionError
-from offnominal.language.learnedfile import read_prompts
+from offnominal.language.learned import LearnedPrompts
+from offnominal.language.learnedfile import read_learned
 from offnominal.metrics.image import image_metrics
-from offnominal.training.files import Files, mean_losses, read_losses
-from offnominal.training.learners import TRAINABLE, PromptLearner
-from offnominal.training.loop import Outcome
-from offnominal.training.recipe import Recipe
-from offnominal.training.samples import choose_samples, mask_of, truth_at
-from offnominal.training.session import train
-from offnominal.training.tower import Tower
+from offnominal.train import Outcome, train
+from offnominal.training.checkpoint import Files, mean_losses, read_losses
 
 # Small: 12 images of 112 x 112 px.
-QUICK = Recipe(epochs=2, batch=5)
+QUICK = LanguageRecipe(epochs=2, batch=5)
 SHALLOW = {"depth": 3}
 
 
@@ -55,7 +54,7 @@ def test_training_finds_defects_on_other_images(weights: Path, tiles: Path, tmp_
     options: dict[str, Any] = {"resolution": 224}
     for path, epochs in ((before, 0), (after, 5)):
         detector = anomalyclip(weights, **options)
-        recipe = Recipe(epochs=epochs)
+        recipe = LanguageRecipe(epochs=epochs)
         outcome = train(detector, halves[0], path, recipe, settings=SHALLOW, cache=cache)
     means = [mean["total"] for mean in mean_losses(outcome.history)]
     assert means[-1] < 0.85 * means[0]
@@ -83,10 +82,14 @@ def test_only_prompts_are_trained(weights: Path, small: Dataset, tmp_path: Path)
     assert digest_of(detector.clip.visual) == digest
     assert detector.prompts is None
     start = train(
-        anomalyclip(weights), small, tmp_path / "q.safetensors", Recipe(epochs=0), settings=SHALLOW
+        anomalyclip(weights),
+        small,
+        tmp_path / "q.safetensors",
+        LanguageRecipe(epochs=0),
+        settings=SHALLOW,
     )
-    drawn, _ = read_prompts(start.files.learned)
-    learned, about = read_prompts(outcome.files.learned)
+    drawn, _ = read_learned(start.files.learned, LearnedPrompts)
+    learned, about = read_learned(outcome.files.learned, LearnedPrompts)
     for (name, a), (_, b) in zip(drawn.named_parameters(), learned.named_parameters(), strict=True):
         assert not torch.equal(a, b), name
     assert about.backbone["digest"] == digest
@@ -104,16 +107,16 @@ def test_a_step_is_adams(weights: Path, small: Dataset, tmp_path: Path) -> None:
     files = []
     for epochs in (0, 1):
         path = tmp_path / f"{epochs}.safetensors"
-        recipe = Recipe(epochs=epochs, batch=100)
+        recipe = LanguageRecipe(epochs=epochs, batch=100)
         files.append(train(detector, small, path, recipe, settings=SHALLOW).files.learned)
-    drawn, _ = read_prompts(files[0])
+    drawn, _ = read_learned(files[0], LearnedPrompts)
     first = torch.Generator().manual_seed(111)
-    learner = PromptLearner(detector, Recipe(), ["tile"], SHALLOW, first)
-    learner.prompts.load_state_dict(drawn.state_dict())
-    drawn = learner.prompts
+    learner = PromptLearner(detector, LanguageRecipe(), ["tile"], SHALLOW, first)
+    learner.learned.load_state_dict(drawn.state_dict())
+    drawn = learner.learned
     parts = learner.loss(batch)
-    torch.autograd.backward(parts.total)
-    moved, _ = read_prompts(files[1])
+    torch.autograd.backward(parts["total"])
+    moved, _ = read_learned(files[1], LearnedPrompts)
     for (name, a), (_, b) in zip(drawn.named_parameters(), moved.named_parameters(), strict=True):
         assert a.grad is not None
         # Adam's first step (Kingma and Ba, 2015, algorithm 1), both moments corrected for bias.
@@ -122,7 +125,7 @@ def test_a_step_is_adams(weights: Path, small: Dataset, tmp_path: Path) -> None:
         assert large.float().mean() > 0.9, name
         torch.testing.assert_close(b[large], wanted[large], atol=2e-6, rtol=1e-5)
     [row] = read_losses(Files(files[1]).losses)
-    assert row[2] == pytest.approx(parts.total.item(), rel=1e-5)
+    assert row["total"] == pytest.approx(parts["total"].item(), rel=1e-5)
 
 
 def test_the_cache_changes_nothing_but_the_time(
@@ -203,7 +206,7 @@ def test_what_lies_there_after_an_epoch_is_enough(
                 shutil.copy(file, copy)
 
     trained(weights, small, tmp_path / "p.safetensors", tell=cut)
-    learned, about = read_prompts(copy / "p.safetensors")
+    learned, about = read_learned(copy / "p.safetensors", LearnedPrompts)
     assert about.training["recipe"]["epochs"] == 1
     rest = trained(weights, small, copy / "p.safetensors")
     assert rest.began_at == (1, 0)
@@ -212,30 +215,46 @@ def test_what_lies_there_after_an_epoch_is_enough(
 
 
 def _normal(outcome: Outcome) -> torch.Tensor:
-    return read_prompts(outcome.files.learned)[0].get_parameter("normal")
+    return read_learned(outcome.files.learned, LearnedPrompts)[0].get_parameter("normal")
 
 
 def test_a_finished_training_goes_on(weights: Path, small: Dataset, tmp_path: Path) -> None:
-    whole = trained(weights, small, tmp_path / "a.safetensors", recipe=Recipe(epochs=3, batch=5))
-    first = trained(weights, small, tmp_path / "b.safetensors", recipe=Recipe(epochs=1, batch=5))
+    whole = trained(
+        weights, small, tmp_path / "a.safetensors", recipe=LanguageRecipe(epochs=3, batch=5)
+    )
+    first = trained(
+        weights, small, tmp_path / "b.safetensors", recipe=LanguageRecipe(epochs=1, batch=5)
+    )
     stamp = first.files.learned.read_bytes()
-    same = trained(weights, small, tmp_path / "b.safetensors", recipe=Recipe(epochs=1, batch=5))
+    same = trained(
+        weights, small, tmp_path / "b.safetensors", recipe=LanguageRecipe(epochs=1, batch=5)
+    )
     assert same.files.learned.read_bytes() == stamp
-    more = trained(weights, small, tmp_path / "b.safetensors", recipe=Recipe(epochs=3, batch=5))
+    more = trained(
+        weights, small, tmp_path / "b.safetensors", recipe=LanguageRecipe(epochs=3, batch=5)
+    )
     assert more.began_at == (1, 0)
     assert contents(more.files)[:2] == contents(whole.files)[:2]
     with pytest.raises(OptionError, match="trained for 3 already"):
-        trained(weights, small, tmp_path / "b.safetensors", recipe=Recipe(epochs=2, batch=5))
+        trained(
+            weights, small, tmp_path / "b.safetensors", recipe=LanguageRecipe(epochs=2, batch=5)
+        )
 
 
 def test_files_of_another_training_are_safe(weights: Path, small: Dataset, tmp_path: Path) -> None:
     path = tmp_path / "p.safetensors"
-    made = trained(weights, small, path, recipe=Recipe(epochs=1, batch=5))
+    made = trained(weights, small, path, recipe=LanguageRecipe(epochs=1, batch=5))
     before = contents(made.files)
     with pytest.raises(OptionError, match=r"whose lr is 0\.001, not 0\.01.*--overwrite"):
-        trained(weights, small, path, recipe=Recipe(epochs=1, batch=5, lr=0.01))
+        trained(weights, small, path, recipe=LanguageRecipe(epochs=1, batch=5, lr=0.01))
     with pytest.raises(OptionError, match="whose value_blocks is 2, not 1"):
-        train(anomalyclip(weights, value_blocks=1), small, path, Recipe(1, 5), settings=SHALLOW)
+        train(
+            anomalyclip(weights, value_blocks=1),
+            small,
+            path,
+            LanguageRecipe(1, 5),
+            settings=SHALLOW,
+        )
     assert contents(made.files) == before
     made.files.state.write_bytes(b"nothing")
     with pytest.raises(ModelFileError, match="delete it, or give --overwrite"):
@@ -243,7 +262,7 @@ def test_files_of_another_training_are_safe(weights: Path, small: Dataset, tmp_p
     made.files.state.unlink()
     with pytest.raises(OptionError, match="does not; name another"):
         trained(weights, small, path)
-    trained(weights, small, path, recipe=Recipe(epochs=1, batch=5), overwrite=True)
+    trained(weights, small, path, recipe=LanguageRecipe(epochs=1, batch=5), overwrite=True)
     assert contents(made.files) == before
 
 
@@ -270,15 +289,17 @@ def test_what_cannot_be_trained_on(small: Dataset, weights: Path, tmp_path: Path
         trained(weights, bare, tmp_path / "p.safetensors")
     # Images alone can still be told apart.
     outcome = trained(
-        weights, bare, tmp_path / "p.safetensors", recipe=Recipe(epochs=1, local_weight=0)
+        weights, bare, tmp_path / "p.safetensors", recipe=LanguageRecipe(epochs=1, local_weight=0)
     )
-    assert all(row[2] == row[3] and row[4:] == [0, 0, 0] for row in outcome.history)
+    for row in outcome.history:
+        assert row["total"] == row["image"]
+        assert row["focal"] == row["dice_abnormal"] == row["dice_normal"] == 0
     with pytest.raises(DatasetError, match=r"the train split has no defective.*--split"):
         trained(weights, small, tmp_path / "q.safetensors", split="train")
     shutil.copytree(small.root / "tile/ground_truth", root / "tile/ground_truth")
     sorted((root / "tile/ground_truth/break").iterdir())[0].unlink()
     told: list[str] = []
-    recipe = Recipe(epochs=0)
+    recipe = LanguageRecipe(epochs=0)
     trained(
         weights, open_dataset(root), tmp_path / "r.safetensors", recipe=recipe, tell=told.append
     )
@@ -302,7 +323,7 @@ def test_what_cannot_be_trained_on(small: Dataset, weights: Path, tmp_path: Path
 
 
 def test_a_loss_that_runs_away_is_told(weights: Path, small: Dataset, tmp_path: Path) -> None:
-    recipe = Recipe(epochs=3, batch=5, lr=1e30)
+    recipe = LanguageRecipe(epochs=3, batch=5, lr=1e30)
     with pytest.raises(OptionError, match=r"--lr 1e\+30: the loss is no longer finite"):
         trained(weights, small, tmp_path / "p.safetensors", recipe=recipe)
 
@@ -320,7 +341,7 @@ def test_a_loss_that_runs_away_is_told(weights: Path, small: Dataset, tmp_path: 
 )
 def test_recipes_are_checked(settings: Any, told: str) -> None:
     with pytest.raises(OptionError, match=told):
-        Recipe(**settings)
+        LanguageRecipe(**settings)
 
 
 def test_truth_is_resized_as_the_released_code_does(small: Dataset) -> None:
@@ -343,7 +364,7 @@ def test_coop_trains_through_the_same_loop(weights: Path, small: Dataset, tmp_pa
     assert papers.rate(0) == 1e-5
     assert papers.rate(25) == pytest.approx(0.001)
     assert 0 < papers.rate(49) < 2e-6
-    recipe = Recipe(epochs=8, batch=4, lr=0.05, seed=1, local_weight=0.0, optimiser="sgd")
+    recipe = LanguageRecipe(epochs=8, batch=4, lr=0.05, seed=1, local_weight=0.0, optimiser="sgd")
     settings: dict[str, Any] = {"length": 4, "position": "middle", "specific": True}
     settings["start_from"] = "a photo of a"
     path = tmp_path / "coop.safetensors"
@@ -372,7 +393,7 @@ def test_coop_trains_through_the_same_loop(weights: Path, small: Dataset, tmp_pa
     with pytest.raises(ModelFileError, match="prompts of coop"):
         anomalyclip(weights, prompts=path).fit([])
     # Under a schedule the number of epochs is part of the training.
-    longer = Recipe(epochs=9, batch=4, lr=0.05, seed=1, local_weight=0.0, optimiser="sgd")
+    longer = LanguageRecipe(epochs=9, batch=4, lr=0.05, seed=1, local_weight=0.0, optimiser="sgd")
     with pytest.raises(OptionError, match="whose epochs is 8, not 9"):
         train(CoOp(**options), small, path, longer, settings=settings)
 

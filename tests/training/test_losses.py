@@ -7,7 +7,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from offnominal.training.losses import dice_loss, focal_loss, glocal_loss, local_maps
+from offnominal.detectors.language.training.losses import (
+    Batch,
+    dice_loss,
+    focal_loss,
+    glocal_loss,
+    similarities,
+)
 
 
 @pytest.fixture
@@ -59,7 +65,8 @@ def test_glocal_loss(weight: float) -> None:
     labels = torch.tensor([0, 1])
     truth = torch.zeros(2, 9, 12)
     truth[1, 2:5, 3:9] = 1
-    parts = glocal_loss(whole, levels, texts, labels, truth, (3, 4), 0.07, weight)
+    batch = Batch(whole, levels, (3, 4), labels, truth, ["nut", "nut"])
+    parts = glocal_loss(batch, texts, 0.07, weight)
 
     logits = [[float(w @ t) / 0.07 for t in pair] for w, pair in zip(whole, texts, strict=True)]
     image = -sum(
@@ -79,7 +86,8 @@ def test_glocal_loss(weight: float) -> None:
             states.append(p.T.reshape(2, 3, 4))
         coarse = torch.tensor(np.stack(states), dtype=torch.float32)
         full = F.interpolate(coarse, (9, 12), mode="bilinear", align_corners=False)
-        torch.testing.assert_close(local_maps(level, texts, 0.07, (3, 4)), coarse)
+        found = similarities(level, texts, 0.07, (3, 4)).softmax(1)
+        torch.testing.assert_close(found, coarse)
         wanted["focal"] += focal_loss(full[:, 0], full[:, 1], truth).item()
         wanted["dice_abnormal"] += dice_loss(full[:, 1], truth).item()
         wanted["dice_normal"] += dice_loss(full[:, 0], 1 - truth).item()

@@ -10,9 +10,9 @@ from PIL import Image
 from tests.seeded import CLIP_TINY, save_clip
 
 from offnominal.datasets.sample import Sample
-from offnominal.detectors.april_gan import AprilGAN
-from offnominal.training.mosaic import draw_mosaics, join_four
-from offnominal.training.tower import Tower
+from offnominal.detectors.language.april_gan import AprilGAN
+from offnominal.detectors.language.training.mosaic import draw_mosaics, join_four
+from offnominal.detectors.language.training.tower import Tower
 
 
 def samples(folder: Path, category: str, **kinds: int) -> list[Sample]:
@@ -83,5 +83,5 @@ def test_a_batch_with_a_mosaic(tmp_path: Path) -> None:
     assert batch.truth[1].mean() == 1
     joined = join_four([np.asarray(Image.open(mine[n].image)) for n in (0, 2, 3, 1)])
     with torch.no_grad():
-        seen = detector.see(detector.views(joined).pixels[0][None])
-    assert torch.equal(batch.levels[0][0], seen.levels[0][0])
+        seen = detector.embed(torch.from_numpy(detector.views(joined)[0].pixels))
+    assert torch.equal(batch.levels[0][0], seen.levels[0])

@@ -12,10 +12,10 @@ from tests.seeded import CLIP_TINY, save_clip
 from offnominal.backbones import load_backbone
 from offnominal.backbones.clip import require_clip
 from offnominal.backbones.clip_text import ClipText
-from offnominal.detectors.anomalyclip import AnomalyCLIP
+from offnominal.detectors.language.anomalyclip import AnomalyCLIP
 from offnominal.errors import ModelFileError, OptionError
-from offnominal.language.learned import AnomalyCLIPPrompts, CoOpPrompts
-from offnominal.language.learnedfile import LearnedFile, read_prompts, write_learned
+from offnominal.language.learned import AnomalyCLIPPrompts, CoOpPrompts, LearnedPrompts
+from offnominal.language.learnedfile import LearnedFile, read_learned, write_learned
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +144,7 @@ def test_files_come_back(prompts: Any, tmp_path: Path) -> None:
         prompts.method, prompts.settings(), {"layers": [3]}, {"name": "x", "digest": "d"}, {"a": 1}
     )
     write_learned(path, prompts, about)
-    found, said = read_prompts(path)
+    found, said = read_learned(path, LearnedPrompts)
     assert type(found) is type(prompts)
     assert said == about
     for (name, ours), (again, theirs) in zip(
@@ -180,7 +180,7 @@ def test_released_checkpoints(text: ClipText, tmp_path: Path) -> None:
     for zipped in (True, False):
         path = tmp_path / f"epoch_{zipped}.pth"
         torch.save({"prompt_learner": state}, path, _use_new_zipfile_serialization=zipped)
-        prompts, about = read_prompts(path)
+        prompts, about = read_learned(path, LearnedPrompts)
         assert isinstance(prompts, AnomalyCLIPPrompts)
         assert about.learner == {"width": 64, "length": 12, "depth": 3, "deep_length": 4}
         assert about.backbone == {}
@@ -258,6 +258,6 @@ def test_bad_files(
     path = tmp_path / "bad.pth"
     write_bad(path, kind)
     with pytest.raises(ModelFileError, match=told) as caught:
-        read_prompts(path)
+        read_learned(path, LearnedPrompts)
     assert str(path) in str(caught.value)
     assert "code has run" not in capsys.readouterr().out

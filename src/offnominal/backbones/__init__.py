@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from offnominal.backbones.catalogue import CATALOGUE, DEFAULT
+from offnominal.backbones.catalogue import CATALOGUE, DEFAULT, OPEN_CLIP
 from offnominal.errors import BackboneError, OptionError
 
 if TYPE_CHECKING:  # listing backbones must not cost an import of torch
@@ -12,7 +12,6 @@ if TYPE_CHECKING:  # listing backbones must not cost an import of torch
 
 __all__ = ["CATALOGUE", "DEFAULT", "MAE", "OPEN_CLIP", "backbone_name", "load_backbone"]
 
-OPEN_CLIP = "open_clip:"  # how the names of CLIP models with a text tower begin
 MAE = "mae_"  # and those of masked autoencoders with their decoder
 
 
@@ -21,22 +20,17 @@ def backbone_name(
 ) -> str:
     """The backbone that `load_backbone` would build, without building it.
 
-    Parameters
-    ----------
-    name, weights
-        As for `load_backbone`.
-    default : str
-        What it is where neither says; methods have defaults of their own.
-
-    Raises
-    ------
-    BackboneError
-        If the name contradicts what the weights file says.
+    ``default`` is what it is where neither says; methods have defaults of their own.
     """
-    named = _name_in_file(weights) if weights is not None else None
+    named = None
+    if weights is not None:
+        from offnominal.backbones.weights import read_metadata
+
+        named = read_metadata(Path(weights)).get("model")
     if name is None:
         return named or default
-    if named is not None and named.split(".")[0] != _architecture(name):
+    architecture = CATALOGUE[name].timm if name in CATALOGUE else name
+    if named is not None and named.split(".")[0] != architecture.split(".")[0]:
         raise BackboneError(f"{weights}: says that it is {named}, but --backbone is {name}")
     return name
 
@@ -85,13 +79,3 @@ def load_backbone(
     from offnominal.backbones.timm import TimmBackbone
 
     return TimmBackbone(name, weights, layers)
-
-
-def _name_in_file(weights: str | Path) -> str | None:
-    from offnominal.backbones.weights import read_metadata
-
-    return read_metadata(Path(weights)).get("model")
-
-
-def _architecture(name: str) -> str:
-    return (CATALOGUE[name].timm if name in CATALOGUE else name).split(".")[0]

@@ -1,12 +1,13 @@
 """What every backbone is: pixels in, a grid of patch features out."""
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Literal, NamedTuple, Self
 
 from torch import Tensor, nn
 
-from offnominal.errors import BackboneError
+from offnominal.errors import BackboneError, OptionError
 
 __all__ = ["Backbone", "Levels", "Normalize", "Resize"]
 
@@ -17,13 +18,9 @@ Resize = Literal["short", "square"]
 class Levels(NamedTuple):
     """The feature levels of a batch, one by one.
 
-    Attributes
-    ----------
-    maps : list of Tensor
-        Each (B, C, gh, gw), from the finest level to the coarsest, as ``layers`` names them.
-    summary : Tensor
-        (B, C') float: one vector for each image. The class token of a transformer that has one,
-        normalised as the patch tokens are; otherwise the mean over the last level's positions.
+    ``maps`` are (B, C, gh, gw) each, from the finest level to the coarsest, as ``layers`` names
+    them. ``summary`` (B, C') is a vector for each image: the class token of a transformer that has
+    one, normalised as the patch tokens are; otherwise the mean over the last level's positions.
     """
 
     maps: list[Tensor]
@@ -39,6 +36,10 @@ class Backbone(nn.Module, ABC):
     ----------
     name : str
         The name it was asked for by.
+    family : str
+        What kind of network it is, by which methods choose defaults: ``dinov2``, ``dinov3``,
+        ``dino``, ``clip``, ``mae`` or another ``vit``; ``resnet``, ``wide_resnet`` or another
+        ``cnn``; ``builtin``.
     dim : int
         Length of a patch feature.
     stride : int
@@ -63,8 +64,7 @@ class Backbone(nn.Module, ABC):
     digest : str
         Fingerprint of the weights; a saved detector refuses to load against another.
     untrained : str
-        Why figures made with these weights say nothing of a method, as the weights' file states it,
-        such as ``drawn at random from seed 0``; empty where the file states no such thing.
+        Why the weights' file says that they are not pretrained; empty if it does not say so.
     """
 
     name: str
@@ -85,16 +85,7 @@ class Backbone(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, pixels: Tensor) -> Tensor:
-        """Patch features of a batch.
-
-        Parameters
-        ----------
-        pixels : Tensor of shape (B, 3, h, w), float32
-            Normalised images; both sides are multiples of ``multiple``.
-
-        Returns
-        -------
-        Tensor of shape (B, dim, h / stride, w / stride)
+        """Patch features (B, dim, h / stride, w / stride) of normalised images (B, 3, h, w).
 
         Raises
         ------
@@ -103,19 +94,10 @@ class Backbone(nn.Module, ABC):
         """
 
     def levels(self, pixels: Tensor, norm: bool = True) -> Levels:
-        """Feature levels of a batch before they are joined, and a vector for the whole image.
+        """Feature levels of a batch (B, 3, h, w) before they are joined, and a vector of the image.
 
-        Parameters
-        ----------
-        pixels : Tensor of shape (B, 3, h, w), float32
-            As for :meth:`forward`.
-        norm : bool
-            Transformers only: whether the final layer norm is applied to every level.
-
-        Returns
-        -------
-        Levels
-            A backbone without levels gives what ``forward`` does as its only one.
+        ``norm`` says whether transformers apply the final layer norm to every level. A backbone
+        without levels gives what ``forward`` does as its only one.
         """
         features = self(pixels)
         return Levels([features], features.mean((2, 3)))
@@ -123,19 +105,41 @@ class Backbone(nn.Module, ABC):
     def at_levels(self, layers: Sequence[int]) -> Self:
         """The same network, sharing its weights, that gives other levels.
 
-        Parameters
-        ----------
-        layers : sequence of int
-            Counted from 0, or negative from the end; those that it does not have are left out. A
-            backbone with one level only is itself.
+        They count from 0, or negative from the end; those that it does not have are left out. A
+        backbone with one level only is itself.
         """
-        return self
+        if self.level_count == 1:
+            return self
+        count = self.level_count
+        other = copy.copy(self)  # shallow: one network
+        other._use(tuple(sorted({index % count for index in layers if -count <= index < count})))
+        return other
+
+    def _choose_layers(self, layers: Sequence[int] | None, default: Sequence[int]) -> None:
+        """Use the levels that a user names, or the default."""
+        chosen = default if layers is None else layers
+        if not chosen:
+            raise OptionError("--layers: give one level or more")
+        self._use(tuple(sorted({self._checked(index) for index in chosen})))
+
+    def _checked(self, index: int) -> int:
+        """A level counted from 0."""
+        count = self.level_count
+        if not -count <= index < count:
+            raise OptionError(
+                f"--layers {index}: {self.name} has {count} levels, 0 to {count - 1} (or -1 to "
+                f"-{count} from the end)"
+            )
+        return index % count
+
+    def _use(self, layers: tuple[int, ...]) -> None:
+        """Set ``layers`` and what follows from them."""
+        self.layers = layers
 
     def trim(self) -> None:
         """Drop what lies behind the levels in use, here and in all that share the weights.
 
-        The features stay the same; deeper levels are gone for good. A backbone that has nothing to
-        drop, or cannot drop it, does nothing.
+        The features stay the same; deeper levels are gone for good.
         """
 
     def check_size(self, pixels: Tensor) -> None:

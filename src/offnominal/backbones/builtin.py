@@ -44,13 +44,9 @@ class Builtin(Backbone):
         True (``builtin-aligned``): energies divided by the local contrast, with more orientations,
         bright and dark spots and a wider neighbourhood, 158 dimensions, used as they are. For 50 or
         more good images in which every part lies in the same place.
-
-    Notes
-    -----
-    No fitted state: the filters are computed when it is built, in float64, and rounded to float32.
-    They follow the module between devices and are in no state dict.
     """
 
+    family = "builtin"
     mean = (0.0, 0.0, 0.0)
     std = (1.0, 1.0, 1.0)
     resolution = 256
@@ -76,6 +72,7 @@ class Builtin(Backbone):
         per_level = luminance + 2 * _CHROMA_ORIENTATIONS
         self.dim = 2 * (_LEVELS * per_level + 7) if aligned else _LEVELS * per_level + 3
 
+        # Computed in float64, rounded to float32, and in no state dict.
         filters = {
             "luminance_filters": _gabor(orientations),
             "chroma_filters": _gabor(_CHROMA_ORIENTATIONS),
@@ -90,23 +87,7 @@ class Builtin(Backbone):
         self.eval()
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Patch features of a batch.
-
-        Parameters
-        ----------
-        pixels : Tensor of shape (B, 3, h, w), float32
-            RGB on [0, 1]; both sides are multiples of 8.
-
-        Returns
-        -------
-        Tensor of shape (B, dim, h / 8, w / 8), float32
-            59 dimensions, or 158 if ``aligned``.
-
-        Raises
-        ------
-        BackboneError
-            If a side is not a multiple of 8.
-        """
+        """Patch features (B, dim, h / 8, w / 8) of RGB on [0, 1]; see :class:`Backbone`."""
         self.check_size(pixels)
         exposure = pixels.mean((1, 2, 3), keepdim=True)
         colour = _opponent(pixels * (_MID_GREY / (exposure + _DARK)))
@@ -134,14 +115,13 @@ class Builtin(Backbone):
         return torch.cat([(energies + _LOG_FLOOR).log(), colours[-1]], dim=1)
 
     def _pooled(self, maps: Tensor, level: int) -> Tensor:
-        """Blurred and averaged over the patches of the grid."""
         return _separable(maps, self.get_buffer(f"pooling{level}"), _STRIDE >> level)
 
 
 def _contrast_features(
     luminance: list[Tensor], chroma: list[Tensor], colours: list[Tensor]
 ) -> Tensor:
-    """Energies relative to the local contrast, its strength, and colour, with their 3 x 3 mean."""
+    """Energies relative to the local contrast, its strength, and colour; and their 3 x 3 means."""
     bright = torch.cat(luminance, dim=1).sqrt()
     tinted = torch.cat(chroma, dim=1).sqrt()
     strength = _norm(bright)

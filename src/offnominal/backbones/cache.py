@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, Self
 from zipfile import BadZipFile
 
 import numpy as np
@@ -223,6 +223,10 @@ class _Cached(Backbone):
 
         [[*maps, summary]] = self.look_up(pixels, self._known, [f"levels {norm}"], compute)
         return Levels(maps, summary)
+
+    def at_levels(self, layers: Sequence[int]) -> Self:
+        """Other levels of the same network, from the same cache; see :class:`Backbone`."""
+        return type(self)(self.network.at_levels(layers), self.look_up)
 
 
 class _CachedClip(ClipBackbone):

@@ -6,33 +6,50 @@ figure to what timm builds.
 
 from dataclasses import dataclass
 
-__all__ = ["CATALOGUE", "CLIP_TAGS", "DEFAULT", "Entry", "closest"]
+__all__ = [
+    "CATALOGUE",
+    "CLIP_TAGS",
+    "DEFAULT",
+    "MASK_THRESHOLDS",
+    "OPEN_CLIP",
+    "Entry",
+    "closest",
+    "family_of",
+]
 
 DEFAULT = "dinov2_vits14"
+OPEN_CLIP = "open_clip:"  # how the names of CLIP models with a text tower begin
+
+# The first principal component of DINOv2's normalised tokens separates object and background at 10
+# (Damm et al., 2024, section 3.2); the scale is that of its final layer norm.
+MASK_THRESHOLDS = {"dinov2": 10.0}
+
+# What timm's names of networks say of what they are, the first that is found counts.
+_FAMILIES = {
+    "dinov2": "dinov2",
+    "dinov3": "dinov3",
+    ".dino": "dino",
+    "wide_resnet": "wide_resnet",
+    "resnet": "resnet",
+    "clip": "clip",
+    ".mae": "mae",
+    "vit": "vit",
+}
+
+
+def family_of(timm_name: str) -> str:
+    """What kind of network a name of timm's means; see ``Backbone.family``."""
+    found = (family for part, family in _FAMILIES.items() if part in timm_name)
+    return next(found, "cnn" if timm_name else "builtin")
 
 
 @dataclass(frozen=True)
 class Entry:
     """One backbone of the catalogue.
 
-    Parameters
-    ----------
-    name : str
-        Short name, as ``--backbone`` takes it.
-    timm : str
-        Name of timm's network and weights; empty for the built-in backbones.
-    parameters : float
-        Size of the network, in millions of parameters.
-    dim : int
-        Length of one patch feature with the default layers.
-    stride : int
-        Pixels between two patch features, in both directions.
-    licence : str
-        Licence of the weights.
-    resolution : int
-        Default resolution, in pixels.
-    about : str
-        What it is, in a few words.
+    ``timm`` names timm's network and weights, and is empty for the built-in backbones;
+    ``parameters`` are millions; ``dim`` is the length of a patch feature with the default layers;
+    ``stride`` and ``resolution`` are pixels; the licence is that of the weights.
     """
 
     name: str
@@ -43,6 +60,11 @@ class Entry:
     licence: str
     resolution: int
     about: str
+
+    @property
+    def family(self) -> str:
+        """What kind of network it is; see :func:`family_of`."""
+        return family_of(self.timm)
 
     @property
     def hub(self) -> tuple[str, str]:

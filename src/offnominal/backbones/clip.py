@@ -9,9 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from offnominal.backbones import clip_files, clip_models
+from offnominal.backbones import clip_files
 from offnominal.backbones import weights as files
 from offnominal.backbones.base import Backbone, Levels
+from offnominal.backbones.catalogue import CLIP_TAGS, OPEN_CLIP
 from offnominal.backbones.clip_blocks import (
     Activation,
     Positions,
@@ -27,18 +28,11 @@ __all__ = ["ClipBackbone", "Tokens", "require_clip"]
 
 
 class Tokens(NamedTuple):
-    """What a pass through the image tower leaves behind.
+    """What a pass through the image tower leaves behind: raw outputs (B, 1 + gh gw, width).
 
-    Attributes
-    ----------
-    blocks : list of Tensor of shape (B, 1 + N, width)
-        Raw outputs of the blocks that were asked for: the class token, then the patches by rows.
-    values : list of Tensor of shape (B, 1 + N, width)
-        The same blocks on the value-value path; empty if there was none.
-    last : Tensor of shape (B, 1 + N, width)
-        Raw output of the last block.
-    grid : (gh, gw)
-        The patches; N is their product.
+    Of each the class token comes first, then the patches by rows: of the ``blocks`` that were asked
+    for, of the same blocks on the value-value path (``values``; empty if there was none), and of
+    the ``last`` block. ``grid`` is (gh, gw).
     """
 
     blocks: list[Tensor]
@@ -69,13 +63,8 @@ class ClipBackbone(Backbone):
 
     Attributes
     ----------
-    embed_dim : int
-        Length of an embedding that images and texts share.
-    width : int
-        Length of a token.
-    positions : {"bicubic-antialias", "bicubic", "bilinear"}
-        How position embeddings are resized where the grid is not the native one.
-    activation : {"quickgelu", "gelu"}
+    embed_dim, width : int
+        Length of an embedding that images and texts share; length of a token.
 
     Raises
     ------
@@ -85,6 +74,7 @@ class ClipBackbone(Backbone):
         If the weights cannot be had or do not fit.
     """
 
+    family = "clip"
     resize = "square"
 
     def __init__(
@@ -97,11 +87,11 @@ class ClipBackbone(Backbone):
         self.name = name
         local = Path(weights) if weights is not None else None
         metadata = files.read_metadata(local) if local else {}
-        self._model = clip_models.describe(name, metadata, local)
+        self._model = clip_files.describe(name, metadata, local)
         # Before anything is fetched, since half of open_clip's models are built another way.
-        self.visual = clip_models.build(self._model).visual
+        self.visual = clip_files.build(self._model).visual
         self._path = local or clip_files.weights_file(name)
-        tensors = clip_files.read_tensors(self._path)
+        tensors = files.read_weights(self._path)
         clip_files.fit_image_tower(self.visual, tensors, self._path, name)
         self.digest = files.digest(self.visual)
         self.untrained = files.untrained_reason(metadata)
@@ -112,7 +102,7 @@ class ClipBackbone(Backbone):
         self.stride = self.multiple = int(self.visual.patch_size[0])
         self.resolution = int(self.visual.image_size[0])
         self.level_count = len(self.visual.transformer.resblocks)
-        self._use(self._choose(layers))
+        self._choose_layers(layers, [-1])
         self.eval().requires_grad_(False)
 
     def adapted(
@@ -123,45 +113,21 @@ class ClipBackbone(Backbone):
         Parameters
         ----------
         positions : {"bicubic-antialias", "bicubic", "bilinear"} or None
-            None: as it is.
+            How position embeddings are resized to another grid. None: as it is.
         activation : {"quickgelu", "gelu"} or None
             Of both towers. None: what the weights were trained with.
         """
         other = copy.copy(self)  # shallow: one model
-        for option, value, kind in (
-            ("positions", positions, Positions),
-            ("activation", activation, Activation),
-        ):
-            if value is not None and value not in get_args(kind):
-                choices = ", ".join(get_args(kind))
-                raise OptionError(f"{option} {value!r}: choose one of {choices}")
         other.positions = positions or self.positions
         other.activation = activation or self._model.activation
+        for option, value, kind in (
+            ("positions", other.positions, Positions),
+            ("activation", other.activation, Activation),
+        ):
+            if value not in get_args(kind):
+                choices = ", ".join(get_args(kind))
+                raise OptionError(f"{option} {value!r}: choose one of {choices}")
         return other
-
-    def at_levels(self, layers: Sequence[int]) -> Self:
-        """The same network, sharing its weights, that gives other levels; see :class:`Backbone`."""
-        count = self.level_count
-        there = {index % count for index in layers if -count <= index < count}
-        other = copy.copy(self)
-        other._use(tuple(sorted(there)))
-        return other
-
-    def _choose(self, layers: Sequence[int] | None) -> tuple[int, ...]:
-        if layers is None:
-            return (self.level_count - 1,)
-        if not layers:
-            raise OptionError("--layers: give one block or more")
-        return tuple(sorted({self._checked(index) for index in layers}))
-
-    def _checked(self, index: int) -> int:
-        count = self.level_count
-        if not -count <= index < count:
-            raise OptionError(
-                f"--layers {index}: {self.name} has {count} blocks, 0 to {count - 1} (or -1 to "
-                f"-{count} from the end)"
-            )
-        return index % count
 
     def _use(self, layers: tuple[int, ...]) -> None:
         self.layers = layers
@@ -195,7 +161,6 @@ class ClipBackbone(Backbone):
         Parameters
         ----------
         pixels : Tensor of shape (B, 3, h, w), float32
-            Normalised images; both sides are multiples of ``multiple``.
         layers : sequence of int
             Blocks, counted from 0 at the input, or from the end if negative; the papers' layer 6 is
             block 5.
@@ -206,11 +171,6 @@ class ClipBackbone(Backbone):
             no feed-forward part. Blocks before it are the same in both. None: no second stream.
         stop_early : bool
             Leave out the blocks that ``layers`` does not reach; ``last`` is then the last one run.
-
-        Returns
-        -------
-        Tokens
-            In the order of ``layers``.
         """
         wanted = [self._checked(index) for index in layers]
         x, grid = self._embedded(pixels)
@@ -233,12 +193,7 @@ class ClipBackbone(Backbone):
     def project(self, tokens: Tensor, norm: bool = True) -> Tensor:
         """Tokens (..., width) in the space that images and texts share, (..., embed_dim), float32.
 
-        Parameters
-        ----------
-        tokens : Tensor of shape (..., width)
-            Raw output of a block.
-        norm : bool
-            Whether the final layer norm goes first, as it does in CLIP.
+        ``norm`` says whether the final layer norm goes first, as it does in CLIP.
         """
         # In half precision the differences between cosines with texts would be lost.
         with torch.autocast(tokens.device.type, enabled=False):
@@ -257,17 +212,8 @@ class ClipBackbone(Backbone):
         they have in the image; it is gathered before the first layer norm (Jeong et al., 2023,
         section 4.2: the other patches are masked out).
 
-        Parameters
-        ----------
-        pixels : Tensor of shape (B, 3, h, w), float32
-        sides : sequence of int
-            Sides of the windows, in patches.
-
-        Returns
-        -------
-        list of Tensor of shape (B, windows, embed_dim)
-            One for each side, not normalised; windows as
-            :func:`~offnominal.backbones.clip_blocks.window_indices` counts them.
+        Returns a tensor (B, windows, embed_dim) for each side, which is in patches; not normalised,
+        with windows as :func:`~offnominal.backbones.clip_blocks.window_indices` counts them.
         """
         x, grid = self._embedded(pixels)
         found = []
@@ -282,7 +228,6 @@ class ClipBackbone(Backbone):
         return found
 
     def _embedded(self, pixels: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        """Class token and patches with their positions (B, 1 + N, width), and the grid."""
         self.check_size(pixels)
         # Under autocast too the tokens stay in float32; only what blocks add is rounded.
         patches = self.visual.conv1(pixels).float()
@@ -294,31 +239,19 @@ class ClipBackbone(Backbone):
         return x + table, grid
 
     def load_text(self) -> ClipText:
-        """The text tower, read from the weights file, on the image tower's device.
-
-        Raises
-        ------
-        WeightsError
-            If the file holds none.
-        """
-        text = ClipText(clip_models.build(self._model), self.activation)
-        tensors = clip_files.read_tensors(self._path)
+        """The text tower, read from the weights file, on the image tower's device."""
+        text = ClipText(clip_files.build(self._model), self.activation)
+        tensors = files.read_weights(self._path)
         clip_files.fit_text_tower(text, tensors, self._path, self.name)
         text.eval().requires_grad_(False)
         return text.to(self.visual.proj.device)
 
 
 def require_clip(network: Backbone, method: str) -> ClipBackbone:
-    """The network, if it has a text tower beside it.
-
-    Raises
-    ------
-    BackboneError
-        If it is no CLIP of open_clip's.
-    """
+    """The network, if it is a CLIP of open_clip's; otherwise a :class:`BackboneError`."""
     if isinstance(network, ClipBackbone):
         return network
-    names = ", ".join(clip_models.PREFIX + each for each in clip_models.DEFAULT_TAGS)
+    names = ", ".join(OPEN_CLIP + each for each in CLIP_TAGS)
     raise BackboneError(
         f"--method {method} compares images with texts, which {network.name} cannot: choose a "
         f"backbone such as {names}"

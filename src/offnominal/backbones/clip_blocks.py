@@ -42,7 +42,6 @@ def attend_to_values(attention: Any, x: Tensor) -> Tensor:
 
 
 def _heads(attention: Any, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries, keys and values, each (B, heads, L, width / heads)."""
     batch, length, width = x.shape
     projected = F.linear(x, attention.in_proj_weight, attention.in_proj_bias)
     split = projected.reshape(batch, length, 3, attention.num_heads, width // attention.num_heads)
@@ -66,21 +65,11 @@ def run_block(block: Any, x: Tensor, activation: Activation, causal: bool = Fals
 
 
 def resize_positions(table: Tensor, height: int, width: int, rule: Positions) -> Tensor:
-    """Resize a table of position embeddings to another grid, leaving the table as it is.
+    """Position embeddings (1 + n * n, D), the class token's first, for another grid of patches.
 
-    Parameters
-    ----------
-    table : Tensor of shape (1 + n * n, D)
-        The class token's row, then the rows of an n x n grid.
-    height, width : int
-        The grid wanted, in patches.
-    rule : {"bicubic-antialias", "bicubic", "bilinear"}
-        ``bicubic-antialias`` is open_clip's. The rules differ where the grid grows too: torch's
-        bicubic kernel has another parameter with antialiasing (-0.5) than without (-0.75).
-
-    Returns
-    -------
-    Tensor of shape (1 + height * width, D), of the table's dtype
+    Gives (1 + height * width, D) of the table's dtype. ``bicubic-antialias`` is open_clip's rule.
+    The rules differ where the grid grows too: torch's bicubic kernel has another parameter with
+    antialiasing (-0.5) than without (-0.75).
     """
     side = math.isqrt(len(table) - 1)
     if (height, width) == (side, side):
@@ -98,18 +87,10 @@ def resize_positions(table: Tensor, height: int, width: int, rule: Positions) ->
 
 
 def window_indices(grid: tuple[int, int], side: int) -> Tensor:
-    """Which patches each window of ``side`` x ``side`` patches holds, in steps of one patch.
+    """Which patches each window of ``side`` x ``side`` patches of a grid (gh, gw) holds.
 
-    Parameters
-    ----------
-    grid : (gh, gw)
-        At least ``side`` each.
-    side : int
-
-    Returns
-    -------
-    Tensor of shape ((gh - side + 1) * (gw - side + 1), side * side), int64
-        Numbers of patches, counted row by row; the windows too are in the order of rows.
+    Numbers of patches, int64, ((gh - side + 1) * (gw - side + 1), side * side): counted row by row,
+    as the windows are, in steps of one patch.
     """
     numbers = torch.arange(grid[0] * grid[1]).reshape(grid)
     windows = numbers.unfold(0, side, 1).unfold(1, side, 1)

@@ -1,43 +1,124 @@
-"""Where CLIP's weights come from, and which of a file's tensors belong to which tower."""
+"""CLIP models by open_clip's names: how each is built, and where its weights come from."""
 
-import os
-import zipfile
+import json
 from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from offnominal.backbones import weights as files
-from offnominal.backbones.clip_models import describe, plain_name, tag_names
+from offnominal.backbones.catalogue import CLIP_TAGS, OPEN_CLIP
+from offnominal.backbones.clip_blocks import Activation
 from offnominal.errors import BackboneError, WeightsError
 
-__all__ = ["fit_image_tower", "fit_text_tower", "hub_files", "read_tensors", "weights_file"]
+__all__ = ["ClipModel", "build", "describe", "fit_image_tower", "fit_text_tower", "weights_file"]
 
+_MEAN = (0.48145466, 0.4578275, 0.40821073)
+_STD = (0.26862954, 0.26130258, 0.27577711)
 _FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 _IMAGE = "visual."
-# Sizes that OpenAI's archives keep beside the tensors.
-_SPARE = ("input_resolution", "context_length", "vocab_size")
+# Beside the text tower: sizes in OpenAI's files, and what compares the two towers.
+_SPARE = (
+    "input_resolution", "context_length", "vocab_size", "logit_scale", "logit_bias", "attn_mask"
+)  # fmt: skip
+# What the configuration of two transformers with a class token and a linear projection may say.
+_PLAIN = {
+    "vision_cfg": {
+        "image_size", "layers", "width", "patch_size", "head_width", "mlp_ratio", "ls_init_value"
+    },
+    "text_cfg": {"context_length", "vocab_size", "width", "heads", "layers", "ls_init_value"},
+}  # fmt: skip
 
 
-def hub_files(name: str) -> list[tuple[str, str]]:
-    """Repository and file names of a model's weights on the hub, the preferred one first.
+class ClipModel(NamedTuple):
+    """What is known of a CLIP model before its weights are read.
+
+    ``config`` is as open_clip's ``CLIP`` takes it, ``activation`` what it was trained with, and
+    ``hub`` the repository of its weights, a slash, and perhaps the file; empty if there is none.
+    """
+
+    name: str
+    config: dict[str, Any]
+    activation: Activation
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    hub: str
+
+
+def describe(name: str, metadata: Mapping[str, str], path: Path | None) -> ClipModel:
+    """Look a model up by its name, or take what a weights file says of it.
+
+    The entry ``open_clip`` of the file's metadata, a JSON object, is a configuration that goes
+    before the name's; ``mean`` and ``std`` likewise. The path is for messages.
 
     Raises
     ------
     BackboneError
-        If open_clip knows no weights on the hub for it.
+        If open_clip knows neither the name nor the tag.
+    WeightsError
+        If the file's configuration cannot be read.
     """
-    repository, _, filename = describe(name, {}, None).hub.rpartition("/")
-    plain, tag = plain_name(name)
-    if not repository:
-        tags = ", ".join(tag_names(plain)) or "none"
+    plain, tag = _split(name)
+    wanted = tag or CLIP_TAGS.get(plain, "")
+    source = _open_clip().get_pretrained_cfg(plain, wanted) if wanted else {}
+    if "open_clip" in metadata:
+        config = _parse(metadata["open_clip"], path)
+        quick = config.get("quick_gelu")
+    else:
+        config = _known(plain, name)
+        if tag and not source:
+            there = _tags(plain)
+            raise BackboneError(
+                f"--backbone {name}: open_clip has no such weights of {plain}; it has {there}"
+            )
+        quick = "-quickgelu" in name or source.get("quick_gelu") or config.get("quick_gelu")
+    mean, std = files.normalisation(
+        metadata, path, tuple(source.get("mean", _MEAN)), tuple(source.get("std", _STD))
+    )
+    activation: Activation = "quickgelu" if quick else "gelu"
+    return ClipModel(name, config, activation, mean, std, source.get("hf_hub", ""))
+
+
+def build(model: ClipModel) -> Any:
+    """open_clip's module on the meta device, without weights.
+
+    Raises
+    ------
+    BackboneError
+        If it is not the plain form: two transformers, a class token, a linear projection.
+    """
+    config = {key: value for key, value in model.config.items() if key != "quick_gelu"}
+    if (
+        set(config) != {"embed_dim", *_PLAIN}
+        or any(set(config[part]) - allowed for part, allowed in _PLAIN.items())
+        or not isinstance(config["vision_cfg"].get("layers"), int)  # a list is a ResNet
+    ):
         raise BackboneError(
-            f"{name}: which weights? open_clip knows {tags}; name one after a dot, or use "
+            f"{model.name} is not CLIP's own pair of transformers; choose one such as "
+            f"{', '.join(OPEN_CLIP + each for each in CLIP_TAGS)}"
+        )
+    try:
+        with torch.device("meta"):
+            return _open_clip().CLIP(**config)
+    except (TypeError, ValueError, AssertionError, RuntimeError) as error:
+        raise BackboneError(f"open_clip cannot build {model.name}: {error}") from error
+
+
+def hub_files(name: str) -> list[tuple[str, str]]:
+    """Repository and file names of a model's weights on the hub, the preferred one first."""
+    repository, _, filename = describe(name, {}, None).hub.rpartition("/")
+    plain, tag = _split(name)
+    if not repository:
+        raise BackboneError(
+            f"{name}: which weights? open_clip knows {_tags(plain)}; name one after a dot, or use "
             "--weights FILE"
         )
     # open_clip has two tags for one file in places; nobody is to get other weights than asked for.
     other = repository.rpartition(".")[2]
-    if tag and other != tag and other in tag_names(plain):
+    if tag and other != tag and other in _tags(plain).split(", "):
         raise BackboneError(
             f"{name}: open_clip fetches {other} for it; name that one, or use --weights FILE"
         )
@@ -55,108 +136,73 @@ def weights_file(name: str) -> Path:
         If it cannot be had.
     """
     places = hub_files(name)
-    for place in places:
-        cached = files.cached_file(*place)
-        if cached is not None:
-            return cached
-    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
-
-    failure: WeightsError | None = None
-    for repository, filename in places:
-        try:
-            return files.download(repository, filename, name)
-        except WeightsError as error:
-            failure = failure or error
-            absent = isinstance(error.__cause__, EntryNotFoundError)
-            # Offline is another matter than a repository without this file.
-            if not absent or isinstance(error.__cause__, LocalEntryNotFoundError):
-                break
-    offline = os.environ.get("HF_HUB_OFFLINE", "") not in ("", "0")
-    lines = str(failure.__cause__ if failure else "").strip().splitlines()
-    reason = "HF_HUB_OFFLINE is set" if offline else lines[0][:160] if lines else "no answer"
-    raise WeightsError(
-        f"the weights of {name} are not on this machine and cannot be fetched from "
-        f"{places[0][0]} ({reason}). Two ways out: connect and run `offnominal backbones pull "
-        f"{name}`, or give a local file with --weights FILE"
-    ) from failure
-
-
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Tensors of a CLIP weights file, in OpenAI's naming.
-
-    Raises
-    ------
-    WeightsError
-        If the file is missing or unreadable, or is one of OpenAI's TorchScript archives, which
-        carry code.
-    """
-    if _is_archive(path):
-        raise WeightsError(
-            f"{path}: a TorchScript archive, as OpenAI published CLIP; it carries code, so it is "
-            "not opened. Fetch the same weights by leaving --weights out, or save its tensors "
-            "once: torch.save(torch.jit.load(FILE, 'cpu').state_dict(), 'clip.pth')"
-        )
-    return files.read_weights(path)
-
-
-def _is_archive(path: Path) -> bool:
-    if not path.is_file() or not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return any(entry.split("/")[1:2] == ["code"] for entry in archive.namelist())
+    cached = [there for place in places if (there := files.cached_file(*place))]
+    if cached:
+        return cached[0]
+    try:
+        return files.download(*places[0], name)
+    except WeightsError:
+        if len(places) == 1:
+            raise
+        return files.download(*places[1], name)
 
 
 def fit_image_tower(tower: nn.Module, tensors: Mapping[str, Tensor], path: Path, name: str) -> None:
-    """Load the image tower from a file's tensors; the text tower need not be among them.
-
-    Raises
-    ------
-    WeightsError
-        If tensors are missing, unknown, or of another shape.
-    """
+    """Load the image tower from a file's tensors; the text tower need not be among them."""
     own = {k.removeprefix(_IMAGE): v for k, v in tensors.items() if k.startswith(_IMAGE)}
     if not own:
         raise WeightsError(
             f"{path}: no tensor's name starts with visual.: not CLIP in OpenAI's or open_clip's "
             f"naming; it has {', '.join(list(tensors)[:3])}"
         )
-    _fit(tower, own, path, name)
+    files.fit_to(tower, own, str(path), name)
 
 
 def fit_text_tower(tower: nn.Module, tensors: Mapping[str, Tensor], path: Path, name: str) -> None:
-    """Load the text tower from a file's tensors.
-
-    Raises
-    ------
-    WeightsError
-        If there is none in the file, or tensors are missing, unknown, or of another shape.
-    """
-    spare = (*_SPARE, "logit_scale", "logit_bias", "attn_mask")
-    own = {k: v for k, v in tensors.items() if not k.startswith(_IMAGE) and k not in spare}
+    """Load the text tower from a file's tensors."""
+    own = {k: v for k, v in tensors.items() if not k.startswith(_IMAGE) and k not in _SPARE}
     if not own:
         raise WeightsError(
             f"{path}: holds CLIP's image tower only; text features need the text tower as well"
         )
-    _fit(tower, own, path, name)
+    files.fit_to(tower, own, str(path), name)
 
 
-def _fit(tower: nn.Module, tensors: dict[str, Tensor], path: Path, name: str) -> None:
-    expected = tower.state_dict()
-    wrong = [
-        f"{key} is {tuple(tensors[key].shape)}, expected {tuple(value.shape)}"
-        for key, value in expected.items()
-        if key in tensors and tensors[key].shape != value.shape
-    ]
-    missing = [key for key in expected if key not in tensors]
-    unknown = [key for key in tensors if key not in expected]
-    if wrong or missing or unknown:
-        raise WeightsError(
-            f"{path}: does not fit {name}. Of another shape: {_some(wrong)}. Missing: "
-            f"{_some(missing)}. Not known: {_some(unknown)}"
+def _split(name: str) -> tuple[str, str]:
+    """open_clip's name of a model, whatever its activation, and its weights' tag or nothing."""
+    architecture, _, tag = name.removeprefix(OPEN_CLIP).partition(".")
+    return architecture.removesuffix("-quickgelu"), tag
+
+
+def _tags(architecture: str) -> str:
+    return ", ".join(_open_clip().list_pretrained_tags_by_model(architecture)) or "none"
+
+
+def _open_clip() -> Any:
+    import open_clip  # seconds, and only CLIP needs it
+
+    return open_clip
+
+
+def _known(architecture: str, name: str) -> dict[str, Any]:
+    config: dict[str, Any] | None = _open_clip().get_model_config(architecture)
+    if config is None:
+        names = _open_clip().list_models()
+        near = get_close_matches(architecture, names, n=3, cutoff=0.5) or list(CLIP_TAGS)
+        raise BackboneError(
+            f"--backbone {name}: open_clip has no such model; did you mean "
+            f"{' or '.join(OPEN_CLIP + each for each in near)}?"
         )
-    tower.load_state_dict({key: value.float() for key, value in tensors.items()}, assign=True)
+    return config
 
 
-def _some(items: list[str], most: int = 3) -> str:
-    rest = f" and {len(items) - most} more" if len(items) > most else ""
-    return ", ".join(items[:most]) + rest if items else "none"
+def _parse(text: str, path: Path | None) -> dict[str, Any]:
+    try:
+        config = json.loads(text)
+        if not {"embed_dim", *_PLAIN} <= set(config):
+            raise ValueError("embed_dim, vision_cfg and text_cfg are needed")
+    except (ValueError, TypeError) as error:
+        raise WeightsError(
+            f"{path}: its metadata gives open_clip's configuration as {text[:80]!r} ({error})"
+        ) from error
+    return dict(config)

@@ -18,8 +18,6 @@ _CONTEXT = 77
 def tokenize(texts: Sequence[str], context: int = _CONTEXT) -> Tensor:
     """Token numbers (n, context), int64, by the vocabulary that comes with open_clip.
 
-    Nothing is fetched.
-
     Raises
     ------
     OptionError
@@ -55,12 +53,9 @@ class ClipText(nn.Module):
 
     Attributes
     ----------
-    context : int
-        Tokens of a prompt, 77.
-    width : int
-        Length of a token's embedding.
-    embed_dim : int
-        Length of a prompt's embedding, the same as of an image's.
+    context, width, embed_dim : int
+        Tokens of a prompt, 77; length of a token's embedding; length of a prompt's, as of an
+        image's.
     """
 
     def __init__(self, model: Any, activation: Activation) -> None:
@@ -103,7 +98,9 @@ class ClipText(nn.Module):
     def encode_embedded(
         self, embeddings: Tensor, ends: Tensor, deep: Sequence[Tensor] = ()
     ) -> Tensor:
-        """Embeddings of prompts whose tokens are given as vectors, some of which may be learned.
+        """Embeddings (n, embed_dim) of prompts whose tokens are vectors, some perhaps learned.
+
+        Float32, not normalised. Gradients flow to ``embeddings`` and ``deep``.
 
         Parameters
         ----------
@@ -114,11 +111,6 @@ class ClipText(nn.Module):
             Where each text ends; the output is read there.
         deep : sequence of Tensor of shape (m, width) or (n, m, width)
             Written over positions 1 to m where the second block, the third and so on begin.
-
-        Returns
-        -------
-        Tensor of shape (n, embed_dim), float32
-            Not normalised. Gradients flow to ``embeddings`` and ``deep``.
         """
         x = embeddings + self.positional_embedding[: embeddings.shape[1]]
         for index, block in enumerate(self.transformer.resblocks):

@@ -26,7 +26,7 @@ ADDRESS = "https://dl.fbaipublicfiles.com/mae/visualize/mae_visualize_vit_{}.pth
 
 
 class Shape(NamedTuple):
-    """Sizes of an encoder and its decoder, and the word that stands in `ADDRESS`."""
+    """Sizes of an encoder and its decoder, and the word in the address of their weights."""
 
     patch: int
     dim: int
@@ -47,8 +47,6 @@ SHAPES = {
 
 
 class _Patches(nn.Module):
-    """Patches to tokens."""
-
     def __init__(self, patch: int, dim: int) -> None:
         super().__init__()
         self.proj = nn.Conv2d(3, dim, patch, patch)
@@ -57,13 +55,10 @@ class _Patches(nn.Module):
 class MaskedAutoencoder(Backbone):
     """Encoder and decoder; as any backbone, the encoder's normalised tokens of the whole image.
 
-    Parameters
-    ----------
-    name : str
-    shape : Shape
-        Weights are drawn at random; :meth:`load` reads them.
+    Weights are drawn at random; :meth:`load` reads them.
     """
 
+    family = "mae"
     resize = "square"
 
     def __init__(self, name: str, shape: Shape) -> None:
@@ -105,22 +100,16 @@ class MaskedAutoencoder(Backbone):
         weights: str | Path | None = None,
         layers: Sequence[int] | None = None,
     ) -> Self:
-        """Build one of the released networks and read its weights, without running code from them.
-
-        Parameters
-        ----------
-        name : {"mae_vitb16", "mae_vitl16", "mae_vith14"}
-        weights : path or None
-            A local file with the decoder, as `ADDRESS` has them. None is an error that says so.
-        layers : None
-            There are no levels to choose from.
+        """Build one of the released networks, named in `SHAPES`, and read its weights.
 
         Raises
         ------
         BackboneError
             If there is no such network.
+        OptionError
+            If ``layers`` are named: it has one level.
         WeightsError
-            If the file is missing, or does not fit.
+            If no file is given, it is missing, has no decoder or does not fit.
         """
         if name not in SHAPES:
             raise BackboneError(f"unknown backbone {name!r}: choose one of {', '.join(SHAPES)}")
@@ -143,7 +132,6 @@ class MaskedAutoencoder(Backbone):
         files.fit_to(network, tensors, str(weights), name)
         network.digest = files.digest(network)
         network.untrained = files.untrained_reason(files.read_metadata(Path(weights)))
-        network.untrained = files.untrained_reason(files.read_metadata(Path(weights)))
         return network.eval().requires_grad_(False)
 
     def check_size(self, pixels: Tensor) -> None:
@@ -163,7 +151,10 @@ class MaskedAutoencoder(Backbone):
         return found.reshape(len(pixels), self.dim, self.side, self.side)
 
     def reconstruct(self, pixels: Tensor, kept: Tensor) -> Tensor:
-        """Images as the decoder paints them from some of their patches.
+        """Images as the decoder paints them from some of their patches, (B, M, 3, h, w).
+
+        Patches that were seen are painted as well, but the network was never trained to paint
+        those.
 
         Parameters
         ----------
@@ -171,12 +162,6 @@ class MaskedAutoencoder(Backbone):
             Normalised images.
         kept : Tensor of shape (M, K), int64, or (B, M, K)
             The patches that the encoder sees, counted row by row, in M ways for each image.
-
-        Returns
-        -------
-        Tensor of shape (B, M, 3, h, w)
-            Normalised as the images are; patches that were seen are painted as well, but the
-            network was never trained to paint those.
         """
         tokens = self._embedded(pixels)
         batch, count, dim = tokens.shape
@@ -201,14 +186,12 @@ class MaskedAutoencoder(Backbone):
         return images.reshape(batch, ways, 3, *pixels.shape[-2:])
 
     def _embedded(self, pixels: Tensor) -> Tensor:
-        """Patches with their positions, (B, N, dim)."""
         self.check_size(pixels)
         projection = self.patch_embed.proj
         patches = F.conv2d(pixels, projection.weight, projection.bias, projection.stride)
         return patches.flatten(2).transpose(1, 2) + self.pos_embed[:, 1:]
 
     def _encoded(self, tokens: Tensor) -> Tensor:
-        """What the encoder makes of some patches (B, K, dim), its class token first."""
         first = (self.cls_token + self.pos_embed[:, :1]).expand(len(tokens), -1, -1)
         x = torch.cat([first.to(tokens.dtype), tokens], dim=1)
         for block in self.blocks:
@@ -218,24 +201,11 @@ class MaskedAutoencoder(Backbone):
 
 
 def draw_masks(patches: int, masks: int, ratio: float, seed: int) -> Tensor:
-    """Random masks that cover an image evenly.
+    """The patches that random masks leave to be seen, ascending, (masks, K) int64.
 
     The patches are shuffled and dealt out, so many to a mask; when too few are left, they are
-    shuffled anew. So every mask is a random one, and with 3 in 4 hidden each patch is seen once in
-    every four masks.
-
-    Parameters
-    ----------
-    patches : int
-    masks : int
-    ratio : float
-        Share of the patches that is hidden, on (0, 1).
-    seed : int
-
-    Returns
-    -------
-    Tensor of shape (masks, K), int64
-        The patches that are seen, ascending; K is ``int(patches * (1 - ratio))``, at least 1.
+    shuffled anew. So every mask is a random one, and with 3 in 4 hidden (``ratio``) each patch is
+    seen once in every four masks. K is ``int(patches * (1 - ratio))``, at least 1.
     """
     seen = max(1, int(patches * (1 - ratio)))
     generator = torch.Generator().manual_seed(seed)

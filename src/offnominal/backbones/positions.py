@@ -20,18 +20,9 @@ OFFSET = 0.1
 
 
 def interpolate_positions(table: Tensor, height: int, width: int) -> Tensor:
-    """Resize a table of position embeddings to another grid.
+    """Position embeddings (1, 1 + n * n, D), the class token's first, for another grid of patches.
 
-    Parameters
-    ----------
-    table : Tensor of shape (1, 1 + n * n, D)
-        The class token's row, then the rows of an n x n grid.
-    height, width : int
-        The grid wanted, in patches.
-
-    Returns
-    -------
-    Tensor of shape (1, 1 + height * width, D), of the table's dtype
+    Gives (1, 1 + height * width, D) of the table's dtype.
     """
     side = math.isqrt(table.shape[1] - 1)
     if (height, width) == (side, side):

@@ -1,10 +1,9 @@
 """Any timm network with patch tokens or feature maps, behind one call."""
 
-import copy
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import timm
 import torch
@@ -13,17 +12,12 @@ from torch import Tensor, nn
 
 from offnominal.backbones import weights as files
 from offnominal.backbones.base import Backbone, Levels
-from offnominal.backbones.catalogue import CATALOGUE, closest
+from offnominal.backbones.catalogue import CATALOGUE, MASK_THRESHOLDS, closest, family_of
 from offnominal.backbones.positions import use_original_positions
-from offnominal.errors import BackboneError, OptionError
+from offnominal.errors import BackboneError
 
 __all__ = ["TimmBackbone", "hub_file"]
 
-# Networks whose original code resizes positions as DINO and DINOv2 do.
-_ORIGINAL_POSITIONS = ("_dinov2", ".dino")
-# The first principal component of DINOv2's normalised tokens separates object and background at 10
-# (Damm et al., 2024, section 3.2); the scale is that of its final layer norm.
-_DINOV2_MASK_THRESHOLD = 10.0
 # Several threads may use a network for the first time.
 _LAYING_OUT = threading.Lock()
 
@@ -36,22 +30,8 @@ class TimmBackbone(Backbone):
     features of PatchCore, Roth et al., 2022, eq. 1-3), the coarser one upsampled bilinearly, and
     both concatenated.
 
-    Parameters
-    ----------
-    name : str
-        A short name of the catalogue, or any timm name with or without a weights tag.
-    weights : path or None
-        A local weights file. None: from the hub's cache, or fetched.
-    layers : sequence of int or None
-        Feature levels to use, counted as timm does (blocks of a transformer, stages of a
-        convolutional network; negative from the end). Several are concatenated. None: as above.
-
-    Raises
-    ------
-    BackboneError
-        If timm does not know the name, or the network gives no feature maps.
-    WeightsError
-        If the weights cannot be had or do not fit.
+    Parameters and errors are those of :func:`~offnominal.backbones.load_backbone`; ``layers`` count
+    as timm does: blocks of a transformer, stages of a convolutional network.
     """
 
     def __init__(
@@ -73,22 +53,21 @@ class TimmBackbone(Backbone):
         self.untrained = files.untrained_reason(metadata)
 
         config = self.model.pretrained_cfg
-        self.mean = tuple(config["mean"])
-        self.std = tuple(config["std"])
-        if "mean" in metadata:
-            self.mean = files.three_floats(metadata["mean"], "mean", path)
-        if "std" in metadata:
-            self.std = files.three_floats(metadata["std"], "std", path)
-
-        if any(part in timm_name for part in _ORIGINAL_POSITIONS) and "_reg4" not in timm_name:
+        self.mean, self.std = files.normalisation(
+            metadata, path, tuple(config["mean"]), tuple(config["std"])
+        )
+        self.family = family_of(timm_name)
+        self.mask_threshold = MASK_THRESHOLDS.get(self.family)
+        # Those with registers were trained with the rule that timm follows.
+        if self.family in ("dino", "dinov2") and self.model.reg_token is None:
             use_original_positions(self.model)
-        if "_dinov2" in timm_name:
-            self.mask_threshold = _DINOV2_MASK_THRESHOLD
 
-        levels = _levels(self.model, name)
-        self.is_transformer = len({reduction for _, reduction in levels}) == 1
-        self.level_count = len(levels)
-        self._use(_choose_layers(layers, levels, self.is_transformer, name))
+        self._levels = _levels(self.model, name)
+        strides = [stride for _, stride in self._levels]
+        self.is_transformer = len(set(strides)) == 1
+        self.level_count = len(strides)
+        middle = [i for i, stride in enumerate(strides) if stride in (8, 16)]
+        self._choose_layers(layers, middle if middle and not self.is_transformer else [-1])
         entry = CATALOGUE.get(name)
         self.resolution = entry.resolution if entry else int(config["input_size"][-1])
         self.eval().requires_grad_(False)
@@ -100,19 +79,11 @@ class TimmBackbone(Backbone):
                 f"{self.name} was trimmed to its first {kept} levels, which leaves out level "
                 f"{layers[-1]}: load it anew"
             )
-        chosen = [_levels(self.model, self.name)[index] for index in layers]
+        chosen = [self._levels[index] for index in layers]
         self.layers = layers
         self.dim = sum(channels for channels, _ in chosen)
         self.stride = min(reduction for _, reduction in chosen)
         self.multiple = max(reduction for _, reduction in chosen)
-
-    def at_levels(self, layers: Sequence[int]) -> Self:
-        """The same network, sharing its weights, that gives other levels; see :class:`Backbone`."""
-        count = self.level_count
-        there = {index % count for index in layers if -count <= index < count}
-        other = copy.copy(self)  # shallow: one model
-        other._use(tuple(sorted(there)))
-        return other
 
     def trim(self) -> None:
         """Drop blocks or stages behind the levels in use; see :class:`Backbone`."""
@@ -175,13 +146,7 @@ class TimmBackbone(Backbone):
 
 
 def hub_file(timm_name: str) -> tuple[str, str]:
-    """Repository and file name of a network's weights on the hub.
-
-    Raises
-    ------
-    BackboneError
-        If timm knows no weights on the hub for it.
-    """
+    """Repository and file name of a network's weights on the hub."""
     config = timm.get_pretrained_cfg(timm_name, allow_unregistered=False)
     if config is None or not config.hf_hub_id:
         raise BackboneError(f"timm has no weights on the hub for {timm_name}: use --weights FILE")
@@ -198,7 +163,7 @@ def _timm_name(name: str) -> str:
 def _create(timm_name: str, arguments: dict[str, Any]) -> Any:
     """Build a network without weights; on the meta device where nothing but weights is stored."""
     options: dict[str, Any] = {"pretrained": False, "num_classes": 0, **arguments}
-    if timm_name.startswith("vit_") and "dinov3" not in timm_name:
+    if timm.models.is_model_in_modules(timm_name.split(".")[0], ["vision_transformer"]):
         options["dynamic_img_size"] = True
     try:
         with torch.device("meta"):
@@ -232,29 +197,8 @@ def _lay_out_by_pixel(model: Any) -> None:
 
 
 def _levels(model: Any, name: str) -> list[tuple[int, int]]:
-    """Channels and stride of each level of timm's uniform feature call."""
+    """Channels and stride of each level."""
     info = getattr(model, "feature_info", None)
     if info is None or not hasattr(model, "forward_intermediates"):
         raise BackboneError(f"{name} gives no feature maps; choose a network that does")
     return [(int(level["num_chs"]), int(level["reduction"])) for level in info]
-
-
-def _choose_layers(
-    layers: Sequence[int] | None,
-    levels: list[tuple[int, int]],
-    is_transformer: bool,
-    name: str,
-) -> tuple[int, ...]:
-    count = len(levels)
-    if layers is None:
-        if is_transformer:
-            return (count - 1,)
-        middle = tuple(i for i, (_, reduction) in enumerate(levels) if reduction in (8, 16))
-        return middle or (count - 1,)
-    bad = [index for index in layers if not -count <= index < count]
-    if bad or not layers:
-        raise OptionError(
-            f"--layers {','.join(map(str, layers))}: {name} has {count} levels, 0 to {count - 1} "
-            f"(or -1 to -{count} from the end)"
-        )
-    return tuple(sorted({index % count for index in layers}))

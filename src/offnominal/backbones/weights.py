@@ -7,7 +7,7 @@ digest of them is returned.
 import hashlib
 import json
 import os
-import re
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,16 +19,19 @@ from torch import Tensor, nn
 from offnominal.errors import WeightsError
 
 __all__ = [
+    "build_arguments",
     "cached_file",
     "digest",
     "download",
     "fit_to",
+    "normalisation",
     "read_metadata",
     "read_weights",
     "untrained_reason",
 ]
 
-_UNTRAINED = re.compile(r"(?:no|none|false|random)\b[\s:,;-]*(.*)", re.IGNORECASE | re.DOTALL)
+Floats = tuple[float, float, float]
+
 _WRAPPERS = ("state_dict", "model", "teacher", "student")
 _PREFIXES = ("module.", "backbone.", "encoder.")
 # Not used for patch features: classifier heads, and DINOv2's token for masked training.
@@ -49,24 +52,16 @@ def read_metadata(path: Path) -> dict[str, str]:
 def untrained_reason(metadata: Mapping[str, str]) -> str:
     """Why a file's weights are not pretrained, as its metadata says; empty if it does not say so.
 
-    Parameters
-    ----------
-    metadata : mapping
-        As :func:`read_metadata` gives it. ``pretrained`` begins with ``no``, after which a reason
-        may stand: ``no: drawn at random from seed 0``.
+    Its ``pretrained`` is then ``no``, with or without a reason: ``no: drawn from seed 0``.
     """
-    said = _UNTRAINED.fullmatch(metadata.get("pretrained", "").strip())
-    return "" if said is None else said[1].strip() or "as the file says"
+    said, _, reason = metadata.get("pretrained", "").partition(":")
+    return (reason.strip() or "as the file says") if said.lower() in ("no", "false") else ""
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Tensors of a weights file on the CPU.
+    """Tensors of a ``.safetensors`` file or a ``.pth``, ``.pt`` or ``.bin`` state dict, on the CPU.
 
-    Parameters
-    ----------
-    path : Path
-        ``.safetensors``, or a ``.pth``/``.pt``/``.bin`` state dict. Nothing is ever unpickled
-        beyond tensors and plain containers.
+    Nothing is ever unpickled beyond tensors and plain containers.
 
     Raises
     ------
@@ -85,8 +80,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise WeightsError(f"{path}: not a readable safetensors file ({error})") from error
     except Exception as error:  # torch.load raises a dozen kinds for a damaged or unsafe file
         raise WeightsError(
-            f"{path}: not a state dict that can be read without running code from it "
-            f"({type(error).__name__}); save the network's state_dict() as safetensors or .pth"
+            f"{path}: no state dict ({type(error).__name__}), or one that carries code, which is "
+            "not run; save the network's state_dict() as safetensors or .pth"
         ) from error
     return _unwrap(content, path)
 
@@ -107,7 +102,7 @@ def _unwrap(content: object, path: Path) -> dict[str, Tensor]:
 
 
 def fit_to(model: nn.Module, tensors: dict[str, Tensor], source: str, name: str) -> None:
-    """Load tensors into a network, in timm's naming or in the network's original one.
+    """Load tensors into a network, in the library's naming or in the network's original one.
 
     Raises
     ------
@@ -115,60 +110,45 @@ def fit_to(model: nn.Module, tensors: dict[str, Tensor], source: str, name: str)
         If keys are missing, unknown, or of another shape; the message lists them.
     """
     expected = model.state_dict()
-    _check_shapes(expected, tensors, source, name)
+    _check_shapes(expected, tensors, source, name)  # before a conversion could resample any
     # timm knows the original naming of each family it has; it takes its own naming as well.
-    module = __import__(type(model).__module__, fromlist=["checkpoint_filter_fn"])
-    convert = getattr(module, "checkpoint_filter_fn", None)
+    convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
     if convert is not None and set(tensors) != set(expected):
         tensors = convert(dict(tensors), model)
-    tensors = {
-        key: value
-        for key, value in tensors.items()
-        if key in expected or not key.startswith(_SPARE)
-    }
-    missing = [
-        key for key in expected if key not in tensors and not key.endswith("num_batches_tracked")
-    ]
-    unknown = [key for key in tensors if key not in expected]
+        _check_shapes(expected, tensors, source, name)
+    counters = {key for key in expected if key.endswith("num_batches_tracked")}
+    missing = [key for key in expected if key not in tensors and key not in counters]
+    unknown = [key for key in tensors if key not in expected and not key.startswith(_SPARE)]
     if missing or unknown:
         raise WeightsError(
-            f"{source}: the keys do not fit {name}. Missing: {_some(missing)}. Not known: "
-            f"{_some(unknown)}. Expected timm's naming or the original one, with "
-            f"{len(expected)} tensors such as {_some(list(expected)[:3])}"
+            f"{source}: does not fit {name}. Missing: {_some(missing)}. Not known: "
+            f"{_some(unknown)}. Expected are {len(expected)} tensors such as "
+            f"{_some(list(expected)[:3])}"
         )
-    _check_shapes(expected, tensors, source, name)
-    floats = {
-        key: value.float() if value.is_floating_point() else value for key, value in tensors.items()
-    }
-    for key in expected:
-        if key.endswith("num_batches_tracked"):
-            floats.setdefault(key, torch.zeros((), dtype=torch.long))
-    model.load_state_dict(floats, assign=True)
+    loaded = {key: torch.zeros((), dtype=torch.long) for key in counters}
+    for key in expected.keys() & tensors.keys():
+        value = tensors[key]
+        loaded[key] = value.float() if value.is_floating_point() else value
+    model.load_state_dict(loaded, assign=True)
 
 
 def _check_shapes(
     expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor], source: str, name: str
 ) -> None:
-    """Refuse what timm's conversion would resample without a word."""
     wrong = []
-    for key, value in tensors.items():
-        if key not in expected or expected[key].shape == value.shape:
-            continue
-        if key == "pos_embed" and value.ndim == 3 and "reg_token" in expected:
-            # The original with registers keeps a row for the class token; timm folds it in.
-            folded = (1, value.shape[1] - 1, value.shape[2])
-            if tuple(expected[key].shape) == folded:
-                continue
-        wrong.append(f"{key} is {tuple(value.shape)}, expected {tuple(expected[key].shape)}")
+    for key in expected.keys() & tensors.keys():
+        found, wanted = tuple(tensors[key].shape), tuple(expected[key].shape)
+        # The original with registers keeps a row for the class token; timm folds it in.
+        folds = key == "pos_embed" and "reg_token" in expected and len(found) == 3
+        if found != wanted and not (folds and wanted == (1, found[1] - 1, found[2])):
+            wrong.append(f"{key} is {found}, expected {wanted}")
     if wrong:
-        raise WeightsError(f"{source}: the shapes do not fit {name}: {_some(wrong)}")
+        raise WeightsError(f"{source}: does not fit {name}: {_some(sorted(wrong))}")
 
 
 def _some(items: list[str], most: int = 4) -> str:
-    if not items:
-        return "none"
     rest = f" and {len(items) - most} more" if len(items) > most else ""
-    return ", ".join(items[:most]) + rest
+    return ", ".join(items[:most]) + rest or "none"
 
 
 def digest(model: nn.Module) -> str:
@@ -196,7 +176,7 @@ def download(repository: str, filename: str, name: str) -> Path:
     Raises
     ------
     WeightsError
-        If it cannot be had; the message names the three ways out.
+        If it cannot be had; the message names the ways out.
     """
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
@@ -207,19 +187,15 @@ def download(repository: str, filename: str, name: str) -> Path:
     try:
         return Path(hf_hub_download(repository, filename))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
-        offline = os.environ.get("HF_HUB_OFFLINE", "") not in ("", "0")
-        why = "HF_HUB_OFFLINE is set" if offline else _first_line(error)
+        why = f"{type(error).__name__}: {str(error).strip()[:160]}".splitlines()[0]
+        if os.environ.get("HF_HUB_OFFLINE", "") not in ("", "0"):
+            why = "HF_HUB_OFFLINE is set"
         raise WeightsError(
             f"the weights of {name} are not on this machine and cannot be fetched from "
-            f"{repository} ({why}). Three ways out: connect and run `offnominal backbones pull "
-            f"{name}`; give a local file with --weights FILE; or use --backbone builtin, which "
-            f"needs no weights and is weaker"
+            f"{repository} ({why}). Ways out: connect and run `offnominal backbones pull {name}`; "
+            "give a local file with --weights FILE; or, where the method takes it, use --backbone "
+            "builtin, which needs no weights and is weaker"
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    text = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {text[0][:160]}" if text else type(error).__name__
 
 
 def build_arguments(metadata: Mapping[str, str]) -> dict[str, Any]:
@@ -227,20 +203,27 @@ def build_arguments(metadata: Mapping[str, str]) -> dict[str, Any]:
     arguments: dict[str, Any] = {}
     for key in ("pad_type", "act_layer", "global_pool", "img_size"):
         if key in metadata:
-            value = metadata[key]
             try:
-                arguments[key] = json.loads(value)
+                arguments[key] = json.loads(metadata[key])
             except ValueError:
-                arguments[key] = value
+                arguments[key] = metadata[key]
     return arguments
 
 
-def three_floats(text: str, key: str, path: Path) -> tuple[float, float, float]:
-    """Parse a mean or a deviation from a weights file's metadata."""
-    try:
-        a, b, c = (float(part) for part in text.replace(",", " ").split())
-    except ValueError as error:
-        raise WeightsError(
-            f"{path}: its metadata gives {key} as {text!r}; expected three numbers"
-        ) from error
-    return a, b, c
+def normalisation(
+    metadata: Mapping[str, str], path: Path | None, mean: Floats, std: Floats
+) -> tuple[Floats, Floats]:
+    """How pixels are shifted and scaled: as a weights file's metadata says, or else as given."""
+
+    def three(key: str, value: Floats) -> Floats:
+        if key not in metadata:
+            return value
+        try:
+            a, b, c = map(float, metadata[key].replace(",", " ").split())
+        except ValueError as error:
+            raise WeightsError(
+                f"{path}: its metadata gives {key} as {metadata[key]!r}; expected three numbers"
+            ) from error
+        return a, b, c
+
+    return three("mean", mean), three("std", std)

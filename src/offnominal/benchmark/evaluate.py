@@ -14,6 +14,7 @@ from offnominal.benchmark.record import Record
 from offnominal.benchmark.store import Plan, Store
 from offnominal.datasets import Dataset
 from offnominal.detectors.base import Detector
+from offnominal.detectors.features import FeatureDetector
 from offnominal.errors import DatasetError, ImageError
 
 __all__ = ["Evaluation", "evaluate_detector"]
@@ -79,12 +80,9 @@ def evaluate_detector(
     """
     found, cells = [], []
     store = Store(output) if output is not None else None
+    files = [reference.file for reference in detector.references if reference.active]
     with model.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]
-    # The model's digest stands for everything that it was made with.
-    options = detector.options() | {"weights": None, "backbone": detector.load_network().name}
-    options = json.loads(json.dumps(options))
-    files = [reference["file"] for reference in detector.references_]
     for category in dataset.categories:
         test = dataset.test(category)
         if not test:
@@ -92,35 +90,36 @@ def evaluate_detector(
                 f"{dataset.root}: {category} has no test image; `offnominal datasets check` says "
                 "what was understood"
             )
-        cell = Cell(
-            dataset.name,
-            category,
-            samples_digest(dataset, category),
-            detector.method,
-            len(files),
-            0,
-            "random",
-            options,
-            cached=False,
-            model=digest,
-        )
+        cell = _cell(detector, digest, dataset, category, len(files))
         with store.draft(cell) if store is not None else nullcontext() as folder:
             record = Record(cell, detector, dataset, files, folder, keep_maps)
             measure([record], test, on_error, progress, skip_references=True)
             figures = record.write()
-        labels = record.labels
-        found.append(
-            Evaluation(
-                category,
-                figures,
-                record.intervals(),
-                labels.count(0),
-                labels.count(1),
-                record.notes,
-            )
-        )
+        good, bad = record.labels.count(0), record.labels.count(1)
+        found.append(Evaluation(category, figures, record.intervals(), good, bad, record.notes))
         cells.append(cell.name)
     if store is not None:
         title = f"How good is {model.name}?"
         store.add_plan(Plan("evaluate", title, ("method",), tuple(cells)))
     return found
+
+
+def _cell(detector: Detector, digest: str, dataset: Dataset, category: str, shots: int) -> Cell:
+    """The cell of a saved detector, whose digest stands for all that it was made with."""
+    options = detector.options()
+    if isinstance(detector, FeatureDetector):
+        options["backbone"] = detector.load_network().name
+    if "weights" in options:
+        options["weights"] = None
+    return Cell(
+        dataset=dataset.name,
+        category=category,
+        samples=samples_digest(dataset, category),
+        method=detector.method,
+        shots=shots,
+        seed=0,
+        sampling="random",
+        options=json.loads(json.dumps(options)),
+        cached=False,
+        model=digest,
+    )

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from offnominal.backbones import backbone_name
-from offnominal.detectors import METHODS, detector_class
+from offnominal.detectors.registry import METHODS, detector_class
 from offnominal.errors import OptionError, WeightsError
 
 __all__ = ["chosen_for", "combinations", "of_method", "parse_sets", "variants"]
 
-_WORDS = {"true": True, "false": False}
+_WEIGHTS = (".safetensors", ".pth", ".pt", ".bin")
 
 
 def parse_sets(texts: Iterable[str], methods: Sequence[str]) -> dict[str, list[Any]]:
@@ -47,7 +47,7 @@ def parse_sets(texts: Iterable[str], methods: Sequence[str]) -> dict[str, list[A
             raise OptionError(f"--set {text}: write NAME=VALUE, or NAME=VALUE,VALUE for several")
         method, name = of_method(told, methods, f"--set {text}")
         known: dict[str, Any] = {}
-        for each in methods if method is None else [method]:
+        for each in [method] if method else methods:
             known |= defaults[each]
         # A cell runs wherever it is run, and weights are told with their backbone.
         known = {key: known[key] for key in known if key not in ("device", "weights")}
@@ -59,10 +59,9 @@ def parse_sets(texts: Iterable[str], methods: Sequence[str]) -> dict[str, list[A
                 f"{', '.join(sorted(known))}"
             )
         [name] = fitting
-        key = name if method is None else f"{method}:{name}"
-        sets.setdefault(key, []).extend(
-            _value(value.strip(), name, known[name]) for value in values.split(",")
-        )
+        key = f"{method}:{name}" if method else name
+        found = [_value(value.strip(), name, known[name]) for value in values.split(",")]
+        sets[key] = sets.get(key, []) + found
     return sets
 
 
@@ -96,8 +95,7 @@ def chosen_for(method: str, texts: Iterable[str]) -> list[str]:
 
 def combinations(values: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
     """Every combination, the last setting varying fastest; one empty one for no settings."""
-    rows = itertools.product(*values.values())
-    return [dict(zip(values, row, strict=True)) for row in rows]
+    return [dict(zip(values, row, strict=True)) for row in itertools.product(*values.values())]
 
 
 def variants(
@@ -114,32 +112,31 @@ def variants(
     are left out.
     """
     kind = detector_class(method)
-    told = [(*of_method(key), given) for key, given in sets.items()]
-    # The method's own come last, in the place of the general ones.
-    told.sort(key=lambda each: each[0] is not None)
     known = kind.option_defaults()
-    values = {
-        name: given for owner, name, given in told if owner in (None, method) and name in known
-    }
+    values: dict[str, Sequence[Any]] = {}
+    # The method's own come last, in the place of the general ones.
+    for owner in (None, method):
+        told = [(of_method(key), given) for key, given in sets.items()]
+        values |= {n: given for (whose, n), given in told if whose == owner and n in known}
     in_sets = values.pop("backbone", (None,))
-    asked: Sequence[str | None] = chosen_for(method, backbones) or in_sets
-    if kind.backbone_family is None:
-        asked = (None,)
+    if "backbone" not in known:
+        networks: list[dict[str, Any]] = [{}]
+    else:
+        asked = dict.fromkeys(chosen_for(method, backbones) or in_sets)
+        networks = [_network(kind, text) for text in asked]
     found = []
-    for backbone in dict.fromkeys(asked):
-        name, weights = _name_and_file(backbone)
-        named = backbone_name(name, weights, kind.default_backbone)
-        if not named.startswith(kind.backbone_family or ""):
+    for network in networks:
+        name = network.get("backbone", "")
+        if not _takes(kind, name):
             impossible.append(
-                f"{method} cannot use {backbone}: it takes backbones whose names begin with "
+                f"{method} cannot use {name}: it takes backbones whose names begin with "
                 f"{kind.backbone_family}, as {kind.default_backbone}"
             )
             continue
         for chosen in combinations(values):
-            options = kind(**chosen, backbone=name, weights=weights).options()
-            options["backbone"] = named
+            options = kind(**chosen, **network).options()
             for option in ("weights", *kind.file_options):
-                if options[option] is not None:
+                if options.get(option) is not None:
                     path = Path(options[option])
                     options[option] = _digest(path)
                     files[options[option]] = str(path.absolute())
@@ -148,11 +145,26 @@ def variants(
     return found
 
 
+def _takes(kind: Any, backbone: str) -> bool:
+    """Whether a method can use a backbone: it says how the names of those begin."""
+    return not backbone or backbone.startswith(kind.backbone_family or "")
+
+
+def _network(kind: Any, text: str | None) -> dict[str, Any]:
+    """The options ``backbone`` and ``weights`` from a name, a file, or ``NAME=FILE``."""
+    name, _, file = (text or "").partition("=")
+    if name.endswith(_WEIGHTS) and not file:
+        name, file = "", name
+    named = backbone_name(name or None, file or None, kind.default_backbone)
+    return {"backbone": named, "weights": file or None}
+
+
 def _value(text: str, name: str, default: Any) -> Any:
+    """A value of the kind that an option takes, which its default shows."""
     if text == "default":
         return default
-    if text in _WORDS:
-        return _WORDS[text]
+    if text in ("true", "false"):
+        return text == "true"
     if name == "layers":
         return tuple(_number(part, name) for part in text.split("+"))
     if isinstance(default, int | float):
@@ -170,16 +182,6 @@ def _number(text: str, name: str) -> int | float:
         except ValueError:
             continue
     raise OptionError(f"--set {name}={text}: give a number")
-
-
-def _name_and_file(backbone: str | None) -> tuple[str | None, str | None]:
-    if backbone is None:
-        return None, None
-    name, equals, file = backbone.partition("=")
-    if equals:
-        return name, file
-    is_file = backbone.endswith((".safetensors", ".pth", ".pt", ".bin"))
-    return (None, backbone) if is_file else (backbone, None)
 
 
 def _digest(path: Path) -> str:

@@ -9,11 +9,11 @@ from offnominal.benchmark.machine import NetworkMeter
 from offnominal.benchmark.record import Record
 from offnominal.chat.endpoint import AnswerError
 from offnominal.datasets import Sample, sample_mask
-from offnominal.detectors import METHODS
-from offnominal.detectors.prediction import Prediction
+from offnominal.detectors.batch.base import BatchDetector
 from offnominal.errors import DatasetError, ImageError
 from offnominal.images import content_digest
 from offnominal.metrics import PixelMetrics
+from offnominal.prediction import Prediction
 
 __all__ = ["measure"]
 
@@ -42,20 +42,20 @@ def measure(
         Leave out test images that the detector was fitted to, and say so; otherwise they only
         get said.
     meter : NetworkMeter or None
-        Of the network, which knows what a cache has spared.
+        Of the network, which knows what a cache has spared; None: there is no cache.
 
     Raises
     ------
     DatasetError
         If no image got a score.
     """
-    first = records[0]
-    # Cells whose maps are the same share their pixels.
-    pixels: dict[float, PixelMetrics] = {}
+    first, meter = records[0], meter or NetworkMeter()
     if any(sample.mask is not None for sample in test):
+        # Cells whose maps are the same share their pixels.
+        pixels: dict[float, PixelMetrics] = {}
         for record in records:
             record.pixels = pixels.setdefault(record.detector.smoothing, PixelMetrics())
-    known = {reference["digest"] for reference in first.detector.references_}
+    known = {reference.digest for reference in first.detector.references if reference.active}
     by_file = {str(sample.image): sample for sample in test}
     copies: list[str] = []
     notes: list[str] = []
@@ -74,32 +74,29 @@ def measure(
         on_error(error)
 
     start = before = time.perf_counter()
-    spared = meter.correction if meter else 0.0
+    corrected = meter.correction
     for prediction in first.detector.stream([s.image for s in test], failed, progress):
         seconds = time.perf_counter() - before
-        corrected = meter.correction if meter else 0.0
         times["per_image"].append(seconds)
-        times["per_image_uncached"].append(seconds + corrected - spared)
-        spared = corrected
+        times["per_image_uncached"].append(seconds + meter.correction - corrected)
+        corrected = meter.correction
         sample = by_file[prediction.source]
         copy = bool(known) and content_digest(prediction.image) in known
         if copy:
             copies.append(sample.image.name)
         if not (copy and skip_references):
-            notes += _add(records, sample, prediction, seconds, pixels)
+            notes += _add(records, sample, prediction, seconds)
         before = time.perf_counter()
     if not first.labels:
         raise DatasetError(f"none of {len(test)} test images has a score: {reason}")
     if copies:
         done = "left out" if skip_references else "counted all the same"
-        notes.append(
-            f"{len(copies)} test images are exact copies of references, {done}: "
-            + ", ".join(copies[:5])
-        )
+        listed = ", ".join(copies[:5])
+        notes.append(f"{len(copies)} test images are exact copies of references, {done}: {listed}")
     spent = sum(times["per_image"])
     # A batch does nearly all of its work before its first prediction.
-    typical = np.mean if METHODS[first.detector.method].batched else np.median
-    timings = {name: float(typical(each)) for name, each in times.items() if each}
+    typical = np.mean if isinstance(first.detector, BatchDetector) else np.median
+    timings = {name: float(typical(each)) for name, each in times.items()}
     timings |= {"predict": spent, "metrics": time.perf_counter() - start - spent}
     for record in records:
         record.notes += notes
@@ -108,15 +105,11 @@ def measure(
 
 
 def _add(
-    records: Sequence[Record],
-    sample: Sample,
-    prediction: Prediction,
-    seconds: float,
-    pixels: dict[float, PixelMetrics],
+    records: Sequence[Record], sample: Sample, prediction: Prediction, seconds: float
 ) -> list[str]:
     """Take an image into every record; why it is not in the pixel metrics, where it should be."""
     why_not, mask = [], None
-    if pixels:
+    if records[0].pixels is not None:
         height, width = prediction.image.shape[:2]
         try:
             mask = sample_mask(sample, (height, width))
@@ -125,12 +118,11 @@ def _add(
     # A defective image whose mask is empty says nothing about which of its pixels are good.
     if mask is not None and sample.label and not mask.any():
         mask = None
-    measured: set[float] = set()
+    measured: list[PixelMetrics] = []
     for record in records:
         own = prediction if record is records[0] else record.detector.rescore(prediction)
         record.add(sample, own, seconds)
-        smoothing = record.detector.smoothing
-        if mask is not None and smoothing not in measured:
-            pixels[smoothing].update(own.anomaly_map, mask)
-            measured.add(smoothing)
+        if mask is not None and record.pixels is not None and record.pixels not in measured:
+            record.pixels.update(own.anomaly_map, mask)
+            measured.append(record.pixels)
     return why_not

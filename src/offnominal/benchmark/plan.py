@@ -1,19 +1,22 @@
 """From what was asked for to cells: every data set, category, method, setting, shots and seed."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from offnominal.benchmark.cell import Cell
 from offnominal.benchmark.grid import chosen_for, of_method, variants
 from offnominal.benchmark.store import relative
-from offnominal.datasets import Dataset, draw_shots
+from offnominal.datasets import Dataset, Sample, draw_shots
 from offnominal.datasets.shots import Sampling
-from offnominal.detectors import METHODS
+from offnominal.detectors.batch.base import BatchDetector
+from offnominal.detectors.registry import detector_class
 from offnominal.errors import OptionError
 
 __all__ = ["Request", "Work", "make_plan", "samples_digest", "varied"]
+
+Draws = list[tuple[int | None, int]]
 
 
 @dataclass(frozen=True)
@@ -80,52 +83,27 @@ def make_plan(datasets: Sequence[Dataset], request: Request) -> Work:
     OptionError
         If nothing can be run, two data sets have one name, or an option is wrong.
     """
-    names = [dataset.name for dataset in datasets]
-    if len(set(names)) < len(names):
+    work = Work([], {dataset.name: dataset for dataset in datasets}, {}, [])
+    if len(work.datasets) < len(datasets):
+        names = [dataset.name for dataset in datasets]
         raise OptionError(f"--data: two data sets are called {max(names, key=names.count)}")
     for text in request.backbones:
         of_method(text, request.methods, f"--backbone {text}")
-    files: dict[str, str] = {}
-    impossible: list[str] = []
     wanted = []
     for method in request.methods:
-        found = variants(method, request.backbones, request.sets, files, impossible)
-        draws = _draws(method, request, impossible)
+        found = variants(method, request.backbones, request.sets, work.files, work.impossible)
+        draws = _draws(method, request, work.impossible)
         wanted += [(method, options, draws) for options in found]
     groups: dict[str, dict[str, Cell]] = {}
     for dataset in datasets:
         for category in dataset.categories:
-            if not dataset.test(category):
-                impossible.append(f"{dataset.name}, {category}: has no test image")
-                continue
-            samples = samples_digest(dataset, category)
-            for method, options, draws in wanted:
-                named = options
-                if request.class_names is not None and "class_name" in options:
-                    # As the papers have it, a category without a name is called as its folder is.
-                    named = options | {"class_name": request.class_names.get(category, category)}
-                for shots, seed in draws:
-                    refused = _refused(dataset, category, shots, seed, request.sampling)
-                    if refused:
-                        impossible.append(refused)
-                        continue
-                    cell = Cell(
-                        dataset.name,
-                        category,
-                        samples,
-                        method,
-                        shots,
-                        seed,
-                        request.sampling,
-                        named,
-                        request.cached,
-                    )
-                    groups.setdefault(cell.group, {})[cell.name] = cell
-    said = list(dict.fromkeys(impossible))
-    if not groups:
-        raise OptionError("nothing can be run: " + "; ".join(said))
-    cells = [cell for group in groups.values() for cell in group.values()]
-    return Work(cells, dict(zip(names, datasets, strict=True)), files, said)
+            for cell in _cells(dataset, category, wanted, request, work.impossible):
+                groups.setdefault(cell.group, {})[cell.name] = cell
+    work.cells = [cell for group in groups.values() for cell in group.values()]
+    work.impossible = list(dict.fromkeys(work.impossible))
+    if not work.cells:
+        raise OptionError("nothing can be run: " + "; ".join(work.impossible))
+    return work
 
 
 def varied(request: Request) -> tuple[str, ...]:
@@ -135,43 +113,14 @@ def varied(request: Request) -> tuple[str, ...]:
     counts = {"method": len(request.methods), "backbone": backbones, "shots": len(request.shots)}
     several += [name for name, count in counts.items() if count > 1]
     # Where some methods take no images, there is no line over their number to draw.
-    blind = any(METHODS[method].references == "none" for method in request.methods)
-    first = "method" if blind else "shots"
+    first = "shots" if all(map(takes_images, request.methods)) else "method"
     return tuple(sorted(dict.fromkeys(several), key=lambda name: name != first))
 
 
-def _draws(method: str, request: Request, impossible: list[str]) -> list[tuple[int | None, int]]:
-    """Shots and seeds for a method; where nothing is drawn at random there is one seed only."""
-    if request.seeds < 1:
-        raise OptionError(f"--seeds {request.seeds}: give 1 or more")
-    references = METHODS[method].references
-    if references == "none":
-        return [(0, 0)]
-    draws: list[tuple[int | None, int]] = []
-    for shots in dict.fromkeys(request.shots):
-        if shots is not None and shots < 0:
-            raise OptionError(f"--shots {shots}: give 0 (none), a number, or full")
-        if shots == 0 and references == "required":
-            impossible.append(f"{method} needs references: 0 shots are left out for it")
-            continue
-        draws += [(shots, seed) for seed in range(request.seeds if shots else 1)]
-    return draws
-
-
-def _refused(
-    dataset: Dataset, category: str, shots: int | None, seed: int, sampling: Sampling
-) -> str:
-    """Why references cannot be drawn, or nothing."""
-    if shots == 0:
-        return ""
-    train = dataset.train(category)
-    if not train:
-        return f"{dataset.name}, {category}: has no good training image to take as a reference"
-    try:
-        draw_shots(train, shots, seed, sampling)
-    except OptionError as error:
-        return f"{dataset.name}, {category}, {shots} shots, seed {seed}: {error}"
-    return ""
+def takes_images(method: str) -> bool:
+    """Whether a method can be fitted to good images."""
+    kind = detector_class(method)
+    return kind.accepts_references and not issubclass(kind, BatchDetector)
 
 
 def samples_digest(dataset: Dataset, category: str) -> str:
@@ -182,3 +131,66 @@ def samples_digest(dataset: Dataset, category: str) -> str:
         if s.category == category
     )
     return hashlib.sha256("".join(lines).encode()).hexdigest()[:16]
+
+
+def _draws(method: str, request: Request, impossible: list[str]) -> Draws:
+    """Shots and seeds for a method; where nothing is drawn at random there is one seed only."""
+    if request.seeds < 1:
+        raise OptionError(f"--seeds {request.seeds}: give 1 or more")
+    if not takes_images(method):
+        return [(0, 0)]
+    draws: Draws = []
+    for shots in dict.fromkeys(request.shots):
+        if shots is not None and shots < 0:
+            raise OptionError(f"--shots {shots}: give 0 (none), a number, or full")
+        if shots == 0 and detector_class(method).needs_references:
+            impossible.append(f"{method} needs references: 0 shots are left out for it")
+        else:
+            draws += [(shots, seed) for seed in range(request.seeds if shots else 1)]
+    return draws
+
+
+def _cells(
+    dataset: Dataset,
+    category: str,
+    wanted: Sequence[tuple[str, dict[str, Any], Draws]],
+    request: Request,
+    impossible: list[str],
+) -> Iterator[Cell]:
+    """The cells of a category; ``impossible`` gets why some cannot be had."""
+    place, train = f"{dataset.name}, {category}", dataset.train(category)
+    if not dataset.test(category):
+        impossible.append(f"{place}: has no test image")
+        return
+    samples = samples_digest(dataset, category)
+    for method, options, draws in wanted:
+        named = options
+        if request.class_names is not None and "class_name" in options:
+            # As the papers have it, a category without a name is called as its folder is.
+            named = options | {"class_name": request.class_names.get(category, category)}
+        for shots, seed in draws:
+            if shots != 0 and (refused := _refused(train, shots, seed, request.sampling)):
+                impossible.append(f"{place}{refused}")
+                continue
+            yield Cell(
+                dataset.name,
+                category,
+                samples,
+                method,
+                shots,
+                seed,
+                request.sampling,
+                named,
+                request.cached,
+            )
+
+
+def _refused(train: list[Sample], shots: int | None, seed: int, sampling: Sampling) -> str:
+    """Why references cannot be drawn, or nothing."""
+    if not train:
+        return ": has no good training image to take as a reference"
+    try:
+        draw_shots(train, shots, seed, sampling)
+    except OptionError as error:
+        return f", {shots} shots, seed {seed}: {error}"
+    return ""

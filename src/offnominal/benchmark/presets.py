@@ -21,76 +21,58 @@ class Preset:
         As ``--preset`` takes it.
     title : str
         The question in words, for the report's heading.
-    axes : tuple of str
-        What varies, first what the figure shows.
-    method : str
-    shots : tuple of int
     sets : dict
         Values of detector options.
+    method : str
+    shots : tuple of int
     cached : bool
         Whether features may come from the cache; not where time is what is measured.
     """
 
     name: str
     title: str
-    axes: tuple[str, ...]
+    sets: dict[str, tuple[Any, ...]] = field(default_factory=dict)
     method: str = "anomalydino"
     shots: tuple[int, ...] = (1,)
-    sets: dict[str, tuple[Any, ...]] = field(default_factory=dict)
     cached: bool = True
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """What varies, first what the figure shows."""
+        return tuple(self.sets) or ("shots",)
 
 
 _PRESETS = (
-    Preset(
-        "shots",
-        "How many good images are worth collecting?",
-        ("shots",),
-        shots=(1, 2, 4, 8, 16),
-    ),
+    Preset("shots", "How many good images are worth collecting?", shots=(1, 2, 4, 8, 16)),
     Preset(
         "preprocessing",
         "What do the foreground mask and rotated references bring?",
-        ("rotations", "mask"),
-        sets={"rotations": ("none", "agnostic"), "mask": ("off", "auto", "on")},
+        {"rotations": ("none", "agnostic"), "mask": ("off", "auto", "on")},
     ),
     Preset(
         "aggregation",
         "Which statistic of the patch scores makes the best image score?",
-        ("aggregate",),
-        sets={"aggregate": ("top1", "top5", "max", "map-max", "quantile99", "mean")},
+        {"aggregate": ("top1", "top5", "max", "map-max", "quantile99", "mean")},
     ),
-    Preset(
-        "resolution",
-        "Which resolution is enough?",
-        ("resolution",),
-        sets={"resolution": (224, 448, 672)},
-    ),
-    Preset(
-        "backbone-size",
-        "Does a larger backbone pay?",
-        ("backbone",),
-        sets={"backbone": _SIZES},
-    ),
+    Preset("resolution", "Which resolution is enough?", {"resolution": (224, 448, 672)}),
+    Preset("backbone-size", "Does a larger backbone pay?", {"backbone": _SIZES}),
     Preset(
         "imagenet-vs-dinov2",
         "Features learned from labels, or without?",
-        ("backbone",),
-        sets={"backbone": ("dinov2_vits14", "vit_s16", "resnet50", "wide_resnet50_2")},
+        {"backbone": ("dinov2_vits14", "vit_s16", "resnet50", "wide_resnet50_2")},
     ),
     Preset(
         "inference-time",
         "What does accuracy cost in time?",
-        ("backbone", "resolution"),
-        sets={"backbone": _SIZES[:2], "resolution": (224, 448, 672)},
+        {"backbone": _SIZES[:2], "resolution": (224, 448, 672)},
         cached=False,
     ),
     Preset(
         "batched-zero-shot",
         "How far do the test images get by judging each other, without any reference?",
-        ("resolution",),
+        {"resolution": (448, 672)},
         method="anomalydino-batched",
         shots=(0,),
-        sets={"resolution": (448, 672)},
     ),
 )
 PRESETS = {preset.name: preset for preset in _PRESETS}

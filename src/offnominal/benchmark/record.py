@@ -1,11 +1,11 @@
 """What is kept of a cell while its test images go by, and the files that it becomes."""
 
+import math
 import platform
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from offnominal._version import __version__
+from offnominal.backbones.weights import read_metadata, untrained_reason
 from offnominal.benchmark.cell import Cell
 from offnominal.benchmark.machine import cpu_name, device_name, is_busy
 from offnominal.benchmark.store import (
@@ -26,13 +27,34 @@ from offnominal.benchmark.store import (
 from offnominal.calibration import Threshold
 from offnominal.datasets import Dataset, Sample
 from offnominal.detectors.base import Detector
-from offnominal.detectors.prediction import Prediction
-from offnominal.detectors.untrained import untrained
+from offnominal.detectors.ensemble import Ensemble
+from offnominal.detectors.features import FeatureDetector
+from offnominal.detectors.options import choose_device
 from offnominal.metrics import PixelMetrics, image_curves, image_intervals, image_metrics
+from offnominal.prediction import Prediction
 
-__all__ = ["Record"]
+__all__ = ["Record", "untrained", "with_networks"]
 
 _PACKAGES = ("torch", "timm", "numpy", "scipy", "opencv-python-headless", "pillow")
+
+
+def with_networks(detector: Detector) -> list[FeatureDetector]:
+    """The detector if it has a network, or the members of an ensemble; none of a chat model."""
+    members = detector.members if isinstance(detector, Ensemble) else [detector]
+    return [member for member in members if isinstance(member, FeatureDetector)]
+
+
+def untrained(detector: Detector) -> str:
+    """Why a detector's figures say nothing of its method; empty if nothing is known against them.
+
+    Asked are the weights of its networks, which are loaded if they are not there yet, and the files
+    of learned prompts or layers that its options name. A file says so of itself, under
+    ``pretrained`` in its safetensors metadata, such as ``no: drawn at random from seed 0``.
+    """
+    reasons = [member.load_network().untrained for member in with_networks(detector)]
+    files = [getattr(detector, option) for option in detector.file_options]
+    reasons += [untrained_reason(read_metadata(Path(file))) for file in files if file is not None]
+    return "; ".join(dict.fromkeys(filter(None, reasons)))
 
 
 @dataclass
@@ -56,6 +78,12 @@ class Record:
         Shared by cells whose maps are the same; None where no test image has a mask.
     unscored : sequence of Sample
         Test images that could be read and got no score.
+    timings : dict of str to float
+        Seconds by stage.
+    notes : list of str
+        What a reader of the figures should know.
+    more : dict
+        Further plain values for ``run.json``.
     """
 
     cell: Cell
@@ -65,12 +93,10 @@ class Record:
     folder: Path | None = None
     keep_maps: bool = False
     pixels: PixelMetrics | None = None
-    timings: dict[str, float] = field(default_factory=dict)
-    features: dict[str, int] = field(default_factory=dict)
-    shared_with: int = 0
-    notes: list[str] = field(default_factory=list)
-    unreadable: list[str] = field(default_factory=list)
     unscored: Sequence[Sample] = ()
+    timings: dict[str, float] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    more: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._rows: list[dict[str, Any]] = []
@@ -85,11 +111,11 @@ class Record:
         if self._maps is not None:
             path = self._maps / f"{len(self._grids):05d}.npy"
             np.save(path, prediction.anomaly_map.astype(np.float16), allow_pickle=False)
-        root = self.dataset.root
+        root, mask = self.dataset.root, sample.mask
         self._rows.append(
             {
                 "image": relative(sample.image, root),
-                "mask": None if sample.mask is None else relative(sample.mask, root),
+                "mask": None if mask is None else relative(mask, root),
                 "mask_threshold": sample.mask_threshold,
                 "label": sample.label,
                 "defect": sample.defect,
@@ -116,18 +142,13 @@ class Record:
         """Their scores."""
         return [row["score"] for row in self._rows]
 
-    @cached_property
-    def untrained(self) -> str:
-        """Why the figures say nothing of the method; empty if nothing is known against them."""
-        return untrained(self.detector)
-
     def intervals(self) -> dict[str, tuple[float, float]]:
         """Bootstrap intervals of the image-level figures."""
         return image_intervals(self.labels, self.scores)
 
     def figures(self) -> dict[str, float]:
         """Image-level and pixel-level figures, and what the detector's own threshold did."""
-        figures = image_metrics(self.labels, self.scores) | self._decisions()
+        figures = _image_figures(self.labels, self.scores, self._decisions)
         return figures if self.pixels is None else figures | self.pixels.compute()
 
     def failures_as_wrong(self) -> dict[str, float]:
@@ -138,23 +159,18 @@ class Record:
         """
         if not self.unscored:
             return {}
-        scores, missing = self.scores, [sample.label for sample in self.unscored]
-        low, high = min(scores, default=0.0) - 1, max(scores, default=0.0) + 1
-        made_up = [low if label else high for label in missing]
-        figures = image_metrics(self.labels + missing, scores + made_up)
+        labels = [sample.label for sample in self.unscored]
+        low, high = min(self.scores) - 1, max(self.scores) + 1
+        scores = self.scores + [low if label else high for label in labels]
+        figures = _image_figures(
+            self.labels + labels, scores, self._decisions + [not label for label in labels]
+        )
         del figures["image_f1_max_threshold"]  # it may lie between scores that were made up
-        return figures | self._decisions(missing)
-
-    def _decisions(self, wrong: Sequence[int] = ()) -> dict[str, float]:
-        """What the detector's own threshold did; `wrong` are labels of further wrong decisions."""
-        decisions = [(row["is_anomalous"], row["label"]) for row in self._rows]
-        decided = any(decision is not None for decision, _ in decisions)
-        figures = {}
-        for name, label, error in (("false_rejects", 0, True), ("misses", 1, False)):
-            kind = [decision is error for decision, each in decisions if each == label]
-            kind += [True for each in wrong if each == label]
-            figures[name] = sum(kind) / len(kind) if kind and decided else float("nan")
         return figures
+
+    @property
+    def _decisions(self) -> list[bool | None]:
+        return [row["is_anomalous"] for row in self._rows]
 
     def write(self) -> dict[str, float]:
         """Write the cell's files, if it has a folder; its figures."""
@@ -170,15 +186,14 @@ class Record:
             "images": len(self.labels),
             "unscored": {"good": missing.count(0), "defective": missing.count(1)},
             "failures_as_wrong": self.failures_as_wrong(),
-            "untrained": self.untrained,
+            "untrained": untrained(self.detector),
         }
         if self.pixels is not None:
             metrics["curves"]["pixel"] = self.pixels.curves()
             metrics["regions"] = self.pixels.regions()
             metrics["pixel_error"] = self.pixels.error
         self.timings["metrics"] = self.timings.get("metrics", 0.0) + time.perf_counter() - start
-        columns = {name: [row[name] for row in self._rows] for name in self._rows[0]}
-        write_scores(self.folder, columns)
+        write_scores(self.folder, {name: [r[name] for r in self._rows] for name in self._rows[0]})
         write_patch_scores(self.folder, self._grids)
         write_json(self.folder / "metrics.json", metrics)
         write_json(self.folder / "settings.json", self._settings())
@@ -199,41 +214,50 @@ class Record:
 
     def _run(self) -> dict[str, Any]:
         detector = self.detector
-        net = detector.load_network()
         return {
             "version": __version__,
             "python": platform.python_version(),
             "packages": {name: version(name) for name in _PACKAGES},
-            "device": device_name(detector._device),
+            "device": device_name(choose_device(getattr(detector, "device", "cpu"))),
             "cpu": cpu_name(),
             "threads": torch.get_num_threads(),
             "busy": is_busy(),
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
             "timings": self.timings,
             "images": len(self._grids),
-            "features": self.features,
-            "shared_with": self.shared_with,
             "threshold": _threshold(detector.threshold),
             "pixel_threshold": _threshold(detector.pixel_threshold),
-            "backbone": {
-                "name": net.name,
-                "digest": net.digest,
-                "dim": net.dim,
-                "stride": net.stride,
-                "resolution": detector.resolution or detector._default_resolution(net),
-                "parameters": sum(p.numel() for p in net.parameters()),
-            },
+            "backbone": _backbone(with_networks(detector)),
             "notes": [*self.dataset.notes, *self.notes],
-            "unreadable": self.unreadable,
-        }
+        } | self.more
+
+
+def _image_figures(
+    labels: list[int], scores: list[float], decisions: list[bool | None]
+) -> dict[str, float]:
+    figures = image_metrics(labels, scores)
+    for name, label, error in (("false_rejects", 0, True), ("misses", 1, False)):
+        kind = [each is error for each, own in zip(decisions, labels, strict=True) if own == label]
+        # A detector decides on all images or, without a threshold, on none.
+        figures[name] = math.nan if decisions[0] is None or not kind else sum(kind) / len(kind)
+    return figures
 
 
 def _threshold(threshold: Threshold | None) -> dict[str, Any] | None:
-    if threshold is None:
+    return None if threshold is None else asdict(threshold) | {"text": str(threshold)}
+
+
+def _backbone(detectors: Sequence[FeatureDetector]) -> dict[str, Any] | None:
+    """What the network of a detector is, or those of an ensemble are together."""
+    if not detectors:
         return None
+    nets = [each.load_network() for each in detectors]
+    first = detectors[0]
     return {
-        "value": threshold.value,
-        "kind": threshold.kind,
-        "false_reject": threshold.false_reject,
-        "text": str(threshold),
+        "name": ",".join(net.name for net in nets),
+        "digest": ",".join(net.digest for net in nets),
+        "dim": sum(net.dim for net in nets),
+        "stride": min(net.stride for net in nets),
+        "resolution": first.resolution or first.default_resolution(nets[0]),
+        "parameters": sum(p.numel() for net in nets for p in net.parameters()),
     }

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 
@@ -13,13 +14,14 @@ from offnominal.benchmark.cell import SCORING_OPTIONS, Cell
 from offnominal.benchmark.machine import NetworkMeter, device_name
 from offnominal.benchmark.measure import measure
 from offnominal.benchmark.plan import Work
-from offnominal.benchmark.record import Record
+from offnominal.benchmark.record import Record, untrained, with_networks
 from offnominal.benchmark.store import Store, relative
 from offnominal.datasets import draw_shots
-from offnominal.detectors import METHODS, detector_class
 from offnominal.detectors.base import Detector
-from offnominal.detectors.common import choose_device
-from offnominal.errors import ImageError, OffnominalError, OptionError
+from offnominal.detectors.batch.base import BatchDetector
+from offnominal.detectors.options import choose_device
+from offnominal.detectors.registry import detector_class
+from offnominal.errors import ImageError, OffnominalError
 
 __all__ = ["Outcome", "Runner"]
 
@@ -119,36 +121,36 @@ class Runner:
         progress: Progress | None,
         finished: Finished | None,
     ) -> None:
+        words = _words(cells[0])
+
+        def tell(stage: str, done: int) -> None:
+            if progress:
+                progress(f"{words}: {stage}", done)
+
         try:
             with ExitStack() as drafts:
-                records, meter = self._score(cells, drafts, progress)
+                folders = [drafts.enter_context(self.store.draft(cell)) for cell in cells]
+                records = self._score(cells, folders, tell)
                 figures = [record.write() for record in records]
         except (OffnominalError, MemoryError, torch.OutOfMemoryError) as error:
             # One combination that cannot be run must not end the other hundred.
             outcome.failed += [f"{cell.name}: {error}" for cell in cells]
             return
         first = records[0]
-        outcome.finished += len(records)
-        outcome.computed += meter.computed
-        outcome.from_cache += meter.from_cache
-        outcome.unreadable |= set(first.unreadable)
-        if first.untrained:
-            outcome.untrained.add(f"{first.cell.method}: {first.untrained}")
-        if finished:
-            for record, own in zip(records, figures, strict=True):
-                finished(record.cell, own)
-        done = [record.cell for record in records]
-        for cell in cells:
-            if cell not in done:
-                self._run_group([cell], outcome, progress, finished)
+        outcome.finished += len(cells)
+        outcome.computed += first.more["features"]["computed"]
+        outcome.from_cache += first.more["features"]["from_cache"]
+        outcome.unreadable |= set(first.more["unreadable"])
+        if reason := untrained(first.detector):
+            outcome.untrained.add(f"{first.cell.method}: {reason}")
+        for cell, own in zip(cells, figures, strict=True):
+            if finished:
+                finished(cell, own)
 
     def _score(
-        self, cells: Sequence[Cell], drafts: ExitStack, progress: Progress | None
-    ) -> tuple[list[Record], NetworkMeter]:
-        """Fit once, score every test image once, and its patch scores as each cell wants.
-
-        Cells that the first one's fit cannot serve have no record.
-        """
+        self, cells: Sequence[Cell], folders: Sequence[Path], tell: Progress
+    ) -> list[Record]:
+        """Fit once, score every test image once, and its patch scores as each cell wants."""
         first = cells[0]
         dataset = self.work.datasets[first.dataset]
         train = dataset.train(first.category) if first.shots != 0 else []
@@ -156,51 +158,50 @@ class Runner:
         files = [relative(sample.image, dataset.root) for sample in references]
         detector, meter = self._detector(first)
         unreadable: list[ImageError] = []
-        shots = {None: "all", 0: "no"}.get(first.shots, str(first.shots))
-        words = f"{first.category}, {first.method}, {shots} references, seed {first.seed}"
-
-        def tell(stage: str, done: int) -> None:
-            if progress:
-                progress(f"{words}: {stage}", done)
-
         start = time.perf_counter()
-        if not METHODS[first.method].batched:
+        if not isinstance(detector, BatchDetector):
             detector.fit([s.image for s in references], unreadable.append, tell)
         times = {"fit": time.perf_counter() - start, "network_in_fit": meter.seconds}
         records = []
-        for cell in cells:
-            own = detector
-            if cell is not first:
-                try:
-                    own = detector.rescored(**{k: cell.options[k] for k in SCORING_OPTIONS})
-                except OptionError:
-                    continue  # it needs a fit of its own
-            folder = drafts.enter_context(self.store.draft(cell))
+        for cell, folder in zip(cells, folders, strict=True):
+            scoring = {name: cell.options[name] for name in SCORING_OPTIONS}
+            own = detector if cell is first else detector.rescored(**scoring)
             records.append(Record(cell, own, dataset, files, folder, self.keep_maps))
         measure(records, dataset.test(first.category), unreadable.append, tell, meter=meter)
         times |= {"network": meter.seconds, "network_spared": meter.spared}
+        more = {
+            "features": {"computed": meter.computed, "from_cache": meter.from_cache},
+            "shared_with": len(records) - 1,
+            "unreadable": [str(error) for error in unreadable],
+        }
         for record in records:
             record.timings |= times
-            record.features = {"computed": meter.computed, "from_cache": meter.from_cache}
-            record.shared_with = len(records) - 1
-            record.unreadable = [str(error) for error in unreadable]
-        return records, meter
+            record.more |= more
+        return records
 
     def _detector(self, cell: Cell) -> tuple[Detector, NetworkMeter]:
-        """A detector with a backbone that several cells share."""
-        options = dict(cell.options)
+        """A detector with networks that several cells share."""
         kind = detector_class(cell.method)
+        options = dict(cell.options)
         for option in ("weights", *kind.file_options):
-            if options[option] is not None:
+            if options.get(option) is not None:
                 options[option] = self.work.files[options[option]]
-        detector = kind(**options, device=self.device)
-        key = f"{options['backbone']} {options['weights']} {options['layers']}"
-        if key not in self._networks:
-            # One at a time: a preset over backbones would otherwise hold all of them.
-            self._networks = {key: detector.build_network()}
-        meter = NetworkMeter()
-        conditions = (str(options["precision"]), device_name(choose_device(self.device)))
-        chosen = detector.choose_levels(self._networks[key])
-        cache = self.cache if cell.cached else None
-        detector.use_network(cached(chosen, cache, conditions, meter))
+        if "device" in kind.option_defaults():
+            options["device"] = self.device
+        detector, meter = kind(**options), NetworkMeter()
+        parts = {f"{d.backbone} {d.weights} {d.layers}": d for d in with_networks(detector)}
+        # Those of one cell at a time: a preset over backbones would otherwise hold all of them.
+        self._networks = {
+            key: self._networks.get(key) or part.build_network() for key, part in parts.items()
+        }
+        for key, part in parts.items():
+            chosen = part.choose_levels(self._networks[key])
+            conditions = (part.precision, device_name(choose_device(self.device)))
+            cache = self.cache if cell.cached else None
+            part.use_network(cached(chosen, cache, conditions, meter))
         return detector, meter
+
+
+def _words(cell: Cell) -> str:
+    shots = {None: "all", 0: "no"}.get(cell.shots, str(cell.shots))
+    return f"{cell.category}, {cell.method}, {shots} references, seed {cell.seed}"

@@ -8,9 +8,8 @@ question, for the report.
 
 import json
 import math
-import os
 import shutil
-import tempfile
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -94,8 +93,7 @@ class FinishedCell:
         """Patch scores of every image, each of shape (gh, gw), in the order of `scores`."""
         with np.load(self.folder / "patch_scores.npz", allow_pickle=False) as stored:
             values, shapes = stored["values"], stored["shapes"]
-        ends = np.cumsum(shapes.prod(1))[:-1]
-        pieces = np.split(values, ends)
+        pieces = np.split(values, np.cumsum(shapes.prod(1))[:-1])
         return [piece.reshape(shape) for piece, shape in zip(pieces, shapes, strict=True)]
 
 
@@ -134,8 +132,8 @@ class Store:
         self.root = root
         self.cells = root / "cells"
         try:
-            self.cells.mkdir(parents=True, exist_ok=True)
-            (root / "plans").mkdir(exist_ok=True)
+            for folder in (self.cells, root / "plans"):
+                folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise OptionError(f"-o {root}: cannot be written ({error.strerror})") from error
 
@@ -170,12 +168,10 @@ class Store:
     @contextmanager
     def draft(self, cell: Cell) -> Iterator[Path]:
         """A folder to write a cell into; it takes its name when the block ends without an error."""
-        folder = Path(tempfile.mkdtemp(dir=self.cells, prefix=f".{cell.name}."))
+        folder = self.cells / f".{cell.name}.{uuid.uuid4().hex}"
+        folder.mkdir()
         try:
             yield folder
-            mask = os.umask(0)
-            os.umask(mask)
-            folder.chmod(0o777 & ~mask)
             try:
                 folder.rename(self.cells / cell.name)
             except OSError:
@@ -191,9 +187,8 @@ class Store:
         old = _read_json(path) if path.exists() else {"cells": [], "axes": []}
         cells = list(dict.fromkeys([*old["cells"], *plan.cells]))
         axes = list(dict.fromkeys([*plan.axes, *old["axes"]]))
-        content = {"title": plan.title, "axes": axes, "cells": cells}
         with replacing(path) as temporary:
-            temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
+            write_json(temporary, {"title": plan.title, "axes": axes, "cells": cells})
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -213,10 +208,8 @@ def write_scores(folder: Path, columns: Mapping[str, Sequence[Any]]) -> None:
 def write_patch_scores(folder: Path, grids: Sequence[Floats]) -> None:
     """Write ``patch_scores.npz`` of a cell."""
     shapes = np.array([grid.shape for grid in grids], np.int32).reshape(-1, 2)
-    values = np.concatenate([grid.ravel() for grid in grids]) if grids else np.empty(0)
-    np.savez_compressed(
-        folder / "patch_scores.npz", values=values.astype(np.float32), shapes=shapes
-    )
+    values = np.concatenate([np.empty(0, np.float32), *(grid.ravel() for grid in grids)])
+    np.savez_compressed(folder / "patch_scores.npz", values=values, shapes=shapes)
 
 
 def read_runs(root: Path) -> tuple[list[FinishedCell], list[Plan]]:
@@ -233,28 +226,17 @@ def read_runs(root: Path) -> tuple[list[FinishedCell], list[Plan]]:
             f"{root}: holds no finished cell; `offnominal benchmark --data DATASET -o {root}` "
             "makes some"
         )
-    cells = []
-    for folder in folders:
-        settings = _read_json(folder / "settings.json")
-        if settings.get("format", 0) > FORMAT:
-            raise DatasetError(
-                f"{folder}: written by a newer Offnominal; upgrade with `pip install -U offnominal`"
-            )
-        metrics = _undefined_to_nan(_read_json(folder / "metrics.json"))
-        cells.append(FinishedCell(folder, settings, _read_json(folder / "run.json"), metrics))
     plans = []
     for path in sorted((root / "plans").glob("*.json")):
         plan = _read_json(path)
         plans.append(Plan(path.stem, plan["title"], tuple(plan["axes"]), tuple(plan["cells"])))
-    return cells, plans
+    return [_read_cell(folder) for folder in folders], plans
 
 
 def relative(path: Path, root: Path) -> str:
     """A file's place under the data set's root, with forward slashes; absolute if outside."""
-    try:
-        return path.relative_to(root).as_posix()
-    except ValueError:
-        return path.absolute().as_posix()
+    inside = path.is_relative_to(root)
+    return (path.relative_to(root) if inside else path.absolute()).as_posix()
 
 
 def require(package: str, command: str) -> None:
@@ -265,6 +247,20 @@ def require(package: str, command: str) -> None:
         raise OptionError(
             f"{command} needs {package}: install it with `pip install 'offnominal[benchmark]'`"
         )
+
+
+def _read_cell(folder: Path) -> FinishedCell:
+    settings, run, metrics = (
+        _read_json(folder / f"{name}.json") for name in ("settings", "run", "metrics")
+    )
+    if settings.get("format", 0) > FORMAT:
+        raise DatasetError(
+            f"{folder}: written by a newer Offnominal; upgrade with `pip install -U offnominal`"
+        )
+    for name in ("figures", "failures_as_wrong"):
+        figures = metrics.get(name, {}).items()
+        metrics[name] = {key: math.nan if value is None else value for key, value in figures}
+    return FinishedCell(folder, settings, run, metrics)
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -282,14 +278,4 @@ def _finite(value: Any) -> Any:
         return {key: _finite(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
         return [_finite(entry) for entry in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
-
-
-def _undefined_to_nan(metrics: dict[str, Any]) -> dict[str, Any]:
-    nan = float("nan")
-    return metrics | {
-        name: {k: nan if v is None else v for k, v in metrics.get(name, {}).items()}
-        for name in ("figures", "failures_as_wrong")
-    }
+    return None if isinstance(value, float) and not math.isfinite(value) else value

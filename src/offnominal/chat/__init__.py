@@ -1,6 +1,6 @@
 """Chat models behind an OpenAI-compatible endpoint: asking about images, reading the answers.
 
-``endpoint`` names and checks the place, ``prompt`` writes the question, ``client`` sends it,
-``reply`` and ``answer`` read what comes back, ``order`` keeps several questions in flight. Only
-``client`` and ``order`` import an HTTP library, which the extra ``chat`` installs.
+``endpoint`` checks the place and the key, ``prompt`` writes the question, ``client`` sends it,
+``answer`` is the form of what comes back. Only the last two import openai and pydantic, which the
+extra ``chat`` installs.
 """

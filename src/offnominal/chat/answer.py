@@ -2,81 +2,72 @@
 
 import json
 import math
-from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Annotated, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-__all__ = ["SCHEMA", "Answer", "Box", "MalformedError", "fill", "parse_answer"]
+__all__ = ["Answer", "Box", "fill", "parse_answer", "schema"]
 
-Box = tuple[float, float, float, float]
-"""Left, top, right, bottom, as fractions of the image's width and height."""
-
-_EDGES = ("left", "top", "right", "bottom")
-
-# Ranges stand in the descriptions and not as `minimum` and `maximum`: strict modes and grammars
-# refuse numeric constraints or ignore them. What a model cannot be held to there is checked here.
-# The order is that of the answer: first look and say, then judge.
-SCHEMA: dict[str, Any] = {
-    "type": "object",
-    "properties": {
-        "description": {
-            "type": "string",
-            "description": "what is wrong and where, or that nothing is, in one or two sentences",
-        },
-        "boxes": {
-            "type": "array",
-            "description": "one box around each anomaly, in fractions of the image's width and "
-            "height from 0 to 1, counted from the left and from the top, left < right and "
-            "top < bottom; empty if there is none",
-            "items": {
-                "type": "object",
-                "properties": {edge: {"type": "number"} for edge in _EDGES},
-                "required": list(_EDGES),
-                "additionalProperties": False,
-            },
-        },
-        "anomalous": {
-            "type": "boolean",
-            "description": "true if something is wrong",
-        },
-        "confidence": {
-            "type": "number",
-            "description": "probability from 0 to 1 that your value of anomalous is right",
-        },
-    },
-    "required": ["description", "boxes", "anomalous", "confidence"],
-    "additionalProperties": False,
-}
+Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
-class MalformedError(ValueError):
-    """An answer is not what the schema asks for; the message says why, to a model or a person."""
+def _simplify(schema: dict[str, Any]) -> None:
+    """Leave out what is for readers of the code, and bounds, which many servers refuse."""
+    schema.pop("description")
+    for field in schema["properties"].values():
+        for name in ("title", "minimum", "maximum"):
+            field.pop(name, None)
 
 
-@dataclass(frozen=True)
-class Answer:
-    """What a chat model said of an image.
+class _Strict(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, json_schema_extra=_simplify)
 
-    Attributes
-    ----------
-    description : str
-    boxes : tuple of Box
-    anomalous : bool
-    confidence : float
-        In [0, 1], that ``anomalous`` is right.
-    """
 
-    description: str
-    boxes: tuple[Box, ...]
-    anomalous: bool
-    confidence: float
+class Box(_Strict):
+    """Edges of a box, as fractions of the image's width and height."""
+
+    left: Fraction
+    top: Fraction
+    right: Fraction
+    bottom: Fraction
+
+    @model_validator(mode="after")
+    def _check_area(self) -> Self:
+        if self.left >= self.right or self.top >= self.bottom:
+            raise ValueError("no area: left < right and top < bottom are needed")
+        return self
+
+
+class Answer(_Strict):
+    """What a chat model said of an image: in this order, first look and say, then judge."""
+
+    description: str = Field(
+        description="what is wrong and where, or that nothing is, in one or two sentences"
+    )
+    boxes: list[Box] = Field(
+        description="one box around each anomaly, in fractions of the image's width and height "
+        "from 0 to 1, counted from the left and from the top, left < right and top < bottom; "
+        "empty if there is none"
+    )
+    anomalous: bool = Field(description="true if something is wrong")
+    confidence: Fraction = Field(
+        description="probability from 0 to 1 that your value of anomalous is right"
+    )
 
     @property
     def score(self) -> float:
         """How probable an anomaly is in the model's own words, in [0, 1]."""
         return self.confidence if self.anomalous else 1 - self.confidence
+
+
+def schema() -> dict[str, Any]:
+    """The JSON schema of an answer, in what strict modes allow."""
+    found = Answer.model_json_schema()
+    # In its place, since not every server that takes a schema follows references.
+    found["properties"]["boxes"]["items"] = found.pop("$defs")["Box"]
+    return found
 
 
 def parse_answer(text: str) -> Answer:
@@ -90,31 +81,29 @@ def parse_answer(text: str) -> Answer:
 
     Raises
     ------
-    MalformedError
-        If it is anything but what :data:`SCHEMA` asks for.
+    ValueError
+        If it is anything else; the message says why, to a model or a person.
     """
+    text = text.strip()
+    first, _, rest = text.removesuffix("```").partition("\n")
+    if text.endswith("```") and first in ("```", "```json"):
+        text = rest
     try:
-        found = json.loads(
-            _unfenced(text), parse_constant=_refuse_constant, object_pairs_hook=_unique
-        )
-    except RecursionError as error:
-        raise MalformedError("the answer is nested without end") from error
-    except ValueError as error:
-        raise MalformedError(
-            f"the answer is not one JSON object and nothing else ({error})"
-        ) from error
-    _check_fields(found, SCHEMA["required"], "the answer")
-    if not isinstance(found["description"], str):
-        raise MalformedError("description is no text")
-    if any("\ud800" <= sign <= "\udfff" for sign in found["description"]):
-        raise MalformedError("description holds half a character")  # no file could be written of it
-    if not isinstance(found["anomalous"], bool):
-        raise MalformedError("anomalous is neither true nor false")
-    if not isinstance(found["boxes"], list):
-        raise MalformedError("boxes is no array")
-    confidence = _fraction(found["confidence"], "confidence")
-    boxes = tuple(_box(each, number) for number, each in enumerate(found["boxes"], start=1))
-    return Answer(found["description"], boxes, found["anomalous"], confidence)
+        answer = Answer.model_validate_json(text)
+    except ValidationError as error:
+        raise ValueError("; ".join(map(_problem, error.errors()[:3]))) from None
+    json.loads(text, object_pairs_hook=_check_unique)
+    return answer
+
+
+def _problem(error: Any) -> str:
+    place = " ".join(str(part)[:40] for part in error["loc"]) or "not one JSON object"
+    return f"{place}: {error['msg'].removeprefix('Value error, ')}"
+
+
+def _check_unique(pairs: list[tuple[str, Any]]) -> None:
+    if len(dict(pairs)) < len(pairs):  # which of the two is meant would be a guess
+        raise ValueError("a field stands there twice")
 
 
 def fill(answer: Answer, height: int, width: int) -> NDArray[np.float32]:
@@ -123,58 +112,12 @@ def fill(answer: Answer, height: int, width: int) -> NDArray[np.float32]:
     Every pixel that a box touches is inside, so that no box vanishes.
     """
     filled = np.zeros((height, width), np.float32)
-    for left, top, right, bottom in answer.boxes:
-        filled[_pixels(top, bottom, height), _pixels(left, right, width)] = answer.score
+    for box in answer.boxes:
+        rows, columns = _pixels(box.top, box.bottom, height), _pixels(box.left, box.right, width)
+        filled[rows, columns] = answer.score
     return filled
 
 
 def _pixels(start: float, stop: float, count: int) -> slice:
     first = math.floor(start * count)
     return slice(first, max(first + 1, math.ceil(stop * count)))
-
-
-def _unfenced(text: str) -> str:
-    text = text.strip()
-    if text.startswith("```") and text.endswith("```"):
-        first, _, rest = text[:-3].partition("\n")
-        if first in ("```", "```json"):
-            return rest
-    return text
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON")
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object, unless it says something twice: which of the two is meant would be a guess."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise ValueError("a field stands there twice")
-    return found
-
-
-def _check_fields(found: object, wanted: list[str], what: str) -> None:
-    if not isinstance(found, dict):
-        raise MalformedError(f"{what} is no JSON object")
-    absent = [name for name in wanted if name not in found]
-    if absent:
-        raise MalformedError(f"{what} lacks {', '.join(absent)}")
-    if len(found) > len(wanted):
-        raise MalformedError(f"{what} has fields beyond {', '.join(wanted)}")
-
-
-def _box(found: Any, number: int) -> Box:
-    what = f"box {number}"
-    _check_fields(found, list(_EDGES), what)
-    left, top, right, bottom = (_fraction(found[edge], f"{what}'s {edge}") for edge in _EDGES)
-    if left >= right or top >= bottom:
-        raise MalformedError(f"{what} has no area; left < right and top < bottom are needed")
-    return left, top, right, bottom
-
-
-def _fraction(value: object, what: str) -> float:
-    # True is an int in Python, and none in JSON.
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
-        raise MalformedError(f"{what} is no number from 0 to 1")
-    return float(value)

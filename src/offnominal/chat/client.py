@@ -1,31 +1,43 @@
-"""Sending questions to an OpenAI-compatible endpoint, with patience and within limits.
+"""Sending questions to an OpenAI-compatible endpoint, several at a time and within limits."""
 
-The protocol is ``POST {endpoint}/chat/completions`` as OpenAI's API reference has it and as the
-servers of llama.cpp, vLLM and Ollama speak it.
-"""
+import ipaddress
+from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping
+from functools import partial
+from typing import Any, NoReturn, TypeVar
+from urllib.parse import urlsplit
 
-import json
-from collections.abc import Callable, Mapping
-from types import TracebackType
-from typing import Any, Self, TypeVar
+import openai
+from anyio import Lock, Semaphore, fail_after, to_thread
+from anyio.from_thread import start_blocking_portal
 
-import anyio
-import httpx2
-
-from offnominal._version import __version__
-from offnominal.chat.answer import MalformedError
-from offnominal.chat.endpoint import EndpointError, is_loopback
+from offnominal.chat.answer import Answer, parse_answer
+from offnominal.chat.endpoint import EndpointError
 from offnominal.chat.prompt import correction
-from offnominal.chat.reply import LOG, LONGEST_PAUSE, NO_API, Failure, answer_text
-from offnominal.errors import OffnominalError
+from offnominal.errors import ImageError, OffnominalError
+from offnominal.prefetch import in_order
 
-__all__ = ["Client", "NoAnswerError"]
+__all__ = ["Client", "NoAnswerError", "ask_in_order"]
 
 T = TypeVar("T")
+P = TypeVar("P")
+R = TypeVar("R")
 
-_LARGEST_REPLY = 4 * 2**20  # bytes; an answer has a few hundred
 _CONNECT = 10.0  # seconds in which a connection must stand
 _EXCERPT = 200  # characters of foreign text in a message
+_HEADERS = {
+    "accept", "accept-encoding", "connection", "content-length", "content-type", "host",
+    "user-agent",
+}  # fmt: skip
+_LOG = "the server's log may say why"
+_KEY = "name the environment variable that holds a valid key with key_variable"
+_PLACE = "see whether endpoint is the base URL of an OpenAI-compatible API that serves this model"
+_FORM = (
+    "if it cannot hold an answer to a schema, set response_format to json_object or none; if the "
+    "request is too large, lower max_side or examples"
+)
+# What every other question would get too, and what to do about it.
+_EVERYWHERE = {401: _KEY, 403: _KEY, 404: _PLACE, 405: _PLACE}
+_ADVICE = {**_EVERYWHERE, 408: _LOG, 429: "lower concurrency, or come back later"}
 
 
 class NoAnswerError(OffnominalError):
@@ -33,86 +45,79 @@ class NoAnswerError(OffnominalError):
 
     Parameters
     ----------
-    reason : str
-    answered : bool
-        Whether the model said something that is no valid answer; False: nothing came from it.
+    reason, advice : str
+    said : str or None
+        The answer that cannot be used; None: nothing came from the model.
+    again : bool
+        Whether it may be worth asking once more.
     """
 
-    def __init__(self, reason: str, answered: bool) -> None:
-        super().__init__(reason)
-        self.answered = answered
+    def __init__(
+        self, reason: str, advice: str, said: str | None = None, again: bool = False
+    ) -> None:
+        super().__init__(f"{reason}; {advice}")
+        self.reason = reason
+        self.said = said
+        self.again = again
+
+
+class _Http(openai.DefaultAsyncHttpxClient):
+    """The library's connection, held to one place, one key and one time.
+
+    Redirects are not followed: images and keys go where the user said, and nowhere else. A proxy of
+    the environment is for hosts outside; it would not find this machine's own.
+    """
+
+    def __init__(self, endpoint: str, key: str | None, deadline: float) -> None:
+        super().__init__(follow_redirects=False, trust_env=not _is_loopback(endpoint))
+        self.key = key
+        self.deadline = deadline
+
+    async def send(self, request: Any, **options: Any) -> Any:
+        # The library adds what it finds in OPENAI_* variables, which is no other server's business.
+        for name in set(request.headers) - _HEADERS:
+            del request.headers[name]
+        if self.key is not None:
+            request.headers["Authorization"] = f"Bearer {self.key}"
+        with fail_after(self.deadline):  # the library's own time-outs are from byte to byte
+            return await super().send(request, **options)
 
 
 class Client:
-    """A connection to an endpoint; an asynchronous context manager.
+    """Questions to one endpoint.
 
     Parameters
     ----------
     endpoint : str
-        Base URL, checked by :func:`~offnominal.chat.endpoint.check_endpoint`.
+        Base URL.
     key : str or None
         Sent as bearer token, and blotted out wherever the endpoint repeats it.
     timeout : float
         Seconds for one request, from the connection to the last byte of the reply.
     retries : int
-        Further tries after a failed one, for whatever reason it failed.
-    backoff : float
-        Seconds before the first further try, doubled each time up to
-        :data:`~offnominal.chat.reply.LONGEST_PAUSE`. Where the endpoint names a time
-        (``Retry-After``), that is waited instead.
+        Further tries after a failed request, and further questions after an unusable answer.
     """
 
-    def __init__(
-        self,
-        endpoint: str,
-        key: str | None,
-        timeout: float,
-        retries: int,
-        backoff: float,
-    ) -> None:
+    def __init__(self, endpoint: str, key: str | None, timeout: float, retries: int) -> None:
         self.endpoint = endpoint
         self.timeout = timeout
         self.retries = retries
-        self.backoff = backoff
         self._key = key
-        headers = {
-            "Content-Type": "application/json",
-            "Accept-Encoding": "identity",
-            "User-Agent": f"offnominal/{__version__}",
-        }
-        if key is not None:
-            headers["Authorization"] = f"Bearer {key}"
-        # Redirects are not followed: images and keys go where the user said, and nowhere else. A
-        # proxy of the environment is for hosts outside; it would not find this machine's own.
-        self._http = httpx2.AsyncClient(
-            headers=headers,
-            timeout=httpx2.Timeout(None, connect=min(_CONNECT, timeout)),
-            limits=httpx2.Limits(max_connections=None),
-            trust_env=not is_loopback(endpoint),
+        self.openai = openai.AsyncOpenAI(
+            api_key=key or "none",
+            base_url=endpoint,
+            timeout=openai.Timeout(None, connect=min(_CONNECT, timeout)),
+            max_retries=retries,
+            http_client=_Http(endpoint, key, timeout),
         )
 
-    async def __aenter__(self) -> Self:
-        await self._http.__aenter__()
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self._http.__aexit__(kind, error, traceback)
-
-    async def ask(self, body: Mapping[str, Any], parse: Callable[[str], T]) -> T:
-        """The answer to one question.
+    async def ask(self, request: Mapping[str, Any]) -> Answer:
+        """The answer to one question; a malformed one is told to the model, which is asked again.
 
         Parameters
         ----------
-        body : mapping
-            The request, with ``messages``.
-        parse : callable
-            Makes of the answer's text what is returned; a :class:`MalformedError` is told to the
-            model, which is asked again.
+        request : mapping
+            Fields of the request, ``model`` and ``messages`` among them.
 
         Raises
         ------
@@ -121,63 +126,89 @@ class Client:
         EndpointError
             If no other question would get one either.
         """
-        tries = 0
-        while True:
-            tries += 1
+        body = dict(request)
+        for left in range(self.retries, -1, -1):
             try:
-                return await self._try(body, parse)
-            except Failure as failure:
-                if not failure.again or tries > self.retries:
-                    raise self._final(failure, tries) from None
-                pause = failure.wait
-                if pause is None:
-                    pause = self.backoff * 2.0 ** min(tries - 1, 30)
-                if failure.said is not None:
-                    told = correction(failure.said, failure.reason)
-                    body = {**body, "messages": [body["messages"][0], *told]}
-            await anyio.sleep(min(pause, LONGEST_PAUSE))
+                return self._read(await self._send(body))
+            except NoAnswerError as error:
+                if not left or not error.again:
+                    raise
+                if error.said is not None:
+                    told = correction(error.said, error.reason)
+                    body["messages"] = [request["messages"][0], *told]
+        raise AssertionError  # the last try returns or raises
 
-    def _final(self, failure: Failure, tries: int) -> OffnominalError:
-        times = f" ({tries} tries)" if tries > 1 else ""
-        begins = f", beginning {self._clean(failure.said, 60)!r}" if failure.said else ""
-        text = f"{self.endpoint}: {failure.reason}{begins}{times}; {failure.advice}"
-        if failure.everywhere:
-            return EndpointError(text)
-        return NoAnswerError(text, failure.said is not None)
-
-    async def _try(self, body: Mapping[str, Any], parse: Callable[[str], T]) -> T:
-        text = answer_text(*await self._post(json.dumps(body).encode()), self._clean)
+    async def _send(self, body: Mapping[str, Any]) -> Any:
+        extra = dict(body)
+        model, messages = extra.pop("model"), extra.pop("messages")
         try:
-            return parse(text)
-        except MalformedError as error:
-            advice = "set response_format to json_schema, or try another model"
-            # No pause: those are for servers that are busy, and this one has answered.
-            raise Failure(str(error), advice, wait=0.0, said=text) from None
-
-    async def _post(self, content: bytes) -> tuple[int, httpx2.Headers, bytes]:
-        reply = bytearray()
-        try:
-            with anyio.fail_after(self.timeout):
-                url = f"{self.endpoint}/chat/completions"
-                async with self._http.stream("POST", url, content=content) as response:
-                    async for piece in response.aiter_bytes():
-                        reply += piece
-                        if len(reply) > _LARGEST_REPLY:
-                            raise Failure(f"sent over {_LARGEST_REPLY >> 20} MB", NO_API)
-                    return response.status_code, response.headers, bytes(reply)
-        except (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.ProxyError) as error:
-            reason = f"cannot be reached ({self._clean(_first_cause(error))})"
-            advice = "see whether the server is running, and whether endpoint names its place"
-            raise Failure(reason, advice, everywhere=True) from None
-        except httpx2.HTTPError as error:
-            reason = f"the connection broke off ({self._clean(str(error) or type(error).__name__)})"
-            raise Failure(reason, LOG) from None
+            return await self.openai.chat.completions.create(
+                model=model, messages=messages, extra_body=extra
+            )
+        except openai.APIStatusError as error:
+            self._refused(error)
+        except openai.APIConnectionError as error:
+            why = self._clean(str(error.__cause__ or error))
+            # Which HTTP library it is that tells more by its classes is openai's business.
+            if type(error.__cause__).__name__.startswith(("Connect", "Proxy")):
+                raise EndpointError(
+                    f"{self.endpoint}: cannot be reached ({why}); see whether the server is "
+                    "running, and whether endpoint names its place"
+                ) from None
+            raise NoAnswerError(f"the connection broke off ({why})", _LOG) from None
         except TimeoutError:
-            raise Failure(
+            raise NoAnswerError(
                 f"no answer within {self.timeout:g} s",
-                "give it longer (timeout), or ask for less: a smaller max_side, fewer references, "
+                "give it longer (timeout), or ask for less: a smaller max_side, fewer examples, "
                 "a lower concurrency",
+                again=True,
             ) from None
+        except (openai.OpenAIError, ValueError, RecursionError) as error:
+            raise self._no_completion(error) from None
+
+    def _refused(self, error: openai.APIStatusError) -> NoReturn:
+        status = error.status_code
+        said = error.body.get("message") if isinstance(error.body, dict) else error.body
+        reason = f"refuses with status {status} ({self._clean(str(said or error.message))})"
+        advice = _ADVICE.get(status) or (_LOG if status >= 500 else _FORM)
+        if 300 <= status < 400:
+            place = self._clean(error.response.headers.get("location", "elsewhere"))
+            reason, advice = f"redirects to {place}", "if that is right, give it as endpoint"
+        elif status not in _EVERYWHERE:
+            raise NoAnswerError(reason, advice) from None
+        raise EndpointError(f"{self.endpoint}: {reason}; {advice}") from None
+
+    def _read(self, completion: Any) -> Answer:
+        try:
+            choice = completion.choices[0]
+            text, refusal = choice.message.content, choice.message.refusal
+            ended = choice.finish_reason
+        except (AttributeError, TypeError, IndexError):
+            raise self._no_completion(completion) from None
+        if refusal or ended == "content_filter":
+            why = self._clean(str(refusal or "its content filter"))
+            advice = "try another model, or a plainer class_name"
+            raise NoAnswerError(f"the model refuses to answer: {why}", advice, said="")
+        said = text if isinstance(text, str) else ""
+        if ended == "length":
+            reason = "the answer is too long and was cut off"
+            advice = "raise max_tokens, and the server's context if that is what it filled"
+            raise NoAnswerError(reason, advice, said, again=True)
+        if not said.strip():
+            raise NoAnswerError("the answer is empty", "try another model", "", again=True)
+        try:
+            return parse_answer(said)
+        except ValueError as error:
+            reason = f"{self._clean(str(error))}, beginning {self._clean(said, 60)!r}"
+            advice = "set response_format to json_schema, or try another model"
+            raise NoAnswerError(reason, advice, said, again=True) from None
+
+    def _no_completion(self, found: object) -> NoAnswerError:
+        text = str(found)
+        if isinstance(found, openai.BaseModel):
+            text = found.model_dump_json(exclude_none=True, warnings=False)
+        reason = f"sent no chat completion ({self._clean(text) or 'empty'})"
+        return NoAnswerError(reason, f"{_PLACE}; it usually ends in /v1", again=True)
 
     def _clean(self, text: str, longest: int = _EXCERPT) -> str:
         """Foreign text, fit for a message: on one line, short, and without the key."""
@@ -187,12 +218,42 @@ class Client:
         return text if len(text) <= longest else text[:longest] + "..."
 
 
-def _first_cause(error: BaseException) -> str:
-    """What the system said, such as ``[Errno 111] Connection refused``."""
-    while True:
-        if isinstance(error, BaseExceptionGroup):  # one for each address of a host
-            error = error.exceptions[0]
-        cause = error.__cause__ or error.__context__
-        if cause is None:
-            return str(error) or type(error).__name__
-        error = cause
+def _is_loopback(endpoint: str) -> bool:
+    host = urlsplit(endpoint).hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def ask_in_order(
+    client: Client,
+    images: Iterable[T],
+    prepare: Callable[[T], P],
+    work: Callable[[P], Awaitable[R]],
+    concurrency: int,
+) -> Generator[tuple[T, R | None, ImageError | None], None, None]:
+    """Do `work` on what `prepare` makes of images, `concurrency` at a time, and keep their order.
+
+    As :func:`offnominal.prefetch.prefetch`, but for work that waits for a network: when the
+    consumer stops (``break``, an exception, Ctrl-C), what is under way is broken off at once, where
+    threads would have to wait for their replies. The event loop has a thread of its own, so that it
+    does not matter whether the consumer has a loop already, as a notebook does. `prepare` runs on
+    another, on one image after the other, so that the next one is ready in time.
+    """
+    line, free = Lock(), Semaphore(concurrency)
+
+    async def one(image: T) -> R:
+        async with line:  # first come, first served
+            prepared = await to_thread.run_sync(prepare, image)
+            await free.acquire()
+        try:
+            return await work(prepared)
+        finally:
+            free.release()
+
+    with (
+        start_blocking_portal(name="offnominal-chat") as portal,
+        portal.wrap_async_context_manager(client.openai),
+    ):
+        yield from in_order(images, partial(portal.start_task_soon, one), 2 * concurrency)

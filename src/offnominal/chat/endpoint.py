@@ -1,22 +1,11 @@
 """Where a chat model is reached: its base URL, its key, and what can go wrong there."""
 
-import ipaddress
 import os
-from importlib.util import find_spec
 from urllib.parse import urlsplit
 
 from offnominal.errors import ImageError, OffnominalError, OptionError
 
-__all__ = [
-    "AnswerError",
-    "EndpointError",
-    "check_endpoint",
-    "is_loopback",
-    "read_key",
-    "require_client",
-]
-
-_PATH = "/chat/completions"
+__all__ = ["AnswerError", "EndpointError", "check_endpoint", "read_key"]
 
 
 class EndpointError(OffnominalError):
@@ -63,19 +52,9 @@ def check_endpoint(endpoint: str) -> str:
         )
     if parts.scheme not in ("http", "https") or not host or not endpoint.isprintable():
         raise OptionError(f"endpoint {endpoint!r}: is no URL of a server; {advice}")
-    base = endpoint.rstrip("/")
-    if base.endswith(_PATH):
-        raise OptionError(f"endpoint {base}: leave {_PATH} out; {advice}")
-    return base
-
-
-def is_loopback(endpoint: str) -> bool:
-    """Whether the endpoint is on this machine."""
-    host = urlsplit(endpoint).hostname or ""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+    if parts.path.rstrip("/").endswith("/chat/completions"):
+        raise OptionError(f"endpoint {endpoint}: leave /chat/completions out; {advice}")
+    return endpoint.rstrip("/")
 
 
 def read_key(variable: str | None) -> str | None:
@@ -89,22 +68,9 @@ def read_key(variable: str | None) -> str | None:
     if variable is None:
         return None
     key = os.environ.get(variable, "").strip()
-    if not key:
+    if not key or not (key.isascii() and key.isprintable()) or " " in key:
         raise OptionError(
-            f"key_variable {variable}: this environment variable is not set; set it to the "
-            "endpoint's key, or leave key_variable out"
-        )
-    if not (key.isascii() and key.isprintable()) or " " in key:
-        raise OptionError(
-            f"key_variable {variable}: holds spaces, line breaks or signs that no key has; set it "
-            "to the key alone"
+            f"key_variable {variable}: this environment variable is not set, or holds what is no "
+            "key; set it to the endpoint's key alone, or leave key_variable out"
         )
     return key
-
-
-def require_client() -> None:
-    """Raise an :class:`OptionError` if the HTTP library is not installed."""
-    if find_spec("httpx2") is None:
-        raise OptionError(
-            "method chat needs httpx2: install it with `pip install 'offnominal[chat]'`"
-        )

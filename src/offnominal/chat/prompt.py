@@ -6,28 +6,17 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
-from offnominal.chat.answer import SCHEMA
+from offnominal import pictures
 from offnominal.errors import OptionError
 
-__all__ = [
-    "ResponseFormat",
-    "correction",
-    "encode_image",
-    "parse_extra",
-    "question",
-    "response_format",
-]
+__all__ = ["ResponseFormat", "correction", "encode_image", "parse_extra", "question"]
 
 ResponseFormat = Literal["json_schema", "json_object", "none"]
 
 _OURS = ("messages", "model", "response_format", "stream")
-_QUALITY = 95
 _LONGEST = 2000  # characters of a bad answer that are shown to the model again
-
 _TASK = (
     "You inspect images of {what}. An anomaly is anything that a good one does not show: damage, "
     "dirt, a flaw in the material, something missing, misplaced or too much. Differences in "
@@ -39,14 +28,10 @@ _FORM = (
 )
 
 
-def encode_image(image: NDArray[np.uint8], max_side: int) -> bytes:
-    """JPEG of an image, at quality 95 and with full colour resolution.
+def encode_image(image: pictures.Image, max_side: int) -> bytes:
+    """JPEG of a uint8 RGB image (H, W, 3), at quality 95 and with full colour resolution.
 
-    Parameters
-    ----------
-    image : uint8 array of shape (H, W, 3), RGB
-    max_side : int
-        An image whose longer side has more pixels is made smaller, keeping its shape (Lanczos).
+    A longer side of more than `max_side` pixels is made that long, keeping the shape (Lanczos).
     """
     picture = Image.fromarray(image)
     scale = max_side / max(picture.size)
@@ -54,11 +39,13 @@ def encode_image(image: NDArray[np.uint8], max_side: int) -> bytes:
         width, height = (max(1, round(side * scale)) for side in picture.size)
         picture = picture.resize((width, height), Image.Resampling.LANCZOS)
     stream = io.BytesIO()
-    picture.save(stream, "JPEG", quality=_QUALITY, subsampling=0)
+    picture.save(stream, "JPEG", quality=95, subsampling=0)
     return stream.getvalue()
 
 
-def question(references: Sequence[bytes], image: bytes, class_name: str | None) -> dict[str, Any]:
+def question(
+    references: Sequence[bytes], image: bytes, class_name: str | None, schema: Mapping[str, Any]
+) -> dict[str, Any]:
     """The one message of a request: references in their order, then the image.
 
     References come first so that a server that keeps what it has read of a request's beginning
@@ -72,12 +59,14 @@ def question(references: Sequence[bytes], image: bytes, class_name: str | None) 
         JPEG file of the part to inspect.
     class_name : str or None
         What the part is called.
+    schema : mapping
+        Of the answer; its fields are told in words too, since a grammar only enforces them.
     """
     parts = [_text(_TASK.format(what=class_name or "parts"))]
     for number, reference in enumerate(references, start=1):
         parts += [_text(f"Good example {number} of {len(references)}:"), _picture(reference)]
     parts += [_text("The image to inspect:"), _picture(image)]
-    fields = SCHEMA["properties"]
+    fields = schema["properties"]
     listed = "\n".join(
         f"- {name} ({field['type']}): {field['description']}" for name, field in fields.items()
     )
@@ -93,22 +82,10 @@ def correction(answer: str, problem: str) -> list[dict[str, Any]]:
     """
     text = (
         f"This answer cannot be used: {problem}. Answer again with the JSON object alone, with all "
-        f"of the fields {', '.join(SCHEMA['required'])} and no others."
+        "of its fields and no others."
     )
     shown = answer[:_LONGEST] or "(nothing)"
     return [{"role": "assistant", "content": shown}, {"role": "user", "content": text}]
-
-
-def response_format(mode: ResponseFormat) -> dict[str, Any] | None:
-    """The request's ``response_format``; None where none is sent."""
-    if mode == "none":
-        return None
-    if mode == "json_object":
-        return {"type": "json_object"}
-    # A copy: whoever gets it may change it.
-    schema = json.loads(json.dumps(SCHEMA))
-    named = {"name": "inspection", "strict": True, "schema": schema}
-    return {"type": "json_schema", "json_schema": named}
 
 
 def parse_extra(extra: Mapping[str, Any] | str | None) -> dict[str, Any] | None:
@@ -122,14 +99,12 @@ def parse_extra(extra: Mapping[str, Any] | str | None) -> dict[str, Any] | None:
     if extra is None:
         return None
     try:
-        found = json.loads(extra) if isinstance(extra, str) else dict(extra)
-        json.dumps(found)
+        found = json.loads(extra if isinstance(extra, str) else json.dumps(dict(extra)))
     except (ValueError, TypeError) as error:
         raise OptionError(f"extra: is no JSON ({error}); give an object") from error
     if not isinstance(found, dict):
         raise OptionError("extra: give a JSON object, the fields of the request")
-    taken = [name for name in found if name in _OURS]
-    if taken:
+    if taken := [name for name in found if name in _OURS]:
         raise OptionError(f"extra: {', '.join(taken)} cannot be set here; leave it out")
     return found
 

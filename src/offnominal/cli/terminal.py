@@ -54,7 +54,7 @@ def count(number: int, thing: str, none: str = "no") -> str:
 
 def warn_untrained(detector: "Detector") -> None:
     """Say so where a detector's weights are not pretrained, so that nobody trusts its scores."""
-    from offnominal.detectors.untrained import untrained
+    from offnominal.benchmark.record import untrained
 
     if reason := untrained(detector):
         say(f"weights not pretrained ({reason}): scores say nothing about {detector.method}")

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -49,10 +49,10 @@ def train(
     overwrite : bool
         Begin anew where files of another training are.
     """
+    from offnominal.detectors.language.training.learners import TRAINABLE
+    from offnominal.detectors.language.training.samples import choose_samples
     from offnominal.language.names import read_class_names
-    from offnominal.training import session
-    from offnominal.training.learners import TRAINABLE
-    from offnominal.training.samples import choose_samples
+    from offnominal.train import train as train_on
 
     of_recipe, of_learner = _recipe(method), _settings(method)
     recipe = replace(TRAINABLE[method].recipe, **_taken(given, of_recipe))
@@ -64,7 +64,7 @@ def train(
     unreadable = Unreadable(strict)
     try:
         with progress_bar(len(images) * recipe.epochs) as advance:
-            outcome = session.train(
+            outcome = train_on(
                 detector,
                 dataset,
                 output,
@@ -96,8 +96,8 @@ def train_options(args: list[str]) -> Found:
     words = [word for word in args if not word.startswith("-")]
     if args and not words:
         return Found("train", [])
-    from offnominal.detectors import detector_class
-    from offnominal.training.learners import TRAINABLE
+    from offnominal.detectors.language.training.learners import TRAINABLE
+    from offnominal.detectors.registry import detector_class
 
     method = next((word for word in words if word in TRAINABLE), None)
     if method is None:
@@ -109,7 +109,7 @@ def train_options(args: list[str]) -> Found:
 
 def _recipe(method: str) -> list[Option]:
     """The fields of a recipe, with the method's own values as their defaults."""
-    from offnominal.training.learners import TRAINABLE
+    from offnominal.detectors.language.training.learners import TRAINABLE
 
     recipe = TRAINABLE[method].recipe
     return [
@@ -120,12 +120,12 @@ def _recipe(method: str) -> list[Option]:
 
 def _settings(method: str) -> list[Option]:
     """What the prompts that a method learns can be, where it learns prompts."""
-    from offnominal.detectors import detector_class
+    from offnominal.detectors.registry import detector_class
+    from offnominal.language.learned import LearnedPrompts
 
-    maker = getattr(detector_class(method), "new_prompts", None)
-    if maker is None:
+    panel, prompts = "What is learned", getattr(detector_class(method), "kind", object)
+    if not issubclass(prompts, LearnedPrompts):
         return []
-    panel, prompts = "What is learned", get_type_hints(maker)["return"]
     found = options_of(prompts, panel, without=("width", "generator"))
     if "start_from" in vars(prompts):
         told = "Words to begin with, as 'a photo of a' with --length 4. None: chance."

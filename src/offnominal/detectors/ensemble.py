@@ -9,7 +9,7 @@ each scored without itself.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import cv2
 import numpy as np
@@ -121,6 +121,14 @@ class Ensemble(Detector):
             for name, file in zip(names, files, strict=True)
         ]
         self.begin()
+
+    def twin(self, changes: Mapping[str, Any]) -> Self:
+        """Another with the same options, but for some, on the members' networks."""
+        other = type(self)(**(self.options() | dict(changes)), device=self.device)
+        own = {name: getattr(other, name) for name in ("smoothing", "false_reject")}
+        other.members = [member.twin(own) for member in self.members]
+        other.begin()
+        return other
 
     def begin(self) -> None:
         """No member knows anything."""

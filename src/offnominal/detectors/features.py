@@ -266,7 +266,7 @@ class FeatureDetector(Detector):
         """Another with the same options, but for some, on the same network."""
         other = type(self)(**(self.options() | dict(changes)), device=self.device)
         other._device, other.network = self._device, self.load_network()
-        return other
+        return other.to(self._device)
 
     def header(self) -> dict[str, Any]:
         """All that is not a tensor; the backbone by its name, settled at the fit, and digest."""

@@ -1,7 +1,7 @@
 """What each of an image's worst patches was compared with."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -18,7 +18,7 @@ from offnominal.images import ImageSource, content_digest, describe, read_image
 from offnominal.paths import find_images
 from offnominal.pictures import Image
 from offnominal.scoring import Size
-from offnominal.views import View, enclosing_box, patch_corners
+from offnominal.views import View, enclosing_box, patch_corners, unflipped
 
 __all__ = ["explain"]
 
@@ -87,6 +87,10 @@ def explain(
     size = (pixels.shape[0], pixels.shape[1])
     prediction = detector.prediction(describe(image), pixels, detector.score(pixels))
     looked = [_look(detector, view) for view in detector.views(pixels)]
+    if len({one.view.window for one in looked}) == 1:
+        # Several ways to look at one place are averaged; the first stands for all of them.
+        scores = unflipped(prediction.patch_scores, looked[0].view)
+        looked = [replace(looked[0], scores=scores)]
     found = _distinct(looked, prediction.anomaly_map, worst)
     rows = [int(looked[place].row.flat[patch]) for place, patch in found]
     origins = [detector.origin(row) for row in rows]

@@ -1,6 +1,5 @@
 """The picture of an explanation: the image, its worst patches, and what they were compared with."""
 
-import unicodedata
 from functools import lru_cache
 from pathlib import Path
 
@@ -36,8 +35,6 @@ _ENLARGE = 8.0
 _TALL, _TALLEST = 2.5, 1400  # an image taller than this may be so many pixels high
 _NARROW = 150  # least sides of the image with the numbers beside it
 _DISC = 13
-_AROUND = ((-1, -1), (1, -1), (1, 1), (-1, 1), (1, 0), (-1, 0), (0, -1), (0, 1))
-_SYSTEM_FONTS = ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "Arial Unicode.ttf", "arial.ttf")
 
 
 def draw(explanation: Explanation) -> Image:
@@ -106,13 +103,9 @@ def _photo(explanation: Explanation, room: tuple[int, int]) -> Pillow.Image:
     photo.paste(Pillow.fromarray(picture), (side, top))
     pen = ImageDraw.Draw(photo)
     boxes = [_scaled(match.box, scale, side, top) for match in explanation.matches]
-    for box in reversed(boxes):  # the worst is drawn last, over the others
-        _frame(pen, box, _HERE)
-    taken: list[tuple[float, float]] = []
-    for match, box in zip(explanation.matches, boxes, strict=True):
-        place = _free_place(box, boxes, taken, photo.size)
-        taken.append(place)
-        _disc(pen, place, match.number)
+    for match, box in reversed(list(zip(explanation.matches, boxes, strict=True))):
+        _frame(pen, box, _HERE)  # the worst is drawn last, over the others
+        _disc(pen, _beside(box, photo.size), match.number)
     return photo
 
 
@@ -122,36 +115,12 @@ def _scaled(box: Box, scale: float, side: int, top: int) -> tuple[float, float, 
     return left, above, left + width * scale - 1, above + height * scale - 1
 
 
-def _free_place(
-    box: tuple[float, ...],
-    boxes: list[tuple[float, float, float, float]],
-    taken: list[tuple[float, float]],
-    size: tuple[int, int],
-) -> tuple[float, float]:
-    """Where a disc beside a box hides no other box and no other disc, if there is such a place."""
-    x, y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
-    reach_x, reach_y = max(4.0, (box[2] - box[0]) / 2), max(4.0, (box[3] - box[1]) / 2)
-    first = None
-    for away in (1, 2, 3.5, 5):
-        for across, down in _AROUND:
-            place = (
-                x + across * (reach_x + away * _DISC * (0.8 if down else 1)),
-                y + down * (reach_y + away * _DISC * (0.8 if across else 1)),
-            )
-            inside = all(_DISC < p < extent - _DISC for p, extent in zip(place, size, strict=True))
-            if not inside:
-                continue
-            first = first or place
-            apart = all(max(abs(place[0] - a), abs(place[1] - b)) > 2 * _DISC for a, b in taken)
-            clear = not any(_covers(place, other) for other in boxes)
-            if apart and clear:
-                return place
-    return first or (min(x, size[0] - _DISC), min(y, size[1] - _DISC))
-
-
-def _covers(disc: tuple[float, float], box: tuple[float, float, float, float]) -> bool:
-    across = box[0] - _DISC <= disc[0] <= box[2] + _DISC
-    return across and box[1] - _DISC <= disc[1] <= box[3] + _DISC
+def _beside(box: tuple[float, ...], size: tuple[int, int]) -> tuple[float, float]:
+    """Where a disc stands at a box's upper left corner, or at the other side of it."""
+    away = 1.3 * _DISC
+    x = box[0] - away if box[0] > 2.5 * _DISC else box[2] + away
+    y = box[1] - away if box[1] > 2.5 * _DISC else box[3] + away
+    return min(max(x, _DISC), size[0] - _DISC - 1), min(max(y, _DISC), size[1] - _DISC - 1)
 
 
 def _table(sheet: Pillow.Image, explanation: Explanation, corner: tuple[int, int]) -> None:
@@ -279,14 +248,13 @@ def _write(
     colour: tuple[int, int, int],
 ) -> int:
     """Write words with their upper left corner at a place; returns their width."""
-    font, words = _font_for(words, size)
-    pen.text(corner, words, fill=colour, font=font)
-    return int(font.getlength(words))
+    pen.text(corner, words, fill=colour, font=_font(size))
+    return int(_font(size).getlength(words))
 
 
 def _shorten(words: str, width: int, size: int, path: bool = True) -> str:
     """Words that are no wider than so many pixels: the middle of a long path is left out."""
-    font, words = _font_for(words, size)
+    font = _font(size)
     if font.getlength(words) <= width:
         return words
     name = Path(words).name if path else words
@@ -298,34 +266,6 @@ def _shorten(words: str, width: int, size: int, path: bool = True) -> str:
     return "…"
 
 
-Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
-
-
 @lru_cache(maxsize=64)
-def _font(size: int) -> Font:
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(size)
-
-
-@lru_cache(maxsize=1024)
-def _font_for(words: str, size: int) -> tuple[Font, str]:
-    """A font that has the letters of some words, or the words in letters that a font has."""
-    fonts: list[Font] = [_font(size)]
-    for name in _SYSTEM_FONTS:
-        if _has(fonts[0], words):
-            return fonts[0], words
-        try:
-            fonts.insert(0, ImageFont.truetype(name, round(0.92 * size)))
-        except OSError:
-            continue
-    if _has(fonts[0], words):
-        return fonts[0], words
-    letters = [c for c in unicodedata.normalize("NFKD", words) if not unicodedata.combining(c)]
-    return _font(size), "".join(letters).encode("ascii", "replace").decode()
-
-
-def _has(font: Font, words: str) -> bool:
-    """Whether a font has every letter, as far as its picture for what it lacks tells."""
-    if isinstance(font, ImageFont.ImageFont):
-        return words.isascii()
-    lacking = bytes(font.getmask("\U0010ffff"))
-    return all(letter.isascii() or bytes(font.getmask(letter)) != lacking for letter in set(words))

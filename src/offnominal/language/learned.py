@@ -1,42 +1,68 @@
-"""Prompts that are learned: vectors in the place of words, which a frozen text tower reads.
+"""What is learned on other images: prompts, or linear layers behind the image tower.
 
-AnomalyCLIP's know no object: one pair, normal and abnormal, serves everything (Zhou et al., ICLR
-2024, arXiv 2310.18961). CoOp's stand beside the name of the object (Zhou et al., IJCV 2022, arXiv
-2109.01134).
+Prompts are vectors in the place of words, which a frozen text tower reads. AnomalyCLIP's know no
+object: one pair, normal and abnormal, serves everything (Zhou et al., ICLR 2024, arXiv 2310.18961).
+CoOp's stand beside the name of the object (Zhou et al., IJCV 2022, arXiv 2109.01134). APRIL-GAN's
+layers bring patch tokens to where CLIP's texts are (Chen et al., 2023, arXiv 2305.17382).
 """
 
-from abc import ABC, abstractmethod
+import inspect
+import math
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal, get_args
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from offnominal.backbones.clip_text import ClipText
 from offnominal.errors import OptionError
 
-__all__ = ["AnomalyCLIPPrompts", "CoOpPrompts", "LearnedPrompts", "Position"]
+__all__ = [
+    "AnomalyCLIPPrompts",
+    "CoOpPrompts",
+    "Learned",
+    "LearnedPrompts",
+    "Position",
+    "Projections",
+]
 
 Position = Literal["end", "middle", "front"]
 
-_DEVIATION = 0.02  # of the first values, in both papers' code
+_DEVIATION = 0.02  # of the prompts' first values, in both papers' code
 _STATES = ("normal", "anomalous")
 
 
-class LearnedPrompts(nn.Module, ABC):
-    """A pair of prompts, normal and abnormal, some of whose vectors are parameters.
+class Learned(nn.Module):
+    """What a file of ``offnominal train`` holds.
 
     Attributes
     ----------
     method : str
-        The detector that uses them.
+        The detector that uses it.
+    holds : {"prompts", "layers"}
+        As messages call it.
+    option : str
+        The detector's option that names the file.
     """
 
     method: ClassVar[str]
+    holds: ClassVar[str]
+    option: ClassVar[str]
 
-    @abstractmethod
     def settings(self) -> dict[str, Any]:
-        """The constructor's arguments, plain values that a file keeps."""
+        """The constructor's arguments but the generator, plain values that a file keeps."""
+        names = inspect.signature(type(self)).parameters
+        return {name: getattr(self, name) for name in names if name != "generator"}
+
+
+class LearnedPrompts(Learned):
+    """A pair of prompts, normal and abnormal, some of whose vectors are parameters."""
+
+    holds: ClassVar[str] = "prompts"
+    option: ClassVar[str] = "prompts"
+
+    width: int
 
     def start_from(self, text: ClipText, words: str) -> None:
         """Begin with the embeddings of words instead of chance, where a method knows how.
@@ -48,7 +74,6 @@ class LearnedPrompts(nn.Module, ABC):
         """
         raise OptionError(f"the prompts of {self.method} begin by chance, not with {words!r}")
 
-    @abstractmethod
     def forward(self, text: ClipText, names: Sequence[str]) -> Tensor:
         """Text features of both states for each name.
 
@@ -64,6 +89,7 @@ class LearnedPrompts(nn.Module, ABC):
         Tensor of shape (n, 2, embed_dim), float32
             Normal and abnormal, not normalised.
         """
+        raise NotImplementedError
 
 
 class AnomalyCLIPPrompts(LearnedPrompts):
@@ -98,24 +124,13 @@ class AnomalyCLIPPrompts(LearnedPrompts):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        for option, value in (("length", length), ("depth", depth), ("deep_length", deep_length)):
-            if value < 1:
-                raise OptionError(f"{option} {value}: give a whole number from 1")
+        _check_whole(length=length, depth=depth, deep_length=deep_length)
         self.width, self.length, self.depth, self.deep_length = width, length, depth, deep_length
         self.normal = _drawn((length, width), generator)
         self.abnormal = _drawn((length, width), generator)
         self.deep = nn.ParameterList(
             [_drawn((deep_length, width), generator) for _ in range(depth - 1)]
         )
-
-    def settings(self) -> dict[str, Any]:
-        """The constructor's arguments, plain values that a file keeps."""
-        return {
-            "width": self.width,
-            "length": self.length,
-            "depth": self.depth,
-            "deep_length": self.deep_length,
-        }
 
     def texts(self) -> list[str]:
         """Both prompts in words; an X stands for each learned vector, as in the released code."""
@@ -170,22 +185,12 @@ class CoOpPrompts(LearnedPrompts):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        if length < 1:
-            raise OptionError(f"length {length}: give a whole number from 1")
+        _check_whole(length=length)
         if position not in get_args(Position):
             raise OptionError(f"position {position!r}: choose {', '.join(get_args(Position))}")
         self.width, self.length, self.position = width, length, position
         self.specific = specific
         self.context = _drawn((2 if specific else 1, length, width), generator)
-
-    def settings(self) -> dict[str, Any]:
-        """The constructor's arguments, plain values that a file keeps."""
-        return {
-            "width": self.width,
-            "length": self.length,
-            "position": self.position,
-            "specific": self.specific,
-        }
 
     def start_from(self, text: ClipText, words: str) -> None:
         """Begin with the embeddings of words, such as ``a photo of a``, instead of chance.
@@ -229,5 +234,53 @@ class CoOpPrompts(LearnedPrompts):
         return torch.cat([start, context[:half], name, context[half:], tail])
 
 
+class Projections(Learned):
+    """One linear layer for each level of the image tower (Chen et al., 2023, section 2.1).
+
+    Parameters
+    ----------
+    width : int
+        Length of a patch token.
+    embed_dim : int
+        Length of a text feature.
+    levels : int
+        How many levels.
+    generator : torch.Generator or None
+        Draws the first values, uniformly within ``1 / sqrt(width)`` as torch's own layers have it.
+    """
+
+    method: ClassVar[str] = "april-gan"
+    holds: ClassVar[str] = "layers"
+    option: ClassVar[str] = "projections"
+
+    def __init__(
+        self,
+        width: int,
+        embed_dim: int,
+        levels: int = 4,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        _check_whole(width=width, embed_dim=embed_dim, levels=levels)
+        self.width, self.embed_dim, self.levels = width, embed_dim, levels
+        self.layers = nn.ModuleList(nn.Linear(width, embed_dim) for _ in range(levels))
+        bound = 1 / math.sqrt(width)
+        for parameter in self.parameters():
+            nn.init.uniform_(parameter, -bound, bound, generator=generator)
+
+    def forward(self, tokens: Sequence[Tensor]) -> list[Tensor]:
+        """Unit vectors (B, N, embed_dim) of the patch tokens (B, N, width) of each level."""
+        return [
+            F.normalize(layer(each), dim=-1)
+            for layer, each in zip(self.layers, tokens, strict=True)
+        ]
+
+
 def _drawn(shape: tuple[int, ...], generator: torch.Generator | None) -> nn.Parameter:
     return nn.Parameter(_DEVIATION * torch.randn(shape, generator=generator))
+
+
+def _check_whole(**sizes: int) -> None:
+    for name, value in sizes.items():
+        if value < 1:
+            raise OptionError(f"{name} {value}: give a whole number from 1")

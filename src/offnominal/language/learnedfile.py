@@ -10,7 +10,7 @@ as well; see :mod:`offnominal.language.released`.
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
@@ -19,18 +19,17 @@ from torch import Tensor
 from offnominal._version import __version__
 from offnominal.atomic import write_atomically
 from offnominal.errors import ModelFileError, OptionError
-from offnominal.language.learned import AnomalyCLIPPrompts, CoOpPrompts, LearnedPrompts
-from offnominal.language.projections import Projections
-from offnominal.language.released import read_released
+from offnominal.language.learned import AnomalyCLIPPrompts, CoOpPrompts, Learned, Projections
+from offnominal.language.released import is_pickled, read_released
 
-__all__ = ["Learned", "LearnedFile", "read_projections", "read_prompts", "write_learned"]
+__all__ = ["LearnedFile", "read_learned", "write_learned"]
 
 FORMAT = 1
 _KEY = "offnominal_learned"
 
-Learned = LearnedPrompts | Projections
+L = TypeVar("L", bound=Learned)
 
-_LEARNED: dict[str, type[LearnedPrompts] | type[Projections]] = {
+_LEARNED: dict[str, type[Learned]] = {
     kind.method: kind for kind in (AnomalyCLIPPrompts, CoOpPrompts, Projections)
 }
 _ADVICE = "make one with `offnominal train`, or name a checkpoint that the authors released"
@@ -82,71 +81,49 @@ def write_learned(path: Path, learned: Learned, about: LearnedFile) -> None:
     write_atomically(path, save(tensors, metadata={_KEY: json.dumps(header)}))
 
 
-def read_prompts(path: Path) -> tuple[LearnedPrompts, LearnedFile]:
-    """Open a file of learned prompts.
+def read_learned(path: Path, kind: type[L]) -> tuple[L, LearnedFile]:
+    """Open a file of ours, or a checkpoint that AnomalyCLIP's or APRIL-GAN's authors released.
+
+    Nothing but tensors is unpickled from a checkpoint.
 
     Parameters
     ----------
     path : Path
-        A file of ours, or a checkpoint of the released AnomalyCLIP code (``epoch_15.pth``), from
-        which nothing but tensors is unpickled.
+    kind : type of Learned
+        What is looked for, such as ``CoOpPrompts``, or ``LearnedPrompts`` of any method.
 
     Returns
     -------
-    prompts : LearnedPrompts
+    learned : Learned
         On the CPU, frozen.
     about : LearnedFile
 
     Raises
     ------
     ModelFileError
-        If the file is missing, damaged, foreign, or of a newer format.
+        If the file is missing, damaged, foreign, of a newer format, or holds something else.
     """
-    found, about = _read(path, "prompts")
-    if not isinstance(found, LearnedPrompts):
-        raise ModelFileError(
-            f"{path}: layers of {about.method}, not prompts; use --method {about.method} and "
-            f"--set projections={path}"
-        )
-    return found, about
-
-
-def read_projections(path: Path) -> tuple[Projections, LearnedFile]:
-    """Open a file of APRIL-GAN's linear layers: ours, or a checkpoint of the released code.
-
-    Raises
-    ------
-    ModelFileError
-        As :func:`read_prompts`.
-    """
-    found, about = _read(path, "layers")
-    if not isinstance(found, Projections):
-        raise ModelFileError(
-            f"{path}: prompts of {about.method}, not layers; use --method {about.method} and "
-            f"--set prompts={path}"
-        )
-    return found, about
-
-
-def _read(path: Path, wanted: str) -> tuple[Learned, LearnedFile]:
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
         raise ModelFileError(f"{path}: {what}; {_ADVICE}")
-    with path.open("rb") as file:
-        # A zip archive, or the older form of torch.save.
-        pickled = file.read(4) in (b"PK\x03\x04", b"\x80\x02\x8a\x0a")
-    tensors, about = _released(path) if pickled else _read_ours(path, wanted)
+    if is_pickled(path):
+        method, learner, tensors, witness = read_released(path, _ADVICE)
+        about = LearnedFile(method, learner, witness=witness)
+    else:
+        tensors, about = _read_ours(path, kind.holds)
     try:
         learned = _LEARNED[about.method](**about.learner)
         learned.load_state_dict(tensors)
     except (TypeError, ValueError, RuntimeError, OptionError) as error:
         raise ModelFileError(f"{path}: its tensors do not fit its settings ({error})") from error
-    return learned.requires_grad_(False), about
-
-
-def _released(path: Path) -> tuple[dict[str, Tensor], LearnedFile]:
-    method, learner, tensors, witness = read_released(path, _ADVICE)
-    return tensors, LearnedFile(method, learner, witness=witness)
+    if not isinstance(learned, kind):
+        wanted = kind.holds if kind.holds != learned.holds else f"those of {kind.method}"
+        raise ModelFileError(
+            f"{path}: {learned.holds} of {about.method}, not {wanted}; use --method "
+            f"{about.method} and --set {learned.option}={path}"
+        )
+    learned.requires_grad_(False)
+    return learned, about
 
 
 def _read_ours(path: Path, wanted: str) -> tuple[dict[str, Tensor], LearnedFile]:
@@ -166,18 +143,17 @@ def _read_ours(path: Path, wanted: str) -> tuple[dict[str, Tensor], LearnedFile]
     try:
         header: dict[str, Any] = json.loads(metadata[_KEY])
         version, writer = int(header.pop("format")), header.pop("version", "?")
+        if version > FORMAT:
+            raise ModelFileError(
+                f"{path}: written by Offnominal {writer} in format {version}; this is "
+                f"{__version__}, which reads up to format {FORMAT}: upgrade with `pip install -U "
+                "offnominal`"
+            )
+        about = LearnedFile(**header)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelFileError(f"{path}: its header is damaged; {_ADVICE}") from error
-    if version > FORMAT:
-        raise ModelFileError(
-            f"{path}: written by Offnominal {writer} in format {version}; this is {__version__}, "
-            f"which reads up to format {FORMAT}: upgrade with `pip install -U offnominal`"
-        )
-    if header.get("method") not in _LEARNED:
-        raise ModelFileError(
-            f"{path}: {wanted} of the method {header.get('method')!r}, which this version lacks"
-        )
-    try:
-        return tensors, LearnedFile(**header)
-    except TypeError as error:
         raise ModelFileError(f"{path}: its header is damaged ({error}); {_ADVICE}") from error
+    if about.method not in _LEARNED:
+        raise ModelFileError(
+            f"{path}: {wanted} of the method {about.method!r}, which this version lacks"
+        )
+    return tensors, about

@@ -9,26 +9,23 @@ from torch import Tensor
 
 from offnominal.errors import ModelFileError
 
-__all__ = ["Released", "read_released"]
+__all__ = ["Released", "is_pickled", "read_released"]
 
 
 class Released(NamedTuple):
-    """What a checkpoint holds.
-
-    Attributes
-    ----------
-    method : str
-    learner : dict
-        Constructor arguments, told by the tensors' shapes.
-    tensors : dict of str to Tensor
-    witness : Tensor of shape (T, width) or None
-        AnomalyCLIP's token embeddings after the normal prompt's learned vectors.
-    """
+    """What a checkpoint holds; the arguments are told by the tensors' shapes."""
 
     method: str
     learner: dict[str, Any]
     tensors: dict[str, Tensor]
+    # AnomalyCLIP's token embeddings (T, width) after the normal prompt's learned vectors.
     witness: Tensor | None = None
+
+
+def is_pickled(path: Path) -> bool:
+    """Whether a file looks like one of ``torch.save``: a zip archive, or the older form."""
+    with path.open("rb") as file:
+        return file.read(4) in (b"PK\x03\x04", b"\x80\x02\x8a\x0a")
 
 
 def read_released(path: Path, advice: str) -> Released:
@@ -53,10 +50,9 @@ def read_released(path: Path, advice: str) -> Released:
             f"({type(error).__name__}); {advice}"
         ) from error
     parts = content if isinstance(content, Mapping) else {}
-    layers = parts.get("trainable_linearlayer")
+    layers, prompts = parts.get("trainable_linearlayer"), parts.get("prompt_learner")
     if isinstance(layers, Mapping):
         return _layers(path, layers, advice)
-    prompts = parts.get("prompt_learner")
     return _prompts(path, prompts if isinstance(prompts, Mapping) else {}, advice)
 
 
@@ -75,15 +71,13 @@ def _prompts(path: Path, stored: Mapping[str, Any], advice: str) -> Released:
     shapes = [tuple(tensor.shape) for tensor in tensors.values()]
     if any(len(shape) != 2 for shape in shapes):
         raise ModelFileError(f"{path}: its prompts are not rows of vectors, but {shapes}; {advice}")
+    (length, width), (deep_length, _) = shapes[0], shapes[-1]
     learner = {
-        "width": shapes[0][1],
-        "length": shapes[0][0],
-        "depth": len(shapes) - 1,
-        "deep_length": shapes[-1][0],
-    }
+        "width": width, "length": length, "depth": len(shapes) - 1, "deep_length": deep_length
+    }  # fmt: skip
     # Beside the prompts the released code keeps buffers, and projections that it never uses.
     witness = inner.get("token_suffix_pos")
-    witness = None if witness is None else witness.reshape(-1, shapes[0][1])
+    witness = None if witness is None else witness.reshape(-1, width)
     return Released("anomalyclip", learner, tensors, witness)
 
 
@@ -97,9 +91,6 @@ def _layers(path: Path, stored: Mapping[str, Any], advice: str) -> Released:
     first = tensors.get("layers.0.weight")
     if first is None or first.ndim != 2:
         raise ModelFileError(f"{path}: has no weights of linear layers; {advice}")
-    learner = {
-        "width": first.shape[1],
-        "embed_dim": first.shape[0],
-        "levels": sum(name.endswith("weight") for name in tensors),
-    }
+    levels = sum(name.endswith("weight") for name in tensors)
+    learner = {"width": first.shape[1], "embed_dim": first.shape[0], "levels": levels}
     return Released("april-gan", learner, tensors)

@@ -220,7 +220,7 @@ class MemoryBank(nn.Module):
 
     def compact(self) -> None:
         """Remove the rows of inactive references; the others keep their order."""
-        kept = ~self._among(self._inactive)
+        kept = ~self.is_of(self._inactive)
         self._replace(lambda column: column[kept])
         self._inactive.clear()
 
@@ -378,7 +378,7 @@ class MemoryBank(nn.Module):
         mean = ((distances * below).sum(1, dtype=torch.float64) / count).float()
         return torch.where(count > 0, mean, distances[:, 0])
 
-    def _among(self, references: Collection[int]) -> Tensor:
+    def is_of(self, references: Collection[int]) -> Tensor:
         """(N,) bool: rows of some references."""
         wanted = torch.tensor(sorted(references), dtype=torch.int32, device=self.reference.device)
         return torch.isin(self.reference, wanted)
@@ -388,8 +388,8 @@ class MemoryBank(nn.Module):
         hidden = self._inactive | (set() if skip is None else {skip})
         if not hidden and among is None:
             return [(0, len(self))] if len(self) else []
-        seen = ~self._among(hidden)
+        seen = ~self.is_of(hidden)
         if among is not None:
-            seen &= self._among(among)
+            seen &= self.is_of(among)
         edges = nn.functional.pad(seen.to(torch.int8), (1, 1)).diff().nonzero().flatten().tolist()
         return list(zip(edges[::2], edges[1::2], strict=True))

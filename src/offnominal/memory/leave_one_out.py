@@ -62,7 +62,7 @@ def grown(bank: MemoryBank, new: Collection[int], progress: Progress | None = No
     """
     rows = _counted(bank, new)
     rows = rows[bank.loo_reference[rows] != UNMEASURED]
-    if bool(bank._among(new).any()):
+    if bool(bank.is_of(new).any()):
         for some in batches(len(rows), _TOGETHER):
             part = rows[some]
             squared, nearest = bank.search(bank.take(part), 1, among=new)
@@ -100,7 +100,7 @@ def shrunk(bank: MemoryBank, gone: Collection[int], progress: Progress | None = 
 
 def _counted(bank: MemoryBank, without: Collection[int]) -> Tensor:
     """Counted rows (n,) of active references, but for some."""
-    return (bank.counts & ~bank._among({*bank.inactive, *without})).nonzero()[:, 0]
+    return (bank.counts & ~bank.is_of({*bank.inactive, *without})).nonzero()[:, 0]
 
 
 def _nearest(bank: MemoryBank, rows: Tensor, skip: int) -> tuple[Tensor, Tensor]:

@@ -1,1 +1,1 @@
-"""Training of what detectors use: prompts so far. The core does not import from here."""
+"""Training of anything that has a loss; nothing here knows a detector."""

@@ -2,8 +2,8 @@
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 from torch import nn
 from torch.optim import SGD, Adam, Optimizer
@@ -17,7 +17,7 @@ _WARM_UP = 1e-5  # CoOp's rate in its first epoch
 
 @dataclass(frozen=True)
 class Recipe:
-    """Settings of a training.
+    """Settings of a training; a method with more of them adds fields of its own.
 
     Attributes
     ----------
@@ -29,24 +29,17 @@ class Recipe:
         Learning rate.
     seed : int
         Of the first values and of the order of images.
-    local_weight : float
-        Weight of the maps' loss beside the images', where there is one; 0 leaves masks out.
     optimiser : {"adam", "sgd"}
         ``adam``: betas 0.5 and 0.999, constant rate (AnomalyCLIP's and APRIL-GAN's released codes).
         ``sgd``: momentum 0.9, weight decay 5e-4, one epoch at 1e-5 and then a cosine from ``lr``
         towards 0 (CoOp's).
-    mosaic : float
-        Share of images that are replaced by four others of their category in a 2 x 2 mosaic, on
-        [0, 1]; APRIL-GAN's for MVTec AD is 0.2.
     """
 
     epochs: int = 15
     batch: int = 8
     lr: float = 1e-3
     seed: int = 111
-    local_weight: float = 4.0
     optimiser: Literal["adam", "sgd"] = "adam"
-    mosaic: float = 0.0
 
     def __post_init__(self) -> None:
         if self.epochs < 0:
@@ -55,10 +48,6 @@ class Recipe:
             raise OptionError(f"--batch {self.batch}: give 1 or more")
         if not self.lr > 0 or not math.isfinite(self.lr):
             raise OptionError(f"--lr {self.lr}: give a rate above 0, as 0.001")
-        if not self.local_weight >= 0 or not math.isfinite(self.local_weight):
-            raise OptionError(f"--local-weight {self.local_weight}: give 0 or more")
-        if not 0 <= self.mosaic <= 1:
-            raise OptionError(f"--mosaic {self.mosaic}: give a share from 0 to 1, as 0.2")
 
     def make_optimiser(self, parameters: Iterable[nn.Parameter]) -> Optimizer:
         """The optimiser, before its first step."""
@@ -74,17 +63,10 @@ class Recipe:
             return _WARM_UP
         return 0.5 * self.lr * (1 + math.cos(math.pi * epoch / self.epochs))
 
-    def identity(self) -> dict[str, object]:
+    def identity(self) -> dict[str, Any]:
         """What two parts of one training must have in common.
 
         At a constant rate the number of epochs is not among it: a finished training can go on.
         """
-        common: dict[str, object] = {
-            "batch": self.batch,
-            "lr": self.lr,
-            "seed": self.seed,
-            "local_weight": self.local_weight,
-            "optimiser": self.optimiser,
-            "mosaic": self.mosaic,
-        }
-        return common if self.optimiser == "adam" else common | {"epochs": self.epochs}
+        constant = self.optimiser == "adam"
+        return {k: v for k, v in asdict(self).items() if not (constant and k == "epochs")}

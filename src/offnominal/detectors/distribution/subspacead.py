@@ -23,7 +23,7 @@ from offnominal.memory import MemoryBank
 from offnominal.scoring import Scores
 from offnominal.views import parse_rotations, rotate_image
 
-__all__ = ["Border", "SubspaceAD"]
+__all__ = ["Border", "SubspaceAD", "reference_angles"]
 
 Border = Literal["black", "mirror"]
 
@@ -87,7 +87,7 @@ class SubspaceAD(SubspaceModel):
         **options: Any,
     ) -> None:
         super().__init__(**options)
-        _parse_angles(rotations, seed, 0)
+        reference_angles(rotations, seed, 0)
         check_choice("rotation_border", rotation_border, Border)
         check_range("nearest", nearest, least=0, most=1)
         check_range("calibrate_on", calibrate_on, least=0)
@@ -107,7 +107,7 @@ class SubspaceAD(SubspaceModel):
         """Add the patches of a reference and of its rotations to the sums."""
         own: Moments | None = None
         upright: list[Tensor] = []
-        for angle in _parse_angles(self.rotations, self.seed, number):
+        for angle in reference_angles(self.rotations, self.seed, number):
             for view in self.views(_turn(image, angle, self.rotation_border)):
                 features = self.embed(torch.from_numpy(view.pixels))
                 tokens = tokens_of(features)
@@ -213,7 +213,7 @@ class SubspaceAD(SubspaceModel):
         )
 
 
-def _parse_angles(rotations: str | Sequence[float], seed: int, index: int) -> tuple[float, ...]:
+def reference_angles(rotations: str | Sequence[float], seed: int, index: int) -> tuple[float, ...]:
     """Angles of one reference, in degrees; 0 comes first."""
     match = _RANDOM.fullmatch(rotations) if isinstance(rotations, str) else None
     if match is None:

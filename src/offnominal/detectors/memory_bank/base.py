@@ -1,6 +1,6 @@
 """Detectors that keep reference patches in a bank: they grow and shrink without another fit."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -319,6 +319,12 @@ class BankDetector(FeatureDetector):
             self.references[number].active = flag
             for bank in self.banks:
                 bank.active(number, flag)
+
+    def restore(self, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+        """Take over what was learned; rows of forgotten references are passed over."""
+        super().restore(header, tensors)
+        forgotten = [n for n, one in enumerate(self.references) if not one.active]
+        self._activate(forgotten, False)
 
     def _drop_rows(self, first: int) -> None:
         """Drop the rows of the last references."""

@@ -4,16 +4,13 @@ Zhou, Yang, Loy and Liu, "Learning to Prompt for Vision-Language Models", IJCV 2
 2109.01134). The adaptation is that of AnomalyCLIP's comparisons (Zhou et al., ICLR 2024).
 """
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from offnominal.backbones.clip_text import ClipText
-from offnominal.detectors.learned import Seen
-from offnominal.detectors.prompted import PromptedDetector
-from offnominal.language.learned import CoOpPrompts
+from offnominal.detectors.language.learned import ClipFeatures, PromptedDetector
+from offnominal.language.learned import CoOpPrompts, LearnedPrompts
 
 __all__ = ["CoOp"]
 
@@ -31,30 +28,25 @@ class CoOp(PromptedDetector):
     prompts : path or None
         File of ``offnominal train coop``.
     **options
-        See :class:`~offnominal.detectors.prompted.PromptedDetector`.
+        See :class:`~offnominal.detectors.language.learned.PromptedDetector`.
 
     Examples
     --------
-    >>> from offnominal.detectors.coop import CoOp
+    >>> from offnominal import CoOp
     >>> detector = CoOp(prompts="coop.safetensors", class_name="metal nut").fit([])
     >>> [prediction] = detector.predict("nut.png")
     >>> prediction.score
     """
 
     method: ClassVar[str] = "coop"
+    kind: ClassVar[type[LearnedPrompts]] = CoOpPrompts
 
-    def new_prompts(
-        self, text: ClipText, generator: torch.Generator, **settings: Any
-    ) -> CoOpPrompts:
-        """A context drawn at random; settings: length, position, specific."""
-        return CoOpPrompts(text.width, generator=generator, **settings)
-
-    def see(self, pixels: Tensor) -> Seen:
+    def embed(self, pixels: Tensor) -> ClipFeatures:
         """The class token and the patch tokens, projected as CLIP projects the class token."""
         net = self.clip
         with self._autocast():
-            tokens = net.tokens(pixels.to(self._device), self._blocks())
+            tokens = net.tokens(pixels[None].to(self._device), self.blocks())
             whole = net.project(tokens.last[:, 0])
             levels = [net.project(each[:, 1:]) for each in tokens.blocks]
-        units = [F.normalize(each.float(), dim=-1) for each in levels]
-        return Seen(F.normalize(whole.float(), dim=-1), units, tokens.grid)
+        units = [F.normalize(each.float(), dim=-1)[0] for each in levels]
+        return ClipFeatures(F.normalize(whole.float(), dim=-1)[0], units, tokens.grid)

@@ -5,25 +5,43 @@ glocal, global and local. For layers: Chen et al., "APRIL-GAN", 2023 (arXiv 2305
 Constants are those of the released codes, which share them.
 """
 
-from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = [
-    "PARTS",
-    "Parts",
-    "dice_loss",
-    "focal_loss",
-    "glocal_loss",
-    "level_loss",
-    "local_maps",
-]
+__all__ = ["Batch", "Parts", "dice_loss", "focal_loss", "glocal_loss", "level_loss", "similarities"]
 
 _SMOOTH = 1e-5  # keeps the focal loss's logarithm finite
 _GAMMA = 2.0  # Lin et al., "Focal Loss for Dense Object Detection", 2017, section 3.2
+
+
+class Batch(NamedTuple):
+    """Features and truth of some images, on the detector's device.
+
+    Attributes
+    ----------
+    whole : Tensor of shape (B, E), float32
+        Unit vectors of the images.
+    levels : list of Tensor of shape (B, N, D), float32
+        Of the patches, one tensor a level, as the detector sees them.
+    grid : (gh, gw)
+        N is their product.
+    labels : Tensor of shape (B,), int64
+        0 good, 1 defective.
+    truth : Tensor of shape (B, S, S), float32, or None
+        1 where the part is defective; None: the loss does without maps.
+    names : list of str
+        What each part is called.
+    """
+
+    whole: Tensor
+    levels: list[Tensor]
+    grid: tuple[int, int]
+    labels: Tensor
+    truth: Tensor | None
+    names: list[str]
 
 
 class Parts(NamedTuple):
@@ -37,9 +55,6 @@ class Parts(NamedTuple):
     focal: Tensor
     dice_abnormal: Tensor
     dice_normal: Tensor
-
-
-PARTS = Parts._fields
 
 
 def focal_loss(normal: Tensor, abnormal: Tensor, truth: Tensor) -> Tensor:
@@ -81,8 +96,10 @@ def dice_loss(found: Tensor, truth: Tensor) -> Tensor:
     return 1 - ((2 * both + 1) / (either + 1)).mean()
 
 
-def local_maps(patches: Tensor, texts: Tensor, temperature: float, grid: tuple[int, int]) -> Tensor:
-    """Probabilities of both states at every patch.
+def similarities(
+    patches: Tensor, texts: Tensor, temperature: float, grid: tuple[int, int]
+) -> Tensor:
+    """Cosines of both states at every patch, over the temperature.
 
     Parameters
     ----------
@@ -91,34 +108,17 @@ def local_maps(patches: Tensor, texts: Tensor, temperature: float, grid: tuple[i
     texts : Tensor of shape (B, 2, E), float32
         Unit vectors of each image's texts: normal, abnormal.
     temperature : float
-        What cosines are divided by before the softmax.
     grid : (gh, gw)
-        N = gh x gw.
 
     Returns
     -------
     Tensor of shape (B, 2, gh, gw)
     """
-    return _similarities(patches, texts, temperature, grid).softmax(1)
-
-
-def _similarities(
-    patches: Tensor, texts: Tensor, temperature: float, grid: tuple[int, int]
-) -> Tensor:
     cosines = patches @ texts.transpose(1, 2)
     return (cosines / temperature).transpose(1, 2).reshape(len(patches), 2, *grid)
 
 
-def glocal_loss(
-    whole: Tensor,
-    levels: Iterable[Tensor],
-    texts: Tensor,
-    labels: Tensor,
-    truth: Tensor | None,
-    grid: tuple[int, int],
-    temperature: float,
-    local_weight: float,
-) -> Parts:
+def glocal_loss(batch: Batch, texts: Tensor, temperature: float, local_weight: float) -> Parts:
     """Cross-entropy of the images, and focal and Dice losses of their maps.
 
     ``CE + w * sum over levels [focal + Dice(abnormal, truth) + Dice(normal, 1 - truth)]``. The
@@ -127,29 +127,23 @@ def glocal_loss(
 
     Parameters
     ----------
-    whole : Tensor of shape (B, E), float32
-        Unit vectors of the images.
-    levels : iterable of Tensor of shape (B, N, E), float32
-        Unit vectors of the patches, one tensor a level.
+    batch : Batch
+        Its levels are unit vectors.
     texts : Tensor of shape (B, 2, E), float32
-        Unit vectors: normal, abnormal.
-    labels : Tensor of shape (B,), int64
-        0 good, 1 defective.
-    truth : Tensor of shape (B, H, W), float32, or None
-        1 where the part is defective; None: the images' part alone.
-    grid : (gh, gw)
+        Unit vectors of each image's texts: normal, abnormal.
     temperature : float
+        What cosines are divided by before a softmax.
     local_weight : float
         w; 0 leaves the maps out.
     """
-    cosines = (whole[:, None] @ texts.transpose(1, 2))[:, 0]
-    image = F.cross_entropy(cosines / temperature, labels)
-    nothing = torch.zeros_like(image)
-    focal, dice_abnormal, dice_normal = nothing, nothing, nothing
+    cosines = (batch.whole[:, None] @ texts.transpose(1, 2))[:, 0]
+    image = F.cross_entropy(cosines / temperature, batch.labels)
+    focal = dice_abnormal = dice_normal = torch.zeros_like(image)
+    truth = batch.truth
     if truth is not None and local_weight:
         size = (truth.shape[1], truth.shape[2])
-        for patches in levels:
-            coarse = local_maps(patches, texts, temperature, grid)
+        for patches in batch.levels:
+            coarse = similarities(patches, texts, temperature, batch.grid).softmax(1)
             normal, abnormal = F.interpolate(coarse, size, mode="bilinear").unbind(1)
             focal = focal + focal_loss(normal, abnormal, truth)
             dice_abnormal = dice_abnormal + dice_loss(abnormal, truth)
@@ -158,37 +152,19 @@ def glocal_loss(
     return Parts(total, image, focal, dice_abnormal, dice_normal)
 
 
-def level_loss(
-    levels: Iterable[Tensor],
-    texts: Tensor,
-    truth: Tensor,
-    grid: tuple[int, int],
-    temperature: float,
-    weight: float,
-) -> Parts:
+def level_loss(batch: Batch, texts: Tensor, temperature: float, weight: float) -> Parts:
     """Focal and Dice losses of maps, without a part for whole images.
 
-    ``w * sum over levels [focal + Dice(abnormal, truth)]``. Similarities are enlarged bilinearly,
-    corner to corner, and the softmax is taken at the pixels, as the released code does.
-
-    Parameters
-    ----------
-    levels : iterable of Tensor of shape (B, N, E), float32
-        Unit vectors of the patches, one tensor a level.
-    texts : Tensor of shape (B, 2, E), float32
-        Unit vectors: normal, abnormal.
-    truth : Tensor of shape (B, H, W), float32
-        1 where the part is defective.
-    grid : (gh, gw)
-    temperature : float
-    weight : float
-        w; 1 in the released code.
+    ``w * sum over levels [focal + Dice(abnormal, truth)]``, with w = 1 in the released code.
+    Similarities are enlarged bilinearly, corner to corner, and the softmax is taken at the pixels,
+    as there. Parameters are those of :func:`glocal_loss`.
     """
-    nothing = torch.zeros((), device=truth.device)
-    focal, dice = nothing, nothing
+    truth = batch.truth
+    assert truth is not None
+    focal = dice = nothing = torch.zeros((), device=truth.device)
     size = (truth.shape[1], truth.shape[2])
-    for patches in levels:
-        coarse = _similarities(patches, texts, temperature, grid)
+    for patches in batch.levels:
+        coarse = similarities(patches, texts, temperature, batch.grid)
         full = F.interpolate(coarse, size, mode="bilinear", align_corners=True)
         normal, abnormal = full.softmax(1).unbind(1)
         focal = focal + focal_loss(normal, abnormal, truth)

@@ -3,100 +3,97 @@
 A learner is all that the loop need not know of a method: what is learned, and the loss of a batch.
 """
 
-from abc import ABC, abstractmethod
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from offnominal.backbones.weights import digest
-from offnominal.detectors.april_gan import AprilGAN
-from offnominal.detectors.learned import LearnedDetector
-from offnominal.detectors.prompted import PromptedDetector
+from offnominal.detectors.language.april_gan import AprilGAN
+from offnominal.detectors.language.learned import LearnedDetector, PromptedDetector
+from offnominal.detectors.language.training.losses import Batch, glocal_loss, level_loss
 from offnominal.errors import OptionError
-from offnominal.language.learnedfile import Learned
-from offnominal.training.losses import Parts, glocal_loss, level_loss
 from offnominal.training.recipe import Recipe
-from offnominal.training.tower import Batch
 
-__all__ = ["TRAINABLE", "LayerLearner", "Learner", "PromptLearner", "Trainable"]
+__all__ = ["TRAINABLE", "LanguageRecipe", "LayerLearner", "PromptLearner", "Trainable"]
 
 _MAPS = ("focal", "dice_abnormal", "dice_normal")
 
 
-class Learner(ABC):
-    """What is trained for a detector.
+@dataclass(frozen=True)
+class LanguageRecipe(Recipe):
+    """Settings of a training of prompts or layers.
+
+    Attributes
+    ----------
+    local_weight : float
+        Weight of the maps' loss beside the images', where there is one; 0 leaves masks out.
+    mosaic : float
+        Share of images that are replaced by four others of their category in a 2 x 2 mosaic, on
+        [0, 1]; APRIL-GAN's for MVTec AD is 0.2.
+    """
+
+    local_weight: float = 4.0
+    mosaic: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.local_weight >= 0 or not math.isfinite(self.local_weight):
+            raise OptionError(f"--local-weight {self.local_weight}: give 0 or more")
+        if not 0 <= self.mosaic <= 1:
+            raise OptionError(f"--mosaic {self.mosaic}: give a share from 0 to 1, as 0.2")
+
+
+class PromptLearner(nn.Module):
+    """AnomalyCLIP's or CoOp's prompts. Settings: those of the prompts, and ``start_from``.
 
     Parameters
     ----------
     detector : LearnedDetector
-    recipe : Recipe
+    recipe : LanguageRecipe
     names : iterable of str
         What the parts on the images are called, each once.
-    settings : mapping
+    settings : dict
         Plain values, as the command line has them.
     generator : torch.Generator
         Draws the first values.
 
     Attributes
     ----------
-    learned : LearnedPrompts or Projections
+    learned : LearnedPrompts
         Its parameters are what changes.
     digest : str
         Of the text tower's weights.
     parts : tuple of str
-        Fields of `Parts` that the loss is made of.
+        Names of what the loss is made of.
     formula : str
-        How, in words.
+        How, in words; empty where it is the one part itself.
     """
 
     # What to do where a data set has no masks.
-    else_masks: ClassVar[str] = "add masks"
-
-    learned: Learned
-    digest: str
-    parts: tuple[str, ...]
-    formula: str
-
-    @abstractmethod
-    def __init__(
-        self,
-        detector: LearnedDetector,
-        recipe: Recipe,
-        names: Iterable[str],
-        settings: dict[str, Any],
-        generator: torch.Generator,
-    ) -> None: ...
-
-    @abstractmethod
-    def loss(self, batch: Batch) -> Parts:
-        """The loss of a batch, with gradients to what is learned."""
-
-
-class PromptLearner(Learner):
-    """AnomalyCLIP's or CoOp's prompts. Settings: those of the prompts, and ``start_from``."""
-
     else_masks: ClassVar[str] = "add masks, or leave the maps out with --local-weight 0"
 
     def __init__(
         self,
         detector: LearnedDetector,
-        recipe: Recipe,
+        recipe: LanguageRecipe,
         names: Iterable[str],
         settings: dict[str, Any],
         generator: torch.Generator,
     ) -> None:
+        super().__init__()
         assert isinstance(detector, PromptedDetector)
         own = {name: value for name, value in settings.items() if name != "start_from"}
         self.text = detector.clip.load_text()
         self.digest = digest(self.text)
-        self.learned = self.prompts = detector.new_prompts(self.text, generator, **own)
+        self.learned = detector.new_prompts(self.text, generator, **own)
         if settings.get("start_from") is not None:
-            self.prompts.start_from(self.text, settings["start_from"])
-        self.prompts.to(self.text.positional_embedding.device)
+            self.learned.start_from(self.text, settings["start_from"])
+        self.learned.to(self.text.positional_embedding.device)
         self.temperature, self.weight = detector.temperature, recipe.local_weight
         self.parts = ("image", *_MAPS) if self.weight else ("image",)
         self.formula = (
@@ -105,34 +102,31 @@ class PromptLearner(Learner):
             else ""
         )
 
-    def loss(self, batch: Batch) -> Parts:
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Cross-entropy of the images, focal and Dice losses of their maps."""
         names = list(dict.fromkeys(batch.names))
-        features = F.normalize(self.prompts(self.text, names), dim=-1)
+        features = F.normalize(self.learned(self.text, names), dim=-1)
         texts = features[[names.index(name) for name in batch.names]]
-        return glocal_loss(
-            batch.whole,
-            batch.levels,
-            texts,
-            batch.labels,
-            batch.truth,
-            batch.grid,
-            self.temperature,
-            self.weight,
-        )
+        return glocal_loss(batch, texts, self.temperature, self.weight)._asdict()
 
 
-class LayerLearner(Learner):
-    """APRIL-GAN's layers. The texts stay as they are, so they are encoded once. No settings."""
+class LayerLearner(nn.Module):
+    """APRIL-GAN's layers. The texts stay as they are, so they are encoded once. No settings.
+
+    Parameters and attributes are those of :class:`PromptLearner`; ``learned`` are ``Projections``.
+    """
+
+    else_masks: ClassVar[str] = "add masks"
 
     def __init__(
         self,
         detector: LearnedDetector,
-        recipe: Recipe,
+        recipe: LanguageRecipe,
         names: Iterable[str],
         settings: dict[str, Any],
         generator: torch.Generator,
     ) -> None:
+        super().__init__()
         assert isinstance(detector, AprilGAN)
         if settings:
             raise OptionError(f"{', '.join(settings)}: the layers of {detector.method} have none")
@@ -142,49 +136,39 @@ class LayerLearner(Learner):
             )
         text = detector.clip.load_text()
         self.digest = digest(text)
-        self.texts: dict[str, Tensor] = {name: detector.describe(text, name) for name in names}
-        self.learned = self.layers = detector.new_layers(generator)
+        self.texts: dict[str, Tensor] = {name: detector.describe_as(text, name) for name in names}
+        self.learned = detector.new_layers(generator)
         self.temperature, self.weight = detector.temperature, recipe.local_weight
         self.parts = _MAPS[:2]
         times = "" if self.weight == 1 else f"{self.weight:g} times "
         self.formula = f"The loss is {times}the sum of both parts."
 
-    def loss(self, batch: Batch) -> Parts:
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Focal and Dice losses of the maps."""
-        assert batch.truth is not None
         texts = torch.stack([self.texts[name] for name in batch.names])
-        levels = self.layers(batch.levels)
-        return level_loss(levels, texts, batch.truth, batch.grid, self.temperature, self.weight)
+        brought = batch._replace(levels=self.learned(batch.levels))
+        return level_loss(brought, texts, self.temperature, self.weight)._asdict()
 
 
 @dataclass(frozen=True)
 class Trainable:
-    """A method that ``offnominal train`` knows.
-
-    Attributes
-    ----------
-    title : str
-        As its authors call it.
-    learner : type of Learner
-    recipe : Recipe
-        The paper's.
-    """
+    """A method that ``offnominal train`` knows: its title, what learns, and the paper's recipe."""
 
     title: str
-    learner: type[Learner]
-    recipe: Recipe
+    learner: type[PromptLearner] | type[LayerLearner]
+    recipe: LanguageRecipe
 
 
 TRAINABLE = {
     # Zhou et al., 2024, section 4.1, and the released code's script.
-    "anomalyclip": Trainable("AnomalyCLIP", PromptLearner, Recipe()),
+    "anomalyclip": Trainable("AnomalyCLIP", PromptLearner, LanguageRecipe()),
     # Zhou et al., 2022, section 4.1; the whole image's loss alone, as there.
     "coop": Trainable(
         "CoOp",
         PromptLearner,
-        Recipe(epochs=50, batch=32, lr=2e-3, seed=1, local_weight=0.0, optimiser="sgd"),
+        LanguageRecipe(epochs=50, batch=32, lr=2e-3, seed=1, optimiser="sgd", local_weight=0.0),
     ),
     # The released code's script for VisA. On MVTec AD it has 3 epochs, and mosaics at 0.2, whose
     # features no cache can keep.
-    "april-gan": Trainable("APRIL-GAN", LayerLearner, Recipe(local_weight=1.0)),
+    "april-gan": Trainable("APRIL-GAN", LayerLearner, LanguageRecipe(local_weight=1.0)),
 }

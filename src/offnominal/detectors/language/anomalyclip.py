@@ -4,7 +4,7 @@ Zhou, Pang, Tian, He and Chen, "AnomalyCLIP: Object-agnostic Prompt Learning for
 Detection", ICLR 2024 (arXiv 2310.18961), and its released code.
 """
 
-from typing import Any, ClassVar, Unpack
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -12,10 +12,10 @@ from torch import Tensor
 
 from offnominal.backbones.clip_blocks import Positions
 from offnominal.backbones.clip_text import ClipText
-from offnominal.detectors.learned import Seen
-from offnominal.detectors.prompted import PromptedDetector, PromptedOptions
+from offnominal.detectors.language.learned import ClipFeatures, PromptedDetector
+from offnominal.detectors.options import check_range
 from offnominal.errors import OptionError
-from offnominal.language.learned import AnomalyCLIPPrompts
+from offnominal.language.learned import AnomalyCLIPPrompts, LearnedPrompts
 
 __all__ = ["AnomalyCLIP"]
 
@@ -40,8 +40,8 @@ class AnomalyCLIP(PromptedDetector):
     positions : {"bilinear", "bicubic-antialias", "bicubic"}
         The released code resizes bilinearly.
     **options
-        See :class:`~offnominal.detectors.prompted.PromptedDetector`. ``class_name`` makes no
-        difference: the prompts know no object. ``layers`` None, with a released checkpoint: the
+        See :class:`~offnominal.detectors.language.learned.PromptedDetector`. ``class_name`` makes
+        no difference: the prompts know no object. ``layers`` None, with a released checkpoint: the
         last block, as its test script has it; the paper's four are ``5,11,17,23``, counted from 0.
 
     Notes
@@ -50,23 +50,24 @@ class AnomalyCLIP(PromptedDetector):
 
     Examples
     --------
-    >>> from offnominal.detectors.anomalyclip import AnomalyCLIP
+    >>> from offnominal import AnomalyCLIP
     >>> detector = AnomalyCLIP(prompts="prompts.safetensors").fit([])
     >>> [prediction] = detector.predict("part.png")
     >>> prediction.score
     """
 
     method: ClassVar[str] = "anomalyclip"
+    kind: ClassVar[type[LearnedPrompts]] = AnomalyCLIPPrompts
 
     def __init__(
         self,
         value_blocks: int | None = None,
         positions: Positions = "bilinear",
-        **options: Unpack[PromptedOptions],
+        **options: Any,
     ) -> None:
         super().__init__(positions=positions, **options)
-        if value_blocks is not None and value_blocks < 1:
-            raise OptionError(f"value_blocks {value_blocks}: give 1 or more")
+        if value_blocks is not None:
+            check_range("value_blocks", value_blocks, least=1)
         self.value_blocks = value_blocks
 
     def reading(self) -> dict[str, Any]:
@@ -75,7 +76,7 @@ class AnomalyCLIP(PromptedDetector):
 
     def new_prompts(
         self, text: ClipText, generator: torch.Generator, **settings: Any
-    ) -> AnomalyCLIPPrompts:
+    ) -> LearnedPrompts:
         """Object-agnostic prompts drawn at random; settings: length, depth, deep_length."""
         prompts = AnomalyCLIPPrompts(text.width, generator=generator, **settings)
         blocks = len(text.transformer.resblocks)
@@ -86,16 +87,16 @@ class AnomalyCLIP(PromptedDetector):
             )
         return prompts
 
-    def see(self, pixels: Tensor) -> Seen:
+    def embed(self, pixels: Tensor) -> ClipFeatures:
         """The class token before the final layer norm, and value-value features of patches."""
         net = self.clip
         first = max(0, net.level_count - self._values())
         with self._autocast():
-            tokens = net.tokens(pixels.to(self._device), self._blocks(), values_from=first)
+            tokens = net.tokens(pixels[None].to(self._device), self.blocks(), values_from=first)
             whole = net.project(tokens.last[:, 0], norm=False)
             levels = [net.project(each[:, 1:]) for each in tokens.values]
-        units = [F.normalize(each.float(), dim=-1) for each in levels]
-        return Seen(F.normalize(whole.float(), dim=-1), units, tokens.grid)
+        units = [F.normalize(each.float(), dim=-1)[0] for each in levels]
+        return ClipFeatures(F.normalize(whole.float(), dim=-1)[0], units, tokens.grid)
 
     def _values(self) -> int:
         stored: int = self.reading_.get("value_blocks", _VALUE_BLOCKS)

@@ -8,9 +8,7 @@ one without.
 
 import hashlib
 import json
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -19,47 +17,23 @@ from torch import Tensor
 
 from offnominal.backbones.cache import FeatureCache
 from offnominal.datasets.sample import Sample
-from offnominal.detectors.base import OnError
-from offnominal.detectors.learned import LearnedDetector
+from offnominal.detectors.language.learned import LearnedDetector
+from offnominal.detectors.language.training.losses import Batch
+from offnominal.detectors.language.training.mosaic import Four, draw_mosaics, join_four
+from offnominal.detectors.language.training.samples import mask_of, truth_at
+from offnominal.detectors.options import OnError
 from offnominal.errors import ImageError
 from offnominal.images import read_image
 from offnominal.prefetch import prefetch
-from offnominal.training.mosaic import Four, join_four
-from offnominal.training.samples import mask_of, truth_at
 
-__all__ = ["Batch", "Tower"]
+__all__ = ["Tower"]
 
 _Bits = npt.NDArray[np.uint8]
-
-
-class Batch(NamedTuple):
-    """Features and truth of some images, on the detector's device.
-
-    Attributes
-    ----------
-    whole : Tensor of shape (B, E), float32
-        Unit vectors of the images.
-    levels : list of Tensor of shape (B, N, D), float32
-        Of the patches, one tensor a level, as the detector sees them.
-    grid : (gh, gw)
-    labels : Tensor of shape (B,), int64
-        0 good, 1 defective.
-    truth : Tensor of shape (B, S, S), float32, or None
-        1 where the part is defective.
-    names : list of str
-        What each part is called.
-    """
-
-    whole: Tensor
-    levels: list[Tensor]
-    grid: tuple[int, int]
-    labels: Tensor
-    truth: Tensor | None
-    names: list[str]
+_Planned = tuple[list[int], dict[int, Four]]
 
 
 class Tower:
-    """Batches of features.
+    """Batches of features, for :func:`offnominal.training.loop.run`.
 
     Parameters
     ----------
@@ -76,13 +50,13 @@ class Tower:
         Called once with the error of each unreadable image, which is left out; None: it is raised.
     tell : callable or None
         Called with a line for a person where the cache is too small for all images.
+    mosaic : float
+        Share of images that give way to mosaics of four.
 
     Attributes
     ----------
     computed, from_cache : int
         Images that went through the network, and those that did not.
-    seconds : float
-        Spent in the network.
     """
 
     def __init__(
@@ -94,26 +68,25 @@ class Tower:
         names: Mapping[str, str] | None = None,
         on_error: OnError | None = None,
         tell: Callable[[str], None] | None = None,
+        mosaic: float = 0.0,
     ) -> None:
-        self.detector = detector
-        self.samples = samples
-        self.masks = masks
-        self.cache = cache
-        self.names = names or {}
-        self.on_error = on_error
-        self.tell = tell
-        self.computed, self.from_cache, self.seconds = 0, 0, 0.0
-        net = detector.clip
-        reading = json.dumps(detector.reading(), sort_keys=True)
-        self.device = detector.text_features_.device
-        known = [detector.method, net.digest, reading, detector.precision, self.device.type]
-        self._known = "\n".join([*known, torch.__version__]).encode()
-        side = detector.reading()["resolution"]
-        self.side = int(side) - int(side) % net.multiple
+        self.detector, self.samples, self.masks = detector, samples, masks
+        self.cache, self.names, self.mosaic = cache, names or {}, mosaic
+        self.on_error, self.tell = on_error, tell
+        self.computed, self.from_cache = 0, 0
+        net, reading = detector.clip, detector.reading()
+        self.device = net.visual.proj.device
+        known = [detector.method, net.digest, json.dumps(reading, sort_keys=True)]
+        known += [detector.precision, self.device.type, torch.__version__]
+        self._known = "\n".join(known).encode()
+        self.side = int(reading["resolution"]) // net.multiple * net.multiple
         self.grid = (self.side // net.stride, self.side // net.stride)
         self._keys: dict[int, str] = {}
-        self._truth: dict[int, _Bits] = {}
+        self._truth: dict[int, _Bits | None] = {}
         self._unreadable: set[int] = set()
+
+    def __len__(self) -> int:
+        return len(self.samples)
 
     def part_names(self) -> list[str]:
         """What the parts on the images are called, each name once."""
@@ -121,6 +94,16 @@ class Tower:
 
     def _name(self, sample: Sample) -> str:
         return self.names.get(sample.category, sample.category)
+
+    def plan(self, size: int, generator: torch.Generator) -> list[_Planned]:
+        """Numbers of the images of each step of an epoch, and the epoch's mosaics."""
+        order = torch.randperm(len(self), generator=generator)
+        mosaics = draw_mosaics(self.samples, self.mosaic, generator)
+        return [(numbers.tolist(), mosaics) for numbers in torch.split(order, size)]
+
+    def load(self, planned: _Planned) -> Batch | None:
+        """The batch of a step; None if none of its images can be read."""
+        return self.batch(*planned)
 
     def batch(
         self, numbers: Sequence[int], mosaics: Mapping[int, Four] | None = None
@@ -138,37 +121,36 @@ class Tower:
         four = mosaics or {}
         parts = {number: four.get(number, (number,)) for number in numbers}
         found = {number: None if number in four else self._kept(number) for number in numbers}
+        truth = {number: self._truth.get(number) for number in numbers}
         missing = [
             number
             for number, entry in found.items()
             if entry is None and self._unreadable.isdisjoint(parts[number])
         ]
-        truth: dict[int, _Bits] = {}
         for number, this, error in prefetch(missing, lambda number: self._read(parts[number])):
             if this is not None:
-                pixels, bits = this
+                pixels, truth[number] = this
                 found[number] = self._computed(pixels, None if number in four else number)
-                if bits is not None:
-                    (truth if number in four else self._truth)[number] = bits
+                if number not in four:
+                    self._truth[number] = truth[number]
             elif error is not None:
                 self._leave_out(parts[number], error)
         entries = {number: entry for number, entry in found.items() if entry is not None}
         if not entries:
             return None
-        device = self.device
         labels = [max(self.samples[part].label for part in parts[number]) for number in entries]
         levels = [torch.from_numpy(entry[1]) for entry in entries.values()]
-        packed = [(truth if n in four else self._truth)[n] for n in entries if self.masks]
+        packed = [bits for bits in map(truth.get, entries) if bits is not None]
         return Batch(
-            torch.stack([torch.from_numpy(entry[0]) for entry in entries.values()]).to(device),
-            list(torch.stack(levels, 1).to(device)),
+            torch.stack([torch.from_numpy(entry[0]) for entry in entries.values()]).to(self.device),
+            list(torch.stack(levels, 1).to(self.device)),
             self.grid,
-            torch.tensor(labels, device=device),
-            self._masks(packed).to(device) if self.masks else None,
+            torch.tensor(labels, device=self.device),
+            self._unpacked(packed).to(self.device) if self.masks else None,
             [self._name(self.samples[number]) for number in entries],
         )
 
-    def _read(self, numbers: Sequence[int]) -> tuple[Tensor, _Bits | None]:
+    def _read(self, numbers: Sequence[int]) -> tuple[npt.NDArray[np.float32], _Bits | None]:
         """Pixels (3, S, S) of an image or of a mosaic, and its truth, packed."""
         samples = [self.samples[number] for number in numbers]
         images = [read_image(sample.image, self.detector.sixteen_bit) for sample in samples]
@@ -176,14 +158,12 @@ class Tower:
         bits = None
         if self.masks:
             masks = [
-                mask_of(sample, (each.shape[0], each.shape[1]))
+                mask_of(sample, (each.shape[0], each.shape[1])).astype(np.uint8) * 255
                 for sample, each in zip(samples, images, strict=True)
             ]
-            mask = masks[0]
-            if len(masks) > 1:
-                mask = join_four([each.astype(np.uint8) * 255 for each in masks]) > 127
-            bits = np.packbits(truth_at(mask, self.side))
-        return self.detector.views(image).pixels[0], bits
+            mask = masks[0] if len(masks) == 1 else join_four(masks)
+            bits = np.packbits(truth_at(mask > 127, self.side))
+        return self.detector.views(image)[0].pixels, bits
 
     def _leave_out(self, numbers: Iterable[int], error: ImageError) -> None:
         if self.on_error is None:
@@ -194,45 +174,37 @@ class Tower:
             self._unreadable |= bad
             self.on_error(error)
 
-    def _masks(self, packed: Sequence[_Bits]) -> Tensor:
+    def _unpacked(self, packed: Sequence[_Bits]) -> Tensor:
         count = self.side * self.side
         bits = np.stack([np.unpackbits(each, count=count) for each in packed])
         return torch.from_numpy(bits.reshape(-1, self.side, self.side)).float()
 
     def _kept(self, number: int) -> list[np.ndarray] | None:
         key = self._keys.get(number)
-        if self.cache is None or key is None:
-            return None
-        entry = self.cache.get(key)
+        entry = self.cache.get(key) if self.cache and key else None
         self.from_cache += entry is not None
         return entry
 
-    def _computed(self, pixels: Tensor, number: int | None) -> list[np.ndarray]:
+    def _computed(self, pixels: npt.NDArray[np.float32], number: int | None) -> list[np.ndarray]:
         """Features of pixels, kept under an image's number; those of a mosaic are not kept."""
-        if number is not None and self.cache is not None and number not in self._keys:
+        if self.cache is not None and number is not None and number not in self._keys:
             total = hashlib.blake2b(self._known, digest_size=20)
-            total.update(np.ascontiguousarray(pixels.numpy()).data)
+            total.update(np.ascontiguousarray(pixels).data)
             self._keys[number] = total.hexdigest()
             entry = self._kept(number)
             if entry is not None:
                 return entry
-        start = time.perf_counter()
         with torch.no_grad():
-            seen = self.detector.see(pixels[None])
-            entry = [seen.whole[0].cpu().numpy(), torch.cat(seen.levels).cpu().numpy()]
-        self.seconds += time.perf_counter() - start
+            seen = self.detector.embed(torch.from_numpy(pixels))
+            entry = [seen.whole.cpu().numpy(), torch.stack(seen.levels).cpu().numpy()]
         self.computed += 1
-        if number is not None and self.cache is not None:
+        if self.cache is not None and number is not None:
             self.cache.put(self._keys[number], entry)
-            if self.tell and self.computed == 1:
-                self._tell_needed(sum(array.nbytes for array in entry), self.cache.limit)
+            needed = sum(array.nbytes for array in entry) * len(self)
+            if self.tell and self.computed == 1 and needed > self.cache.limit:
+                self.tell(
+                    f"features of all images take {needed / 1e9:.1f} GB and the cache may take "
+                    f"{self.cache.limit / 1e9:.1f} GB: the rest is computed anew in every epoch; "
+                    "--cache-limit gives it more"
+                )
         return entry
-
-    def _tell_needed(self, each: int, limit: int) -> None:
-        needed = each * len(self.samples)
-        if self.tell and needed > limit:
-            self.tell(
-                f"features of all images take {needed / 1e9:.1f} GB and the cache may take "
-                f"{limit / 1e9:.1f} GB: the rest is computed anew in every epoch; --cache-limit "
-                "gives it more"
-            )

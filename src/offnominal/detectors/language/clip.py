@@ -4,14 +4,16 @@ The baselines CLIP and CLIP-AC of Zhou et al., "AnomalyCLIP", ICLR 2024 (arXiv 2
 Radford et al., 2021 (arXiv 2103.00020).
 """
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
 
-from offnominal.detectors.language import LanguageDetector
-from offnominal.language.features import abnormality, state_features
+from offnominal.detectors.features import ViewScores
+from offnominal.detectors.language.base import LanguageDetector
+from offnominal.language.features import state_features
 from offnominal.language.names import clean_name
 from offnominal.language.prompts import CLIP, PromptEnsemble, clip_ac
+from offnominal.scoring import Size
 
 __all__ = ["CLIPAC", "CLIPDetector"]
 
@@ -28,11 +30,11 @@ class CLIPDetector(LanguageDetector):
     Parameters
     ----------
     **options
-        See :class:`~offnominal.detectors.language.LanguageDetector`.
+        See :class:`~offnominal.detectors.language.base.LanguageDetector`.
 
     Examples
     --------
-    >>> from offnominal.detectors.clip import CLIPDetector
+    >>> from offnominal import CLIPDetector
     >>> detector = CLIPDetector(class_name="metal nut").fit()
     >>> [prediction] = detector.predict("next.png")
     >>> prediction.score
@@ -45,15 +47,22 @@ class CLIPDetector(LanguageDetector):
         """What is said of the part."""
         return CLIP
 
-    def _describe(self) -> Tensor:
+    def describe(self) -> Tensor:
+        """Features of the two sentences, or of the two ensembles of them."""
         return state_features(self.clip.load_text(), self.ensemble, clean_name(self.class_name))
 
-    def _compare(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    def embed(self, pixels: Tensor) -> tuple[Tensor, Size]:
+        """Projected tokens (1 + N, E), the class token first, and the grid of the others."""
         clip = self.clip
         with self._autocast():
-            found = clip.tokens(pixels)
-        scores = abnormality(clip.project(found.last), self.text_features_, self.temperature)
-        return scores[:, 1:].reshape(-1, *found.grid), scores[:, 0]
+            found = clip.tokens(pixels[None].to(self._device))
+        return clip.project(found.last)[0], found.grid
+
+    def compare(self, features: Any, without: int | None = None) -> ViewScores:
+        """What texts say of the patches, and of the image."""
+        tokens, grid = features
+        scores = self.abnormality(tokens)
+        return ViewScores(scores[1:].reshape(grid), scores[0])
 
 
 class CLIPAC(CLIPDetector):
@@ -62,7 +71,7 @@ class CLIPAC(CLIPDetector):
     Parameters
     ----------
     **options
-        See :class:`~offnominal.detectors.language.LanguageDetector`.
+        See :class:`~offnominal.detectors.language.base.LanguageDetector`.
     """
 
     method: ClassVar[str] = "clip-ac"

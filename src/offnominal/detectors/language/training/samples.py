@@ -1,9 +1,8 @@
 """Which images are trained on, with their masks at the size of the maps."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -20,26 +19,11 @@ Bools = npt.NDArray[np.bool_]
 Split = Literal["test", "train", "all"]
 
 
-@dataclass(frozen=True)
-class Chosen:
-    """The images of a run.
-
-    Attributes
-    ----------
-    samples : tuple of Sample
-        Sorted by category and file.
-    notes : tuple of str
-        What was left out, in words.
-    """
+class Chosen(NamedTuple):
+    """The images of a training, sorted by category and file, and what was left out, in words."""
 
     samples: tuple[Sample, ...]
     notes: tuple[str, ...] = ()
-
-    @property
-    def counts(self) -> tuple[int, int]:
-        """How many are good, and how many defective."""
-        defective = sum(sample.label for sample in self.samples)
-        return len(self.samples) - defective, defective
 
 
 def choose_samples(
@@ -69,35 +53,28 @@ def choose_samples(
     """
     if split not in get_args(Split):
         raise OptionError(f"--split {split}: choose one of {', '.join(get_args(Split))}")
-    mine = [s for s in samples if split == "all" or s.split == split]
-    where = f"{root}: " + ("" if split == "all" else f"the {split} split has ")
-    none = "there is " if split == "all" else ""
+    mine = [s for s in samples if split in ("all", s.split)]
     defective = [s for s in mine if s.label == 1]
-    if not defective:
-        other = any(s.label == 1 for s in samples)
-        remedy = "choose another with --split" if other else "name a data set that has some"
+    if not defective or len(defective) == len(mine):
+        where = "there is" if split == "all" else f"the {split} split has"
+        lacks, remedy = "good", "add some, or choose another split with --split"
+        if not defective:
+            other = any(s.label == 1 for s in samples)
+            lacks = "defective"
+            remedy = "choose another with --split" if other else "name a data set that has some"
         raise DatasetError(
-            f"{where}{none}no defective image, and a training takes good and defective ones: "
+            f"{root}: {where} no {lacks} image, and a training takes good and defective ones: "
             f"{remedy}"
         )
-    if len(defective) == len(mine):
+    without = {s.image for s in defective if s.mask is None} if masks else set()
+    if len(without) == len(defective):
         raise DatasetError(
-            f"{where}{none}no good image, and a training takes good and defective ones: add some, "
-            "or choose another split with --split"
+            f"{root}: none of the {len(defective)} defective images has a mask, and the loss "
+            f"compares maps with masks: {else_masks}"
         )
-    notes = []
-    if masks:
-        without = {s.image for s in defective if s.mask is None}
-        if len(without) == len(defective):
-            raise DatasetError(
-                f"{root}: none of the {len(defective)} defective images has a mask, and the loss "
-                f"compares maps with masks: {else_masks}"
-            )
-        if without:
-            notes.append(f"{len(without)} defective images without a mask are left out")
-            mine = [s for s in mine if s.image not in without]
-    mine.sort(key=lambda s: (s.category, s.image))
-    return Chosen(tuple(mine), tuple(notes))
+    notes = [f"{len(without)} defective images without a mask are left out"] if without else []
+    mine = [s for s in mine if s.image not in without]
+    return Chosen(tuple(sorted(mine, key=lambda s: (s.category, s.image))), tuple(notes))
 
 
 def mask_of(sample: Sample, shape: tuple[int, int]) -> Bools:
@@ -115,19 +92,9 @@ def mask_of(sample: Sample, shape: tuple[int, int]) -> Bools:
 
 
 def truth_at(mask: Bools, side: int) -> Bools:
-    """A mask at the size that maps are compared at.
+    """A mask (H, W) at the size (side, side) that maps are compared at.
 
     The released codes' way: bilinear with antialiasing on grey levels 0 and 255, then above half.
-
-    Parameters
-    ----------
-    mask : bool array of shape (H, W)
-    side : int
-        Of the square that the image is squashed to, in pixels.
-
-    Returns
-    -------
-    bool array of shape (side, side)
     """
     if not mask.any():
         return np.zeros((side, side), np.bool_)

@@ -1,0 +1,97 @@
+"""What detectors share that compare images with texts."""
+
+from abc import abstractmethod
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from offnominal.backbones import OPEN_CLIP
+from offnominal.backbones.base import Backbone
+from offnominal.backbones.clip import ClipBackbone, require_clip
+from offnominal.backbones.clip_blocks import Activation, Positions
+from offnominal.detectors.features import FeatureDetector
+from offnominal.detectors.options import check_choice, check_range
+from offnominal.language.features import abnormality
+from offnominal.language.names import clean_name
+
+__all__ = ["LanguageDetector"]
+
+_PAPERS = {336: 518}
+
+
+class LanguageDetector(FeatureDetector):
+    """A detector that tells good from bad by what texts say of both.
+
+    No image of a good part is needed. Text features are computed once, by ``fit``, and saved; a
+    saved detector needs the image tower only.
+
+    Parameters
+    ----------
+    class_name : str or None
+        What the part is called, as ``metal nut``; None: ``object``, which fits anything.
+    positions : {"bicubic-antialias", "bicubic", "bilinear"}
+        How CLIP's position embeddings are resized to the image's grid.
+    activation : {"quickgelu", "gelu"} or None
+        None: what the weights were trained with.
+    temperature : float
+        What cosines are divided by before the softmax over the two states.
+    aggregate : str
+        ``text``: the image's own comparison with the texts. Any other statistic is one of the
+        patch scores, as ``max`` or ``top1``.
+    **options
+        See :class:`~offnominal.detectors.features.FeatureDetector`. ``resolution`` None: 518 for
+        CLIP's 336-pixel model, as the papers of these methods have it, otherwise the model's own.
+    """
+
+    needs_references: ClassVar[bool] = False
+    accepts_references: ClassVar[bool] = False
+    own_score: ClassVar[str | None] = "text"
+    default_backbone: ClassVar[str] = "open_clip:ViT-L-14-336"
+    backbone_family: ClassVar[str | None] = OPEN_CLIP
+
+    def __init__(
+        self,
+        class_name: str | None = None,
+        positions: Positions = "bicubic-antialias",
+        activation: Activation | None = None,
+        temperature: float = 0.07,
+        aggregate: str = "text",
+        **options: Any,
+    ) -> None:
+        super().__init__(aggregate=aggregate, **options)
+        clean_name(class_name)
+        check_choice("positions", positions, Positions)
+        if activation is not None:
+            check_choice("activation", activation, Activation)
+        check_range("temperature", temperature, above=0)
+        self.class_name = class_name
+        self.positions: Positions = positions
+        self.activation: Activation | None = activation
+        self.temperature = temperature
+        self.text_features_ = torch.empty(2, 0)
+
+    @abstractmethod
+    def describe(self) -> Tensor:
+        """Text features (2, E), normal and abnormal, of length 1."""
+
+    def begin(self) -> None:
+        """Ask the text tower, which is not needed again."""
+        self.text_features_ = self.describe()
+
+    @property
+    def clip(self) -> ClipBackbone:
+        """The network, whose text tower can be asked for."""
+        return require_clip(self.load_network(), self.method)
+
+    def choose_levels(self, network: Backbone) -> Backbone:
+        """The network, if it is CLIP with texts, run by this detector's rules."""
+        return require_clip(network, self.method).adapted(self.positions, self.activation)
+
+    def default_resolution(self, network: Backbone) -> int:
+        """The papers' for CLIP's 336-pixel model, otherwise the model's own."""
+        return _PAPERS.get(network.resolution, network.resolution)
+
+    def abnormality(self, embeddings: Tensor) -> Tensor:
+        """How much more like the abnormal text embeddings (..., E) are: (...), on (0, 1)."""
+        return abnormality(embeddings, self.text_features_, self.temperature)
