@@ -26,7 +26,7 @@ def run(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
 
 def test_a_grid_then_a_rerun_then_more(run: Run, parts: Path, tmp_path: Path) -> None:
     grid = [
-        "benchmark", "--data", parts, "--categories", "fabric", "board", "--shots", 1, 3,
+        "benchmark", "--data", parts, "--categories", "fabric", "part", "--shots", 1, 3,
         "--seeds", 2, "--backbone", "builtin", "--set", "rotation=none", "-o", tmp_path,
     ]  # fmt: skip
     first = run(*grid)
