@@ -108,7 +108,7 @@ def benchmark(
         seeds=seeds,
         sampling=sampling,
         backbones=_split(backbone),
-        sets=asked.sets | parse_sets([*(sets or []), *texts], methods),
+        sets={**asked.sets, **parse_sets([*(sets or []), *texts], methods)},
         cached=asked.cached,
         class_names=_names(class_names, datasets),
     )
@@ -127,7 +127,7 @@ def benchmark(
 
 def benchmark_options(args: list[str]) -> Found:
     """The options of all the methods that a command line names."""
-    preset = (named(args, "--preset") or [None])[-1]
+    preset = next(reversed(named(args, "--preset")), None)
     methods = _split(named(args, "--method", many=True))
     methods = methods or [_DEFAULT if preset == "list" else _preset(preset).method]
     found: dict[str, Option] = {}
