@@ -163,7 +163,7 @@ def ours(given: argparse.Namespace) -> dict[str, Any]:
     with clock.stage("start"):
         import torch
 
-        from offnominal.detectors.patchcore import PatchCore
+        from offnominal.detectors.memory_bank.patchcore import PatchCore
 
         torch.set_num_threads(given.threads)
         detector = PatchCore(
@@ -187,7 +187,7 @@ def ours(given: argparse.Namespace) -> dict[str, Any]:
     with clock.stage("predict, pictures"):
         _write_pictures(detector, test, given.work / "ours")
     with torch.inference_mode():
-        ready = [detector.views(each.image).pixels[0][None] for each in found]
+        ready = [torch.from_numpy(detector.views(each.image)[0].pixels)[None] for each in found]
         with clock.stage("network alone"):
             for one in ready:
                 detector.levels(one)

@@ -226,7 +226,7 @@ def test_file_and_time_do_not_grow_with_the_references(fabrics: list[Path], tmp_
         SubspaceAD(**SMALL).fit(fabrics[:count]).save(path)
         with safe_open(path, framework="pt") as file:
             shapes = {name: tuple(file.get_tensor(name).shape) for name in file.keys()}  # noqa: SIM118
-        sizes.append({name: shape for name, shape in shapes.items() if "good" not in name})
+        sizes.append({name: shape for name, shape in shapes.items() if "calibration" not in name})
     assert sizes[0] == sizes[1]
     assert sizes[0]["scatter_"] == (59, 59)
     assert sizes[0]["bank.rows"][0] == 0
@@ -299,13 +299,12 @@ def test_blocks_of_a_transformer(tmp_path: Path, fabrics: list[Path]) -> None:
     assert detector.load_network().layers == (3, 4, 5, 6)
     assert detector.mean_.shape == (384,)
     pixels = pixels_of(detector, np.zeros((70, 70, 3), np.uint8))
-    wanted = [SubspaceAD(**small, layers=[block]).features(pixels[None]) for block in (3, 4, 5, 6)]
     with torch.inference_mode():
-        torch.testing.assert_close(
-            detector.features(pixels[None]), torch.stack(wanted).mean(0), rtol=1e-4, atol=1e-4
-        )
-    both = SubspaceAD(**small, layers=[3, 4], fusion="concat", resolution=70)
-    assert both.features(pixels[None]).shape[1] == 768
+        blocks = [SubspaceAD(**small, layers=[block]).embed(pixels) for block in (3, 4, 5, 6)]
+        found = detector.embed(pixels)
+        both = SubspaceAD(**small, layers=[3, 4], fusion="concat").embed(pixels)
+    torch.testing.assert_close(found, torch.stack(blocks).mean(0), rtol=1e-4, atol=1e-4)
+    assert both.shape == (768, 5, 5)
 
 
 def test_defaults_are_the_papers() -> None:

@@ -208,9 +208,11 @@ class FeatureDetector(Detector):
         patch_scores : Tensor of shape (B, gh, gw), float32
         """
         seen: Size = (pixels.shape[-2], pixels.shape[-1])
+        window = None if size is None or self.tile else self.views_of(size)[0].window
         found = [self.compare(self.embed(one)) for one in pixels]
-        scores = [self.image_score(one_view(each, seen), size or seen) for each in found]
-        patches = torch.stack([each.patches for each in found])
+        each = [one_view(one, seen)._replace(window=window) for one in found]
+        scores = [self.image_score(one, size or seen) for one in each]
+        patches = torch.stack([one.patches for one in found])
         return torch.tensor(scores, device=patches.device), patches
 
     def views_of(self, size: Size) -> list[View]:
