@@ -205,10 +205,8 @@ def add_command(
     takes several values: for commands without arguments of their own, where a word after an option
     can be nothing but its value.
     """
-    fixed, look = _spelled_out(function, more), find
-    if look is None:
-        app.command()(fixed)
-        return
+    fixed = _spelled_out(function, more)
+    look = find or (lambda args: (function.__name__, []))
 
     class Command(TyperCommand):
         def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
