@@ -193,14 +193,14 @@ def _tell(cell: "Cell", figures: dict[str, float]) -> None:
 
 
 def _sum_up(outcome: "Outcome", output: Path, cached: bool) -> None:
-    counts = {
-        f"{outcome.finished} cells run": True,
-        f"{outcome.before} were there": outcome.before,
-        f"{outcome.elsewhere} are being run by another process": outcome.elsewhere,
-        f"features of {outcome.computed:,} views computed, of {outcome.from_cache:,} found": cached
-        and outcome.finished,
-    }
-    say("; ".join(words for words, told in counts.items() if told))
+    features = f"features of {outcome.computed:,} views computed, of {outcome.from_cache:,} found"
+    facts = [
+        (True, f"{outcome.finished} cells run"),
+        (outcome.before, f"{outcome.before} were there"),
+        (outcome.elsewhere, f"{outcome.elsewhere} are being run by another process"),
+        (cached and outcome.finished, features),
+    ]
+    say("; ".join(words for told, words in facts if told))
     if outcome.untrained:
         reasons = "; ".join(sorted(outcome.untrained))
         say(f"weights not pretrained ({reasons}): these figures say nothing about the methods")
