@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from offnominal.backbones import OPEN_CLIP
-from offnominal.backbones.catalogue import CATALOGUE, CLIP_TAGS, Entry, closest
+from offnominal.backbones.catalogue import CATALOGUE, CLIP_TAGS, closest
 from offnominal.cli.terminal import console, say, table
 from offnominal.errors import BackboneError
 
@@ -21,12 +21,16 @@ def backbones(context: typer.Context) -> None:
     """List the backbones that have a short name."""
     if context.invoked_subcommand is not None:
         return
+    from offnominal.backbones.weights import cached_file
+
     numbers = ("million", "dim", "stride", "resolution")
     rows = []
-    for entry in CATALOGUE.values():
-        size = f"{entry.parameters:g}" if entry.timm else "-"
-        shape = map(str, (entry.dim, entry.stride, entry.resolution))
-        rows.append((entry.name, size, *shape, entry.licence, _where(entry), entry.about))
+    for each in CATALOGUE.values():
+        size = f"{each.parameters:g}" if each.timm else "-"
+        shape = map(str, (each.dim, each.stride, each.resolution))
+        here = cached_file(*each.hub) if each.timm else None
+        where = "here" if here else "to fetch" if each.timm else "none needed"
+        rows.append((each.name, size, *shape, each.licence, where, each.about))
     headings = ("name", *numbers, "licence", "weights", "what it is")
     console(140).print(table(headings, rows, numbers))
     if is_offline():
@@ -62,15 +66,6 @@ def _fetched(name: str) -> Path:
         raise BackboneError(f"unknown backbone {name!r}: {closest(name)}")
     repository, filename = hub_file(CATALOGUE[name].timm if name in CATALOGUE else name)
     return cached_file(repository, filename) or download(repository, filename, name)
-
-
-def _where(entry: Entry) -> str:
-    """Whether the weights are on this machine, without importing timm."""
-    if not entry.timm:
-        return "none needed"
-    from offnominal.backbones.weights import cached_file
-
-    return "here" if cached_file(*entry.hub) else "to fetch"
 
 
 def is_offline() -> bool:

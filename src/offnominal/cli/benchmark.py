@@ -108,7 +108,7 @@ def benchmark(
         seeds=seeds,
         sampling=sampling,
         backbones=_split(backbone),
-        sets=asked.sets | parse_sets([*(sets or []), *texts], methods),
+        sets={**asked.sets, **parse_sets([*(sets or []), *texts], methods)},
         cached=asked.cached,
         class_names=_names(class_names, datasets),
     )
@@ -127,7 +127,7 @@ def benchmark(
 
 def benchmark_options(args: list[str]) -> Found:
     """The options of all the methods that a command line names."""
-    preset = (named(args, "--preset") or [None])[-1]
+    preset = next(reversed(named(args, "--preset")), None)
     methods = _split(named(args, "--method", many=True))
     methods = methods or [_DEFAULT if preset == "list" else _preset(preset).method]
     found: dict[str, Option] = {}
@@ -193,14 +193,14 @@ def _tell(cell: "Cell", figures: dict[str, float]) -> None:
 
 
 def _sum_up(outcome: "Outcome", output: Path, cached: bool) -> None:
-    counts = {
-        f"{outcome.finished} cells run": True,
-        f"{outcome.before} were there": outcome.before,
-        f"{outcome.elsewhere} are being run by another process": outcome.elsewhere,
-        f"features of {outcome.computed:,} views computed, of {outcome.from_cache:,} found": cached
-        and outcome.finished,
-    }
-    say("; ".join(words for words, told in counts.items() if told))
+    features = f"features of {outcome.computed:,} views computed, of {outcome.from_cache:,} found"
+    facts = [
+        (True, f"{outcome.finished} cells run"),
+        (outcome.before, f"{outcome.before} were there"),
+        (outcome.elsewhere, f"{outcome.elsewhere} are being run by another process"),
+        (cached and outcome.finished, features),
+    ]
+    say("; ".join(words for told, words in facts if told))
     if outcome.untrained:
         reasons = "; ".join(sorted(outcome.untrained))
         say(f"weights not pretrained ({reasons}): these figures say nothing about the methods")

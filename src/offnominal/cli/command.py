@@ -58,8 +58,9 @@ class Option:
         elif kind not in (int, float) and get_origin(kind) is not Literal:
             metavar = next((word for each, word in _SHOWN.items() if _is(kind, each)), None)
             kind = str
-        told = {"help": self.help, "rich_help_panel": self.panel, "metavar": metavar}
-        info = typer.Option(flag, show_default=_words(self.default) or False, **told)
+        shown = _words(self.default) or False
+        told: dict[str, Any] = {"help": self.help, "rich_help_panel": self.panel}
+        info = typer.Option(flag, metavar=metavar, show_default=shown, **told)
         told = {"default": None, "annotation": Annotated[kind | None, info]}
         return inspect.Parameter(f"option_{self.name}", inspect.Parameter.KEYWORD_ONLY, **told)
 
@@ -205,13 +206,11 @@ def add_command(
     can be nothing but its value.
     """
     fixed = _spelled_out(function, more)
-    if find is None:
-        app.command()(fixed)
-        return
+    look = find or (lambda args: (function.__name__, []))
 
     class Command(TyperCommand):
         def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-            owner, options = find(args)
+            owner, options = look(args)
             one = typer.Typer(add_completion=False)
             one.command()(_spelled_out(function, more, options, many))
             built = typer.main.get_command(one)

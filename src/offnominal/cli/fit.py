@@ -39,10 +39,14 @@ def fit(
     seed : int
         Seed of that draw.
     """
+    from offnominal.detectors.batch.base import BatchDetector
     from offnominal.paths import find_images
 
     options.check_folder(output)
     detector = options.build_detector(method, given, sets)
+    if isinstance(detector, BatchDetector):
+        told = "nothing to fit: it scores the images of a batch; use `predict --zero-shot-batch`"
+        raise OptionError(f"--method {method}: {told}")
     files = _draw(find_images(good), shots, seed) if good else []
     unreadable = Unreadable(strict)
     with progress_bar(len(files)) as advance:

@@ -16,8 +16,6 @@ from offnominal.errors import OptionError
 if TYPE_CHECKING:
     from offnominal.detectors.references import Change
 
-__all__ = ["add", "forget", "history", "undo"]
-
 _DONE = {"add": "learned", "forget": "forgot", "undo": "took back a step with"}
 _SCORED = {
     "affected": "the other references' scores were brought up to date, exactly",

@@ -13,8 +13,6 @@ from offnominal.cli.terminal import count, tell
 if TYPE_CHECKING:
     from offnominal.detectors.base import Detector
 
-__all__ = ["describe", "describe_threshold", "info"]
-
 
 def info(
     model: options.Model, as_json: options.Json = False, weights: options.Weights = None
