@@ -200,7 +200,7 @@ def _write_pictures(detector: Any, test: list[str], folder: Path) -> None:
     files = [Path(file) for file in test]
     with closing(ResultWriter(folder, parse_save("overlay,json"), files, {})) as writer:
         for each in detector.stream(files):
-            writer.write(Path(each.source), each)
+            writer.write(each)
 
 
 def anomalib(given: argparse.Namespace) -> dict[str, Any]:
