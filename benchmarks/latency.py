@@ -34,8 +34,9 @@ from torch import Tensor
 from offnominal import find_images
 from offnominal.backbones.catalogue import CATALOGUE
 from offnominal.datasets.synthetic import draw_good
-from offnominal.detectors import base, detector_class
+from offnominal.detectors import base
 from offnominal.detectors.base import Detector
+from offnominal.detectors.registry import detector_class
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "anomalydino": {"backbone": "dinov2_vits14", "resolution": 448, "rotations": "none"},
@@ -128,7 +129,7 @@ class Steps:
             ("network", detector, network),
             ("search", getattr(detector, "bank", None), "search"),
             ("mask", detector, "foreground"),
-            ("map", detector, "_map"),
+            ("map", detector, "map"),
         ]
         self.places = [place for place in places if hasattr(*place[1:])]
 

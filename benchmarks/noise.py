@@ -20,8 +20,8 @@ from offnominal.backbones import load_backbone
 from offnominal.backbones.cache import FeatureCache, cached
 from offnominal.benchmark.machine import NetworkMeter
 from offnominal.datasets.shots import draw_numbers
-from offnominal.detectors.patchcore import PatchCore
-from offnominal.detectors.softpatch import SoftPatch
+from offnominal.detectors.memory_bank.patchcore import PatchCore
+from offnominal.detectors.memory_bank.softpatch import SoftPatch
 from offnominal.paths import find_images
 
 _GIB = 2**30

@@ -23,7 +23,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -163,7 +163,7 @@ def ours(given: argparse.Namespace) -> dict[str, Any]:
     with clock.stage("start"):
         import torch
 
-        from offnominal.detectors.patchcore import PatchCore
+        from offnominal.detectors.memory_bank.patchcore import PatchCore
 
         torch.set_num_threads(given.threads)
         detector = PatchCore(
@@ -187,7 +187,7 @@ def ours(given: argparse.Namespace) -> dict[str, Any]:
     with clock.stage("predict, pictures"):
         _write_pictures(detector, test, given.work / "ours")
     with torch.inference_mode():
-        ready = [detector.views(each.image).pixels[0][None] for each in found]
+        ready = [torch.from_numpy(detector.views(each.image)[0].pixels)[None] for each in found]
         with clock.stage("network alone"):
             for one in ready:
                 detector.levels(one)
@@ -198,9 +198,9 @@ def _write_pictures(detector: Any, test: list[str], folder: Path) -> None:
     from offnominal.cli.writer import ResultWriter, parse_save
 
     files = [Path(file) for file in test]
-    with ResultWriter(folder, parse_save("overlay,json"), files, {}) as writer:
+    with closing(ResultWriter(folder, parse_save("overlay,json"), files, {})) as writer:
         for each in detector.stream(files):
-            writer.write(Path(each.source), each)
+            writer.write(each)
 
 
 def anomalib(given: argparse.Namespace) -> dict[str, Any]:

@@ -1,8 +1,6 @@
 """``offnominal datasets`` as a user runs it."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 from tests.cli.conftest import Done, offnominal
@@ -83,16 +81,3 @@ def test_unreadable_files_exit_with_3_and_unusable_sets_with_2(tmp_path: Path) -
         assert message in done.stderr
         assert "Traceback" not in done.stderr
         assert done.stdout == ""
-
-
-def test_help_imports_nothing_heavy() -> None:
-    code = (
-        "import sys; sys.argv = ['offnominal', 'datasets', 'check', '--help']\n"
-        "from offnominal.cli import main\n"
-        "try: main()\n"
-        "except SystemExit as end: assert not end.code\n"
-        "assert not {'torch', 'numpy', 'cv2', 'PIL'} & set(sys.modules)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "--mask-threshold" in done.stdout

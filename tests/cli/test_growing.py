@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from tests.cli.conftest import offnominal, passed
 
-from offnominal.detectors.saving import read_header
+from offnominal.modelfile import read_header
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def test_results_go_where_they_are_wanted(model: Path, parts: Path, tmp_path: Pa
     new = tmp_path / "new.offn"
     passed(offnominal("add", model, image, "-o", new))
     assert model.read_bytes() == before
-    assert len(read_header(new)["state"]["references_"]) == 7
+    assert len(read_header(new)["references"]["known"]) == 7
     passed(offnominal("forget", new, image, "--compact", "-o", tmp_path / "less.offn"))
     assert (tmp_path / "less.offn").stat().st_size < new.stat().st_size
     said = passed(offnominal("add", model, image.parent.parent / "good" / "000.png"))
@@ -85,9 +85,9 @@ def test_what_cannot_be_done_is_said(model: Path, parts: Path, tmp_path: Path) -
     passed(offnominal("fit", good, "-o", padim, "--method", "padim", "--backbone", "builtin"))
     image = good / "000.png"
     for arguments, words in [
-        (["add", padim, image], "padim cannot learn from single further images"),
+        (["add", padim, image], "padim cannot add: "),
         (["explain", padim, image], "padim cannot show"),
-        (["undo", padim], "padim cannot go back"),
+        (["undo", padim], "padim cannot undo: "),
         (["forget", model, "010.png"], "the nearest names are"),
         (["add", model, image, "--when", "yesterday"], "--when yesterday"),
         (["add", tmp_path / "none.offn", image], "does not exist"),
@@ -110,7 +110,7 @@ def test_unreadable_images_are_left_out(model: Path, parts: Path, tmp_path: Path
     done = offnominal("add", model, folder)
     assert done.returncode == 3
     assert "b.png" in done.stderr
-    assert len(read_header(model)["state"]["references_"]) == 7
+    assert len(read_header(model)["references"]["known"]) == 7
     before = model.read_bytes()
     strict = offnominal("add", model, folder, "--strict")
     assert strict.returncode == 2

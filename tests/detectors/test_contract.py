@@ -130,7 +130,7 @@ def test_the_command_line_knows_it(
 def test_it_takes_part_in_a_benchmark(stranger: str, parts: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     command(
-        *("benchmark", parts, "-o", run, "--method", stranger, "--backbone", "builtin"),
-        *("--category", "fabric", "--shots", "2", "--seeds", "1", "--set", "power=1,2"),
+        *("benchmark", "--data", parts, "-o", run, "--method", stranger, "--backbone", "builtin"),
+        *("--categories", "fabric", "--shots", "2", "--seeds", "1", "--set", "power=1,2"),
     )
     assert stranger in "".join(path.read_text() for path in run.rglob("*.json"))

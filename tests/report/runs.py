@@ -144,7 +144,6 @@ def write_small(root: Path) -> Path:
 Drawn = tuple[list[Sample], list[tuple[float, float] | None], int]
 """Test images of a category, where the defect of each lies, and their side in pixels."""
 
-_FAST = [cv2.IMWRITE_PNG_COMPRESSION, 1]
 NAMES = [
     *("bottle", "cable", "capsule", "carpet", "grid", "hazelnut", "leather", "metal_nut", "pill"),
     *("screw", "tile", "toothbrush", "transistor", "wood", "zipper"),
@@ -310,7 +309,7 @@ def _draw(
             mask_path = data / name / "ground_truth" / kind / f"{number:03d}_mask.png"
             mask_path.parent.mkdir(parents=True, exist_ok=True)
             cv2.imwrite(str(mask_path), mask)
-        cv2.imwrite(str(path), image.clip(0, 255).astype(np.uint8), _FAST)
+        cv2.imwrite(str(path), image.clip(0, 255).astype(np.uint8))
         samples.append(Sample(path, int(kind != "good"), mask_path, kind, name, "test"))
         blobs.append(blob)
     return samples, blobs, side

@@ -7,12 +7,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-import torch
 from tests.report.runs import write_plans
 
 from offnominal.benchmark.store import FinishedCell, read_runs
 from offnominal.images import read_image
-from offnominal.report.gallery import _heat, choose, make_cards
+from offnominal.report import gallery
+from offnominal.report.gallery import _heat, choose, foremost, make_cards
 from offnominal.scoring import anomaly_map
 
 
@@ -53,8 +53,6 @@ def test_without_a_threshold_the_best_f1_stands_in(cell: FinishedCell) -> None:
     nothing: list[None] = [None] * len(cell.scores["score"])
     vars(bare)["scores"] = cell.scores | {"threshold": nothing, "is_anomalous": nothing}
     choices = choose(bare)
-    assert choices
-    assert all(not choice.own for choice in choices)
     assert {choice.limit for choice in choices} == {
         cell.metrics["figures"]["image_f1_max_threshold"]
     }
@@ -63,7 +61,7 @@ def test_without_a_threshold_the_best_f1_stands_in(cell: FinishedCell) -> None:
 def test_small_heat_is_the_large_map_made_small(cell: FinishedCell) -> None:
     choice = next(choice for choice in choose(cell) if choice.outcome == "hit")
     full, small = (900, 1200), (168, 224)
-    whole = anomaly_map(torch.from_numpy(cell.patch_scores()[choice.index]), full, 4.0).numpy()
+    whole = anomaly_map(cell.patch_scores()[choice.index], full, 4.0)
     expected = cv2.resize(whole, small[::-1], interpolation=cv2.INTER_AREA)
     heat = _heat(choice, full, small)
     assert heat.shape == small
@@ -75,8 +73,8 @@ def test_tiles_reach_beyond_the_image(cell: FinishedCell) -> None:
     tiled = dataclasses.replace(cell, settings=cell.settings | {"options": options})
     choice = dataclasses.replace(choose(cell)[0], cell=tiled)
     # A grid of 12 patches of 8 px covers 96 px; an image of 90 px sees only part of it.
-    grid = torch.from_numpy(cell.patch_scores()[choice.index])
-    expected = anomaly_map(grid, (90, 90), 0.0, (96, 96)).numpy()
+    grid = cell.patch_scores()[choice.index]
+    expected = anomaly_map(grid, (90, 90), 0.0, (0, 0, 96, 96))
     assert np.array_equal(_heat(choice, (90, 90), (90, 90)), expected)
 
 
@@ -100,20 +98,30 @@ def test_damaged_patch_scores_and_lost_images_cost_their_cards_only(
     mixed = [choices[0], dataclasses.replace(choices[1], cell=broken)]
     lost = dataclasses.replace(cell, settings=cell.settings | {"data": {"root": "/nowhere"}})
     mixed.append(dataclasses.replace(choices[2], cell=lost))
-    cards, gone, left_out = make_cards(mixed)
+    cards, gone = make_cards(mixed)
     assert [card["name"] for card in cards] == [choices[0].value("image")]
     assert len(gone) == 2
     assert any("patch_scores.npz" in text for text in gone)
     assert any("/nowhere" in text for text in gone)
-    assert left_out == 0
     # Where the data lies now is a folder to look into first.
-    cards, gone, _ = make_cards(mixed[2:], data=runs.parent / cell.settings["dataset"])
+    cards, gone = make_cards(mixed[2:], data=runs.parent / cell.settings["dataset"])
     assert (len(cards), gone) == (1, [])
+
+
+def test_a_full_page_keeps_the_foremost_of_every_kind(
+    cell: FinishedCell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    choices = choose(cell)
+    first = [choice for choice in choices if choice.rank == 0]
+    assert 1 < len(first) < len(choices)
+    assert foremost(choices) == choices
+    monkeypatch.setattr(gallery, "_MOST", len(first))
+    assert foremost(choices) == first
 
 
 def test_pictures_keep_the_shape_of_the_image(cell: FinishedCell) -> None:
     choice = choose(cell)[0]
-    [card], _, _ = make_cards([choice])
+    [card], _ = make_cards([choice])
     assert card["aspect"] == "96 / 96"
     sources = dict(card["pictures"])
     assert all(

@@ -1,6 +1,8 @@
 """The HTML page, opened in a real browser where there is one."""
 
 import re
+import subprocess
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -140,25 +142,19 @@ def test_headline_and_plots_count_what_the_threshold_does(tmp_path: Path) -> Non
     assert sorted(kinds) == ["false-alarm", "good", "good", "hit", "hit"]
 
 
-def test_scores_are_taken_from_the_cards_when_not_given(tmp_path: Path) -> None:
-    cards = [a_card("part", "good", 0), a_card("part", "scratch", 1)]
-    text = write_page(tmp_path / "a.html", "t", [], cards).read_text(encoding="utf-8")
-    assert len(re.findall("<circle ", text)) == 2
-
-
-def test_wrong_cards_are_refused(tmp_path: Path) -> None:
-    card = a_card("part", "scratch", 1)
-    small = Card(**{**vars(card), "truth": np.zeros((3, 3), np.bool_)})
-    with pytest.raises(OptionError, match="truth"):
-        write_page(tmp_path / "a.html", "t", [], [small])
-    grey = Card(**{**vars(card), "overlay": card.overlay[..., 0]})
-    with pytest.raises(OptionError, match="overlay"):
-        write_page(tmp_path / "a.html", "t", [], [grey])
-    odd = Card(**{**vars(card), "outcome": "perhaps"})
-    with pytest.raises(OptionError, match="perhaps"):
-        write_page(tmp_path / "a.html", "t", [], [odd])
+def test_an_unwritable_page_is_refused(tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="cannot be written"):
-        write_page(tmp_path / "absent" / "a.html", "t", [], [])
+        write_page(tmp_path / "absent" / "a.html", "t", [], [], scores=[Scores("a", [1.0], [], 2)])
+
+
+def test_the_pages_need_no_detector() -> None:
+    modules = "offnominal.report.page", "offnominal.report.cards", "offnominal.report.gallery"
+    code = (
+        f"import sys, {', '.join(modules)}\n"
+        "print([m for m in sys.modules if m == 'torch' or m.startswith('offnominal.detectors')])"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout == "[]\n"
 
 
 def test_browser_draws_it_and_runs_its_filter(page: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from offnominal.errors import DatasetError
 from offnominal.report.results import Setup, best_setup, gather, label_setups, varying
 from offnominal.report.sections import size_rows
 from offnominal.report.sentences import best_line, learning_line
-from offnominal.report.tables import Sources, by_category, overview
+from offnominal.report.tables import by_category, overview
 
 
 def cell(
@@ -62,7 +62,7 @@ def test_a_mean_over_fewer_categories_is_marked_and_never_the_best() -> None:
     assert more.mean("image_auroc").mean == 0.99
     assert not more.mean("image_auroc").whole
     assert best_setup([few, more]) is few
-    table = overview("", [few, more], ["shots"], Sources())
+    table = overview("", [few, more], ["shots"], [])
     assert [entries[0].partial for _, entries in table.rows] == [False, True]
     assert not any(entry.best for _, entries in table.rows for entry in entries)
 
@@ -137,7 +137,7 @@ def test_best_line_tells_whether_the_lead_is_more_than_chance() -> None:
 
 def test_best_is_lowest_where_lower_is_better() -> None:
     setups = gather([cell("a", 0, 0.9, 1), cell("a", 0, 0.8, 2)])
-    table = by_category("image_miss_at_1%", setups, ["1", "2"], Sources())
+    table = by_category("image_miss_at_1%", setups, ["1", "2"], [])
     [(_, one), (_, mean)] = table.rows
     assert [entry.best for entry in one] == [True, False]
     assert [entry.text for entry in mean] == ["10.0", "20.0"]

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from matplotlib.figure import Figure
 from tests.report.runs import NAMES, write_big
 
 from offnominal.benchmark.store import read_runs
+from offnominal.report import sections
 from offnominal.report.benchmark import write_report
 from offnominal.report.results import best_setup, gather, label_setups
 
@@ -27,6 +29,12 @@ def mark(runs: Path, chosen: Callable[[dict[str, Any]], bool]) -> None:
 def rows(path: Path) -> list[dict[str, str]]:
     with path.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
+
+
+@pytest.fixture(autouse=True)
+def without_curves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Curves are most of the work, and say nothing of weights."""
+    monkeypatch.setattr(sections, "cell_figure", lambda cell: Figure())
 
 
 @pytest.fixture(scope="module")

@@ -111,7 +111,7 @@ def variants(
     options; ``impossible`` gets what cannot be had, in words. Options that the method does not have
     are left out.
     """
-    kind = detector_class(method)
+    kind: Any = detector_class(method)
     known = kind.option_defaults()
     values: dict[str, Sequence[Any]] = {}
     # The method's own come last, in the place of the general ones.

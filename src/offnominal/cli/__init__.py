@@ -13,7 +13,7 @@ from typer.core import TyperGroup
 from offnominal.cli.backbones import app as backbones_app
 from offnominal.cli.benchmark import benchmark, benchmark_options
 from offnominal.cli.calibrate import calibrate
-from offnominal.cli.command import add_command, spelled_out
+from offnominal.cli.command import add_command
 from offnominal.cli.datasets import app as datasets_app
 from offnominal.cli.datasets import dataset_options
 from offnominal.cli.demo import demo
@@ -91,27 +91,16 @@ def _root(
 
 
 _WHOLE = ("good", "defects", "masks", "test_good", "train_share", "frame_step")
+_PLAIN = (calibrate, explain, add, forget, undo, history, info, report, methods, demo, doctor)
 
-add_command(app, fit, fit_options)
-add_command(app, predict, predict_options)
-for command in (
-    calibrate,
-    explain,
-    add,
-    forget,
-    undo,
-    history,
-    info,
-    report,
-    methods,
-    demo,
-    doctor,
-):
-    app.command()(spelled_out(command))
-app.command()(spelled_out(evaluate, dataset_options("test_good", "train_share")))
-add_command(app, benchmark, benchmark_options, dataset_options("root", "categories"), many=True)
+add_command(app, fit, find=fit_options)
+add_command(app, predict, find=predict_options)
+for command in _PLAIN:
+    add_command(app, command)
+add_command(app, evaluate, dataset_options("test_good", "train_share"))
+add_command(app, benchmark, dataset_options("root", "categories"), benchmark_options, many=True)
+add_command(app, train, dataset_options("root", *_WHOLE), train_options)
 app.add_typer(datasets_app, name="datasets")
-add_command(app, train, train_options, dataset_options("root", *_WHOLE))
 app.add_typer(backbones_app, name="backbones")
 
 

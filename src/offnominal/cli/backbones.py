@@ -1,12 +1,13 @@
 """``offnominal backbones``: what there is, what is on this machine, and fetching ahead of time."""
 
 import os
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from offnominal.backbones import OPEN_CLIP
-from offnominal.backbones.catalogue import CATALOGUE, CLIP_TAGS, Entry, closest
+from offnominal.backbones.catalogue import CATALOGUE, CLIP_TAGS, closest
 from offnominal.cli.terminal import console, say, table
 from offnominal.errors import BackboneError
 
@@ -20,21 +21,19 @@ def backbones(context: typer.Context) -> None:
     """List the backbones that have a short name."""
     if context.invoked_subcommand is not None:
         return
+    from offnominal.backbones.weights import cached_file
+
     numbers = ("million", "dim", "stride", "resolution")
-    rows = [
-        (
-            entry.name,
-            f"{entry.parameters:g}" if entry.timm else "-",
-            *map(str, (entry.dim, entry.stride, entry.resolution)),
-            entry.licence,
-            _where(entry),
-            entry.about,
-        )
-        for entry in CATALOGUE.values()
-    ]
+    rows = []
+    for each in CATALOGUE.values():
+        size = f"{each.parameters:g}" if each.timm else "-"
+        shape = map(str, (each.dim, each.stride, each.resolution))
+        here = cached_file(*each.hub) if each.timm else None
+        where = "here" if here else "to fetch" if each.timm else "none needed"
+        rows.append((each.name, size, *shape, each.licence, where, each.about))
     headings = ("name", *numbers, "licence", "weights", "what it is")
     console(140).print(table(headings, rows, numbers))
-    if _offline():
+    if is_offline():
         say("HF_HUB_OFFLINE is set: nothing is fetched.")
     say("Any other timm network with patch tokens or feature maps serves too, by its timm name.")
     names = ", ".join(OPEN_CLIP + name for name in CLIP_TAGS)
@@ -46,37 +45,29 @@ def pull(
     names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Short or timm names.")],
 ) -> None:
     """Fetch weights ahead of time, for a station without a network."""
+    for name in names:
+        if name in CATALOGUE and not CATALOGUE[name].timm:
+            say(f"{name}: needs no weights")
+            continue
+        path = _fetched(name)
+        say(f"{name}: {path} ({path.stat().st_size / 2**20:.0f} MiB)")
+
+
+def _fetched(name: str) -> Path:
+    """The file of a backbone's weights, from this machine or the hub."""
+    if name.startswith(OPEN_CLIP):
+        from offnominal.backbones.clip_files import weights_file
+
+        return weights_file(name)
     from offnominal.backbones.timm import hub_file
     from offnominal.backbones.weights import cached_file, download
 
-    for name in names:
-        if name.startswith(OPEN_CLIP):
-            from offnominal.backbones.clip_files import weights_file
-
-            path = weights_file(name)
-            say(f"{name}: {path} ({path.stat().st_size / 2**20:.0f} MiB)")
-            continue
-        entry = CATALOGUE.get(name)
-        if entry is not None and not entry.timm:
-            say(f"{name}: needs no weights")
-            continue
-        if entry is None and "_" not in name:
-            raise BackboneError(f"unknown backbone {name!r}: {closest(name)}")
-        repository, filename = hub_file(entry.timm if entry else name)
-        there = cached_file(repository, filename)
-        path = there or download(repository, filename, name)
-        state = "is on this machine" if there else "fetched"
-        say(f"{name}: {state}: {path} ({path.stat().st_size / 2**20:.0f} MiB)")
+    if name not in CATALOGUE and "_" not in name:
+        raise BackboneError(f"unknown backbone {name!r}: {closest(name)}")
+    repository, filename = hub_file(CATALOGUE[name].timm if name in CATALOGUE else name)
+    return cached_file(repository, filename) or download(repository, filename, name)
 
 
-def _where(entry: Entry) -> str:
-    """Whether the weights are on this machine, without importing timm."""
-    if not entry.timm:
-        return "none needed"
-    from offnominal.backbones.weights import cached_file
-
-    return "here" if cached_file(*entry.hub) else "to fetch"
-
-
-def _offline() -> bool:
+def is_offline() -> bool:
+    """Whether the hub's client was told to fetch nothing."""
     return os.environ.get("HF_HUB_OFFLINE", "") not in ("", "0")

@@ -1,25 +1,23 @@
 """``offnominal benchmark``: grids over data sets, methods, options, shots and seeds."""
 
 import math
-from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from offnominal.cli import options
-from offnominal.cli.command import Found, named
+from offnominal.cli.command import Found, Option, method_options, named
 from offnominal.cli.datasets import open_from_options
-from offnominal.cli.method_options import Option, method_options
 from offnominal.cli.terminal import UNREADABLE, USAGE, progress_bar, say
 from offnominal.errors import OptionError
 
 if TYPE_CHECKING:
     from offnominal.benchmark.cell import Cell
-    from offnominal.benchmark.plan import Request, Work
+    from offnominal.benchmark.plan import Work
+    from offnominal.benchmark.presets import Preset
     from offnominal.benchmark.runner import Outcome
-    from offnominal.benchmark.store import Plan, Store
+    from offnominal.benchmark.store import Store
     from offnominal.datasets import Dataset
 
 _DEFAULT = "anomalydino"
@@ -86,77 +84,68 @@ def benchmark(
         List the cells and what is missing; run nothing.
     """
     if preset == "list":
-        _list_presets()
+        from offnominal.benchmark.presets import PRESETS
+
+        for known in PRESETS.values():
+            typer.echo(f"{known.name:<22}{known.title}")
         return
-    from offnominal.benchmark.plan import make_plan
+    from offnominal.benchmark.grid import parse_sets
+    from offnominal.benchmark.plan import Request, make_plan, varied
     from offnominal.benchmark.runner import Runner
-    from offnominal.benchmark.store import Store, require
+    from offnominal.benchmark.store import Plan, Store, require
 
     for package in ("pyarrow", "filelock"):
         require(package, "benchmark")
+    asked = _preset(preset)
     wanted = ",".join(categories) if categories else None
     roots: list[Path | None] = [*data] if data else [None]
     datasets = [open_from_options(root, categories=wanted, **folders) for root in roots]
+    methods = _split(method) or [asked.method]
     texts = [f"{name}={','.join(values)}" for name, values in given.items() if values]
-    request, plan = _request(preset, _split(method), [*(sets or []), *texts])
-    request = replace(request, seeds=seeds, sampling=sampling, backbones=_split(backbone))
-    if shots:
-        request = replace(request, shots=[_shots(text) for text in _split(shots)])
-    if class_names is not None:
-        request = replace(request, class_names=_names(class_names, datasets))
-    work = make_plan(datasets, request)
-    store = Store(output)
+    request = Request(
+        methods=methods,
+        shots=[_shots(text) for text in _split(shots)] or asked.shots,
+        seeds=seeds,
+        sampling=sampling,
+        backbones=_split(backbone),
+        sets={**asked.sets, **parse_sets([*(sets or []), *texts], methods)},
+        cached=asked.cached,
+        class_names=_names(class_names, datasets),
+    )
+    work, store = make_plan(datasets, request), Store(output)
     _announce(datasets, work, store, dry_run)
     if dry_run:
         return
-    store.add_plan(plan(request, work))
+    axes = (*(asked.axes if preset else ()), *varied(request)) or ("shots",)
+    cells = tuple(cell.name for cell in work.cells)
+    store.add_plan(Plan(asked.name, asked.title, tuple(dict.fromkeys(axes)), cells))
     kept = None if no_cache or not request.cached else options.open_cache(cache, cache_limit)
-    runner = Runner(work, store, kept, device, maps)
     with progress_bar(None) as advance:
-        outcome = runner.run(advance, _tell)
+        outcome = Runner(work, store, kept, device, maps).run(advance, _tell)
     _sum_up(outcome, output, bool(kept))
 
 
 def benchmark_options(args: list[str]) -> Found:
     """The options of all the methods that a command line names."""
-    from offnominal.benchmark.presets import PRESETS
-
-    preset = PRESETS.get("".join(named(args, "--preset")[-1:]))
-    methods = _split(named(args, "--method")) or [preset.method if preset else _DEFAULT]
+    preset = next(reversed(named(args, "--preset")), None)
+    methods = _split(named(args, "--method", many=True))
+    methods = methods or [_DEFAULT if preset == "list" else _preset(preset).method]
     found: dict[str, Option] = {}
     for method in methods:
         for option in method_options(method, without=("device", "weights", "backbone")):
             found.setdefault(option.name, option)
-    return Found(", ".join(methods), list(found.values()))
+    return ", ".join(methods), list(found.values())
 
 
-def _request(
-    preset: str | None, methods: list[str], sets: list[str]
-) -> "tuple[Request, Callable[[Request, Work], Plan]]":
-    """What is asked for: the preset's settings, with those that were given in their place."""
-    from offnominal.benchmark.grid import parse_sets
-    from offnominal.benchmark.plan import Request, varied
-    from offnominal.benchmark.presets import PRESETS
-    from offnominal.benchmark.store import Plan
+def _preset(name: str | None) -> "Preset":
+    """The question that a name stands for; without one, a plain grid."""
+    from offnominal.benchmark.presets import PRESETS, Preset
 
-    if preset is not None and preset not in PRESETS:
-        raise OptionError(f"--preset {preset}: choose one of {', '.join(PRESETS)}")
-    chosen = PRESETS[preset] if preset is not None else None
-    methods = methods or [chosen.method if chosen else _DEFAULT]
-    settings = {name: list(values) for name, values in chosen.sets.items()} if chosen else {}
-    settings |= parse_sets(sets, methods)
-    request = Request(methods=methods, sets=settings)
-    if chosen:
-        request = replace(request, shots=list(chosen.shots), cached=chosen.cached)
-
-    def plan(request: Request, work: "Work") -> Plan:
-        cells = tuple(cell.name for cell in work.cells)
-        if chosen:
-            axes = tuple(dict.fromkeys((*chosen.axes, *varied(request))))
-            return Plan(chosen.name, chosen.title, axes, cells)
-        return Plan("grid", "Results", varied(request) or ("shots",), cells)
-
-    return request, plan
+    if name is None:
+        return Preset("grid", "Results", method=_DEFAULT)
+    if name not in PRESETS:
+        raise OptionError(f"--preset {name}: choose one of {', '.join(PRESETS)}")
+    return PRESETS[name]
 
 
 def _announce(datasets: "list[Dataset]", work: "Work", store: "Store", every: bool) -> None:
@@ -172,8 +161,10 @@ def _announce(datasets: "list[Dataset]", work: "Work", store: "Store", every: bo
         typer.echo(f"{'to run' if cell in missing else 'there':<8}{cell.name}")
 
 
-def _names(given: str, datasets: "list[Dataset]") -> dict[str, str]:
+def _names(given: str | None, datasets: "list[Dataset]") -> dict[str, str] | None:
     """What each category's parts are called."""
+    if given is None:
+        return None
     if given == "categories":
         return {name: name for dataset in datasets for name in dataset.categories}
     from offnominal.language.names import read_class_names
@@ -189,33 +180,27 @@ def _split(values: list[str] | None) -> list[str]:
 def _shots(text: str) -> int | None:
     if text in ("full", "all"):
         return None
-    try:
-        return int(text)
-    except ValueError as error:
-        raise OptionError(f"--shots {text}: give numbers, or full") from error
+    if not text.isdigit():
+        raise OptionError(f"--shots {text}: give numbers, or full")
+    return int(text)
 
 
 def _tell(cell: "Cell", figures: dict[str, float]) -> None:
-    wanted = (("image_auroc", "image AUROC"), ("pixel_auroc", "pixel AUROC"), ("aupro", "AUPRO"))
-    known = [
-        f"{words} {100 * figures[key]:.1f}"
-        for key, words in wanted
-        if not math.isnan(figures.get(key, math.nan))
-    ]
+    wanted = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "aupro": "AUPRO"}
+    known = [f"{words} {100 * figures[key]:.1f}" for key, words in wanted.items()
+             if not math.isnan(figures.get(key, math.nan))]  # fmt: skip
     say(f"{cell.name}: {', '.join(known) or 'no figure is defined'}")
 
 
 def _sum_up(outcome: "Outcome", output: Path, cached: bool) -> None:
-    said = [f"{outcome.finished} cells run"]
-    if outcome.before:
-        said.append(f"{outcome.before} were there")
-    if outcome.elsewhere:
-        said.append(f"{outcome.elsewhere} are being run by another process")
-    if cached and outcome.finished:
-        said.append(
-            f"features of {outcome.computed:,} views computed, of {outcome.from_cache:,} found"
-        )
-    say("; ".join(said))
+    features = f"features of {outcome.computed:,} views computed, of {outcome.from_cache:,} found"
+    facts = [
+        (True, f"{outcome.finished} cells run"),
+        (outcome.before, f"{outcome.before} were there"),
+        (outcome.elsewhere, f"{outcome.elsewhere} are being run by another process"),
+        (cached and outcome.finished, features),
+    ]
+    say("; ".join(words for told, words in facts if told))
     if outcome.untrained:
         reasons = "; ".join(sorted(outcome.untrained))
         say(f"weights not pretrained ({reasons}): these figures say nothing about the methods")
@@ -224,14 +209,5 @@ def _sum_up(outcome: "Outcome", output: Path, cached: bool) -> None:
     for text in outcome.failed:
         say(f"failed: {text}")
     typer.echo(f"Make the page with: offnominal report {output}")
-    if outcome.failed:
-        raise typer.Exit(USAGE)
-    if outcome.unreadable:
-        raise typer.Exit(UNREADABLE)
-
-
-def _list_presets() -> None:
-    from offnominal.benchmark.presets import PRESETS
-
-    for preset in PRESETS.values():
-        typer.echo(f"{preset.name:<22}{preset.title}")
+    if outcome.failed or outcome.unreadable:
+        raise typer.Exit(USAGE if outcome.failed else UNREADABLE)

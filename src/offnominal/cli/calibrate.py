@@ -4,7 +4,7 @@ from typing import Annotated
 
 from offnominal.cli import options
 from offnominal.cli.info import describe_threshold
-from offnominal.cli.terminal import Unreadable, progress_bar, say
+from offnominal.cli.terminal import Unreadable, progress_bar, say, tell
 from offnominal.errors import OptionError
 
 
@@ -29,7 +29,7 @@ def calibrate(
     false_reject : float or None
         Rate of good parts that may be rejected; else as it was fitted.
     """
-    from offnominal.detectors.saving import load
+    from offnominal.detectors.registry import load
     from offnominal.paths import find_images
 
     detector = load(model, weights, device)
@@ -45,15 +45,14 @@ def calibrate(
     with progress_bar(len(files)) as advance:
         skipped = detector.calibrate(files, false_reject, unreadable, advance)
     detector.save(output or model)
-    say(f"{output or model}: calibrated on {len(detector.good_scores_)} good images")
-    if skipped:
-        say(f"  left out   {skipped} that it knows already: references, or copies")
-    say(f"  threshold  {describe_threshold(detector)}")
+    say(f"{output or model}: calibrated on {len(detector.calibration)} good images")
+    known = f"{skipped} that it knows already: references, or copies" if skipped else ""
+    tell(("left out", known), ("threshold", describe_threshold(detector)))
     if defective:
         with progress_bar(len(defective)) as advance:
             found = detector.stream(defective, unreadable, advance)
             decisions = [prediction.is_anomalous for prediction in found]
         missed = sum(decision is False for decision in decisions)
         share = f"{100 * missed / len(decisions):.1f} %" if decisions else "none readable"
-        say(f"  miss rate  {share} ({missed} of {len(decisions)} defective images pass)")
+        tell(("miss rate", f"{share} ({missed} of {len(decisions)} defective images pass)"))
     unreadable.finish()

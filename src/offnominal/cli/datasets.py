@@ -8,15 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from offnominal.cli import options
-from offnominal.cli.command import parameters_of, spelled_out
+from offnominal.cli.command import add_command, parameters_of
 from offnominal.cli.terminal import UNREADABLE, console, progress_bar, say, table
 from offnominal.datasets.catalogue import LAYOUTS, PRESETS
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from offnominal.datasets.dataset import Dataset
-    from offnominal.datasets.report import Contents, Finding, Report
+    from offnominal.datasets.report import Report
 
 app = typer.Typer(
     help="List layouts and known data sets, or check one of your own.", add_completion=False
@@ -64,18 +62,10 @@ def open_from_options(
     """
     from offnominal.datasets.dataset import open_dataset
 
-    return open_dataset(
-        root,
-        layout,
-        categories=[c.strip() for c in categories.split(",")] if categories else None,
-        good=good or None,
-        defects=defects or None,
-        masks=masks,
-        test_good=test_good or None,
-        train_share=train_share,
-        frame_step=frame_step,
-        mask_threshold=mask_threshold,
-    )
+    only = [name.strip() for name in categories.split(",")] if categories else None
+    more: dict[str, Any] = {"masks": masks, "train_share": train_share, "frame_step": frame_step}
+    more |= {"good": good or None, "defects": defects or None, "test_good": test_good or None}
+    return open_dataset(root, layout, categories=only, mask_threshold=mask_threshold, **more)
 
 
 def dataset_options(*without: str) -> list[Parameter]:
@@ -116,68 +106,53 @@ def check(as_json: options.Json = False, **data: Any) -> None:
         raise typer.Exit(UNREADABLE)
 
 
-app.command()(spelled_out(check, dataset_options()))
+add_command(app, check, dataset_options())
 
 
 def _print(report: "Report") -> None:
     from rich.markup import escape
 
     screen = console(110)
-    images = sum(n for c in report.categories for _, _, n in c.sizes)
+    images = sum(n for entry in report.categories for _, _, n in entry.sizes)
     categories = "category" if len(report.categories) == 1 else "categories"
-    screen.print(
+    title = (
         f"[bold]{report.name}[/]: {report.layout} layout, {len(report.categories)} {categories}, "
-        f"{images:,} images read in {escape(report.root)}\n",
-        highlight=False,
-        soft_wrap=True,
+        f"{images:,} images read in {escape(report.root)}\n"
     )
-    columns = ["train", "validation", "test good", "defective", "masks"]
+    screen.print(title, highlight=False, soft_wrap=True)
+    numbers = ["train", "validation", "test good", "defective", "masks"]
     if not any(entry.validation for entry in report.categories):
-        columns.remove("validation")
+        numbers.remove("validation")
     rows = []
     for entry in report.categories:
-        numbers = {
-            "train": entry.train,
-            "validation": entry.validation,
-            "test good": entry.test_good,
-            "defective": sum(entry.test_defective.values()),
-            "masks": entry.masks,
-        }
-        kinds = ", ".join(f"{kind} {n}" for kind, n in entry.test_defective.items())
-        rows.append((entry.category, *(str(numbers[c]) for c in columns), kinds, _sizes(entry)))
-    headings = ("category", *columns, "kinds of defect", "sizes (width x height)")
-    screen.print(table(headings, rows, columns))
+        kinds = entry.test_defective
+        counts = {"train": entry.train, "validation": entry.validation, "masks": entry.masks,
+                  "test good": entry.test_good, "defective": sum(kinds.values())}  # fmt: skip
+        told = ", ".join(f"{kind} {number}" for kind, number in kinds.items())
+        rows.append((entry.category, *(str(counts[n]) for n in numbers), told, _sizes(entry.sizes)))
+    headings = ("category", *numbers, "kinds of defect", "sizes (width x height)")
+    screen.print(table(headings, rows, numbers))
     for finding in report.findings:
-        screen.print()
-        _print_finding(screen, finding)
+        colour = {"error": "red", "warning": "yellow", "note": "cyan"}[finding.severity]
+        number = f": {finding.count:,}" if finding.count else ""
+        lines = [f"\n[{colour}]{finding.severity}:[/] {escape(finding.what)}{number}"]
+        lines += [f"  {escape(example)}" for example in finding.examples]
+        if finding.count > len(finding.examples):
+            lines.append(f"  and {finding.count - len(finding.examples):,} more")
+        if finding.action:
+            lines.append(f"  -> {escape(finding.action)}")
+        screen.print("\n".join(lines), highlight=False, soft_wrap=True)
     if not report.findings:
         screen.print("\nNothing odd.")
 
 
-def _print_finding(screen: "Console", finding: "Finding") -> None:
-    from rich.markup import escape
-
-    colour = {"error": "red", "warning": "yellow", "note": "cyan"}[finding.severity]
-    number = f": {finding.count:,}" if finding.count else ""
-    lines = [f"[{colour}]{finding.severity}:[/] {escape(finding.what)}{number}"]
-    lines += [f"  {escape(example)}" for example in finding.examples]
-    if finding.count > len(finding.examples):
-        lines.append(f"  and {finding.count - len(finding.examples):,} more")
-    if finding.action:
-        lines.append(f"  -> {escape(finding.action)}")
-    screen.print("\n".join(lines), highlight=False, soft_wrap=True)
-
-
-def _sizes(entry: "Contents") -> str:
-    """The one size, or the commonest and the range."""
-    if not entry.sizes:
-        return "-"
-    if len(entry.sizes) <= 3:
-        many = len(entry.sizes) > 1
-        return ", ".join(f"{w}x{h}" + f" ({n})" * many for w, h, n in entry.sizes)
-    widths = [w for w, _, _ in entry.sizes]
-    heights = [h for _, h, _ in entry.sizes]
+def _sizes(sizes: tuple[tuple[int, int, int], ...]) -> str:
+    """Each with its number, or the range."""
+    if len(sizes) <= 3:
+        number = " ({})" if len(sizes) > 1 else ""
+        return ", ".join(f"{w}x{h}{number.format(n)}" for w, h, n in sizes) or "-"
+    widths, heights, _ = zip(*sizes, strict=True)
     return (
-        f"{len(entry.sizes):,} sizes, {min(widths)} to {max(widths)} wide, "
+        f"{len(sizes):,} sizes, {min(widths)} to {max(widths)} wide, "
         f"{min(heights)} to {max(heights)} high"
     )

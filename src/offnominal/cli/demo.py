@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from offnominal.cli.terminal import progress_bar, say
+from offnominal.cli.terminal import console, progress_bar, say, table
 
 
 def demo(
@@ -36,13 +36,8 @@ def demo(
     say("drawing parts of two looks, with defects")
     with progress_bar(None) as advance:
         result = run_demo(output, backbone, weights, seed, progress=advance)
-    _table(result.figures)
+    names = list(result.figures[0])
+    rows = [[f"{v:.3f}" if isinstance(v, float) else str(v) for v in row.values()]
+            for row in result.figures]  # fmt: skip
+    console(100).print(table([name.replace("_", " ") for name in names], rows))
     typer.echo(f"\nOpen {result.page.absolute()}")
-
-
-def _table(figures: list[dict[str, object]]) -> None:
-    names = list(figures[0])
-    typer.echo("".join(f"{name.replace('_', ' '):>14}" for name in names))
-    for row in figures:
-        cells = (f"{v:.3f}" if isinstance(v, float) else str(v) for v in row.values())
-        typer.echo("".join(f"{cell:>14}" for cell in cells))

@@ -15,19 +15,21 @@ from offnominal.cli.terminal import Unreadable, progress_bar, say, warn_untraine
 if TYPE_CHECKING:
     from offnominal.benchmark.evaluate import Evaluation
 
-_ROWS = (
-    ("image_auroc", "image AUROC"),
-    ("image_ap", "image AP"),
-    ("image_f1_max", "image F1-max"),
-    ("image_miss_at_0.1%", "missed at 0.1 % false rejects"),
-    ("image_miss_at_1%", "missed at 1 % false rejects"),
-    ("image_miss_at_5%", "missed at 5 % false rejects"),
-    ("pixel_auroc", "pixel AUROC"),
-    ("pixel_ap", "pixel AP"),
-    ("pixel_f1_max", "pixel F1-max"),
-    ("aupro", "AUPRO to 0.3"),
-    ("aupro_0.05", "AUPRO to 0.05"),
-)
+_ROWS = {
+    "image_auroc": "image AUROC",
+    "image_ap": "image AP",
+    "image_f1_max": "image F1-max",
+    "image_miss_at_0.1%": "missed at 0.1 % false rejects",
+    "image_miss_at_1%": "missed at 1 % false rejects",
+    "image_miss_at_5%": "missed at 5 % false rejects",
+    "pixel_auroc": "pixel AUROC",
+    "pixel_ap": "pixel AP",
+    "pixel_f1_max": "pixel F1-max",
+    "aupro": "AUPRO to 0.3",
+    "aupro_0.05": "AUPRO to 0.05",
+    "false_rejects": "good images rejected, own threshold",
+    "misses": "defects missed, own threshold",
+}
 
 
 def evaluate(
@@ -53,7 +55,7 @@ def evaluate(
     """
     from offnominal.benchmark.evaluate import evaluate_detector
     from offnominal.benchmark.store import require
-    from offnominal.detectors.saving import load
+    from offnominal.detectors.registry import load
 
     if output is not None:
         require("pyarrow", "evaluate -o")
@@ -65,11 +67,12 @@ def evaluate(
     with progress_bar(sum(len(found.test(c)) for c in found.categories)) as advance:
         results = evaluate_detector(detector, model, found, output, maps, unreadable, advance)
     if as_json:
-        typer.echo(json.dumps([_plain(asdict(result)) for result in results], indent=1))
-    else:
-        for result in results:
-            _print(result)
+        text = json.dumps([asdict(result) for result in results])
+        # What is not a number is null in JSON.
+        typer.echo(json.dumps(json.loads(text, parse_constant=lambda name: None), indent=1))
     for result in results:
+        if not as_json:
+            _print(result)
         for note in result.notes:
             say(note)
     if output is not None:
@@ -79,25 +82,9 @@ def evaluate(
 
 def _print(result: "Evaluation") -> None:
     typer.echo(f"{result.category}: {result.good} good and {result.defective} defective images")
-    for key, words in _ROWS:
+    for key, words in _ROWS.items():
         value = result.figures.get(key, math.nan)
-        if math.isnan(value):
-            continue
-        spread = ""
-        if key in result.intervals:
-            low, high = result.intervals[key]
-            spread = f"   95 %: {100 * low:.1f} to {100 * high:.1f}"
-        typer.echo(f"  {words:<32}{100 * value:6.1f}{spread}")
-    for key, words in (("false_rejects", "good images rejected"), ("misses", "defects missed")):
-        value = result.figures[key]
+        low, high = result.intervals.get(key, (math.nan, math.nan))
+        spread = "" if math.isnan(low) else f"   95 %: {100 * low:.1f} to {100 * high:.1f}"
         if not math.isnan(value):
-            typer.echo(f"  {words + ', own threshold':<32}{100 * value:6.1f}")
-
-
-def _plain(content: object) -> object:
-    """What is not a number is null in JSON."""
-    if isinstance(content, dict):
-        return {key: _plain(value) for key, value in content.items()}
-    if isinstance(content, list | tuple):
-        return [_plain(value) for value in content]
-    return None if isinstance(content, float) and math.isnan(content) else content
+            typer.echo(f"  {words:<36}{100 * value:6.1f}{spread}")

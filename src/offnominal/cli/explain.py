@@ -10,7 +10,7 @@ from offnominal.cli.terminal import say
 from offnominal.errors import OptionError
 
 if TYPE_CHECKING:
-    from offnominal.detectors.explaining import Explanation
+    from offnominal.explain.match import Explanation
 
 
 def explain(
@@ -37,14 +37,15 @@ def explain(
     """
     from PIL import Image, UnidentifiedImageError
 
-    from offnominal.detectors.saving import load
+    from offnominal.detectors.registry import load
+    from offnominal.explain.explanation import explain as explained
+    from offnominal.explain.picture import draw
 
     target = output or Path(f"{image.stem}.explained.png")
-    if not target.absolute().parent.is_dir():
-        raise OptionError(f"-o {target}: the folder {target.parent} does not exist; create it")
-    explanation = load(model, weights, device).explain(image, worst, references or ())
+    options.check_folder(target)
+    explanation = explained(load(model, weights, device), image, worst, references or ())
     try:
-        Image.fromarray(explanation.picture()).save(target)
+        Image.fromarray(draw(explanation)).save(target)
     except (OSError, ValueError, UnidentifiedImageError) as error:
         raise OptionError(f"-o {target}: cannot be written ({error}); name a .png file") from error
     if sys.stdout.isatty():
@@ -57,8 +58,7 @@ def explain(
 def _print(explanation: "Explanation") -> None:
     print(f"{explanation.prediction.source}: score {explanation.prediction.score:.4g}")
     for match in explanation.matches:
-        turned = f", turned by {match.origin.angle:g} degrees" if match.origin.angle else ""
-        print(
-            f"{match.number:>3}  distance {match.distance:<10.4g}at {match.box[0]},{match.box[1]}  "
-            f"nearest in {match.origin.file} at {match.origin.box[0]},{match.origin.box[1]}{turned}"
-        )
+        origin, (left, top, _, _) = match.origin, match.box
+        turned = f", turned by {origin.angle:g} degrees" if origin.angle else ""
+        where = f"nearest in {origin.file} at {origin.box[0]},{origin.box[1]}{turned}"
+        print(f"{match.number:>3}  distance {match.distance:<10.4g}at {left},{top}  {where}")

@@ -1,17 +1,13 @@
 """``offnominal fit``: good images in, a model file out."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from offnominal.cli import options
-from offnominal.cli.command import Found, named
-from offnominal.cli.info import describe_bank, describe_threshold
-from offnominal.cli.method_options import method_options
-from offnominal.cli.terminal import Unreadable, count, progress_bar, say, warn_untrained
+from offnominal.cli.command import Found, method_options, named
+from offnominal.cli.info import describe
+from offnominal.cli.terminal import Unreadable, count, progress_bar, say, tell, warn_untrained
 from offnominal.errors import OptionError
-
-if TYPE_CHECKING:
-    from offnominal.detectors.base import Detector
 
 _DEFAULT = "anomalydino"
 
@@ -43,12 +39,14 @@ def fit(
     seed : int
         Seed of that draw.
     """
+    from offnominal.detectors.batch.base import BatchDetector
     from offnominal.paths import find_images
 
-    if not output.absolute().parent.is_dir():
-        raise OptionError(f"-o {output}: the folder {output.parent} does not exist; create it")
+    options.check_folder(output)
     detector = options.build_detector(method, given, sets)
-    _check_images(method, good)
+    if isinstance(detector, BatchDetector):
+        told = "nothing to fit: it scores the images of a batch; use `predict --zero-shot-batch`"
+        raise OptionError(f"--method {method}: {told}")
     files = _draw(find_images(good), shots, seed) if good else []
     unreadable = Unreadable(strict)
     with progress_bar(len(files)) as advance:
@@ -62,28 +60,7 @@ def fit(
 def fit_options(args: list[str]) -> Found:
     """The options of the method that a command line names."""
     method = (named(args, "--method") or [_DEFAULT])[-1]
-    return Found(method, method_options(method))
-
-
-def _check_images(method: str, good: list[str] | None) -> None:
-    from offnominal.detectors import METHODS
-
-    known = METHODS[method]
-    if known.batched:
-        raise OptionError(
-            f"--method {method}: has nothing to fit: it scores the images of a batch; use "
-            "`offnominal predict --zero-shot-batch`"
-        )
-    if known.references == "required" and not good:
-        raise OptionError(
-            f"--method {method}: needs {known.needs}; name a folder of them, or choose a "
-            "zero-shot method (see `offnominal methods`)"
-        )
-    if known.references == "none" and good:
-        raise OptionError(
-            f"--method {method}: learns from no image; leave {good[0]} out, and give good images "
-            "to `offnominal calibrate` for a threshold"
-        )
+    return method, method_options(method)
 
 
 def _draw(files: list[Path], shots: int | None, seed: int) -> list[Path]:
@@ -97,30 +74,20 @@ def _draw(files: list[Path], shots: int | None, seed: int) -> list[Path]:
     return [files[number] for number in sorted(draw_numbers(len(files), shots, seed))]
 
 
-def _report(detector: "Detector", output: Path) -> None:
-    say(f"{output}: {detector.method} on {count(len(detector.references_), 'good image')}")
-    if detector.copies_:
-        say(f"  left out   {detector.copies_} exact copies of others")
-    network = detector.load_network()
-    if network.digest:
-        say(f"  backbone   {network.name}, digest {network.digest[:12]}")
-    if detector.bank_rows:
-        say(f"  bank       {describe_bank(detector)}")
-    if hasattr(detector, "foreground_picture"):
-        _report_mask(detector, output)
-    say(f"  threshold  {describe_threshold(detector)}")
-
-
-def _report_mask(detector: Any, output: Path) -> None:
-    from PIL import Image
-
-    from offnominal.images import read_image
-
+def _report(detector: Any, output: Path) -> None:
+    say(f"{output}: {detector.method} on {count(len(detector.references), 'good image')}")
+    copies = f"{detector.copies} exact copies of others" if detector.copies else ""
+    tell(("left out", copies), *describe(detector, detector.header()))
+    if not hasattr(detector, "foreground_picture"):
+        return
     test = detector.masking_test_
-    why = f" ({test['reason']})" if test else ""
-    say(f"  mask       {'on' if detector.masks_ else 'off'}{why}")
+    tell(("mask", ("on" if detector.masks_ else "off") + (f" ({test['reason']})" if test else "")))
     if test or detector.masks_:
-        first = read_image(detector.references_[0]["file"], detector.sixteen_bit)
+        from PIL import Image
+
+        from offnominal.images import read_image
+
+        first = read_image(detector.references[0].file, detector.sixteen_bit)
         picture = output.with_suffix(".mask.png")
         Image.fromarray(detector.foreground_picture(first)).save(picture)
-        say(f"             as a picture: {picture}")
+        tell(("", f"as a picture: {picture}"))

@@ -4,32 +4,18 @@ import json
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from offnominal.cli import options
 from offnominal.cli.info import describe_threshold
-from offnominal.cli.terminal import Unreadable, count, progress_bar, say
+from offnominal.cli.terminal import Unreadable, count, progress_bar, say, tell
 from offnominal.errors import OptionError
 
 if TYPE_CHECKING:
-    from offnominal.detectors.base import Detector
-    from offnominal.detectors.growing import Change
+    from offnominal.detectors.references import Change
 
-__all__ = ["add", "forget", "history", "undo"]
-
-# Methods that keep the patches of their references one by one.
-_GROWING = ("anomalydino", "multilayer-nn", "patchcore", "softpatch", "subspacead")
-
-_When = Annotated[
-    str | None,
-    typer.Option(
-        "--when",
-        help="Time to note in the history: now, or as 2026-03-01T09:30.",
-        show_default="none, so that the same steps give the same file",
-    ),
-]
 _DONE = {"add": "learned", "forget": "forgot", "undo": "took back a step with"}
 _SCORED = {
     "affected": "the other references' scores were brought up to date, exactly",
@@ -42,7 +28,7 @@ def add(
     model: options.Model,
     images: Annotated[list[str], "IMAGES..."],
     output: options.Output = None,
-    when: _When = None,
+    when: options.When = None,
     weights: options.Weights = None,
     device: options.Device = "auto",
     strict: options.Strict = False,
@@ -56,15 +42,11 @@ def add(
     """
     from offnominal.paths import find_images
 
-    time = _time(when)
-    files = find_images(images)
-    detector = _load(model, weights, device, "learn from single further images")
-    unreadable = Unreadable(strict)
-    with progress_bar(None) as advance:
+    time, files, unreadable = _time(when), find_images(images), Unreadable(strict)
+    detector = _load("add", model, weights, device)
+    with progress_bar(len(files)) as advance:
         change = detector.add(files, unreadable, advance, time)
-    if change.images or output:
-        detector.save(output or model)
-    _report(change, detector, output or model)
+    _keep(change, detector, model, output)
     unreadable.finish()
 
 
@@ -73,7 +55,7 @@ def forget(
     images: Annotated[list[str], "IMAGE..."],
     output: options.Output = None,
     compact: bool = False,
-    when: _When = None,
+    when: options.When = None,
     weights: options.Weights = None,
     device: options.Device = "auto",
 ) -> None:
@@ -87,14 +69,12 @@ def forget(
     compact : bool
         Drop it from the file as well: no undo, a smaller file.
     """
-    time = _time(when)
-    detector = _load(model, weights, device, "forget single images")
+    time, detector = _time(when), _load("forget", model, weights, device)
     with progress_bar(None) as advance:
         change = detector.forget(images, time, advance)
     if compact:
         detector.compact()
-    detector.save(output or model)
-    _report(change, detector, output or model)
+    _keep(change, detector, model, output)
 
 
 def undo(
@@ -104,85 +84,81 @@ def undo(
     device: options.Device = "auto",
 ) -> None:
     """Go back to before the last add or forget, exactly."""
-    detector = _load(model, weights, device, "go back a step")
+    detector = _load("undo", model, weights, device)
     with progress_bar(None) as advance:
         change = detector.undo(advance)
-    detector.save(output or model)
-    _report(change, detector, output or model)
+    _keep(change, detector, model, output)
 
 
-def history(
-    model: options.Model, as_json: options.Json = False, weights: options.Weights = None
-) -> None:
+def history(model: options.Model, as_json: options.Json = False) -> None:
     """List the steps of a model, the first one first, and the images of each."""
-    from offnominal.detectors.saving import load
+    from offnominal.detectors.references import References
+    from offnominal.modelfile import read_header
 
-    detector = load(model, weights, "cpu")
-    versions = detector.history()
+    references = References.from_plain(read_header(model)["references"])
+    steps = references.history()
     if as_json:
-        steps = [asdict(version) for version in versions]
-        known = [{key: r[key] for key in ("file", "digest")} for r in detector.references_]
-        typer.echo(json.dumps({"history": steps, "references": known}, indent=1))
+        known = [{"file": references[n].file, "digest": references[n].digest}
+                 for n in references.active]  # fmt: skip
+        told = {"history": [asdict(step) for step in steps], "references": known}
+        typer.echo(json.dumps(told, indent=1))
         return
     typer.echo(f"{'step':>4}  {'what':<8}{'references':>10}{'patches':>12}  {'when':<22}images")
-    for version in versions:
+    for step in steps:
         typer.echo(
-            f"{version.number:>4}  {version.what:<8}{version.references:>10}{version.rows:>12,}  "
-            f"{version.when or '-':<22}{_first(version.images)}"
+            f"{step.number:>4}  {step.what:<8}{step.references:>10}{step.rows:>12,}  "
+            f"{step.when or '-':<22}{_first(step.images)}"
         )
 
 
-def _load(model: Path, weights: str | None, device: str, wish: str) -> "Detector":
-    """A model of a method that can change by single references."""
-    from offnominal.detectors import METHODS
-    from offnominal.detectors.saving import load
+def _load(step: str, model: Path, weights: str | None, device: str) -> Any:
+    """The detector of a model file, if its method can take a step without another fit."""
+    from offnominal.detectors.registry import METHODS, load
+    from offnominal.modelfile import read_header
 
-    detector = load(model, weights, device)
-    able = [n for n in METHODS if getattr(METHODS[n], "grows", n in _GROWING)]
-    if detector.method not in able:
+    able = {"all": ("add", "forget", "undo"), "adds": ("add",), "no": ()}
+    method = read_header(model)["method"]
+    if method in METHODS and step not in able[METHODS[method].grows]:
+        others = ", ".join(name for name, known in METHODS.items() if step in able[known.grows])
         raise OptionError(
-            f"{detector.method} cannot {wish}, since it does not keep the patches of its "
-            "references one by one: fit it anew, with the images that it should know, or choose "
-            f"another method ({', '.join(able)})"
+            f"{method} cannot {step}: it does not keep what it learned image by image. Fit it anew "
+            f"with the images that it should know, or choose another method ({others})"
         )
-    return detector
+    return load(model, weights, device)
 
 
 def _time(text: str | None) -> datetime | None:
     """The time that ``--when`` names."""
     if text is None:
         return None
-    if text == "now":
-        return datetime.now(UTC)
     try:
-        return datetime.fromisoformat(text)
+        return datetime.now(UTC) if text == "now" else datetime.fromisoformat(text)
     except ValueError as error:
         raise OptionError(f"--when {text}: give now, or a time as 2026-03-01T09:30") from error
 
 
-def _report(change: "Change", detector: "Detector", output: Path) -> None:
-    """Say what a step changed."""
-    say(f"{output}: {_DONE[change.what]} {count(len(change.images), 'image', '0')}")
-    for name in change.images[:5]:
-        say(f"             {name}")
-    if len(change.images) > 5:
-        say(f"             and {len(change.images) - 5} more")
-    if change.known:
-        say(f"  left out   {len(change.known)} that it knows already: {_first(change.known)}")
-    say(f"  references {_from_to(*map(str, change.references))}")
-    if any(change.rows):
-        say(f"  bank       {_from_to(*(f'{rows:,}' for rows in change.rows))} patches")
-    say(f"  threshold  {describe_threshold(detector)}")
+def _keep(change: "Change", detector: Any, model: Path, output: Path | None) -> None:
+    """Save what a step changed, and say what that is."""
+    if change.images or output:
+        detector.save(output or model)
+    say(f"{output or model}: {_DONE[change.what]} {count(len(change.images), 'image', '0')}")
     before, after = (f"{each.value:.4g}" if each else "none" for each in change.threshold)
-    moved = f"before: {before}" if before != after else ""
-    for told in (moved, _SCORED.get(change.rescored), detector.calibration_note):
-        if told:
-            say(f"             {told}")
+    known = f"{len(change.known)} that it knows already: {_first(change.known)}"
+    tell(
+        ("", _first(change.images, 5)),
+        ("left out", known if change.known else ""),
+        ("references", _from_to(*change.references)),
+        ("bank", f"{_from_to(*change.rows)} patches" if any(change.rows) else ""),
+        ("threshold", describe_threshold(detector)),
+        ("", f"before: {before}" if before != after else ""),
+        ("", _SCORED.get(change.rescored)),
+        ("", detector.calibration_note),
+    )
 
 
-def _from_to(before: str, after: str) -> str:
-    return before if before == after else f"{before} -> {after}"
+def _from_to(before: int, after: int) -> str:
+    return f"{before:,}" if before == after else f"{before:,} -> {after:,}"
 
 
-def _first(names: tuple[str, ...]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+def _first(names: tuple[str, ...], most: int = 3) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if names[most:] else "")

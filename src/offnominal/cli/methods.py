@@ -2,7 +2,7 @@
 
 import typer
 
-from offnominal.detectors import METHODS
+from offnominal.detectors.registry import METHODS
 
 
 def methods() -> None:

@@ -11,41 +11,33 @@ if TYPE_CHECKING:
     from offnominal.backbones.cache import FeatureCache
     from offnominal.detectors.base import Detector
 
+
+def _option(flags: str, text: str, default: bool | str = True, metavar: str | None = None) -> Any:
+    return typer.Option(*flags.split(), help=text, show_default=default, metavar=metavar)
+
+
+_WEIGHTS = "Local weights: safetensors or a .pth state dict, in timm's naming or the original."
+_SETS = "Another way to give an option of the method, as coreset=0.01; repeatable."
+_WHEN = "Time to note in the history: now, or as 2026-03-01T09:30."
+_CACHE = "Where features are kept, for epochs, cells and runs to share."
+
 Model = Annotated[Path, typer.Argument(help="Model file made by `offnominal fit`.")]
-Output = Annotated[
-    Path | None,
-    typer.Option("-o", "--output", help="Write here.", show_default="over the model file"),
-]
-Weights = Annotated[
-    str | None,
-    typer.Option(
-        "--weights",
-        help="Local weights: safetensors or a .pth state dict, in timm's naming or the original.",
-        show_default="where they lay at the fit",
-    ),
-]
-Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
-Strict = Annotated[bool, typer.Option("--strict", help="Stop at the first unreadable image.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Sets = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set",
-        metavar="NAME=VALUE",
-        help="Another way to give an option of the method, as coreset=0.01; repeatable.",
-        show_default=False,
-    ),
-]
-Cache = Annotated[
-    Path | None,
-    typer.Option(
-        "--cache",
-        help="Where features are kept, for epochs, cells and runs to share.",
-        show_default="in the user's folder of caches",
-    ),
-]
-CacheLimit = Annotated[float, typer.Option("--cache-limit", help="What they may take, in GB.")]
-NoCache = Annotated[bool, typer.Option("--no-cache", help="Compute features anew every time.")]
+Output = Annotated[Path | None, _option("-o --output", "Write here.", "over the model file")]
+Weights = Annotated[str | None, _option("--weights", _WEIGHTS, "where they lay at the fit", "FILE")]
+Device = Annotated[str, _option("--device", "auto, cpu, cuda or cuda:N.")]
+Strict = Annotated[bool, _option("--strict", "Stop at the first unreadable image.")]
+Json = Annotated[bool, _option("--json", "Print JSON.")]
+Sets = Annotated[list[str] | None, _option("--set", _SETS, False, "NAME=VALUE")]
+When = Annotated[str | None, _option("--when", _WHEN, "none: the same steps give the same file")]
+Cache = Annotated[Path | None, _option("--cache", _CACHE, "in the user's folder of caches")]
+CacheLimit = Annotated[float, _option("--cache-limit", "What they may take, in GB.")]
+NoCache = Annotated[bool, _option("--no-cache", "Compute features anew every time.")]
+
+
+def check_folder(output: Path) -> None:
+    """Raise an :class:`OptionError` if the folder for an output is not there."""
+    if not output.absolute().parent.is_dir():
+        raise OptionError(f"-o {output}: the folder {output.parent} does not exist; create it")
 
 
 def open_cache(folder: Path | None, gigabytes: float) -> "FeatureCache":
@@ -56,15 +48,9 @@ def open_cache(folder: Path | None, gigabytes: float) -> "FeatureCache":
 
 
 def build_detector(method: str, given: dict[str, Any], sets: list[str] | None = None) -> "Detector":
-    """Construct a method with the options that were given; the others keep their defaults.
-
-    Raises
-    ------
-    OptionError
-        If the method does not know an option that was given, or one is given twice.
-    """
+    """Construct a method with the options that were given; the others keep their defaults."""
     from offnominal.benchmark.grid import parse_sets
-    from offnominal.detectors import detector_class
+    from offnominal.detectors.registry import detector_class
 
     chosen = {name: value for name, value in given.items() if value is not None}
     for name, values in parse_sets(sets or [], [method]).items():

@@ -2,19 +2,19 @@
 
 import json
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
 from offnominal.cli import options
-from offnominal.cli.command import Found, named
-from offnominal.cli.method_options import method_options
+from offnominal.cli.command import Found, method_options, named
 from offnominal.cli.terminal import ANOMALIES, Unreadable, count, progress_bar, say, warn_untrained
 from offnominal.errors import ImageError, OptionError
 
 if TYPE_CHECKING:
-    from offnominal.cli.writer import Printer, ResultWriter
+    from offnominal.cli.writer import Sink
     from offnominal.detectors.base import Detector
 
 _BATCHED = "anomalydino-batched"
@@ -77,16 +77,13 @@ def predict(
         task = _of_batch(method or _BATCHED, given, sets, zero_shot_batch)
     else:
         task = _of_model(arguments or [], given | {"method": method, "set": sets}, weights, device)
-    sink = _open_sink(task, output, save, resume, overwrite)
     unreadable = Unreadable(strict)
-    with sink:
+    with closing(_open_sink(task, output, save, resume, overwrite)) as sink:
+        warn_untrained(task.detector)
         before = _score(task, sink, unreadable, whole=bool(zero_shot_batch))
-    said = [count(sink.rows, "image", "0")]
-    if before:
-        said.append(f"{before} done before")
-    undecided = sink.undecided
-    said.append(f"{undecided} without a decision (no threshold)" if undecided
-                else f"{sink.anomalous} anomalous")  # fmt: skip
+    said = [count(sink.rows, "image", "0"), *([f"{before} done before"] if before else [])]
+    undecided = f"{sink.undecided} without a decision (no threshold)"
+    said.append(undecided if sink.undecided else f"{sink.anomalous} anomalous")
     say(", ".join(said) + ("" if output in (None, "-") else f"; results in {output}"))
     unreadable.finish()
     if fail_on_anomaly and sink.anomalous:
@@ -96,20 +93,19 @@ def predict(
 def predict_options(args: list[str]) -> Found:
     """The options of the method that is to score a batch."""
     method = (named(args, "--method") or [_BATCHED])[-1]
-    return Found(method, method_options(method, without=("weights", "device")))
+    return method, method_options(method, without=("weights", "device"))
 
 
 def _of_batch(
     method: str, given: dict[str, Any], sets: list[str] | None, folders: list[str]
 ) -> _Task:
-    from offnominal.detectors import METHODS
+    from offnominal.detectors.batch.base import BatchDetector
     from offnominal.paths import find_images
 
     detector = options.build_detector(method, given, sets)
-    if not METHODS[method].batched:
-        raise OptionError(
-            f"--method {method}: does not score a batch; fit it with `offnominal fit`"
-        )
+    if not isinstance(detector, BatchDetector):
+        told = f"--method {method}: does not score a batch; fit it with `offnominal fit`"
+        raise OptionError(told)
     files = find_images(folders)
     # Every score of a batch depends on all of its images.
     run = {"method": method, "images": [str(file) for file in files]}
@@ -121,27 +117,23 @@ def _of_model(
 ) -> _Task:
     import hashlib
 
-    from offnominal.detectors.saving import load
+    from offnominal.detectors.registry import load
     from offnominal.paths import find_images
 
     if len(arguments) < 2:
         raise OptionError("give a model file and at least one image, folder or glob")
-    for name, value in of_batch.items():
-        if value is not None:
-            raise OptionError(
-                f"--{name.replace('_', '-')} is settled in the model file; it goes with "
-                "--zero-shot-batch only"
-            )
+    for name in [name for name, value in of_batch.items() if value is not None]:
+        flag = f"--{name.replace('_', '-')}"
+        told = f"{flag} is settled in the model file; it goes with --zero-shot-batch only"
+        raise OptionError(told)
     model, *names = arguments
-    detector = load(Path(model), weights, device)
+    detector = load(model, weights, device)
     files = find_images(sys.stdin.read().splitlines() if names == ["-"] else names)
     with Path(model).open("rb") as file:  # tells model files apart, thresholds included
         return _Task(detector, files, {"model": hashlib.file_digest(file, "sha256").hexdigest()})
 
 
-def _open_sink(
-    task: _Task, output: str | None, save: str, resume: bool, overwrite: bool
-) -> "Printer | ResultWriter":
+def _open_sink(task: _Task, output: str | None, save: str, resume: bool, overwrite: bool) -> "Sink":
     from offnominal.cli.writer import Printer, ResultWriter, parse_save
 
     if output is None or output == "-":
@@ -154,9 +146,8 @@ def _open_sink(
     return ResultWriter(Path(output), kinds, task.files, task.run, resume, overwrite)
 
 
-def _score(task: _Task, sink: "Printer | ResultWriter", unreadable: Unreadable, whole: bool) -> int:
+def _score(task: _Task, sink: "Sink", unreadable: Unreadable, whole: bool) -> int:
     """Score what is not in the sink; a batch as a whole. Returns how many were there before."""
-    warn_untrained(task.detector)
     todo = [file for file in task.files if whole or str(file) not in sink.done]
 
     def on_error(error: ImageError) -> None:
@@ -170,5 +161,5 @@ def _score(task: _Task, sink: "Printer | ResultWriter", unreadable: Unreadable, 
 
         for prediction in task.detector.stream(todo, on_error, progress):
             if prediction.source not in sink.done:
-                sink.write(Path(prediction.source), prediction)
+                sink.write(prediction)
     return len(task.files) - len(todo)

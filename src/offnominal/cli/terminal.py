@@ -15,30 +15,19 @@ if TYPE_CHECKING:
 
     from offnominal.detectors.base import Detector
 
-__all__ = [
-    "ANOMALIES",
-    "INTERNAL",
-    "UNREADABLE",
-    "USAGE",
-    "Unreadable",
-    "console",
-    "count",
-    "print_error",
-    "progress_bar",
-    "say",
-    "table",
-    "warn_untrained",
-]
-
-ANOMALIES = 1
-USAGE = 2
-UNREADABLE = 3
-INTERNAL = 70
+ANOMALIES, USAGE, UNREADABLE, INTERNAL = 1, 2, 3, 70
 
 
 def say(text: str = "") -> None:
     """Print for a person: on stderr, so that stdout carries results only."""
     print(text, file=sys.stderr, flush=True)
+
+
+def tell(*facts: tuple[str, str | None], out: Callable[[str], None] = say) -> None:
+    """Print titles and what there is to say under each; a title without words is left out."""
+    for title, words in facts:
+        if words:
+            out(f"  {title:<11}{words}")
 
 
 def print_error(text: str) -> None:
@@ -83,13 +72,7 @@ def table(
 
 
 class Unreadable:
-    """Collects images that could not be read, so that the rest goes on.
-
-    Parameters
-    ----------
-    strict : bool
-        Stop at the first instead.
-    """
+    """Collects images that could not be read, so that the rest goes on; strict: stop at once."""
 
     def __init__(self, strict: bool) -> None:
         self.strict = strict
@@ -114,58 +97,35 @@ class Unreadable:
 Advance = Callable[[str, int], None]
 
 # Stages that count other things than the images that they are given.
-_UNITS = {
-    "coreset": "patches",
-    "distributions": "places",
-}
+_UNITS = {"coreset": "patches", "distributions": "places"}
 
 
 @contextmanager
 def progress_bar(total: int | None) -> Iterator[Advance]:
-    """A bar on stderr with rate and time left; nothing when stderr is no terminal.
-
-    Parameters
-    ----------
-    total : int or None
-        How many images every stage has to do, but for stages that count something else.
-    """
+    """A bar on stderr with rate and time left, of ``total`` images; nothing without a terminal."""
     if not sys.stderr.isatty():
         yield lambda stage, done: None
         return
+    from rich import progress as bars
     from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        ProgressColumn,
-        Task,
-        TaskID,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-    from rich.text import Text
-
-    class Rate(ProgressColumn):
-        def render(self, task: Task) -> Text:
-            speed = task.finished_speed or task.speed
-            return Text(f"{speed:.1f} {task.fields['unit']}/s" if speed else "")
 
     columns = (
-        TextColumn("{task.description:<10}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        Rate(),
-        TimeRemainingColumn(compact=True),
+        bars.TextColumn("{task.description:<10}"),
+        bars.BarColumn(),
+        bars.MofNCompleteColumn(),
+        bars.TextColumn("{task.fields[rate]}"),
+        bars.TimeRemainingColumn(compact=True),
     )
-    tasks: dict[str, TaskID] = {}
-    with Progress(*columns, console=Console(stderr=True)) as bar:
+    tasks: dict[str, bars.TaskID] = {}
+    with bars.Progress(*columns, console=Console(stderr=True)) as bar:
 
         def advance(stage: str, done: int) -> None:
+            unit = _UNITS.get(stage, "images")
             if stage not in tasks:
-                unit = _UNITS.get(stage, "images")
-                tasks[stage] = bar.add_task(
-                    stage, total=total if unit == "images" else None, unit=unit
-                )
-            bar.update(tasks[stage], completed=done)
+                known = total if unit == "images" else None
+                tasks[stage] = bar.add_task(stage, total=known, rate="")
+            speed = bar.tasks[tasks[stage]].speed
+            rate = f"{speed:.1f} {unit}/s" if speed else ""
+            bar.update(tasks[stage], completed=done, rate=rate)
 
         yield advance

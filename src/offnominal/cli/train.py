@@ -7,9 +7,8 @@ from typing import Annotated, Any, Literal
 import typer
 
 from offnominal.cli import options
-from offnominal.cli.command import Found
+from offnominal.cli.command import Found, Option, method_options, options_of
 from offnominal.cli.datasets import open_from_options
-from offnominal.cli.method_options import Option, method_options, options_of
 from offnominal.cli.terminal import Unreadable, progress_bar, say, warn_untrained
 from offnominal.errors import OptionError
 
@@ -95,7 +94,7 @@ def train_options(args: list[str]) -> Found:
     """The options of the method that a command line names: its own, the recipe's, the prompts'."""
     words = [word for word in args if not word.startswith("-")]
     if args and not words:
-        return Found("train", [])
+        return "train", []
     from offnominal.detectors.language.training.learners import TRAINABLE
     from offnominal.detectors.registry import detector_class
 
@@ -104,7 +103,7 @@ def train_options(args: list[str]) -> Found:
         names = ", ".join(sorted(TRAINABLE))
         raise OptionError(f"train {' '.join(words[:1])}: choose one of {names}")
     own = method_options(method, without=detector_class(method).file_options)
-    return Found(method, [*_recipe(method), *_settings(method), *own])
+    return method, [*_recipe(method), *_settings(method), *own]
 
 
 def _recipe(method: str) -> list[Option]:
@@ -112,10 +111,8 @@ def _recipe(method: str) -> list[Option]:
     from offnominal.detectors.language.training.learners import TRAINABLE
 
     recipe = TRAINABLE[method].recipe
-    return [
-        replace(option, default=getattr(recipe, option.name))
-        for option in options_of(type(recipe), "Training")
-    ]
+    found = options_of(type(recipe), "Training")
+    return [replace(option, default=getattr(recipe, option.name)) for option in found]
 
 
 def _settings(method: str) -> list[Option]:

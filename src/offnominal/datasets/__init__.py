@@ -5,42 +5,20 @@
 >>> few = draw_shots(tiles.train("magnetic_tile"), 4, seed=0, sampling="first")
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from offnominal.datasets.dataset import Dataset, open_dataset
+from offnominal.datasets.report import Report
 from offnominal.datasets.sample import Sample
+from offnominal.datasets.shots import draw_shots
 
-if TYPE_CHECKING:
-    from offnominal.datasets.dataset import Dataset, open_dataset
-    from offnominal.datasets.masks import read_mask, sample_mask
-    from offnominal.datasets.report import Report
-    from offnominal.datasets.shots import draw_shots
-
-_HOMES = {
-    "Dataset": "offnominal.datasets.dataset",
-    "Report": "offnominal.datasets.report",
-    "draw_shots": "offnominal.datasets.shots",
-    "open_dataset": "offnominal.datasets.dataset",
-    "read_mask": "offnominal.datasets.masks",
-    "sample_mask": "offnominal.datasets.masks",
-}
-
-__all__ = [
-    "Dataset",
-    "Report",
-    "Sample",
-    "draw_shots",
-    "open_dataset",
-    "read_mask",
-    "sample_mask",
-]
+__all__ = ["Dataset", "Report", "Sample", "draw_shots", "open_dataset", "read_mask", "sample_mask"]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'offnominal.datasets' has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    # Masks need NumPy and Pillow, for which listing the layouts must not wait.
+    if name in ("read_mask", "sample_mask"):
+        from offnominal.datasets import masks
 
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+        return getattr(masks, name)
+    raise AttributeError(f"module 'offnominal.datasets' has no attribute {name!r}")

@@ -194,15 +194,12 @@ def _contents(category: str, samples: Sequence[Sample], read: Read) -> Contents:
 
 
 def _gaps(contents: Sequence[Contents]) -> Iterable[Finding]:
-    for lacking, what, action in (
-        ([c.category for c in contents if not c.train],
-         "no good images to learn from", "only zero-shot methods can be run"),
-        ([c.category for c in contents if not c.test_good],
-         "no good images to test on", "image metrics are undefined"),
-        ([c.category for c in contents if not c.test_defective],
-         "no defective images", "no metric is defined"),
-    ):  # fmt: skip
-        if lacking:
+    for part, what, action in (
+        ("train", "no good images to learn from", "only zero-shot methods can be run"),
+        ("test_good", "no good images to test on", "image metrics are undefined"),
+        ("test_defective", "no defective images", "no metric is defined"),
+    ):
+        if lacking := [each.category for each in contents if not getattr(each, part)]:
             yield Finding("warning", f"{what} in {', '.join(lacking)}", 0, (), action)
 
 

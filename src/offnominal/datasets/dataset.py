@@ -220,15 +220,8 @@ def _fits(root: Path, name: str) -> bool:
 def _contents(root: Path) -> str:
     if root.is_file():
         return f"a file called {root.name}"
-    inner = listed(root)
-    directories = [f"{path.name}/" for path in inner if path.is_dir()]
-    files = [path.name for path in inner if not path.is_dir()]
-    parts = [
-        f"{counted(names, noun)} ({', '.join(names[:4])}{', ...' if len(names) > 4 else ''})"
-        for names, noun in ((directories, "folder"), (files, "file"))
-        if names
-    ]
-    return " and ".join(parts) or "nothing"
+    names = [f"{path.name}/" if path.is_dir() else path.name for path in listed(root)]
+    return ", ".join(names[:6] + ["..."] * (len(names) > 6)) or "nothing"
 
 
 def _advice(root: Path) -> str:
@@ -241,8 +234,7 @@ def _advice(root: Path) -> str:
 
 def _common_folder(good: folders.Paths) -> Path:
     """The folder that gives a data set of plain folders its name."""
-    first = Path(good) if isinstance(good, str | Path) else Path(next(iter(good)))
-    home = first if first.is_dir() else folders.fixed_part(str(first))
+    home = folders.fixed_part(good if isinstance(good, str | Path) else next(iter(good)))
     # "parts/good" is called parts, since every folder of good images is called good.
     generic = home.resolve().name.lower() in folders.GOOD_FOLDERS
     return home.resolve().parent if generic else home

@@ -52,15 +52,7 @@ def fits(root: Path) -> bool:
 
 
 def read(root: Path, options: Options) -> Reading:
-    """Read the folders below `root`.
-
-    Raises
-    ------
-    DatasetError
-        If there is no folder of good images, more than one, or none of defective ones.
-    OptionError
-        As `read_named` does.
-    """
+    """Read the folders below `root`: one of good images, at least one of defective ones."""
     good, defects, masks = _parts(root)
     if len(good) != 1 or not defects:
         raise DatasetError(
@@ -103,25 +95,17 @@ def read_named(
         Good images to test on. Without them those of `good` are divided, and a note says how.
     options : Options
         Name, which is also the category, and train share.
-
-    Raises
-    ------
-    OptionError
-        If a path does not exist or holds no image, or an image is both good and defective, or both
-        to learn from and to test on.
-    DatasetError
-        If `masks` is not a folder.
     """
     if masks is not None and not Path(masks).is_dir():
         raise DatasetError(f"{masks}: no such folder of masks; check --masks")
-    found = []
-    for root in _several(defects):
-        base = Path(root) if Path(root).is_dir() else fixed_part(str(root))
-        found += [(image, image.relative_to(base)) for image in find_images([root])]
+    found = [
+        (image, image.relative_to(fixed_part(root)))
+        for root in _several(defects)
+        for image in find_images([root])
+    ]
     tests = None if test_good is None else find_images(_several(test_good))
-    base = Path(_several(good)[0])
-    base = base if base.is_dir() else fixed_part(str(base))
     masks_at = None if masks is None else Path(masks)
+    base = fixed_part(_several(good)[0])
     return _join(find_images(_several(good)), found, masks_at, tests, options, base)
 
 
@@ -175,8 +159,8 @@ def _name(image: Path, base: Path) -> str:
     return (image.relative_to(base) if image.is_relative_to(base) else Path(image.name)).as_posix()
 
 
-def fixed_part(pattern: str) -> Path:
-    """The folder above the first wildcard of a pattern, or above a file."""
+def fixed_part(pattern: str | Path) -> Path:
+    """A folder itself, or the one above a file, or above the first wildcard of a pattern."""
     path = Path(pattern)
     while glob.has_magic(str(path)):
         path = path.parent

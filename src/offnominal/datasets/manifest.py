@@ -11,11 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from offnominal.datasets.reading import (
-    GOOD_NAMES,
-    Options,
-    Reading,
-)
+from offnominal.datasets.reading import GOOD_NAMES, Options, Reading
 from offnominal.datasets.sample import Sample
 from offnominal.errors import DatasetError
 
@@ -54,31 +50,24 @@ def read(root: Path, options: Options) -> Reading:
     Columns that are not known are passed over with a note, but one that looks like a misspelt
     ``mask`` or ``split`` is refused. A label is 0 or 1, or a word such as ``good`` or
     ``defective``. In rows without a split, defective images are for testing, and good ones are
-    divided with a note.
-
-    Raises
-    ------
-    DatasetError
-        Naming file and line: if a column is missing or misspelt, a value is wrong, an image is
-        named twice, or an image or a mask does not exist.
+    divided with a note. Every mistake is an error that names file and line.
     """
     file = root if root.is_file() else _file(root) or root / _FILES[0]
     reading = Reading()
-    seen: dict[Path, tuple[int, str]] = {}
+    lines: dict[Path, int] = {}
+    names: dict[Path, str] = {}
     try:
         for line, row in _rows(file, reading.notes):
             where = f"{file}:{line}"
             sample = _sample(row, where, file.parent, options.name)
-            if sample.image in seen:
-                earlier = seen[sample.image][0]
+            if earlier := lines.get(sample.image):
                 raise DatasetError(f"{where}: {row['image']} is in line {earlier} too; remove one")
-            seen[sample.image] = line, str(row["image"])
+            lines[sample.image], names[sample.image] = line, str(row["image"])
             if options.wants(sample.category):
                 reading.samples.append(sample)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DatasetError(f"{file}: cannot be read ({error}); save it as UTF-8") from error
-    share = options.train_share
-    reading.divide(lambda sample: seen[sample.image][1], share, " ({} without a split)")
+    reading.divide(lambda s: names[s.image], options.train_share, " ({} without a split)")
     return reading
 
 
@@ -90,10 +79,8 @@ def _rows(file: Path, notes: list[str]) -> Iterator[tuple[int, Row]]:
         if file.suffix.lower() == ".jsonl":
             for number, text in enumerate(lines, 1):
                 if text.strip():
-                    yield (
-                        number,
-                        _named(_parse(text, f"{file}:{number}"), f"{file}:{number}", ignored),
-                    )
+                    where = f"{file}:{number}"
+                    yield number, _named(_parse(text, where), where, ignored)
         else:
             head = lines.readline()
             lines.seek(0)

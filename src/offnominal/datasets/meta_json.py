@@ -28,13 +28,7 @@ def fits(root: Path) -> bool:
 
 
 def read(root: Path, options: Options) -> Reading:
-    """Read a ``meta.json``, or the one in a folder.
-
-    Raises
-    ------
-    DatasetError
-        If the file is not of this form, or an image or mask that it names does not exist.
-    """
+    """Read a ``meta.json``, or the one in a folder; all files that it names have to be there."""
     file = root if root.is_file() else root / "meta.json"
     try:
         meta = json.loads(file.read_text(encoding="utf-8"))

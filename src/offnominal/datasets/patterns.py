@@ -150,13 +150,7 @@ def fits(root: Path, name: str) -> bool:
 
 
 def read(root: Path, options: Options) -> Reading:
-    """Read all categories below `root`, or the one that `root` is.
-
-    Raises
-    ------
-    DatasetError
-        If there is no category, or one has no images to test on.
-    """
+    """Read all categories below `root`, or the one that `root` is."""
     name, reading = options.layout, Reading()
     if name not in PATTERNS:
         names = [key for key in PATTERNS if key not in LAYOUTS]

@@ -10,19 +10,8 @@ from offnominal.datasets.sample import Sample
 from offnominal.errors import DatasetError
 from offnominal.paths import IMAGE_SUFFIXES, walk
 
-__all__ = [
-    "GOOD_NAMES",
-    "MaskFolder",
-    "Options",
-    "Reading",
-    "counted",
-    "images_below",
-    "images_in",
-    "listed",
-    "slug",
-    "subfolders",
-    "such_as",
-]
+__all__ = ["GOOD_NAMES", "MaskFolder", "Options", "Reading", "counted", "images_below"]
+__all__ += ["images_in", "listed", "slug", "subfolders", "such_as"]
 
 GOOD_NAMES = frozenset({"good", "ok", "normal"})
 """Names, in lower case, of folders that hold good images."""
@@ -57,16 +46,9 @@ class Reading:
         """Give the good images without a split one, by category, with a note.
 
         An image's side depends on the SHA-256 of its key alone, so that adding images does not move
-        the others. Only where a side would stay empty does the nearest image change sides.
-
-        Parameters
-        ----------
-        key : callable
-            What is hashed: the file's place in the data set, or what must stay together.
-        share : float
-            In [0, 1]; about this share is to learn from.
-        which : str
-            What the note says after the category's name; ``{}`` becomes the number of images.
+        the others: of the file's place in the data set, or of what must stay together. Only where a
+        side would stay empty does the nearest image change sides. About `share` is to learn from.
+        After the category's name the note says `which`; ``{}`` becomes the number of images.
         """
         undivided: dict[str, list[int]] = {}
         for number, sample in enumerate(self.samples):
@@ -128,17 +110,9 @@ class MaskFolder:
     """The masks of a folder, found by the name of their image.
 
     An image ``a/007.png`` finds ``a/007_mask.png``, ``a/007.png``, ``a/007_GT.bmp`` and the like,
-    whatever the suffix, or a folder ``a/007`` of several masks. Case does not matter.
-
-    Parameters
-    ----------
-    folder : Path
-        Searched with all folders below it; it need not exist.
-    ending : str
-        Only files whose name ends so are masks.
-    anywhere : bool
-        Where the places do not match, take a mask of the right name from any place, if there is
-        only one.
+    whatever the suffix, or a folder ``a/007`` of several masks. Case does not matter. Only files
+    whose name has the `ending` are masks. `anywhere`: where the places do not match, a mask of the
+    right name is taken from any place, if there is only one.
     """
 
     def __init__(self, folder: Path, ending: str = "", anywhere: bool = False) -> None:

@@ -12,7 +12,7 @@ The category is the scene, the number before the underscore, where all clips hav
 import re
 from pathlib import Path
 
-from offnominal.datasets.reading import Options, Reading, counted, images_in, subfolders, such_as
+from offnominal.datasets.reading import Options, Reading, images_in, subfolders
 from offnominal.datasets.sample import Sample
 from offnominal.errors import DatasetError
 
@@ -27,14 +27,7 @@ def fits(root: Path) -> bool:
 
 
 def read(root: Path, options: Options) -> Reading:
-    """Read the frames of all clips.
-
-    Raises
-    ------
-    DatasetError
-        If there are no frames, or the labels of a test clip are missing, unreadable, not 0 or 1, or
-        not as many as its frames.
-    """
+    """Read the frames of all clips; each test clip needs as many labels, 0 or 1, as frames."""
     labels = _label_folder(root)
     clips = {split: _clips(root / f"{split}ing") for split in ("train", "test")}
     if labels is None or not clips["test"]:
@@ -59,16 +52,6 @@ def read(root: Path, options: Options) -> Reading:
                 reading.samples.append(Sample(frame, label, None, kind, category, split))
     if options.frame_step > 1:
         reading.notes.append(f"one frame in {options.frame_step} of each clip, from its first")
-    pixel = labels.parent / "test_pixel_mask"
-    if pixel.is_dir():
-        reading.notes.append(
-            f"{pixel.name} holds arrays of whole clips: not used, no pixel metrics"
-        )
-    videos = [f for split in ("training", "testing") for f in (root / split).rglob("*.avi")]
-    if videos and not clips["train"]:
-        reading.notes.append(
-            f"{counted(videos, 'video')}, {such_as(videos)}: not read; extract their frames"
-        )
     return reading
 
 

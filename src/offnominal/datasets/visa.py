@@ -40,12 +40,7 @@ def read(root: Path, options: Options) -> Reading:
     """Read all objects below `root`, or the one that `root` is.
 
     The label comes from the folder, the split from ``split_csv/1cls.csv``; without that file the
-    good images are divided by a hash of their names.
-
-    Raises
-    ------
-    DatasetError
-        If a table lacks a column, or names an image that is not there.
+    good images are divided by a hash of their names. All images of the tables have to be there.
     """
     reading, homes = Reading(), _homes(root)
     if not homes:

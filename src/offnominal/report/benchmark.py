@@ -7,12 +7,12 @@ from offnominal.benchmark.store import FinishedCell, Plan, read_runs, require
 from offnominal.errors import DatasetError, OptionError
 from offnominal.report import sections
 from offnominal.report.conditions import conditions
-from offnominal.report.gallery import choose, make_cards
+from offnominal.report.gallery import choose, foremost, make_cards
 from offnominal.report.page import write
 from offnominal.report.results import gather
 from offnominal.report.sentences import headline, warning
 from offnominal.report.speed import speed
-from offnominal.report.tables import Sources, latex, present, write_cells, write_results
+from offnominal.report.tables import latex, present, write_cells, write_results
 from offnominal.report.words import METRICS, join
 
 __all__ = ["write_report"]
@@ -71,12 +71,12 @@ def write_report(
         raise OptionError(f"-o {output}: cannot be made ({error.strerror})") from error
     setups = gather(cells)
     names = list(dict.fromkeys(setup.dataset for setup in setups))
-    sources = Sources()
+    sources: list[str] = []
     told = [plan for plan in _told(plans, cells) if plan.cells]
     parts = [sections.plan_section(plan, setups, sources) for plan in told]
     shown = sections.shown_cells(setups)
     _check(cell for group in shown.values() for cell in group)
-    pictured = sections.galleries(shown)
+    pictured = sections.best_cells(shown)
     if sum(map(len, shown.values())) > _MOST_CURVES:
         shown = {"best of each category": pictured[:_MOST_CURVES]}
     curves = []
@@ -87,30 +87,31 @@ def write_report(
     # Few categories leave room for more images of each.
     each, typical = max(4, 60 // len(pictured)), max(2, min(8, 30 // len(pictured)))
     choices = [choice for cell in pictured for choice in choose(cell, min(each, 24), typical)]
-    cards, gone, left_out = make_cards(choices, data, progress) if gallery else ([], [], 0)
+    kept = foremost(choices)
+    cards, gone = make_cards(kept, data, progress) if gallery else ([], [])
     page = write(
         output / "report.html",
         "benchmark.html.j2",
         title or f"Benchmark on {join(names)}",
-        headline(cells, setups),
+        headline(setups),
         warning=warning(setups),
         plans=parts,
         key=[METRICS[metric][:2] for metric in present(setups)],
         curves=curves,
-        speed=speed(setups, plans),
+        speed=speed(setups),
         gallery=gallery,
-        gallery_words=sections.gallery_words(choices) if choices else "",
+        pictured=sections.which(pictured),
         cards=cards,
         gone=gone,
-        left_out=left_out,
+        left_out=len(choices) - len(kept),
         conditions=conditions(cells, setups),
-        sources=sources.texts,
+        sources=sources,
     )
     tables = [t for part in parts for p in part["parts"] for t in (p["table"], *p["categories"])]
     try:
         write_cells(output / "cells.csv", cells)
         write_results(output / "results.csv", setups)
-        (output / "results.tex").write_text(latex(tables, sources.texts), encoding="utf-8")
+        (output / "results.tex").write_text(latex(tables, sources), encoding="utf-8")
     except OSError as error:
         raise OptionError(f"-o {output}: cannot be written ({error.strerror})") from error
     return page
@@ -120,14 +121,12 @@ def _check(cells: Iterable[FinishedCell]) -> None:
     """Read the scores of the cells whose curves are shown."""
     for cell in cells:
         try:
-            damaged = "" if cell.scores["score"] else "empty"
-        except (OSError, ValueError, KeyError) as error:
-            damaged = str(error)
-        if damaged:
+            _ = cell.scores["score"][0]
+        except (OSError, ValueError, LookupError) as error:
             raise DatasetError(
-                f"{cell.folder / 'scores.parquet'}: damaged or absent ({damaged}); delete the "
-                "cell's folder, and run the benchmark again"
-            )
+                f"{cell.folder / 'scores.parquet'}: damaged or absent ({error}); delete the cell's "
+                "folder, and run the benchmark again"
+            ) from error
 
 
 def _told(plans: Sequence[Plan], cells: Sequence[FinishedCell]) -> list[Plan]:

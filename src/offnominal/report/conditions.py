@@ -1,6 +1,5 @@
 """How cells were run: what is common to all, and where they differ so that comparing is unsafe."""
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -29,26 +28,28 @@ def conditions(cells: Sequence[FinishedCell], setups: Sequence[Setup]) -> dict[s
                 f"The cells were run under different conditions ({term.lower()}: "
                 f"{join(values)}): their {effect} may not be comparable."
             )
-    digests: dict[str, set[str]] = {}
-    notes: Counter[str] = Counter()
-    for cell in cells:
-        place = f"{cell.settings['dataset']}/{cell.settings['category']}"
-        digests.setdefault(place, set()).add(cell.settings["samples"])
-        notes.update(cell.run.get("notes") or [])
-        notes.update(f"left out: {each}" for each in cell.run.get("unreadable") or [])
-    if changed := [place for place, found in sorted(digests.items()) if len(found) > 1]:
+    told = [cell.settings for cell in cells]
+    states = {(each["dataset"], each["category"], each["samples"]) for each in told}
+    places = Counter(f"{dataset}/{category}" for dataset, category, _ in states)
+    if changed := sorted(place for place, number in places.items() if number > 1):
         warnings.append(
             f"The files of {join(changed)} changed between cells: those before and after are not "
             "comparable."
         )
-    settings = [{k: json.dumps(v) for k, v in s.settings["options"].items()} for s in setups]
-    common = set.intersection(*(set(each.items()) for each in settings))
-    texts = [
-        f"{heading(name)}: {setting_words(name, json.loads(value))}"
-        for name, value in sorted(common)
-        if value != "null"
+    common = [
+        f"{heading(name)}: {setting_words(name, value)}"
+        for name, value in sorted(setups[0].settings["options"].items())
+        if value is not None and all(setup.value(name) == value for setup in setups)
     ]
-    rows.append(("Settings of all", "; ".join(texts) or "none"))
-    rows.append(("Data", ", ".join(dict.fromkeys(c.settings["data"]["root"] for c in cells))))
+    rows.append(("Settings of all", "; ".join(common) or "none"))
+    rows.append(("Data", ", ".join(dict.fromkeys(each["data"]["root"] for each in told))))
+    notes = Counter(
+        note
+        for cell in cells
+        for note in (
+            *(cell.run.get("notes") or []),
+            *(f"left out: {each}" for each in cell.run.get("unreadable") or []),
+        )
+    )
     times = [f"{note} ({n} cells)" if n > 1 else note for note, n in notes.items()]
     return {"rows": rows, "warnings": warnings, "notes": times}

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
-__all__ = ["GOOD", "INK", "SERIES", "SHEET", "SOFT", "WRONG"]
-__all__ += ["percent_axis", "percent_ticks", "series", "style", "svg"]
+__all__ = ["GOOD", "INK", "SERIES", "SHEET", "SOFT", "WIDTH", "WRONG"]
+__all__ += ["percent_ticks", "series", "style", "svg"]
+
+WIDTH = 9.2  #: inches, for two panels side by side
 
 # Light colours; in the page each becomes a variable, so that a dark page has its own. Okabe and
 # Ito's set, which people with any kind of colour vision can tell apart, without its yellow.
@@ -22,12 +23,9 @@ GOOD, WRONG = "#6c7a89", "#c14a00"
 SERIES = ("#0072b2", "#d55e00", "#009e73", "#b0578d", "#b17a00", "#3a9bd6", "#4d4d4f")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
-_NAMES = ("ink", "soft", "line", "sheet", "series-good", "series-wrong")
-_COLOURS = (INK, SOFT, LINE, SHEET, GOOD, WRONG)
-_VARIABLES = {
-    **dict(zip(_COLOURS, _NAMES, strict=True)),
-    **{colour: f"series-{number}" for number, colour in enumerate(SERIES)},
-}
+_VARIABLES = {INK: "ink", SOFT: "soft", LINE: "line", SHEET: "sheet"}
+_VARIABLES |= {GOOD: "series-good", WRONG: "series-wrong"}
+_VARIABLES |= {colour: f"series-{number}" for number, colour in enumerate(SERIES)}
 
 
 def style() -> AbstractContextManager[Any]:
@@ -74,18 +72,12 @@ def series(number: int) -> tuple[str, str, str]:
     return SERIES[step], MARKERS[(step + turn) % len(MARKERS)], ("-", "--", ":")[turn % 3]
 
 
-def percent_axis(axes: "Axes", low: float, high: float) -> None:
-    """A vertical axis of shares in percent, a little wider than its values, at most 100."""
-    room = max(0.06 * (high - low), 0.005)
-    axes.set_ylim(max(0, low - room), min(1.0 + 0.25 * room, high + room))
-    percent_ticks(axes.yaxis)
-
-
 def percent_ticks(axis: "Axis") -> None:
     """Shares on an axis are printed in percent."""
     axis.set_major_formatter(lambda value, _: f"{100 * value:.3g}")
 
 
 def _font(match: re.Match[str]) -> str:
+    """Fonts are the page's; a title stays bold."""
     weight = "; font-weight: 600" if "bold" in match[0] else ""
     return f"font-size: {match[1]}px{weight}"

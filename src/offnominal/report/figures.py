@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from offnominal.report.drawing import INK, SOFT, percent_axis, percent_ticks, series, style
+from offnominal.report.drawing import INK, SOFT, WIDTH, percent_ticks, series, style
 from offnominal.report.results import Setup, label_setups, varying
 from offnominal.report.words import heading, setting_words
 
@@ -12,17 +12,14 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["WIDTH", "is_numeric", "plan_figure"]
-
-WIDTH = 9.2  #: inches, for two panels side by side
+__all__ = ["is_numeric", "plan_figure"]
 
 
 def is_numeric(setups: Sequence[Setup], axis: str) -> bool:
-    """Whether a setting's values are numbers, so that a line may join them."""
-    values = [setup.value(axis) for setup in setups]
+    """Whether a setting's values are numbers, so that a line may join them; all images are one."""
+    values = {setup.value(axis) for setup in setups} - ({None} if axis == "shots" else set())
     numbers = [v for v in values if isinstance(v, int | float) and not isinstance(v, bool)]
-    rest = [v for v in values if v not in numbers]
-    return len(set(numbers)) > 1 and (not rest or (axis == "shots" and set(rest) == {None}))
+    return len(numbers) > 1 and len(numbers) == len(values)
 
 
 def plan_figure(setups: Sequence[Setup], axes: Sequence[str]) -> "Figure | None":
@@ -62,32 +59,25 @@ def _lines(axes: "Axes", metric: str, setups: Sequence[Setup], axis: str, *rest:
     ordered = sorted(values, key=lambda value: math.inf if value is None else value)
     place = {value: number for number, value in enumerate(ordered)}
     lines: dict[str, list[Setup]] = {}
-    for setup in setups:
+    for setup in sorted(setups, key=lambda setup: place[setup.value(axis)]):
         key = ", ".join(setting_words(r, setup.value(r), alone=True) for r in rest)
         lines.setdefault(key, []).append(setup)
-    seen: list[float] = []
-    for number, (label, mine) in enumerate(lines.items()):
-        mine.sort(key=lambda setup: place[setup.value(axis)])
+    for number, (label, mine) in enumerate(sorted(lines.items())):
         means = [setup.compared(metric) for setup in mine]
         x = [place[setup.value(axis)] for setup in mine]
-        spread = [0 if math.isnan(summary.std) else summary.std for summary in means]
-        under = [each.mean - std for each, std in zip(means, spread, strict=True)]
-        over = [min(each.mean + std, 1.0) for each, std in zip(means, spread, strict=True)]
+        y = [each.mean for each in means]
+        spread = [0 if math.isnan(each.std) else each.std for each in means]
+        over = [min(mean + std, 1.0) for mean, std in zip(y, spread, strict=True)]
+        under = [mean - std for mean, std in zip(y, spread, strict=True)]
         colour, marker, line = series(number)
         axes.fill_between(x, under, over, color=colour, alpha=0.16, lw=0)
-        y = [each.mean for each in means]
         axes.plot(x, y, line, color=colour, marker=marker, label=label or None)
-        printed = [
-            (at, figure.value / 100)
-            for at, setup in zip(x, mine, strict=True)
-            if (figure := setup.published(metric))
-        ]
-        if printed:
-            axes.plot(*zip(*printed, strict=True), "D", mfc="none", mec=colour, label="published")
-        seen += [*under, *over, *(value for _, value in printed)]
+        printed = [(at, s.published(metric)) for at, s in zip(x, mine, strict=True)]
+        if points := [(at, figure.value / 100) for at, figure in printed if figure]:
+            axes.plot(*zip(*points, strict=True), "D", mfc="none", mec=colour, label="published")
     axes.set_xticks(range(len(place)), [setting_words(axis, value) for value in place])
-    if seen := [value for value in seen if not math.isnan(value)]:
-        percent_axis(axes, min(seen), max(seen))
+    axes.set_ylim(top=min(axes.get_ylim()[1], 1.0 + 0.02 * (1.0 - axes.get_ylim()[0])))
+    percent_ticks(axes.yaxis)
     axes.grid(axis="x", visible=False)
     axes.set_xlabel(heading(axis).lower())
 

@@ -4,6 +4,7 @@ import base64
 import io
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -18,12 +19,48 @@ from offnominal._version import __version__
 from offnominal.atomic import write_atomically
 from offnominal.report.words import heading
 
-__all__ = ["Outcome", "Picture", "card", "embed", "outlined", "write"]
+__all__ = ["Card", "Outcome", "Picture", "embed", "show", "write"]
 
 Picture = npt.NDArray[np.uint8]
 Outcome = Literal["hit", "miss", "false alarm", "good"]
 
 _TRUTH = (255, 214, 10)  # colour of the truth's outline, told from both metal and lacquer
+
+
+@dataclass(frozen=True)
+class Card:
+    """One image's result, as it is shown.
+
+    Attributes
+    ----------
+    category, defect : str
+        What the image shows; `defect` is ``good`` for a good part.
+    outcome : str
+        ``hit`` (defective, rejected), ``miss`` (defective, passed), ``false alarm`` (good,
+        rejected) or ``good`` (good, passed).
+    score, threshold : float
+        The image's score, and the score above which images are rejected.
+    p_value : float or None
+        Share of good images expected to score as high; None or nan where it is not known.
+    image, map_picture, overlay : uint8 array of shape (H, W, 3)
+        RGB: the image, its anomaly map in colours, and both together.
+    truth : bool array of shape (H, W), or None
+        Ground truth, or None where there is none.
+    name : str
+        The image's file name, or empty.
+    """
+
+    category: str
+    defect: str
+    outcome: Outcome
+    score: float
+    threshold: float
+    p_value: float | None
+    image: Picture
+    truth: npt.NDArray[np.bool_] | None
+    map_picture: Picture
+    overlay: Picture
+    name: str = ""
 
 
 def write(
@@ -56,40 +93,39 @@ def write(
     return path
 
 
-def card(
-    category: str,
-    defect: str,
-    outcome: Outcome,
-    score: float,
-    threshold: float,
-    p_value: float | None,
-    name: str,
-    pictures: Sequence[Picture | None],
-    *,
-    first: bool = True,
-    largest: int = 480,
-    quality: int = 78,
+def show(
+    card: Card, largest: int = 480, quality: int = 78, *, foremost: bool = True
 ) -> dict[str, Any]:
-    """A card for the template: what an image is, what came of it, and its four pictures.
+    """A card for the template, its pictures at most `largest` pixels wide and high.
 
-    `pictures` are the image, the outlined truth (None where there is none), the heat map and the
-    overlay; `first` are those that are printed.
+    Those that are `foremost` are printed.
     """
-    captions = ("Image", "Truth", "Heat map", "Overlay")
-    sources = ["" if each is None else embed(each, largest, quality) for each in pictures]
-    height, width = next(each.shape[:2] for each in pictures if each is not None)
+    truth = None
+    if card.truth is not None and card.truth.any():
+        truth = _outlined(card.image, card.truth)
+    pictures = {
+        "Image": card.image,
+        "Truth": truth,
+        "Heat map": card.map_picture,
+        "Overlay": card.overlay,
+    }
+    unknown = card.p_value is None or math.isnan(card.p_value)
+    height, width = card.image.shape[:2]
     return {
-        "category": category,
-        "defect": heading(defect),
-        "outcome": outcome,
-        "score": f"{score:.3g}",
-        "threshold": f"{threshold:.3g}",
-        "p_value": "" if p_value is None or math.isnan(p_value) else f"{p_value:.2g}",
-        "ratio": score / threshold if threshold > 0 else 0.0,
-        "name": name,
-        "pictures": list(zip(captions, sources, strict=True)),
+        "category": card.category,
+        "defect": heading(card.defect),
+        "outcome": card.outcome,
+        "score": f"{card.score:.3g}",
+        "threshold": f"{card.threshold:.3g}",
+        "p_value": "" if unknown else f"{card.p_value:.2g}",
+        "ratio": card.score / card.threshold if card.threshold > 0 else 0.0,
+        "name": card.name,
+        "pictures": [
+            (caption, "" if picture is None else embed(picture, largest, quality))
+            for caption, picture in pictures.items()
+        ],
         "aspect": f"{width} / {height}",
-        "first": first,
+        "first": foremost,
     }
 
 
@@ -102,7 +138,7 @@ def embed(picture: Picture, largest: int = 480, quality: int = 78) -> str:
     return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
-def outlined(image: Picture, truth: npt.NDArray[np.bool_]) -> Picture:
+def _outlined(image: Picture, truth: npt.NDArray[np.bool_]) -> Picture:
     """The image with the outline of the truth a little outside its edge."""
     width = max(1, round(max(truth.shape) / 200))
     mask = cv2.dilate(truth.astype(np.uint8), np.ones((5, 5), np.uint8))

@@ -7,18 +7,21 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+
 from offnominal.benchmark.published import Published, find_published
 from offnominal.benchmark.store import FinishedCell
 from offnominal.errors import DatasetError
 from offnominal.report.words import METRICS, setting_words
 
 if TYPE_CHECKING:
-    from pandas import DataFrame, Series
+    from pandas import DataFrame
 
 __all__ = ["Setup", "Summary", "best_setup", "gather", "label_setups", "varying"]
 
 _SETTINGS = ("dataset", "method", "shots", "sampling")
 _NEEDED = (*_SETTINGS, "options", "category", "seed", "cached", "samples", "data")
+_WRONG = ", failures as wrong"
 
 
 class Summary(NamedTuple):
@@ -52,12 +55,12 @@ class Setup:
         ``dataset``, ``method``, ``shots``, ``sampling``, ``options`` and ``untrained``.
     cells : dict of (str, int) to FinishedCell
         By category and seed.
-    expected : dict of str to tuple of str
+    names : set of str
+        Names of all its cells, those included for which another stands.
+    expected : dict of str to list of str
         For each figure the categories for which any setup of the data set has it, sorted.
     label : str
         What tells the setup from the others, in words.
-    names : set of str
-        Names of all its cells, those included for which another stands.
     dataset, method : str
     shots : int or None
         Number of references; None is all.
@@ -67,9 +70,9 @@ class Setup:
 
     settings: dict[str, Any]
     cells: dict[tuple[str, int], FinishedCell] = field(default_factory=dict)
-    expected: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    label: str = ""
     names: set[str] = field(default_factory=set)
+    expected: dict[str, list[str]] = field(default_factory=dict)
+    label: str = ""
 
     def __post_init__(self) -> None:
         self.dataset: str = self.settings["dataset"]
@@ -77,17 +80,7 @@ class Setup:
         self.shots: int | None = self.settings["shots"]
         self.untrained: str = self.settings["untrained"]
 
-    @cached_property
-    def categories(self) -> list[str]:
-        """Categories with a finished cell, sorted."""
-        return sorted({category for category, _ in self.cells})
-
-    @cached_property
-    def seeds(self) -> list[int]:
-        """Seeds with a finished cell, sorted."""
-        return sorted({seed for _, seed in self.cells})
-
-    @cached_property
+    @property
     def unscored(self) -> tuple[int, int]:
         """Images that got no score, and images that were to get one, over all cells."""
         failed = sum(cell.unscored for cell in self.cells.values())
@@ -95,27 +88,26 @@ class Setup:
 
     def value(self, axis: str) -> Any:
         """A setting or an option, by name; None if the setup has no such option."""
-        options: dict[str, Any] = self.settings["options"]
-        return self.settings[axis] if axis in self.settings else options.get(axis)
+        return (self.settings["options"] | self.settings).get(axis)
 
     def mean(self, metric: str, category: str | None = None) -> Summary:
         """A figure of one category over the seeds, or the mean over all categories.
 
         For each seed the figures of the categories are averaged first, as the papers do. Seeds
-        that lack a category are left out; if all of them do, the categories that they have in
-        common are averaged, and ``whole`` is False.
+        that lack a category are left out; if all of them do, the categories that they have are
+        averaged, and ``whole`` is False.
         """
-        return self._summary(self._figures, metric, category)
+        return self._over_seeds(self._table(metric), metric, category)
 
     def failures_as_wrong(self, metric: str, category: str | None = None) -> Summary | None:
         """The same with images that got no score counted as wrong.
 
         None where every image got one, and for figures of pixels.
         """
-        cells = [c for (name, _), c in self.cells.items() if category in (None, name)]
-        if not any(metric in c.metrics.get("failures_as_wrong", {}) for c in cells):
+        wrong = self._table(metric + _WRONG)
+        if (wrong if category is None else wrong.reindex(columns=[category])).isna().all(axis=None):
             return None
-        return self._summary(self._failures, metric, category)
+        return self._over_seeds(wrong.combine_first(self._table(metric)), metric, category)
 
     def compared(self, metric: str, category: str | None = None) -> Summary:
         """The figure that is compared with other setups': an answer refused is no answer saved.
@@ -137,26 +129,33 @@ class Setup:
         return find_published(stated, metric, self.expected.get(metric, ()), category)
 
     @cached_property
-    def _figures(self) -> "DataFrame":
-        return _frame(self.cells, "figures")
+    def figures(self) -> "DataFrame":
+        """A row a seed; for each figure and category a column."""
+        import pandas as pd
 
-    @cached_property
-    def _failures(self) -> "DataFrame":
-        return _frame(self.cells, "failures_as_wrong")
+        rows = [
+            cell.metrics["figures"]
+            | {name + _WRONG: v for name, v in cell.metrics.get("failures_as_wrong", {}).items()}
+            for cell in self.cells.values()
+        ]
+        places = pd.MultiIndex.from_tuples(self.cells, names=["category", "seed"])
+        return pd.DataFrame(rows, places, dtype=float).unstack("category")
 
-    def _summary(self, figures: "DataFrame", metric: str, category: str | None) -> Summary:
-        wanted = list(self.expected.get(metric, ())) if category is None else [category]
-        if metric not in figures or not wanted:
+    def _table(self, name: str) -> "DataFrame":
+        """The columns of a figure, by category."""
+        return self.figures[name] if name in self.figures else self.figures.iloc[:0, :0]
+
+    def _over_seeds(self, table: "DataFrame", metric: str, category: str | None) -> Summary:
+        wanted = self.expected.get(metric, []) if category is None else [category]
+        values = table.reindex(columns=wanted).to_numpy(float)
+        undefined = np.isnan(values)
+        complete, some = ~undefined.any(axis=1), ~undefined.all(axis=1)
+        whole = bool(wanted) and bool(complete.any())
+        means = np.nanmean(values[complete if whole else some], axis=1)
+        if not len(means):
             return Summary(math.nan, math.nan, 0, False)
-        table = figures[metric].reindex(columns=wanted)
-        complete = table.dropna()
-        if category is not None or len(complete):
-            return _over_seeds(complete.mean(axis=1))
-        some = table.dropna(how="all")
-        common = some.dropna(axis=1)
-        if common.empty:
-            common = some[:1].dropna(axis=1)
-        return _over_seeds(common.mean(axis=1))._replace(whole=False)
+        std = float(means.std(ddof=1)) if len(means) > 1 else math.nan
+        return Summary(float(means.mean()), std, len(means), whole)
 
 
 def gather(cells: Sequence[FinishedCell]) -> list[Setup]:
@@ -170,10 +169,11 @@ def gather(cells: Sequence[FinishedCell]) -> list[Setup]:
     DatasetError
         If the settings of a cell lack something.
     """
+    import pandas as pd
+
     setups: dict[str, Setup] = {}
     for cell in cells:
-        lacks = [name for name in _NEEDED if name not in cell.settings]
-        if lacks:
+        if lacks := [name for name in _NEEDED if name not in cell.settings]:
             raise DatasetError(
                 f"{cell.folder / 'settings.json'}: lacks {', '.join(lacks)}; delete the cell's "
                 "folder, and run the benchmark again"
@@ -186,17 +186,12 @@ def gather(cells: Sequence[FinishedCell]) -> list[Setup]:
         if place not in setup.cells or not cell.settings["cached"]:
             setup.cells[place] = cell
     found = sorted(setups.values(), key=_order)
-    expected: dict[str, dict[str, set[str]]] = {}
-    for setup in found:
-        for (category, _), cell in setup.cells.items():
-            for metric, value in cell.metrics["figures"].items():
-                if not math.isnan(value):
-                    metrics = expected.setdefault(setup.dataset, {})
-                    metrics.setdefault(metric, set()).add(category)
     for setup, label in zip(found, label_setups(found), strict=True):
-        metrics = expected.get(setup.dataset, {})
-        setup.expected = {metric: tuple(sorted(names)) for metric, names in metrics.items()}
         setup.label = label
+        known = pd.concat([s.figures for s in found if s.dataset == setup.dataset])
+        for metric, category in known.dropna(axis=1, how="all").sort_index(axis=1):
+            if not metric.endswith(_WRONG):
+                setup.expected.setdefault(metric, []).append(category)
     return found
 
 
@@ -227,12 +222,9 @@ def label_setups(setups: Sequence[Setup], first: Collection[str] = ()) -> list[s
 
 def best_setup(setups: Sequence[Setup], metric: str = "image_auroc") -> Setup | None:
     """The setup with the best mean among those that can be compared; None if there is none."""
-    ranked = [
-        (summary.mean if METRICS[metric].higher else -summary.mean, -order, setup)
-        for order, setup in enumerate(setups)
-        if (summary := setup.compared(metric)).whole
-    ]
-    return max(ranked, key=lambda each: each[:2])[2] if ranked else None
+    sign = 1 if METRICS[metric].higher else -1
+    known = [(s, summary.mean) for s in setups if (summary := s.compared(metric)).whole]
+    return max(known, key=lambda each: sign * each[1])[0] if known else None
 
 
 def _order(setup: Setup) -> tuple[Any, ...]:
@@ -240,16 +232,3 @@ def _order(setup: Setup) -> tuple[Any, ...]:
     shots = math.inf if setup.shots is None else setup.shots
     options = json.dumps(setup.settings["options"], sort_keys=True)
     return setup.dataset, setup.method, options, setup.settings["sampling"], shots
-
-
-def _frame(cells: dict[tuple[str, int], FinishedCell], over: str) -> "DataFrame":
-    """A row a seed, a column a figure and category; those of `over` in place of plain ones."""
-    import pandas as pd
-
-    rows = [cell.metrics["figures"] | cell.metrics.get(over, {}) for cell in cells.values()]
-    places = pd.MultiIndex.from_tuples(cells, names=["category", "seed"])
-    return pd.DataFrame(rows, places, dtype=float).unstack("category")
-
-
-def _over_seeds(values: "Series") -> Summary:
-    return Summary(float(values.mean()), float(values.std()), len(values), len(values) > 0)

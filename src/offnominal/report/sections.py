@@ -1,5 +1,6 @@
 """The parts of a benchmark report, each as plain values for the template."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -7,17 +8,16 @@ from offnominal.benchmark.store import FinishedCell, Plan
 from offnominal.report.curves import cell_figure, cell_words
 from offnominal.report.drawing import svg
 from offnominal.report.figures import is_numeric, plan_figure
-from offnominal.report.gallery import Choice
 from offnominal.report.results import Setup, label_setups, varying
 from offnominal.report.sentences import best_line, learning_line
 from offnominal.report.speed import TIMED, machines, speed_figure
-from offnominal.report.tables import Sources, by_category, overview, present
+from offnominal.report.tables import by_category, overview, present
 from offnominal.report.words import join, setting_words
 
-__all__ = ["curve_block", "galleries", "gallery_words", "plan_section", "shown_cells", "size_rows"]
+__all__ = ["best_cells", "curve_block", "plan_section", "shown_cells", "size_rows", "which"]
 
 
-def plan_section(plan: Plan, setups: Sequence[Setup], sources: Sources) -> dict[str, Any]:
+def plan_section(plan: Plan, setups: Sequence[Setup], sources: list[str]) -> dict[str, Any]:
     """A plan's tables, figure and sentences, for each data set that it has cells of."""
     place = {name: number for number, name in enumerate(plan.cells)}
     mine = sorted(
@@ -28,16 +28,18 @@ def plan_section(plan: Plan, setups: Sequence[Setup], sources: Sources) -> dict[
     for dataset in dict.fromkeys(setup.dataset for setup in mine):
         own = [setup for setup in mine if setup.dataset == dataset]
         labels = label_setups(own, plan.axes)
-        figure = speed_figure(own) if plan.name == TIMED else plan_figure(own, plan.axes)
+        timed = plan.name == TIMED
+        figure = speed_figure(own) if timed else plan_figure(own, plan.axes)
         lines = _lines(own, labels, plan.axes)
         # Of a single category they would say what the table of means says.
-        metrics = present(own) if any(len(setup.categories) > 1 for setup in own) else []
+        several = any(len({category for category, _ in setup.cells}) > 1 for setup in own)
+        metrics = present(own) if several else []
         parts.append(
             {
                 "dataset": dataset,
                 "lines": lines,
                 "figure": svg(figure, " ".join(lines) or plan.title) if figure else "",
-                "machine": machines(own) if plan.name == TIMED else "",
+                "machine": machines(own) if timed else "",
                 "table": overview(f"{plan.title} {dataset}", own, plan.axes, sources),
                 "categories": [by_category(metric, own, labels, sources) for metric in metrics],
             }
@@ -55,19 +57,26 @@ def plan_section(plan: Plan, setups: Sequence[Setup], sources: Sources) -> dict[
 def shown_cells(setups: Sequence[Setup]) -> dict[str, list[FinishedCell]]:
     """The cells whose curves and images are shown: of each method the one with most references.
 
-    Where several setups of a method share the most references, the one with the best image AUROC
-    in the category is taken; of its seeds the first. By data set and method, in words.
+    Of several such in a category the first seed's, and of those the one with the best image AUROC.
+    By data set and method, in words.
     """
     several = len({setup.dataset for setup in setups}) > 1
-    found: dict[str, dict[str, FinishedCell]] = {}
-    for setup in setups:
-        key = f"{setup.dataset}, {setup.method}" if several else setup.method
-        best = found.setdefault(key, {})
-        for category in setup.categories:
-            cell = setup.cells[category, min(s for c, s in setup.cells if c == category)]
-            if category not in best or _references(cell) > _references(best[category]):
-                best[category] = cell
-    return {key: [cell for _, cell in sorted(best.items())] for key, best in found.items()}
+    cells = [cell for setup in setups for cell in setup.cells.values()]
+    cells.sort(key=lambda cell: (-_references(cell), cell.settings["seed"], -_auroc(cell)))
+    shown: dict[str, list[FinishedCell]] = {}
+    for (dataset, method, _), cell in _firsts(cells, "dataset", "method", "category"):
+        shown.setdefault(f"{dataset}, {method}" if several else method, []).append(cell)
+    return shown
+
+
+def best_cells(shown: dict[str, list[FinishedCell]]) -> list[FinishedCell]:
+    """For each data set and category the shown cell with the best image AUROC.
+
+    One whose weights were not pretrained is taken only where there is no other.
+    """
+    cells = [cell for group in shown.values() for cell in group]
+    cells.sort(key=lambda cell: (bool(cell.untrained), -_auroc(cell)))
+    return [cell for _, cell in _firsts(cells, "dataset", "category")]
 
 
 def curve_block(group: str, cells: Sequence[FinishedCell]) -> dict[str, Any]:
@@ -77,7 +86,7 @@ def curve_block(group: str, cells: Sequence[FinishedCell]) -> dict[str, Any]:
         words = cell_words(cell)
         figure = svg(cell_figure(cell), words)
         figures.append((cell.settings["category"], words, figure, size_rows(cell)))
-    return {"group": group, "what": _which(cells), "figures": figures}
+    return {"group": group, "what": which(cells), "figures": figures}
 
 
 def size_rows(cell: FinishedCell) -> list[tuple[list[str], list[str]]]:
@@ -96,31 +105,19 @@ def size_rows(cell: FinishedCell) -> list[tuple[list[str], list[str]]]:
     return rows
 
 
-def galleries(shown: dict[str, list[FinishedCell]]) -> list[FinishedCell]:
-    """For each data set and category the shown cell with the best image AUROC.
-
-    One whose weights were not pretrained is taken only where there is no other.
-    """
-    best: dict[tuple[str, str], FinishedCell] = {}
-    cells = [cell for group in shown.values() for cell in group]
-    for cell in sorted(cells, key=lambda cell: (bool(cell.untrained), -_auroc(cell))):
-        best.setdefault((cell.settings["dataset"], cell.settings["category"]), cell)
-    return [cell for _, cell in sorted(best.items())]
-
-
-def gallery_words(choices: Sequence[Choice]) -> str:
-    """Which cells the gallery shows, and by which threshold."""
-    cells = list({choice.cell.name: choice.cell for choice in choices}.values())
-    told = f"Each category shows {_which(cells)}."
-    if any(not choice.own for choice in choices):
-        told += (
-            " Where a detector has no threshold of its own, the one with the best F1 on the test "
-            "images stands in; it has seen the answers."
-        )
-    return told
+def which(cells: Sequence[FinishedCell]) -> str:
+    """What some cells are, where they agree, in words."""
+    methods, shots, seeds = (
+        list(dict.fromkeys(cell.settings[name] for cell in cells))
+        for name in ("method", "shots", "seed")
+    )
+    images = join([setting_words("shots", number, alone=True) for number in shots])
+    given = "" if shots == [0] else f" with {images}"
+    return f"{' or '.join(methods)}{given}, seed {join([str(seed) for seed in sorted(seeds)])}"
 
 
 def _lines(setups: Sequence[Setup], labels: Sequence[str], axes: Sequence[str]) -> list[str]:
+    """The sentences that answer a plan: how many images are enough, and what is best."""
     lines = []
     names = varying(setups, axes)
     if "shots" in names and is_numeric(setups, "shots"):
@@ -137,21 +134,21 @@ def _lines(setups: Sequence[Setup], labels: Sequence[str], axes: Sequence[str]) 
     return [line for line in lines if line]
 
 
-def _references(cell: FinishedCell) -> tuple[float, float]:
+def _firsts(
+    cells: Sequence[FinishedCell], *names: str
+) -> list[tuple[tuple[str, ...], FinishedCell]]:
+    """The first cell of each value of some settings, sorted by them."""
+    found: dict[tuple[str, ...], FinishedCell] = {}
+    for cell in cells:
+        found.setdefault(tuple(cell.settings[name] for name in names), cell)
+    return sorted(found.items(), key=lambda each: each[0])
+
+
+def _references(cell: FinishedCell) -> float:
     shots = cell.settings["shots"]
-    return (float("inf") if shots is None else shots), _auroc(cell)
+    return math.inf if shots is None else float(shots)
 
 
 def _auroc(cell: FinishedCell) -> float:
     value = float(cell.metrics["figures"].get("image_auroc", 0.0))
-    return value if value == value else 0.0
-
-
-def _which(cells: Sequence[FinishedCell]) -> str:
-    """What some cells are, where they agree, in words."""
-    methods = dict.fromkeys(cell.settings["method"] for cell in cells)
-    shots = list(dict.fromkeys(cell.settings["shots"] for cell in cells))
-    seeds = sorted({cell.settings["seed"] for cell in cells})
-    images = join([setting_words("shots", number, alone=True) for number in shots])
-    given = "" if shots == [0] else f" with {images}"
-    return f"{' or '.join(methods)}{given}, seed {join([str(seed) for seed in seeds])}"
+    return 0.0 if math.isnan(value) else value

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Sequence
 
-from offnominal.benchmark.store import FinishedCell
 from offnominal.report.results import Setup, best_setup, label_setups
 from offnominal.report.words import count, join, not_pretrained, percent, setting_words, spread
 
@@ -12,26 +11,20 @@ __all__ = ["best_line", "headline", "learning_line", "warning"]
 #: A number of images is enough when it reaches this share of what the most images reach.
 ENOUGH = 0.98
 
-_MOST_NAMED = 8
 
-
-def headline(cells: Sequence[FinishedCell], setups: Sequence[Setup]) -> list[str]:
+def headline(setups: Sequence[Setup]) -> list[str]:
     """One paragraph for each data set: what was run, and what came out best."""
     told = []
     for dataset in dict.fromkeys(setup.dataset for setup in setups):
         mine = [setup for setup in setups if setup.dataset == dataset]
-        data = {
-            cell.settings["category"]: cell.settings["data"]
-            for cell in cells
-            if cell.settings["dataset"] == dataset
-        }
+        cells = {place: cell for setup in mine for place, cell in setup.cells.items()}
+        data = {category: cell.settings["data"] for (category, _), cell in cells.items()}
         images = sum(each["test_good"] + each["test_defective"] for each in data.values())
-        seeds = {seed for setup in mine for seed in setup.seeds}
         methods = join(list(dict.fromkeys(setup.method for setup in mine)))
         told.append(
             f"{methods} on {dataset}: {count(len(data), 'category')}, "
             f"{count(images, 'test image')}, {count(len(mine), 'setup')}, "
-            f"{count(len(seeds), 'seed')}. {_best(mine)}"
+            f"{count(len({seed for _, seed in cells}), 'seed')}. {_best(mine)}"
         )
     return told
 
@@ -41,11 +34,9 @@ def warning(setups: Sequence[Setup]) -> str:
     marked = [setup for setup in setups if setup.untrained]
     if not marked:
         return ""
-    which = f"{len(marked):,} of {count(len(setups), 'setup')}"
-    if len(marked) == len(setups):
-        which = "all setups"
-    elif len(marked) <= _MOST_NAMED:
-        which += f" ({'; '.join(setup.label for setup in marked)})"
+    labels = "; ".join(setup.label for setup in marked)
+    some = f"{len(marked):,} of {count(len(setups), 'setup')} ({labels})"
+    which = "all setups" if len(marked) == len(setups) else some
     return not_pretrained(which, "; ".join(dict.fromkeys(setup.untrained for setup in marked)))
 
 
@@ -57,25 +48,24 @@ def learning_line(setups: Sequence[Setup], metric: str = "image_auroc") -> str:
     Empty if fewer than two numbers of images were finished. The setups differ in shots alone.
     """
     found = [
-        (setup, summary.mean)
+        (setup.shots, summary.mean - 0.5)
         for setup in sorted(setups, key=lambda s: math.inf if s.shots is None else s.shots)
         if setup.shots != 0 and (summary := setup.compared(metric)).whole
     ]
     if len(found) < 2:
         return ""
-    last, top = found[-1]
-    most = "all" if last.shots is None else str(last.shots)
-    if top - 0.5 < 0.05:
-        return f"Even {most} images do little better than guessing ({percent(top)} %)."
-    shares = [(setup, (mean - 0.5) / (top - 0.5)) for setup, mean in found]
-    enough, share = next((s, share) for s, share in shares if share >= ENOUGH)
-    if enough is last:
-        before, share = shares[-2]
-        amount = f"{math.floor(100 * share)} % of what {most} reach"
-        return f"{_reaches(before)} {amount}: more images still help."
-    if share < 1:
-        return f"{_reaches(enough)} {math.floor(100 * share)} % of what {most} reach."
-    return f"{_reaches(enough)} no less than {most}."
+    most, top = found[-1]
+    last = setting_words("shots", most)
+    if top < 0.05:
+        return f"Even {last} images do little better than guessing ({percent(0.5 + top)} %)."
+    enough = next(place for place, (_, above) in enumerate(found) if above / top >= ENOUGH)
+    # Where only the most are enough, the line is about those before.
+    shots, above = found[min(enough, len(found) - 2)]
+    words = setting_words("shots", shots, alone=True) + (" reaches" if shots == 1 else " reach")
+    if above >= top:
+        return f"{words} no less than {last}."
+    more = ": more images still help" if enough == len(found) - 1 else ""
+    return f"{words} {math.floor(100 * above / top)} % of what {last} reach{more}."
 
 
 def best_line(setups: Sequence[Setup], labels: Sequence[str], metric: str = "image_auroc") -> str:
@@ -94,11 +84,6 @@ def best_line(setups: Sequence[Setup], labels: Sequence[str], metric: str = "ima
     return f"{line}; {other}: {gap:.1f} points less{close}."
 
 
-def _reaches(setup: Setup) -> str:
-    words = setting_words("shots", setup.shots, alone=True)
-    return f"{words} {'reaches' if setup.shots == 1 else 'reach'}"
-
-
 def _best(setups: Sequence[Setup]) -> str:
     best = best_setup(setups)
     if best is None:
@@ -106,9 +91,8 @@ def _best(setups: Sequence[Setup]) -> str:
             return "No figure says anything about a method: no weights were pretrained."
         return "No setup has every category finished yet."
     label = label_setups(setups)[setups.index(best)]
-    summary = best.compared("image_auroc")
+    summary, missed = best.compared("image_auroc"), best.compared("image_miss_at_1%")
     told = f"Best image AUROC: {spread(summary.mean, summary.std)} % ({label})."
-    missed = best.compared("image_miss_at_1%")
     if missed.whole:
         told += (
             f" Were 1 % of the good parts rejected, it would miss {percent(missed.mean)} % of the "

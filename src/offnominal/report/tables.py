@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from offnominal.benchmark.store import FinishedCell
 from offnominal.report.results import Setup, varying
 from offnominal.report.words import METRICS, difference, heading, setting_words, spread
 
-__all__ = ["Entry", "Sources", "Table", "by_category", "latex", "overview", "present"]
+__all__ = ["Entry", "Table", "by_category", "latex", "overview", "present"]
 __all__ += ["write_cells", "write_results"]
 
 #: Figures that every table shows, where they are defined.
@@ -35,20 +35,6 @@ _LATEX = str.maketrans(
 )
 
 
-@dataclass
-class Sources:
-    """Sources of published figures, numbered from 1 in the order in which they are met."""
-
-    texts: list[str] = field(default_factory=list)
-
-    def number(self, published: Published) -> int:
-        """The number of a figure's source, with its note."""
-        text = published.source + (f"; {published.note}" if published.note else "")
-        if text not in self.texts:
-            self.texts.append(text)
-        return self.texts.index(text) + 1
-
-
 @dataclass(frozen=True)
 class Entry:
     """One figure in a table; what there is not is empty."""
@@ -59,7 +45,7 @@ class Entry:
     wrong: str = ""  #: the same with the images that got no score counted as wrong
     published: str = ""  #: the authors' figure
     difference: str = ""  #: ours minus theirs, in percentage points
-    source: int = 0  #: number of the source
+    source: int = 0  #: number of the source, from 1
 
 
 @dataclass(frozen=True)
@@ -88,7 +74,9 @@ def present(setups: Sequence[Setup]) -> list[str]:
     return [metric for metric in MAIN if any(metric in setup.expected for setup in setups)]
 
 
-def overview(caption: str, setups: Sequence[Setup], axes: Sequence[str], sources: Sources) -> Table:
+def overview(
+    caption: str, setups: Sequence[Setup], axes: Sequence[str], sources: list[str]
+) -> Table:
     """Of setups of one data set one row each, one column a figure; the best of each is marked.
 
     `axes` come first among the settings that name a row; `sources` gets those of the published
@@ -96,19 +84,19 @@ def overview(caption: str, setups: Sequence[Setup], axes: Sequence[str], sources
     """
     metrics = present(setups)
     heads = varying(setups, axes) or ["method"]
-    names = [[setting_words(head, setup.value(head)) for head in heads] for setup in setups]
     columns = [_entries(metric, setups, sources) for metric in metrics]
     headings = [heading(metric) for metric in metrics]
-    if any(setup.unscored[0] for setup in setups):
+    counts = [setup.unscored for setup in setups]
+    if any(failed for failed, _ in counts):
         headings.append("Without a score")
-        counts = [setup.unscored for setup in setups]
         columns.append([Entry(f"{a:,} of {b:,}" if a else "–") for a, b in counts])
+    names = [[setting_words(head, setup.value(head)) for head in heads] for setup in setups]
     rows = [(name, [column[row] for column in columns]) for row, name in enumerate(names)]
     return Table(caption, [heading(head) for head in heads], headings, rows)
 
 
 def by_category(
-    metric: str, setups: Sequence[Setup], labels: Sequence[str], sources: Sources
+    metric: str, setups: Sequence[Setup], labels: Sequence[str], sources: list[str]
 ) -> Table:
     """One row a category, one column a setup of one data set; the best of each row is marked."""
     names = [*setups[0].expected[metric], None]
@@ -120,22 +108,20 @@ def write_cells(path: Path, cells: Sequence[FinishedCell]) -> None:
     """One row a cell, with every figure and its interval as shares of 1."""
     rows: list[dict[str, Any]] = []
     for cell in cells:
-        settings, run = cell.settings, cell.run
+        settings, run, timings = cell.settings, cell.run, cell.run.get("timings") or {}
         names = ("dataset", "category", "method", "shots", "seed", "sampling", "cached")
         row = {name: settings[name] for name in names} | {"untrained": cell.untrained}
-        row["shots"] = "all" if row["shots"] is None else row["shots"]
+        row["shots"] = _shots(settings["shots"])
         row |= {f"option_{name}": value for name, value in sorted(settings["options"].items())}
         row |= {name: run.get(name) for name in ("version", "device", "cpu", "threads", "finished")}
-        timings = run.get("timings") or {}
         stages = ("fit", "predict", "per_image", "per_image_uncached")
         row |= {f"{name}_seconds": timings.get(name) for name in stages}
         row |= {"images": run.get("images"), "unscored": cell.unscored}
         wrong = cell.metrics.get("failures_as_wrong", {})
         row |= {f"{name}_failures_as_wrong": value for name, value in wrong.items()}
-        for name, value in cell.metrics["figures"].items():
-            row[name] = value
-            if interval := (cell.metrics.get("intervals") or {}).get(name):
-                row[f"{name}_low"], row[f"{name}_high"] = interval
+        row |= cell.metrics["figures"]
+        for name, (low, high) in (cell.metrics.get("intervals") or {}).items():
+            row |= {f"{name}_low": low, f"{name}_high": high}
         rows.append(row | {"cell": cell.name})
     _write(path, rows)
 
@@ -148,34 +134,31 @@ def write_results(path: Path, setups: Sequence[Setup]) -> None:
     no published figure is given.
     """
     rows: list[dict[str, Any]] = []
-    for setup in setups:
-        about = {
+    places = [(s, m, c) for s in setups for m, found in s.expected.items() for c in (*found, None)]
+    for setup, metric, category in places:
+        summary = setup.mean(metric, category)
+        if math.isnan(summary.mean):
+            continue
+        wrong = setup.failures_as_wrong(metric, category)
+        published = setup.published(metric, category)
+        row = {
             "dataset": setup.dataset,
             "setup": setup.label,
             "method": setup.method,
-            "shots": "all" if setup.shots is None else setup.shots,
+            "shots": _shots(setup.shots),
+            "category": category or "mean",
+            "metric": metric,
+            "untrained": setup.untrained,
+            "mean": summary.mean,
+            "std": summary.std,
+            "seeds": summary.seeds,
+            "complete": summary.whole,
+            "failures_as_wrong": wrong and wrong.mean,
+            "published": published and published.value,
+            "difference": published and round(100 * summary.mean - published.value, 2),
+            "source": published and published.source,
         }
-        for metric, categories in setup.expected.items():
-            for category in (*categories, None):
-                summary = setup.mean(metric, category)
-                if math.isnan(summary.mean):
-                    continue
-                wrong = setup.failures_as_wrong(metric, category)
-                published = setup.published(metric, category)
-                row = about | {
-                    "category": category or "mean",
-                    "metric": metric,
-                    "untrained": setup.untrained,
-                    "mean": summary.mean,
-                    "std": summary.std,
-                    "seeds": summary.seeds,
-                    "complete": summary.whole,
-                    "failures_as_wrong": wrong.mean if wrong else None,
-                    "published": published and published.value,
-                    "difference": published and round(100 * summary.mean - published.value, 2),
-                    "source": published and published.source,
-                }
-                rows.append(row)
+        rows.append(row)
     _write(path, rows)
 
 
@@ -201,9 +184,10 @@ def latex(tables: Sequence[Table], sources: Sequence[str]) -> str:
 
 
 def _entries(
-    metric: str, setups: Sequence[Setup], sources: Sources, category: str | None = None
+    metric: str, setups: Sequence[Setup], sources: list[str], category: str | None = None
 ) -> list[Entry]:
     compared = [setup.compared(metric, category) for setup in setups]
+    # As printed: equal figures are bold together.
     ranked = [round(each.mean, 3) if each.whole else math.nan for each in compared]
     known = {figure for figure in ranked if not math.isnan(figure)}
     # One figure alone is not the best of anything.
@@ -211,20 +195,35 @@ def _entries(
     entries = []
     for setup, figure in zip(setups, ranked, strict=True):
         summary, wrong = setup.mean(metric, category), setup.failures_as_wrong(metric, category)
-        published, ours = setup.published(metric, category), spread(summary.mean, summary.std)
-        partial = not summary.whole and not math.isnan(summary.mean)
-        other = spread(wrong.mean, wrong.std) if wrong else ""
-        entry = Entry(ours, figure == best, partial, other)
+        published = setup.published(metric, category)
+        entry = Entry(
+            spread(summary.mean, summary.std),
+            figure == best,
+            partial=not summary.whole and not math.isnan(summary.mean),
+            wrong=spread(wrong.mean, wrong.std) if wrong else "",
+        )
         if published:
-            deviation = "" if published.std is None else f" ± {published.std:.1f}"
+            std = math.nan if published.std is None else published.std
             entry = replace(
                 entry,
-                published=f"{published.value:.1f}{deviation}",
+                published=spread(published.value / 100, std / 100),
                 difference=difference(100 * summary.mean - published.value),
-                source=sources.number(published),
+                source=_cite(sources, published),
             )
         entries.append(entry)
     return entries
+
+
+def _cite(sources: list[str], published: Published) -> int:
+    """The number of a figure's source, which is added to those met before."""
+    text = published.source + (f"; {published.note}" if published.note else "")
+    if text not in sources:
+        sources.append(text)
+    return sources.index(text) + 1
+
+
+def _shots(shots: int | None) -> int | str:
+    return "all" if shots is None else shots
 
 
 def _escape(text: str) -> str:

@@ -9,7 +9,6 @@ from offnominal.report.page import write
 from offnominal.report.words import heading, not_pretrained, setting_words
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 __all__ = ["write_training_page"]
@@ -80,7 +79,7 @@ def write_training_page(
         title,
         words,
         warning=not_pretrained("its network", untrained) if untrained else "",
-        figure=svg(_figure(history, means, parts), words) if means else "",
+        figure=svg(_figure(history, means, heads[1:]), words) if means else "",
         heads=["Loss", *(_PARTS[part][0] for part in heads[1:])],
         rows=rows,
         key=[_PARTS[part] for part in parts],
@@ -103,41 +102,27 @@ def _headline(means: Sequence[Mapping[str, float]]) -> str:
 
 
 def _figure(
-    history: Sequence[Row],
-    means: Sequence[Mapping[str, float]],
-    parts: Sequence[str],
+    history: Sequence[Row], means: Sequence[Mapping[str, float]], parts: Sequence[str]
 ) -> "Figure":
+    """The loss of each step, its means, and those of its parts, in the middle of their epochs."""
     from matplotlib.figure import Figure
 
-    both = len(parts) > 1
     with style():
-        figure = Figure(figsize=(9.6 if both else 5.4, 3.1))
-        panels = figure.subplots(1, 2 if both else 1, squeeze=False)[0]
-        per_epoch = {int(row[0]): row[1] for row in history}  # the last step of each
-        x = [row[0] - 1 + (row[1] - 0.5) / per_epoch[int(row[0])] for row in history]
+        figure = Figure(figsize=(9.2, 3.1))
+        axes = figure.subplots()
+        steps = {int(row[0]): row[1] for row in history}  # the last step of each epoch
+        x = [row[0] - 1 + (row[1] - 0.5) / steps[int(row[0])] for row in history]
         y = [row[2] for row in history]
-        panels[0].plot(x, y, color=SOFT, lw=0.7, alpha=0.55, label="each step")
-        _means(panels[0], means, {"total": "mean of an epoch"})
-        panels[0].set_title("Loss")
-        # Above the axes: there is no corner that a step's loss cannot reach.
-        above: Any = {"loc": "lower right", "bbox_to_anchor": (1, 1), "borderaxespad": 0.2}
-        panels[0].legend(ncols=2, **above)
-        if both:
-            _means(panels[1], means, {part: _PARTS[part][0] for part in parts})
-            panels[1].set_title("What it is made of")
-            panels[1].set_ylim(bottom=0)
-            panels[1].legend(loc="center left", bbox_to_anchor=(1, 0.5))
-        for panel in panels:
-            panel.set_xlabel("epochs")
-            panel.grid(axis="x", visible=False)
-            panel.set_xlim(0, len(means))
-            panel.locator_params(axis="x", integer=True)
+        axes.plot(x, y, color=SOFT, lw=0.7, alpha=0.55, label="each step")
+        middle = [epoch + 0.5 for epoch in range(len(means))]
+        labels = {"total": "mean of an epoch"} | {part: _PARTS[part][0] for part in parts}
+        for number, (part, label) in enumerate(labels.items()):
+            colour, marker, _ = series(number)
+            values = [mean[part] for mean in means]
+            axes.plot(middle, values, color=colour, marker=marker, label=label)
+        axes.set(title="Loss", xlabel="epochs", xlim=(0, len(means)))
+        axes.set_ylim(bottom=min(0, axes.get_ylim()[0]))
+        axes.grid(axis="x", visible=False)
+        axes.locator_params(axis="x", integer=True)
+        axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
-
-
-def _means(axes: "Axes", means: Sequence[Mapping[str, float]], labels: Mapping[str, str]) -> None:
-    """A line for each part, its means in the middle of their epochs."""
-    x = [epoch + 0.5 for epoch in range(len(means))]
-    for number, (part, label) in enumerate(labels.items()):
-        colour, marker, _ = series(number)
-        axes.plot(x, [mean[part] for mean in means], color=colour, marker=marker, label=label)

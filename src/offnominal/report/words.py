@@ -4,18 +4,8 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-__all__ = [
-    "METRICS",
-    "Metric",
-    "count",
-    "difference",
-    "heading",
-    "join",
-    "not_pretrained",
-    "percent",
-    "setting_words",
-    "spread",
-]
+__all__ = ["METRICS", "Metric", "count", "difference", "heading", "join", "not_pretrained"]
+__all__ += ["percent", "setting_words", "spread"]
 
 
 class Metric(NamedTuple):
@@ -27,31 +17,25 @@ class Metric(NamedTuple):
 
 
 _CHANCE = "the chance that a defective image scores higher than a good one; 0.5 is guessing"
+_AUPRO = (
+    "how much of each defect is covered, small ones as much as large, while few good pixels are"
+)
 _MISSED = "defective images passed when {} of good ones are rejected"
+_REJECTED = "good test images above the threshold that the detector set itself"
 
 METRICS = {
     "image_auroc": Metric("Image AUROC", _CHANCE),
     "image_ap": Metric("Image AP", "precision averaged over all thresholds, counting images"),
-    "image_f1_max": Metric(
-        "Image F1-max", "balance of caught and false alarms at the best threshold"
-    ),
+    "image_f1_max": Metric("Image F1-max", "balance of caught and false alarms at the best limit"),
     "pixel_auroc": Metric("Pixel AUROC", "the same chance, for a defective and a good pixel"),
     "pixel_ap": Metric("Pixel AP", "precision averaged over all thresholds, counting pixels"),
-    "pixel_f1_max": Metric(
-        "Pixel F1-max", "balance of found and false pixels at the best threshold"
-    ),
-    "aupro": Metric(
-        "AUPRO",
-        "how much of each defect is covered while few good pixels are; small defects count as "
-        "much as large ones",
-    ),
+    "pixel_f1_max": Metric("Pixel F1-max", "balance of found and false pixels at the best limit"),
+    "aupro": Metric("AUPRO", _AUPRO),
     "aupro_0.05": Metric("AUPRO 5 %", "the same, while at most 5 % of the good pixels are covered"),
     "image_miss_at_0.1%": Metric("Missed at 0.1 %", _MISSED.format("0.1 %"), False),
     "image_miss_at_1%": Metric("Missed at 1 %", _MISSED.format("1 %"), False),
     "image_miss_at_5%": Metric("Missed at 5 %", _MISSED.format("5 %"), False),
-    "false_rejects": Metric(
-        "False rejects", "good test images above the threshold that the detector set itself", False
-    ),
+    "false_rejects": Metric("False rejects", _REJECTED, False),
     "misses": Metric("Misses", "defective images below that threshold", False),
 }
 
@@ -77,8 +61,7 @@ def spread(mean: float, std: float) -> str:
 
 def difference(points: float) -> str:
     """A difference in percentage points, with its sign."""
-    rounded = round(points, 1)
-    return "±0.0" if rounded == 0 else f"{rounded:+.1f}".replace("-", "−")
+    return f"{round(points, 1) or 0:+.1f}".replace("-", "−")
 
 
 def heading(name: str) -> str:
@@ -104,23 +87,14 @@ def setting_words(axis: str, value: Any, *, alone: bool = False) -> str:
     if axis == "untrained":
         return "not pretrained" if value else "pretrained"
     if axis == "shots":
-        number = {None: "all", 0: "none"}.get(value, str(value))
-        if not alone:
-            return number
-        return "no images" if value == 0 else f"{number} image{'' if value == 1 else 's'}"
-    if isinstance(value, bool):
-        text = "yes" if value else "no"
-    elif value is None:
-        text = "default"
-    elif isinstance(value, float):
-        text = f"{value:g}"
-    elif isinstance(value, list | tuple):
+        words = {None: "all", 0: "no" if alone else "none"}.get(value, str(value))
+        return f"{words} image{'' if value == 1 else 's'}" if alone else words
+    text = f"{value:g}" if isinstance(value, float) else str(value)
+    if isinstance(value, list | tuple):
         text = ", ".join(map(str, value))
-    else:
-        text = str(value)
-    if not alone or axis in ("method", "dataset", "backbone"):
-        return text
-    return f"{axis.replace('_', ' ')} {text}"
+    text = {"True": "yes", "False": "no", "None": "default"}.get(text, text)
+    named = not alone or axis in ("method", "dataset", "backbone")
+    return text if named else f"{axis.replace('_', ' ')} {text}"
 
 
 def count(number: int, what: str) -> str:
@@ -131,9 +105,8 @@ def count(number: int, what: str) -> str:
 
 def join(words: Sequence[str]) -> str:
     """A list in a sentence."""
-    if len(words) < 2:
-        return "".join(words)
-    return ", ".join(words[:-1]) + " and " + words[-1]
+    *others, last = words or [""]
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 def not_pretrained(what: str, why: str) -> str:

@@ -1,4 +1,4 @@
-"""What all looks share: soft noise, lettering, and the camera that takes the picture."""
+"""What all looks share: soft noise, strokes, and the camera that takes the picture."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["SCALE", "Floats", "blur", "camera", "haze", "letter", "soft_noise", "stroke"]
+__all__ = ["SCALE", "Floats", "blur", "camera", "soft_noise", "stroke"]
 
 #: Arrays of numbers with a point; float32 wherever an image is meant, for speed.
 Floats = npt.NDArray[np.floating[Any]]
@@ -16,17 +16,6 @@ Floats = npt.NDArray[np.floating[Any]]
 SCALE = 2
 
 _NOISE = 2.2  # standard deviation in the brightest parts, in grey levels
-
-# Strokes of the part's serial number on a grid 2 wide and 4 high, a pair of digits a point. Fonts
-# differ between versions of OpenCV; these do not.
-_SIGNS = {
-    "0": "00 20 24 04 00",
-    "2": "00 20 22 02 04 24",
-    "4": "00 02 22|20 24",
-    "7": "00 20 14",
-    "A": "04 01 10 21 24|02 22",
-    "-": "02 22",
-}
 
 
 def camera(
@@ -67,13 +56,6 @@ def blur(image: npt.NDArray[Any], sigma: float) -> Floats:
     return np.asarray(cv2.GaussianBlur(image, (0, 0), sigma), np.float32)
 
 
-def haze(image: npt.NDArray[Any], sigma: float) -> Floats:
-    """Gaussian blur of large `sigma`, computed at a quarter of the size."""
-    small = cv2.resize(image, None, fx=0.25, fy=0.25, interpolation=cv2.INTER_AREA)
-    soft = cv2.GaussianBlur(small, (0, 0), sigma / 4)
-    return np.asarray(cv2.resize(soft, image.shape[1::-1], interpolation=cv2.INTER_LINEAR))
-
-
 def soft_noise(
     rng: np.random.Generator, shape: tuple[int, int], cell: float | tuple[float, float]
 ) -> Floats:
@@ -85,20 +67,10 @@ def soft_noise(
     return np.asarray(noise, np.float32)
 
 
-def stroke(canvas: npt.NDArray[np.uint8], xy: npt.ArrayLike, width: int, value: int = 255) -> None:
-    """Draw a smooth line through points (x, y), in place."""
+def stroke(shape: tuple[int, int], xy: npt.ArrayLike, width: int) -> Floats:
+    """A smooth line through points (x, y): 1 on it and 0 beside it, of `shape` (H, W)."""
+    canvas = np.zeros(shape, np.uint8)
     # OpenCV's fixed point, with shift=4.
     points = np.round(np.asarray(xy, np.float64) * 16).astype(np.int32).reshape(-1, 1, 2)
-    cv2.polylines(canvas, [points], False, (value,) * 3, width, cv2.LINE_AA, shift=4)
-
-
-def letter(
-    canvas: npt.NDArray[np.uint8], text: str, at: tuple[float, float], height: float
-) -> None:
-    """Write `text` in stroke letters of `height` centred on `at` (x, y), in place."""
-    left = -(3 * len(text) - 1) / 2
-    for position, sign in enumerate(text):
-        for line in _SIGNS[sign].split("|"):
-            grid = np.array([[int(pair[0]), int(pair[1])] for pair in line.split()], np.float64)
-            grid += (left + 3 * position, -2)
-            stroke(canvas, grid * (height / 4) + at, 2)
+    cv2.polylines(canvas, [points], False, (255,), width, cv2.LINE_AA, shift=4)
+    return blur(canvas / np.float32(255), 0.8)
