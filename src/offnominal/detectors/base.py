@@ -22,7 +22,7 @@ from offnominal.detectors.options import (
 )
 from offnominal.detectors.references import References, Sample, Standing, Version
 from offnominal.errors import ModelFileError, NotFittedError, OptionError
-from offnominal.good_scores import Calibration, CalibrationScores, GoodScores
+from offnominal.good_scores import CalibrationScores, GoodScores
 from offnominal.images import ImageSource, content_digest, describe, parse_sixteen_bit, read_image
 from offnominal.memory import MemoryBank
 from offnominal.prediction import Prediction
@@ -164,8 +164,8 @@ class Detector(nn.Module, ABC):
         try:
             with torch.inference_mode():
                 self.begin()
-                good = self.references.take_in(self.read(images, on_error), copies)
-                for number, image in good:
+                read = self.read(images, on_error)
+                for number, image in self.references.take_in(read, copies):
                     if not self.accepts_references:
                         raise OptionError(
                             f"{self.method} learns from no image: give none, and good images to "
@@ -385,8 +385,8 @@ class Detector(nn.Module, ABC):
         # Infinite where a bank holds nothing of others.
         numbers = sorted(n for n, one in scored.items() if np.isfinite(one.patches).all())
         pairs = [(scored[number], self.references[number].size) for number in numbers]
-        kind: Calibration = "leave-one-out" if numbers else "none"
-        self.good.references = CalibrationScores.measured(kind, pairs, self.judged, numbers)
+        measured = CalibrationScores.measured("leave-one-out", pairs, self.judged, numbers)
+        self.good.references = measured
         self.good.choose(self.references.active)
 
     def read(
