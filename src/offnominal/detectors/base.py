@@ -82,8 +82,7 @@ class Detector(nn.Module, ABC):
         self.sixteen_bit = sixteen_bit
         self.smoothing = smoothing
         self.false_reject = false_reject
-        # How many images a fit was given, where that is known.
-        self.expected: int | None = None
+        self.expected: int | None = None  # how many images a fit was given, where that is known
         self._forget_references()
 
     def _forget_references(self) -> None:
@@ -164,13 +163,11 @@ class Detector(nn.Module, ABC):
         try:
             with torch.inference_mode():
                 self.begin()
-                read = self.read(images, on_error)
-                for number, image in self.references.take_in(read, copies):
+                good = self.references.take_in(self.read(images, on_error), copies)
+                for number, image in good:
                     if not self.accepts_references:
-                        raise OptionError(
-                            f"{self.method} learns from no image: give none, and good images to "
-                            "calibrate for a threshold"
-                        )
+                        told = "give none, and good images to calibrate for a threshold"
+                        raise OptionError(f"{self.method} learns from no image: {told}")
                     kept.offer(number, self.learn(number, image))
                     if progress:
                         progress("features", number + 1)
