@@ -104,6 +104,6 @@ def test_masking_test_on_synthetic_looks(detector: AnomalyDINO, look: str) -> No
 
 def test_masking_test_on_real_close_ups(detector: AnomalyDINO, tiles: Path) -> None:
     """Magnetic tiles fill the frame: no mask, whichever tile is the first reference."""
-    files = sorted((tiles / "train" / "good").iterdir())[::13]
+    files = sorted((tiles / "train" / "good").iterdir())[::26]
     passed = [file.name for file in files if run(detector, read_image(file))[0].passed]
-    assert len(passed) <= 0.02 * len(files), passed
+    assert not passed

@@ -16,6 +16,8 @@ from offnominal.datasets.synthetic import draw_defective, draw_good
 from offnominal.errors import ImageError, NotFittedError, OptionError
 from offnominal.images import read_image
 
+SMALL = {"backbone": "builtin", "resolution": 128}
+
 
 def images_of(folder: Path) -> list[Path]:
     return sorted(p for p in folder.rglob("*") if p.suffix in (".png", ".jpg"))
@@ -94,14 +96,14 @@ def test_result_does_not_depend_on_neighbours_in_the_stream(fabric: Detector, pa
 def test_fit_is_deterministic(parts: Path, tmp_path: Path) -> None:
     files = images_of(parts / "fabric" / "train")[:3]
     for name in ("a", "b"):
-        AnomalyDINO(backbone="builtin", rotations="0,90").fit(files).save(tmp_path / name)
+        AnomalyDINO(**SMALL, rotations="0,90").fit(files).save(tmp_path / name)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
 def test_leave_one_out_equals_refitting_without_the_reference(parts: Path) -> None:
     """One masked search, the same as n refits: its own patches and rotations are left out."""
     files = images_of(parts / "fabric" / "train")[:4]
-    options = {"backbone": "builtin", "rotations": "0,180", "normalize": "none", "mask": "off"}
+    options = SMALL | {"rotations": "0,180", "normalize": "none", "mask": "off"}
     detector = AnomalyDINO(**options).fit(files)
     assert detector.calibration.kind == "leave-one-out"
     for index, file in enumerate(files):
@@ -113,7 +115,7 @@ def test_leave_one_out_equals_refitting_without_the_reference(parts: Path) -> No
 
 def test_leave_one_out_with_masked_references(parts: Path) -> None:
     files = images_of(parts / "part" / "train")[:3]
-    options = {"backbone": "builtin", "rotations": "none", "normalize": "l2", "mask": "on"}
+    options = SMALL | {"rotations": "none", "normalize": "l2", "mask": "on"}
     detector = AnomalyDINO(**options, mask_references=True).fit(files)
     full = AnomalyDINO(**options).fit(files)
     assert len(detector.bank) < len(full.bank)
@@ -125,8 +127,8 @@ def test_leave_one_out_with_masked_references(parts: Path) -> None:
 
 def test_calibrate_on_limits_the_references_scored(parts: Path) -> None:
     files = images_of(parts / "fabric" / "train")
-    some = AnomalyDINO(backbone="builtin", rotations="none", calibrate_on=3).fit(files)
-    every = AnomalyDINO(backbone="builtin", rotations="none", calibrate_on=0).fit(files)
+    some = AnomalyDINO(**SMALL, rotations="none", calibrate_on=3).fit(files)
+    every = AnomalyDINO(**SMALL, rotations="none", calibrate_on=0).fit(files)
     assert (len(some.calibration.images), len(every.calibration.images)) == (3, len(files))
     assert set(some.calibration.images.tolist()) < set(every.calibration.images.tolist())
 
@@ -136,8 +138,8 @@ def test_copies_count_once(parts: Path, tmp_path: Path) -> None:
     files = images_of(parts / "fabric" / "train")[:4]
     copy = tmp_path / "copy.png"
     copy.write_bytes(files[0].read_bytes())
-    once = AnomalyDINO(backbone="builtin", rotations="none").fit(files)
-    twice = AnomalyDINO(backbone="builtin", rotations="none").fit([*files, copy])
+    once = AnomalyDINO(**SMALL, rotations="none").fit(files)
+    twice = AnomalyDINO(**SMALL, rotations="none").fit([*files, copy])
     assert (twice.copies, len(twice.references)) == (1, 4)
     assert np.array_equal(twice.calibration.images, once.calibration.images)
     fresh = images_of(parts / "fabric" / "test" / "good")
@@ -148,7 +150,7 @@ def test_copies_count_once(parts: Path, tmp_path: Path) -> None:
 def test_a_fit_that_broke_off_is_no_fit(parts: Path, tmp_path: Path) -> None:
     bad = tmp_path / "empty.png"
     bad.touch()
-    detector = AnomalyDINO(backbone="builtin", rotations="none")
+    detector = AnomalyDINO(**SMALL, rotations="none")
     with pytest.raises(ImageError):
         detector.fit([*images_of(parts / "fabric" / "train")[:2], bad])
     with pytest.raises(NotFittedError):
@@ -157,7 +159,7 @@ def test_a_fit_that_broke_off_is_no_fit(parts: Path, tmp_path: Path) -> None:
 
 def test_one_reference_gives_scores_but_no_decision(parts: Path) -> None:
     files = images_of(parts / "fabric" / "train")
-    detector = AnomalyDINO(backbone="builtin", rotations="none").fit(files[:1])
+    detector = AnomalyDINO(**SMALL, rotations="none").fit(files[:1])
     [found] = detector.predict(files[1:2])
     assert found.score > 0
     assert found.threshold is None
@@ -168,7 +170,7 @@ def test_one_reference_gives_scores_but_no_decision(parts: Path) -> None:
 
 def test_calibrate_uses_unseen_images_only(parts: Path) -> None:
     files = images_of(parts / "fabric" / "train")
-    detector = AnomalyDINO(backbone="builtin", rotations="none").fit(files[:2])
+    detector = AnomalyDINO(**SMALL, rotations="none").fit(files[:2])
     before = detector.threshold
     skipped = detector.calibrate(files, false_reject=0.2)
     assert skipped == 2
@@ -198,7 +200,7 @@ def test_bad_images_are_reported_or_raised(fabric: Detector, parts: Path, tmp_pa
 def test_tiles_leave_no_seam(parts: Path) -> None:
     """A texture larger than a tile: the map shows no step where tiles meet."""
     strip = np.concatenate([draw_good("fabric", 1, i) for i in range(3)], axis=1)
-    detector = AnomalyDINO(backbone="builtin", rotations="none", tile=256).fit([strip])
+    detector = AnomalyDINO(backbone="builtin", tile=256, rotations="none").fit([strip])
     [found] = detector.predict([np.ascontiguousarray(strip[:, ::-1])])
     assert found.anomaly_map.shape == strip.shape[:2]
     assert found.patch_scores.shape == (40, 120)
@@ -226,7 +228,7 @@ def _features(detector: AnomalyDINO, file: Path) -> torch.Tensor:
 
 def test_neighbours_are_averaged(parts: Path) -> None:
     files = images_of(parts / "fabric" / "train")
-    options = {"backbone": "builtin", "rotations": "none", "normalize": "l2"}
+    options = SMALL | {"rotations": "none", "normalize": "l2"}
     detector = AnomalyDINO(**options, neighbours=3).fit(files[:2])
     with torch.inference_mode():
         features = _features(detector, files[2])
@@ -240,7 +242,7 @@ def test_neighbours_are_averaged(parts: Path) -> None:
 @pytest.mark.parametrize("how", ["top1", "max", "map-max", "mean", "quantile99"])
 def test_forward_gives_the_scores_that_predict_gives(parts: Path, how: str) -> None:
     files = images_of(parts / "fabric" / "train")
-    detector = AnomalyDINO(backbone="builtin", rotations="none", aggregate=how).fit(files[:2])
+    detector = AnomalyDINO(**SMALL, rotations="none", aggregate=how).fit(files[:2])
     [found] = detector.predict(files[3:4])
     image = read_image(files[3])
     with torch.inference_mode():
@@ -281,7 +283,7 @@ def test_progress_is_told_of_every_stage(parts: Path) -> None:
     def progress(stage: str, done: int) -> None:
         told.append((stage, done))
 
-    detector = AnomalyDINO(backbone="builtin", rotations="none").fit(files, progress=progress)
+    detector = AnomalyDINO(**SMALL, rotations="none").fit(files, progress=progress)
     assert told == [*(("features", n) for n in (1, 2, 3)), *(("threshold", n) for n in (1, 2, 3))]
     told.clear()
     list(detector.stream(files, progress=progress))
@@ -294,7 +296,7 @@ def test_progress_is_told_of_every_stage(parts: Path) -> None:
 def test_a_mask_that_leaves_nothing_is_said(parts: Path) -> None:
     files = images_of(parts / "fabric" / "train")[:2]
     detector = AnomalyDINO(
-        backbone="builtin", rotations="none", mask="on", mask_references=True, mask_threshold=1e9
+        **SMALL, rotations="none", mask="on", mask_references=True, mask_threshold=1e9
     )
     with pytest.raises(OptionError, match="--mask-references"):
         detector.fit(files)
@@ -343,9 +345,9 @@ def test_options_are_plain_and_complete() -> None:
 
 def test_real_tiles_with_a_real_network(tiles: Path, mobilenet: Path) -> None:
     """Sixteen good magnetic tiles, then a share of the test set: clearly better than guessing."""
-    detector = AnomalyDINO(weights=str(mobilenet), rotations="none")
+    detector = AnomalyDINO(weights=str(mobilenet), rotations="none", resolution=128)
     detector.fit(images_of(tiles / "train")[::48][:16])
     assert not detector.masks_, "a tile fills the frame"
-    test = images_of(tiles / "test")[::7]
+    test = images_of(tiles / "test")[::14]
     scores = [prediction.score for prediction in detector.stream(test)]
-    assert roc_auc_score([f.parent.name != "good" for f in test], scores) > 0.68
+    assert roc_auc_score([f.parent.name != "good" for f in test], scores) > 0.8

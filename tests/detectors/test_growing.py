@@ -164,6 +164,16 @@ def test_a_coreset_takes_in_the_patches_that_are_farthest(files: list[Path]) -> 
     assert detector.calibration.images[:3].tolist() == scores[[0, 2, 3]].tolist()
 
 
+def test_the_same_steps_give_the_same_file(files: list[Path], tmp_path: Path) -> None:
+    made = []
+    for _ in range(2):
+        detector = PatchCore(**CORE, coreset=0.3).fit(files[:3])
+        detector.add(files[3:5])
+        detector.forget(files[0])
+        made.append(content(detector, tmp_path / "part.offn"))
+    assert made[0] == made[1]
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_step_that_breaks_off_leaves_everything(
     kind: str, files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -251,9 +261,7 @@ def test_the_file_grows_by_what_was_added(files: list[Path], tmp_path: Path) -> 
     each = len(detector.bank.rows_of(4))
     # A row, what is known of it, and its patch score.
     row = 4 * detector.bank.dim + sum(c.element_size() for c in detector.bank.buffers()) + 4
-    assert 0 <= sizes[1] - sizes[0] - 2 * each * (row - 4) < 1500, (
-        "beside the rows, a little header"
-    )
+    assert 0 <= sizes[1] - sizes[0] - 2 * each * (row - 4) < 1500, "a little header beside"
     detector.forget(files[0])
     sizes.append(len(content(detector, path)))
     assert abs(sizes[2] - sizes[1]) < 1500 + 4 * each, "forgotten rows stay"
@@ -263,39 +271,6 @@ def test_the_file_grows_by_what_was_added(files: list[Path], tmp_path: Path) -> 
     assert [v.what for v in detector.history()] == ["compact"]
     with pytest.raises(OptionError, match="begins with compact"):
         detector.undo()
-
-
-def test_a_reference_is_found_by_name_digest_or_picture(files: list[Path], tmp_path: Path) -> None:
-    detector = plain().fit(files[:5])
-    moved = tmp_path / "moved.png"
-    moved.write_bytes(files[2].read_bytes())
-    for image, number in [
-        (files[0].name, 0),
-        (detector.references[1].digest[:10].upper(), 1),
-        (moved, 2),
-        (read_image(files[3]), 3),
-    ]:
-        assert detector.forget(image).images == (str(files[number]),)
-    with pytest.raises(OptionError, match="no reference would be left"):
-        detector.forget(files[4])
-
-
-def test_wrong_names_are_told_apart(files: list[Path], tmp_path: Path) -> None:
-    copies = []
-    for folder, file in (("a", files[0]), ("b", files[1])):
-        (tmp_path / folder).mkdir()
-        copies.append(tmp_path / folder / "same.png")
-        copies[-1].write_bytes(file.read_bytes())
-    array = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
-    detector = plain().fit([*copies, *files[2:4], array])
-    with pytest.raises(OptionError, match=r"stands for 2 references(.|\n)*a/same(.|\n)*b/same"):
-        detector.forget("same.png")
-    with pytest.raises(OptionError, match=r"not among the 5(.|\n)*002.png"):
-        detector.forget("OO2.png")
-    with pytest.raises(OptionError, match=r"not among"):
-        detector.forget(files[4])
-    assert detector.forget("b/same.png").images == (str(copies[1]),)
-    assert detector.forget(Image.fromarray(array)).references == (4, 3)
 
 
 def test_methods_that_cannot_say_so(files: list[Path]) -> None:
@@ -313,35 +288,3 @@ def test_methods_that_cannot_say_so(files: list[Path]) -> None:
     for kind in (PaDiM, SubspaceAD):
         assert METHODS[kind.method].grows == ("adds" if hasattr(kind, "add") else "no")
         assert not hasattr(kind, "forget")
-
-
-def test_places_lead_to_what_the_network_saw() -> None:
-    """An image whose pixels say where they are, looked at as references are."""
-    height, width = 96, 128
-    y, x = np.mgrid[:height, :width]
-    image = np.stack([x, y, np.full_like(x, 128)], 2).astype(np.uint8)
-    few = AnomalyDINO(**FEW | {"rotations": "0,90,30", "resolution": None, "tile": 64})
-    many = MultiLayerNN(backbone="builtin", resolution=96, resize="short", device="cpu")
-    for detector in (few.fit([image]), many.fit([image])):
-        seen, net = detector.reference_views(image), detector.load_network()
-        compared = 0
-        for row in range(0, len(detector.bank), 7):
-            origin = detector.origin(row)
-            left, top, across, down = origin.box
-            assert 0 <= left < left + across <= width
-            assert 0 <= top < top + down <= height
-            corners = np.array(origin.corners)
-            if (corners < 0).any() or (corners > (width, height)).any():
-                continue  # a part of it was filled by mirroring
-            compared += 1
-            patch, pixels = int(detector.bank.patch[row]), seen[int(detector.bank.view[row])].pixels
-            columns = pixels.shape[2] // net.stride
-            top, left = net.stride * (patch // columns), net.stride * (patch % columns)
-            colour = pixels[:, top : top + net.stride, left : left + net.stride].mean((1, 2))
-            found = 255 * (colour * np.array(net.std) + np.array(net.mean))
-            np.testing.assert_allclose(found[:2], corners.mean(0) - 0.5, atol=0.6)
-            sides = np.linalg.norm(corners - np.roll(corners, 1, 0), axis=1)
-            np.testing.assert_allclose(sides, net.stride, rtol=1e-3)
-        assert compared > 30
-        with pytest.raises(OptionError, match="row 999999"):
-            detector.origin(999_999)

@@ -268,7 +268,7 @@ def test_a_network_trained_on_good_tiles_finds_blemishes(tiles: Path) -> None:
 
     network = toy()
     untrained, _ = measured(network)
-    train(network, crops(sorted((tiles / "train" / "good").iterdir())[::4], 4, seed=0), 150)
+    train(network, crops(sorted((tiles / "train" / "good").iterdir())[::4], 4, seed=0), 100)
     trained, found = measured(network)
     assert trained > 0.8
     assert trained > untrained + 0.2

@@ -181,7 +181,7 @@ def test_real_tiles_with_defects_among_them(tiles: Path, mobilenet: Path) -> Non
     network = load_backbone(weights=mobilenet)
     found = []
     for kind in (PatchCore, SoftPatch):
-        options = {"crop": 0, "resize": "square", "resolution": 128, "calibrate_on": 1}
+        options = {"crop": 0, "resize": "square", "resolution": 96, "calibrate_on": 1}
         detector = kind(**options, coreset=0.25, device="cpu")
         detector.use_network(network)
         detector.fit([*good, *defects])

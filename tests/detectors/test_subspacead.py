@@ -366,7 +366,7 @@ def test_batch_needs_two_images_and_learns_nothing(fabrics: list[Path]) -> None:
 
 def test_real_tiles_with_a_real_network(tiles: Path, mobilenet: Path) -> None:
     """Sixteen good magnetic tiles, then a share of the test set: clearly better than guessing."""
-    detector = SubspaceAD(weights=str(mobilenet), rotations="none")
+    detector = SubspaceAD(weights=str(mobilenet), rotations="none", resolution=128)
     detector.fit(images_of(tiles / "train")[::48][:16])
     test = images_of(tiles / "test")[::14]
     scores = [prediction.score for prediction in detector.stream(test)]
