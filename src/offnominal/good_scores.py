@@ -54,6 +54,7 @@ class CalibrationScores:
         """From scores and sizes of images, and a rule that gives image score and peak of each."""
         found = np.array([judged(*pair) for pair in pairs], dtype=np.float64).reshape(-1, 2)
         scores, sizes = tuple(one for one, _ in pairs), tuple(size for _, size in pairs)
+        kind = kind if scores else "none"
         return cls(kind, scores, sizes, found[:, 0].copy(), found[:, 1].copy(), tuple(numbers))
 
     def __len__(self) -> int:

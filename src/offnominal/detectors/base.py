@@ -22,7 +22,7 @@ from offnominal.detectors.options import (
 )
 from offnominal.detectors.references import References, Sample, Standing, Version
 from offnominal.errors import ModelFileError, NotFittedError, OptionError
-from offnominal.good_scores import Calibration, CalibrationScores, GoodScores
+from offnominal.good_scores import CalibrationScores, GoodScores
 from offnominal.images import ImageSource, content_digest, describe, parse_sixteen_bit, read_image
 from offnominal.memory import MemoryBank
 from offnominal.prediction import Prediction
@@ -82,8 +82,7 @@ class Detector(nn.Module, ABC):
         self.sixteen_bit = sixteen_bit
         self.smoothing = smoothing
         self.false_reject = false_reject
-        # How many images a fit was given, where that is known.
-        self.expected: int | None = None
+        self.expected: int | None = None  # how many images a fit was given, where that is known
         self._forget_references()
 
     def _forget_references(self) -> None:
@@ -167,10 +166,8 @@ class Detector(nn.Module, ABC):
                 good = self.references.take_in(self.read(images, on_error), copies)
                 for number, image in good:
                     if not self.accepts_references:
-                        raise OptionError(
-                            f"{self.method} learns from no image: give none, and good images to "
-                            "calibrate for a threshold"
-                        )
+                        told = "give none, and good images to calibrate for a threshold"
+                        raise OptionError(f"{self.method} learns from no image: {told}")
                     kept.offer(number, self.learn(number, image))
                     if progress:
                         progress("features", number + 1)
@@ -385,8 +382,8 @@ class Detector(nn.Module, ABC):
         # Infinite where a bank holds nothing of others.
         numbers = sorted(n for n, one in scored.items() if np.isfinite(one.patches).all())
         pairs = [(scored[number], self.references[number].size) for number in numbers]
-        kind: Calibration = "leave-one-out" if numbers else "none"
-        self.good.references = CalibrationScores.measured(kind, pairs, self.judged, numbers)
+        measured = CalibrationScores.measured("leave-one-out", pairs, self.judged, numbers)
+        self.good.references = measured
         self.good.choose(self.references.active)
 
     def read(
