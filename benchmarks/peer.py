@@ -23,7 +23,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -198,9 +198,9 @@ def _write_pictures(detector: Any, test: list[str], folder: Path) -> None:
     from offnominal.cli.writer import ResultWriter, parse_save
 
     files = [Path(file) for file in test]
-    with ResultWriter(folder, parse_save("overlay,json"), files, {}) as writer:
+    with closing(ResultWriter(folder, parse_save("overlay,json"), files, {})) as writer:
         for each in detector.stream(files):
-            writer.write(Path(each.source), each)
+            writer.write(each)
 
 
 def anomalib(given: argparse.Namespace) -> dict[str, Any]:

@@ -30,7 +30,7 @@ from offnominal.cli import app
 from offnominal.cli.terminal import say
 from offnominal.datasets import open_dataset
 from offnominal.datasets.sample import Sample
-from offnominal.detectors import METHODS
+from offnominal.detectors.registry import METHODS
 from offnominal.language.learned import AnomalyCLIPPrompts, CoOpPrompts, LearnedPrompts, Projections
 from offnominal.language.learnedfile import LearnedFile, write_learned
 

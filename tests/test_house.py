@@ -1,4 +1,4 @@
-"""The structure of the package, read from its source: who imports whom, and who reaches into whom."""
+"""The structure of the package, read from its source: who imports whom, who reaches into whom."""
 
 import ast
 import subprocess

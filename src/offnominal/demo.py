@@ -80,14 +80,7 @@ def run_demo(
     OptionError
         If the folder holds parts that the demonstration did not draw.
     """
-    root = folder / "parts"
-    if root.exists():
-        if not (root / _MARK).exists():
-            raise OptionError(f"-o {folder}: {root} is not from an earlier demonstration")
-        shutil.rmtree(root)
-    root.mkdir(parents=True)
-    (root / _MARK).touch()
-    samples = write_dataset(root, looks, n_train, n_good, n_per_defect, seed)
+    samples = write_dataset(_room(folder), looks, n_train, n_good, n_per_defect, seed)
     new = partial(
         AnomalyDINO,
         backbone=backbone,
@@ -110,6 +103,18 @@ def run_demo(
         pictures=[each.picture for each in shown.values()],
     )
     return DemoResult(page, figures)
+
+
+def _room(folder: Path) -> Path:
+    """The folder for the parts, empty but for the mark that tells whose they are."""
+    root = folder / "parts"
+    if root.exists():
+        if not (root / _MARK).exists():
+            raise OptionError(f"-o {folder}: {root} is not from an earlier demonstration")
+        shutil.rmtree(root)
+    root.mkdir(parents=True)
+    (root / _MARK).touch()
+    return root
 
 
 class _Shown(NamedTuple):

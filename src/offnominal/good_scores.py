@@ -13,6 +13,7 @@ from offnominal.scoring import Scores, Size
 __all__ = ["Calibration", "CalibrationScores", "GoodScores"]
 
 Calibration = Literal["none", "leave-one-out", "held-out"]
+_GONE = -1  # in place of a reference whose number another may get
 Rule = Callable[[Scores, Size], tuple[float, float]]
 
 
@@ -53,6 +54,7 @@ class CalibrationScores:
         """From scores and sizes of images, and a rule that gives image score and peak of each."""
         found = np.array([judged(*pair) for pair in pairs], dtype=np.float64).reshape(-1, 2)
         scores, sizes = tuple(one for one, _ in pairs), tuple(size for _, size in pairs)
+        kind = kind if scores else "none"
         return cls(kind, scores, sizes, found[:, 0].copy(), found[:, 1].copy(), tuple(numbers))
 
     def __len__(self) -> int:
@@ -185,6 +187,12 @@ class GoodScores:
             old: CalibrationScores = getattr(self, name)
             pairs = list(zip(old.scores, old.sizes, strict=True))
             setattr(self, name, old.measured(old.kind, pairs, judged, old.numbers))
+        self.choose(active)
+
+    def drop(self, first: int, active: Sequence[int]) -> None:
+        """Give up references from a number on for good; what they measured never counts again."""
+        self.references = self.references.of(range(first))
+        self.measured_by = [number if number < first else _GONE for number in self.measured_by]
         self.choose(active)
 
     def renumber(self, new: Mapping[int, int]) -> None:

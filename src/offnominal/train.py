@@ -6,7 +6,7 @@ APRIL-GAN's layers go the same way, with learners of their own.
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,7 @@ import torch
 from offnominal.backbones.cache import FeatureCache
 from offnominal.datasets.dataset import Dataset
 from offnominal.detectors.language.learned import LearnedDetector
-from offnominal.detectors.language.training.learners import (
-    TRAINABLE,
-    LanguageRecipe,
-    LayerLearner,
-    PromptLearner,
-)
+from offnominal.detectors.language.training.learners import TRAINABLE, LanguageRecipe
 from offnominal.detectors.language.training.samples import Split, choose_samples
 from offnominal.detectors.language.training.tower import Tower
 from offnominal.detectors.options import OnError
@@ -44,7 +39,6 @@ class Outcome:
     files : Files
     about : LearnedFile
         What the file says of itself.
-    learner : PromptLearner or LayerLearner
     history : list of dict
         One row a step: ``epoch`` and ``step``, both from 1, and the parts of the loss.
     began_at : (epoch, step)
@@ -53,7 +47,6 @@ class Outcome:
 
     files: Files
     about: LearnedFile
-    learner: PromptLearner | LayerLearner
     history: History
     began_at: tuple[int, int]
 
@@ -149,68 +142,58 @@ def train(
     generator = torch.Generator().manual_seed(recipe.seed)
     given = dict(settings or {})
     learner = method.learner(detector, recipe, tower.part_names(), given, generator)
-    begin = {"start_from": given["start_from"]} if "start_from" in given else {}
+    about = LearnedFile(
+        detector.method,
+        learner.learned.settings(),
+        detector.reading(),
+        {"name": net.name, "digest": net.digest, "text": learner.digest},
+        {key: given[key] for key in ("start_from",) if key in given} | {"data": data},
+    )
     images = "\n".join(f"{s.category} {s.image.name} {s.label}" for s in samples)
     identity = {
-        "method": detector.method,
+        "method": about.method,
         "backbone": net.digest,
-        **learner.learned.settings(),
-        **begin,
-        **detector.reading(),
+        **about.learner,
+        **{key: value for key, value in about.training.items() if key != "data"},
+        **about.reading,
         **recipe.identity(),
         "class_names": data["class_names"],
         "images": hashlib.sha256(images.encode()).hexdigest()[:16],
     }
 
-    def describe(epochs: int, history: History) -> LearnedFile:
-        training = {
-            "recipe": asdict(recipe) | {"epochs": epochs},
-            "losses": [{k: round(v, 6) for k, v in each.items()} for each in mean_losses(history)],
-        }
-        backbone = {"name": net.name, "digest": net.digest, "text": learner.digest}
-        return LearnedFile(
-            detector.method,
-            learner.learned.settings(),
-            detector.reading(),
-            backbone,
-            {**begin, "data": data, **training},
-        )
+    def described(epochs: int, history: History) -> LearnedFile:
+        losses = [{k: round(v, 6) for k, v in each.items()} for each in mean_losses(history)]
+        ran = {"recipe": asdict(recipe) | {"epochs": epochs}, "losses": losses}
+        return replace(about, training=about.training | ran)
 
     def write(epochs: int, history: History) -> None:
-        write_learned(files.learned, learner.learned, describe(epochs, history))
+        write_learned(files.learned, learner.learned, described(epochs, history))
 
     checkpoint = Checkpoint(files, identity, write, overwrite)
     history, began_at = run(learner, tower, recipe, checkpoint, progress, say, generator)
     if tower.from_cache:
         say(f"features of {tower.computed:,} views computed, of {tower.from_cache:,} found")
-    outcome = Outcome(files, describe(recipe.epochs, history), learner, history, began_at)
+    outcome = Outcome(files, described(recipe.epochs, history), history, began_at)
     if find_spec("matplotlib") is None:
         say("no curves: they need matplotlib, pip install 'offnominal[benchmark]'")
-    else:
-        _write_page(outcome, detector)
-    return outcome
-
-
-def _write_page(outcome: Outcome, detector: LearnedDetector) -> None:
-    """The page of a training's curves."""
-    about, training = outcome.about, outcome.about.training
-    # The weights and the parts of the recipe by the names that options have.
-    settings = {
-        **training["data"],
-        "backbone": f"{about.backbone['name']}, digest {about.backbone['digest'][:12]}",
+        return outcome
+    holds = detector.kind.holds
+    shown = {
+        **data,
+        "backbone": f"{net.name}, digest {net.digest[:12]}",
         **about.reading,
-        **{f"{detector.kind.holds}, {name}": value for name, value in about.learner.items()},
-        **training["recipe"],
-        "start_from": training.get("start_from"),
+        **{f"{holds}, {name}": value for name, value in about.learner.items()},
+        **asdict(recipe),
+        "start_from": given.get("start_from"),
     }
-    title = TRAINABLE[about.method].title
     write_training_page(
-        outcome.files.page,
-        f"Training of {title}’s {detector.kind.holds} on {training['data']['data']}",
-        [list(row.values()) for row in outcome.history],
-        mean_losses(outcome.history),
-        {name: value for name, value in settings.items() if value not in ({}, None)},
-        outcome.learner.parts,
-        outcome.learner.formula,
-        detector.clip.untrained,
+        files.page,
+        f"Training of {method.title}’s {holds} on {dataset.name}",
+        [list(row.values()) for row in history],
+        mean_losses(history),
+        {name: value for name, value in shown.items() if value not in ({}, None)},
+        learner.parts,
+        learner.formula,
+        net.untrained,
     )
+    return outcome

@@ -11,7 +11,7 @@ from tests.seeded import dinov2_vits14, save_dinov2_vits14
 from torch import Tensor
 
 from offnominal.backbones import load_backbone
-from offnominal.backbones.positions import interpolate_positions
+from offnominal.backbones.positions import resize_positions
 from offnominal.backbones.timm import TimmBackbone
 from offnominal.errors import BackboneError, OptionError, WeightsError
 
@@ -72,21 +72,21 @@ def original_positions(table: Tensor, height: int, width: int) -> Tensor:
                 matrix[i, min(max(tap, 0), 36)] += near if x <= 1 else far
         return matrix
 
-    grid = table[0, 1:].double().reshape(37, 37, -1)
+    grid = table[1:].double().reshape(37, 37, -1)
     out = torch.einsum("hy,wx,yxd->hwd", weights(height), weights(width), grid)
-    return torch.cat([table[:, :1].double(), out.reshape(1, height * width, -1)], dim=1)
+    return torch.cat([table[:1].double(), out.reshape(height * width, -1)])
 
 
 @pytest.mark.parametrize("grid", [(32, 32), (32, 43), (76, 32), (16, 16), (48, 48)])
 def test_positions_follow_the_original_rule(grid: tuple[int, int]) -> None:
-    table = torch.randn(1, 1370, 8, generator=torch.Generator().manual_seed(0))
-    found = interpolate_positions(table, *grid)
+    table = torch.randn(1370, 8, generator=torch.Generator().manual_seed(0))
+    found = resize_positions(table, *grid, "dino")
     assert torch.allclose(found.double(), original_positions(table, *grid), atol=1e-4)
 
 
 def test_positions_of_the_native_grid_are_untouched() -> None:
-    table = torch.randn(1, 1370, 8)
-    assert interpolate_positions(table, 37, 37) is table
+    table = torch.randn(1370, 8)
+    assert resize_positions(table, 37, 37, "dino") is table
 
 
 def test_tokens_differ_from_timms_own_rule(dinov2: TimmBackbone) -> None:

@@ -1,4 +1,4 @@
-"""A detector is one file and one line: what a method of another package gets without a word more."""
+"""A detector is one file and one line: what a method of another package gets with no word more."""
 
 import json
 from collections.abc import Iterator
@@ -40,7 +40,8 @@ class MeanPatch(FeatureDetector):
 
     def compare(self, features: Tensor, without: int | None = None) -> ViewScores:
         kept = [n for n in range(len(self.sums_)) if n != without]
-        return ViewScores((features - self.sums_[kept].mean(0)[:, None, None]).norm(dim=0)**self.power)
+        mean = self.sums_[kept].mean(0)[:, None, None]
+        return ViewScores((features - mean).norm(dim=0) ** self.power)
 '''
 
 

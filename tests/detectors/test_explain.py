@@ -152,7 +152,9 @@ def test_long_words_are_shortened_to_fit() -> None:
     assert picture._shorten("short.png", 330, 15) == "short.png"
 
 
-def test_an_image_that_passes_shows_its_own_heat(detector: AnomalyDINO, fabrics: list[Path]) -> None:
+def test_an_image_that_passes_shows_its_own_heat(
+    detector: AnomalyDINO, fabrics: list[Path]
+) -> None:
     explanation = explain(detector, fabrics[0], worst=1)
     assert not explanation.prediction.is_anomalous
     _, own = picture._heat_range(explanation.prediction)

@@ -153,9 +153,7 @@ def test_leave_one_out_equals_refitting_without_the_reference(fabrics: list[Path
         rest = [file for file in fabrics[:3] if file != fabrics[index]]
         [alone] = MultiLayerNN(**options).fit(rest).predict(fabrics[index])
         assert detector.calibration.images[index] == pytest.approx(alone.score, rel=1e-5)
-        assert detector.calibration.peaks[index] == pytest.approx(
-            alone.anomaly_map.max(), rel=1e-4
-        )
+        assert detector.calibration.peaks[index] == pytest.approx(alone.anomaly_map.max(), rel=1e-4)
 
 
 def test_calibrate_on_limits_the_references_scored(fabrics: list[Path]) -> None:

@@ -126,9 +126,7 @@ def test_leave_one_out_equals_refitting_without_the_reference(parts: Path) -> No
         rest = [f for f in files if f != file]
         [alone] = PatchCore(**FULL).fit(rest).predict(file)
         assert detector.calibration.images[index] == pytest.approx(alone.score, rel=1e-6)
-        assert detector.calibration.peaks[index] == pytest.approx(
-            alone.anomaly_map.max(), rel=1e-5
-        )
+        assert detector.calibration.peaks[index] == pytest.approx(alone.anomaly_map.max(), rel=1e-5)
 
 
 def test_a_reference_never_meets_its_own_rows(parts: Path) -> None:

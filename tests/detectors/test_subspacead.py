@@ -129,9 +129,7 @@ def test_leave_one_out_equals_refitting_without_the_reference(
         rest = [file for file in fabrics[:4] if file != fabrics[index]]
         [alone] = SubspaceAD(**options).fit(rest).predict(fabrics[index])
         assert detector.calibration.images[index] == pytest.approx(alone.score, rel=1e-4)
-        assert detector.calibration.peaks[index] == pytest.approx(
-            alone.anomaly_map.max(), rel=1e-4
-        )
+        assert detector.calibration.peaks[index] == pytest.approx(alone.anomaly_map.max(), rel=1e-4)
 
 
 @pytest.mark.parametrize("nearest", [0.0, 0.5])

@@ -7,7 +7,7 @@ from tests.seeded import CLIP_TINY, save_clip
 
 from offnominal.backbones.clip import ClipBackbone
 from offnominal.backbones.clip_text import ClipText
-from offnominal.language.features import abnormality, state_features
+from offnominal.detectors.language.clip import CLIPDetector
 from offnominal.language.prompts import PromptEnsemble
 
 TWO = (("{}", "perfect {}"), ("broken {}",), ("a photo of {}.", "a very dark photo of {}."))
@@ -21,7 +21,7 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> ClipText:
 
 @pytest.mark.parametrize("each", [False, True])
 def test_means(text: ClipText, each: bool) -> None:
-    found = state_features(text, PromptEnsemble(*TWO, normalise_each=each), "bolt")
+    found = PromptEnsemble(*TWO, normalise_each=each).features(text, "bolt")
     prompts = [
         "a photo of bolt.",
         "a very dark photo of bolt.",
@@ -41,7 +41,8 @@ def test_batches_do_not_matter(text: ClipText) -> None:
 
 
 def test_abnormality() -> None:
-    states = F.normalize(torch.tensor([[1.0, 0.0], [0.0, 1.0]]), dim=1)
-    found = abnormality(torch.tensor([[3.0, 3.0], [0.0, 0.2]]), states, 0.5)
+    detector = CLIPDetector(temperature=0.5)
+    detector.text_features_ = torch.eye(2)
+    found = detector.abnormality(torch.tensor([[3.0, 3.0], [0.0, 0.2]]))
     assert found[0].item() == pytest.approx(0.5)
     assert found[1].item() == pytest.approx(1 / (1 + torch.tensor(-2.0).exp().item()))

@@ -67,7 +67,7 @@ def test_zero_and_few_shot(golden: Any, options: dict[str, Any], tiles: Path) ->
                 (6, 12, 18, 24),
                 seen.levels,
                 detector.learned.layers,
-                detector._banks,
+                detector.banks,
                 strict=True,
             )
             for level, tokens, layer, bank in levels:

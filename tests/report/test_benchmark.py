@@ -270,9 +270,9 @@ def drive(page: Path, folder: Path) -> list[object]:
 
 
 def test_large_run_is_small_and_usable(tmp_path: Path) -> None:
-    runs = write_big(tmp_path, shots=(1, 8), seeds=2, side=128)
+    runs = write_big(tmp_path, shots=(1, 8), seeds=1, side=96)
     cells, _ = read_runs(runs)
-    assert len(cells) == 15 * 2 * 2
+    assert len(cells) == 15 * 2
     page = write_report(runs)
     text = page.read_text(encoding="utf-8")
     assert page.stat().st_size < 30e6

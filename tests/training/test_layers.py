@@ -27,6 +27,7 @@ from offnominal.errors import DatasetError, ImageError, ModelFileError, OptionEr
 from offnominal.images import read_image
 from offnominal.language.learned import LearnedPrompts, Projections
 from offnominal.language.learnedfile import read_learned
+from offnominal.language.prompts import APRIL_GAN
 from offnominal.metrics.image import image_metrics
 from offnominal.train import Outcome, train
 from offnominal.training.checkpoint import mean_losses, read_losses
@@ -111,7 +112,7 @@ def test_the_loss_is_the_papers(weights: Path) -> None:
         weight, bias = layer.weight.detach().numpy(), layer.bias.detach().numpy()
         overlaps, pixels = [], []
         for own, name, truth in zip(tokens.numpy(), names, batch.truth.numpy(), strict=True):
-            normal, abnormal = AprilGAN.describe_as(text, name).double().numpy()
+            normal, abnormal = APRIL_GAN.features(text, name).double().numpy()
             brought = own @ weight.T + bias
             unit = brought / np.linalg.norm(brought, axis=1, keepdims=True)
             low, high = (
@@ -153,7 +154,7 @@ def test_first_values_are_those_of_torchs_layers() -> None:
 def test_what_the_tower_gives_is_raw_tokens(weights: Path, small: Dataset) -> None:
     detector = april_gan(weights, layers=(1, 3))
     samples = choose_samples(small.samples, "test", True, small.root).samples
-    batch = Tower(detector, samples, True, names={"tile": "magnetic tile"}).batch([2, 0])
+    batch = Tower(detector, samples, True, names={"tile": "magnetic tile"}).load([(2,), (0,)])
     assert batch is not None
     assert batch.names == ["magnetic tile"] * 2
     assert [tuple(level.shape) for level in batch.levels] == [(2, 49, 128)] * 2
@@ -322,12 +323,12 @@ def test_unreadable_images_leave_out_their_mosaics(
     other = [n for n in range(len(samples)) if n != bad]
     errors: list[ImageError] = []
     tower = Tower(april_gan(weights), samples, True, on_error=errors.append)
-    four = {other[0]: (bad, other[1], other[2], other[3])}
+    four = (bad, other[1], other[2], other[3])
     for _ in range(2):
-        batch = tower.batch([*other[:2], bad], four)
+        batch = tower.load([four, (other[1],), (bad,)])
         assert batch is not None
         assert len(batch.whole) == 1
     assert [error.source for error in errors] == [str(victim)]
-    assert tower.batch([other[0]], four) is None
+    assert tower.load([four]) is None
     with pytest.raises(ImageError):
-        Tower(april_gan(weights), samples, True).batch([other[0]], four)
+        Tower(april_gan(weights), samples, True).load([four])

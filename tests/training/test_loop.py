@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from offnominal.backbones.weights import digest as digest_of
 from offnominal.datasets import open_dataset
 from offnominal.datasets.dataset import Dataset
 from offnominal.datasets.masks import sample_mask
+from offnominal.datasets.sample import Sample
 from offnominal.detectors.language.anomalyclip import AnomalyCLIP
 from offnominal.detectors.language.coop import CoOp
 from offnominal.detectors.language.training.learners import TRAINABLE, LanguageRecipe, PromptLearner
@@ -37,6 +39,10 @@ SHALLOW = {"depth": 3}
 def anomalyclip(weights: Path, **options: Any) -> AnomalyCLIP:
     chosen = {"resolution": 112, "value_blocks": 2} | options
     return AnomalyCLIP(weights=str(weights), device="cpu", **chosen)
+
+
+def every(samples: Sequence[Sample]) -> list[tuple[int, ...]]:
+    return [(number,) for number in range(len(samples))]
 
 
 def trained(weights: Path, data: Dataset, path: Path, **options: Any) -> Outcome:
@@ -101,7 +107,7 @@ def test_a_step_is_adams(weights: Path, small: Dataset, tmp_path: Path) -> None:
     """One step on all images: each number moves against its gradient's sign by the rate."""
     detector = anomalyclip(weights)
     samples = choose_samples(small.samples, "test", True, small.root).samples
-    batch = Tower(detector, samples, masks=True).batch(range(len(samples)))
+    batch = Tower(detector, samples, masks=True).load(every(samples))
     assert batch is not None
     assert batch.truth is not None
     files = []
@@ -136,10 +142,10 @@ def test_the_cache_changes_nothing_but_the_time(
     cache = FeatureCache(tmp_path / "cache", 10**8)
     first, again = Tower(detector, samples, True, cache), Tower(detector, samples, True, cache)
     plain = Tower(detector, samples, True)
-    order = [3, 1, 7]
+    order = [(3,), (1,), (7,)]
     for tower in (first, first, again, plain):
-        batch = tower.batch(order)
-        alone = plain.batch([7])
+        batch = tower.load(order)
+        alone = plain.load([(7,)])
         assert batch is not None
         assert alone is not None
         assert torch.equal(batch.whole[2], alone.whole[0]), "a batch's images are not mixed"
@@ -148,7 +154,7 @@ def test_the_cache_changes_nothing_but_the_time(
     assert (again.computed, again.from_cache) == (0, 3)
     # Another reading of the same images is another entry.
     other = Tower(anomalyclip(weights, value_blocks=1), samples, True, cache)
-    other.batch(order)
+    other.load(order)
     assert other.computed == 3
     one = trained(weights, small, tmp_path / "one.safetensors", cache=cache)
     two = trained(weights, small, tmp_path / "two.safetensors")
@@ -160,7 +166,7 @@ def test_a_full_cache_only_loses_the_gain(weights: Path, small: Dataset, tmp_pat
     tiny = FeatureCache(tmp_path / "cache", 40_000)
     tower = Tower(anomalyclip(weights), samples, True, tiny)
     for _ in range(2):
-        tower.batch(range(len(samples)))
+        tower.load(every(samples))
     assert 0 < tower.from_cache < len(samples)
     assert sum(file.stat().st_size for file in tmp_path.rglob("*.npz")) < 60_000
 

@@ -73,9 +73,9 @@ def test_glocal_loss(weight: float) -> None:
         row[label] - math.log(sum(map(math.exp, row)))
         for row, label in zip(logits, (0, 1), strict=True)
     )
-    assert parts.image.item() == pytest.approx(image / 2, rel=1e-4)
+    assert parts["image"].item() == pytest.approx(image / 2, rel=1e-4)
     if not weight:
-        assert parts.total.item() == parts.image.item()
+        assert parts["total"].item() == parts["image"].item()
         return
     wanted = dict.fromkeys(("focal", "dice_abnormal", "dice_normal"), 0.0)
     for level in levels:
@@ -92,6 +92,6 @@ def test_glocal_loss(weight: float) -> None:
         wanted["dice_abnormal"] += dice_loss(full[:, 1], truth).item()
         wanted["dice_normal"] += dice_loss(full[:, 0], 1 - truth).item()
     for name, value in wanted.items():
-        assert getattr(parts, name).item() == pytest.approx(value, rel=1e-4)
+        assert parts[name].item() == pytest.approx(value, rel=1e-4)
     total = image / 2 + weight * sum(wanted.values())
-    assert parts.total.item() == pytest.approx(total, rel=1e-4)
+    assert parts["total"].item() == pytest.approx(total, rel=1e-4)

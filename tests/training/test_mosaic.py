@@ -11,7 +11,7 @@ from tests.seeded import CLIP_TINY, save_clip
 
 from offnominal.datasets.sample import Sample
 from offnominal.detectors.language.april_gan import AprilGAN
-from offnominal.detectors.language.training.mosaic import draw_mosaics, join_four
+from offnominal.detectors.language.training.samples import draw_mosaics, join_four
 from offnominal.detectors.language.training.tower import Tower
 
 
@@ -74,7 +74,7 @@ def test_a_batch_with_a_mosaic(tmp_path: Path) -> None:
             Image.fromarray(np.full((32, 32), 255, np.uint8)).save(sample.mask)
     weights = save_clip(tmp_path, CLIP_TINY, "tiny")
     detector = AprilGAN(weights=str(weights), device="cpu")
-    batch = Tower(detector, mine, masks=True).batch([0, 3], {0: (0, 2, 3, 1)})
+    batch = Tower(detector, mine, masks=True).load([(0, 2, 3, 1), (3,)])
     assert batch is not None
     assert batch.labels.tolist() == [1, 1]
     assert batch.truth is not None

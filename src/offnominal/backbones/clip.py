@@ -15,13 +15,12 @@ from offnominal.backbones.base import Backbone, Levels
 from offnominal.backbones.catalogue import CLIP_TAGS, OPEN_CLIP
 from offnominal.backbones.clip_blocks import (
     Activation,
-    Positions,
     attend_to_values,
-    resize_positions,
     run_block,
     window_indices,
 )
 from offnominal.backbones.clip_text import ClipText
+from offnominal.backbones.positions import Positions, resize_positions
 from offnominal.errors import BackboneError, OptionError
 
 __all__ = ["ClipBackbone", "Tokens", "require_clip"]
@@ -91,8 +90,7 @@ class ClipBackbone(Backbone):
         # Before anything is fetched, since half of open_clip's models are built another way.
         self.visual = clip_files.build(self._model).visual
         self._path = local or clip_files.weights_file(name)
-        tensors = files.read_weights(self._path)
-        clip_files.fit_image_tower(self.visual, tensors, self._path, name)
+        clip_files.fit(self.visual, self._path, name, image=True)
         self.digest = files.digest(self.visual)
         self.untrained = files.untrained_reason(metadata)
         self.mean, self.std = self._model.mean, self._model.std
@@ -241,8 +239,7 @@ class ClipBackbone(Backbone):
     def load_text(self) -> ClipText:
         """The text tower, read from the weights file, on the image tower's device."""
         text = ClipText(clip_files.build(self._model), self.activation)
-        tensors = files.read_weights(self._path)
-        clip_files.fit_text_tower(text, tensors, self._path, self.name)
+        clip_files.fit(text, self._path, self.name, image=False)
         text.eval().requires_grad_(False)
         return text.to(self.visual.proj.device)
 

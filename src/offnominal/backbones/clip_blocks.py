@@ -1,10 +1,9 @@
-"""A CLIP transformer step by step: attention, blocks, positions and windows of patches.
+"""A CLIP transformer step by step: attention, blocks and windows of patches.
 
 open_clip holds the weights. Its blocks are run from here, because methods change what happens
 inside them: value-value attention, the other activation, tokens written over between two blocks.
 """
 
-import math
 from typing import Any, Literal
 
 import torch
@@ -13,16 +12,13 @@ from torch import Tensor
 
 __all__ = [
     "Activation",
-    "Positions",
     "attend",
     "attend_to_values",
-    "resize_positions",
     "run_block",
     "window_indices",
 ]
 
 Activation = Literal["quickgelu", "gelu"]
-Positions = Literal["bicubic-antialias", "bicubic", "bilinear"]
 
 
 def attend(attention: Any, x: Tensor, causal: bool = False) -> Tensor:
@@ -62,28 +58,6 @@ def run_block(block: Any, x: Tensor, activation: Activation, causal: bool = Fals
     hidden = hidden * torch.sigmoid(1.702 * hidden) if activation == "quickgelu" else F.gelu(hidden)
     after: Tensor = x + block.ls_2(block.mlp.c_proj(hidden))
     return after
-
-
-def resize_positions(table: Tensor, height: int, width: int, rule: Positions) -> Tensor:
-    """Position embeddings (1 + n * n, D), the class token's first, for another grid of patches.
-
-    Gives (1 + height * width, D) of the table's dtype. ``bicubic-antialias`` is open_clip's rule.
-    The rules differ where the grid grows too: torch's bicubic kernel has another parameter with
-    antialiasing (-0.5) than without (-0.75).
-    """
-    side = math.isqrt(len(table) - 1)
-    if (height, width) == (side, side):
-        return table
-    grid = table[1:].float().reshape(1, side, side, -1).permute(0, 3, 1, 2)
-    resized = F.interpolate(
-        grid,
-        size=(height, width),
-        mode="bilinear" if rule == "bilinear" else "bicubic",
-        align_corners=False,
-        antialias=rule == "bicubic-antialias",
-    )
-    rows = resized[0].flatten(1).T
-    return torch.cat([table[:1].float(), rows]).to(table.dtype)
 
 
 def window_indices(grid: tuple[int, int], side: int) -> Tensor:

@@ -2,19 +2,20 @@
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from offnominal.backbones import weights as files
 from offnominal.backbones.catalogue import CLIP_TAGS, OPEN_CLIP
 from offnominal.backbones.clip_blocks import Activation
 from offnominal.errors import BackboneError, WeightsError
 
-__all__ = ["ClipModel", "build", "describe", "fit_image_tower", "fit_text_tower", "weights_file"]
+__all__ = ["ClipModel", "build", "describe", "fit", "hub_files", "weights_file"]
 
 _MEAN = (0.48145466, 0.4578275, 0.40821073)
 _STD = (0.26862954, 0.26130258, 0.27577711)
@@ -135,36 +136,30 @@ def weights_file(name: str) -> Path:
     WeightsError
         If it cannot be had.
     """
-    places = hub_files(name)
-    cached = [there for place in places if (there := files.cached_file(*place))]
-    if cached:
-        return cached[0]
-    try:
-        return files.download(*places[0], name)
-    except WeightsError:
-        if len(places) == 1:
-            raise
-        return files.download(*places[1], name)
+    # What is here goes first; a repository has one file or the other.
+    *others, last = sorted(hub_files(name), key=lambda place: files.cached_file(*place) is None)
+    for place in others:
+        with suppress(WeightsError):
+            return files.download(*place, name)
+    return files.download(*last, name)
 
 
-def fit_image_tower(tower: nn.Module, tensors: Mapping[str, Tensor], path: Path, name: str) -> None:
-    """Load the image tower from a file's tensors; the text tower need not be among them."""
-    own = {k.removeprefix(_IMAGE): v for k, v in tensors.items() if k.startswith(_IMAGE)}
+def fit(tower: nn.Module, path: Path, name: str, image: bool) -> None:
+    """Load the image tower or the text tower from a file; the other need not be in it."""
+    tensors = files.read_weights(path)
+    own = {
+        key.removeprefix(_IMAGE): value
+        for key, value in tensors.items()
+        if key.startswith(_IMAGE) == image and key not in _SPARE
+    }
     if not own:
-        raise WeightsError(
-            f"{path}: no tensor's name starts with visual.: not CLIP in OpenAI's or open_clip's "
-            f"naming; it has {', '.join(list(tensors)[:3])}"
+        lacks = (
+            "no tensor's name starts with visual.: not CLIP in OpenAI's or open_clip's naming; it "
+            f"has {', '.join(list(tensors)[:3])}"
+            if image
+            else "holds CLIP's image tower only; text features need the text tower as well"
         )
-    files.fit_to(tower, own, str(path), name)
-
-
-def fit_text_tower(tower: nn.Module, tensors: Mapping[str, Tensor], path: Path, name: str) -> None:
-    """Load the text tower from a file's tensors."""
-    own = {k: v for k, v in tensors.items() if not k.startswith(_IMAGE) and k not in _SPARE}
-    if not own:
-        raise WeightsError(
-            f"{path}: holds CLIP's image tower only; text features need the text tower as well"
-        )
+        raise WeightsError(f"{path}: {lacks}")
     files.fit_to(tower, own, str(path), name)
 
 

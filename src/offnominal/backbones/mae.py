@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import NamedTuple, Self
 
 import torch
-import torch.nn.functional as F
 from timm.layers.norm import LayerNorm
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
@@ -46,12 +45,6 @@ SHAPES = {
 }
 
 
-class _Patches(nn.Module):
-    def __init__(self, patch: int, dim: int) -> None:
-        super().__init__()
-        self.proj = nn.Conv2d(3, dim, patch, patch)
-
-
 class MaskedAutoencoder(Backbone):
     """Encoder and decoder; as any backbone, the encoder's normalised tokens of the whole image.
 
@@ -81,7 +74,8 @@ class MaskedAutoencoder(Backbone):
             return nn.Parameter(0.02 * torch.randn(1, rows, dim))
 
         rows, wide = 1 + self.side**2, shape.decoder_dim
-        self.patch_embed = _Patches(shape.patch, shape.dim)
+        projection = nn.Conv2d(3, shape.dim, shape.patch, shape.patch)
+        self.patch_embed = nn.ModuleDict({"proj": projection})
         self.cls_token = table(1, shape.dim)
         self.pos_embed = table(rows, shape.dim)
         self.blocks = blocks(shape.depth, shape.dim, shape.heads)
@@ -187,8 +181,7 @@ class MaskedAutoencoder(Backbone):
 
     def _embedded(self, pixels: Tensor) -> Tensor:
         self.check_size(pixels)
-        projection = self.patch_embed.proj
-        patches = F.conv2d(pixels, projection.weight, projection.bias, projection.stride)
+        patches: Tensor = self.patch_embed["proj"](pixels)
         return patches.flatten(2).transpose(1, 2) + self.pos_embed[:, 1:]
 
     def _encoded(self, tokens: Tensor) -> Tensor:

@@ -1,41 +1,48 @@
-"""Position embeddings resized as the original DINO and DINOv2 codes do.
+"""Position embeddings at another grid than they were trained for.
 
-Both interpolate the table bicubically without antialiasing, in float32, with a scale factor whose
-numerator carries an offset of 0.1 that guards against rounding. timm resizes to a size, with
-antialiasing, which moves DINOv2's normalised tokens by about 2 % at 448 px. The networks with
-registers were trained with the rule that timm follows, so they are left alone.
+The original DINO and DINOv2 codes interpolate the table bicubically without antialiasing, with a
+scale factor whose numerator carries an offset of 0.1 that guards against rounding. timm resizes to
+a size, with antialiasing, which moves DINOv2's normalised tokens by about 2 % at 448 px. The
+networks with registers were trained with the rule that timm follows, so they are left alone.
 """
 
 import math
 from types import MethodType
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["OFFSET", "interpolate_positions", "use_original_positions"]
+__all__ = ["Positions", "resize_positions", "use_original_positions"]
 
-OFFSET = 0.1
+Positions = Literal["bicubic-antialias", "bicubic", "bilinear"]
+
+_OFFSET = 0.1
 
 
-def interpolate_positions(table: Tensor, height: int, width: int) -> Tensor:
-    """Position embeddings (1, 1 + n * n, D), the class token's first, for another grid of patches.
+def resize_positions(
+    table: Tensor, height: int, width: int, rule: Positions | Literal["dino"]
+) -> Tensor:
+    """Position embeddings (1 + n * n, D), the class token's first, for another grid of patches.
 
-    Gives (1, 1 + height * width, D) of the table's dtype.
+    Gives (1 + height * width, D) of the table's dtype. ``bicubic-antialias`` is open_clip's rule,
+    ``dino`` that of the original DINO and DINOv2. The rules differ where the grid grows too:
+    torch's bicubic kernel has another parameter with antialiasing (-0.5) than without (-0.75).
     """
-    side = math.isqrt(table.shape[1] - 1)
+    side = math.isqrt(len(table) - 1)
     if (height, width) == (side, side):
         return table
-    grid = table[:, 1:].float().reshape(1, side, side, -1).permute(0, 3, 1, 2)
+    grid = table[1:].float().reshape(1, side, side, -1).permute(0, 3, 1, 2)
+    scale = ((height + _OFFSET) / side, (width + _OFFSET) / side)
     resized = F.interpolate(
         grid,
-        scale_factor=((height + OFFSET) / side, (width + OFFSET) / side),
-        mode="bicubic",
-        antialias=False,
+        size=None if rule == "dino" else (height, width),
+        scale_factor=scale if rule == "dino" else None,
+        mode="bilinear" if rule == "bilinear" else "bicubic",
+        antialias=rule == "bicubic-antialias",
     )
-    rows = resized.permute(0, 2, 3, 1).reshape(1, height * width, -1)
-    return torch.cat([table[:, :1].float(), rows], dim=1).to(table.dtype)
+    return torch.cat([table[:1].float(), resized[0].flatten(1).T]).to(table.dtype)
 
 
 def use_original_positions(model: Any) -> None:
@@ -47,11 +54,10 @@ def use_original_positions(model: Any) -> None:
         table = tables.get((height, width))
         if table is None or table.device != x.device:
             with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
-                table = interpolate_positions(self.pos_embed, height, width)
+                table = resize_positions(self.pos_embed[0], height, width, "dino")
             tables[height, width] = table
-        tokens = torch.cat(
-            [self.cls_token.expand(batch, -1, -1), x.reshape(batch, height * width, dim)], dim=1
-        )
+        patches = x.reshape(batch, height * width, dim)
+        tokens = torch.cat([self.cls_token.expand(batch, -1, -1), patches], dim=1)
         dropped: Tensor = self.pos_drop(tokens + table)
         return dropped
 

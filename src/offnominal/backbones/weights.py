@@ -9,11 +9,13 @@ import json
 import os
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from offnominal.errors import WeightsError
@@ -33,6 +35,7 @@ __all__ = [
 Floats = tuple[float, float, float]
 
 _WRAPPERS = ("state_dict", "model", "teacher", "student")
+_BUILT_BY = ("pad_type", "act_layer", "global_pool", "img_size")
 _PREFIXES = ("module.", "backbone.", "encoder.")
 # Not used for patch features: classifier heads, and DINOv2's token for masked training.
 _SPARE = ("head.", "head_dist.", "fc.", "classifier.", "mask_token", "fc_norm.")
@@ -73,8 +76,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise WeightsError(f"{path}: {what}; --weights takes a .safetensors or .pth file")
     try:
         if path.suffix == ".safetensors":
-            with safe_open(path, framework="pt") as file:
-                return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return load_file(path)
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=None)
     except SafetensorError as error:
         raise WeightsError(f"{path}: not a readable safetensors file ({error})") from error
@@ -200,13 +202,11 @@ def download(repository: str, filename: str, name: str) -> Path:
 
 def build_arguments(metadata: Mapping[str, str]) -> dict[str, Any]:
     """What a weights file's metadata says of how its network is built, as timm's arguments."""
-    arguments: dict[str, Any] = {}
-    for key in ("pad_type", "act_layer", "global_pool", "img_size"):
-        if key in metadata:
-            try:
-                arguments[key] = json.loads(metadata[key])
-            except ValueError:
-                arguments[key] = metadata[key]
+    said = {key: metadata[key] for key in _BUILT_BY if key in metadata}
+    arguments: dict[str, Any] = dict(said)
+    for key, value in said.items():
+        with suppress(ValueError):  # a plain word
+            arguments[key] = json.loads(value)
     return arguments
 
 

@@ -69,9 +69,8 @@ def evaluate_detector(
         A folder of results, as the benchmark writes it; None: nothing is written.
     keep_maps : bool
         Write every map as well.
-    on_error : callable or None
-        Called with each image that cannot be read; None: it is raised.
-    progress : callable or None
+    on_error, progress : callable or None
+        As :meth:`~offnominal.detectors.base.Detector.stream` has them.
 
     Raises
     ------

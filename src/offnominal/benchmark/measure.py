@@ -1,7 +1,7 @@
 """Test images through one detector, into the records of every cell that it serves."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -28,28 +28,13 @@ def measure(
 ) -> None:
     """Score every test image once, and again for each record's own scoring.
 
-    Parameters
-    ----------
-    records : sequence of Record
-        Their detectors share one fit; the first one's does the work.
-    test : sequence of Sample
-    on_error : callable or None
-        Called with each image that cannot be read, or that the method gives no score; None: it is
-        raised.
-    progress : callable or None
-        Called with the stage and the number of images done.
-    skip_references : bool
-        Leave out test images that the detector was fitted to, and say so; otherwise they only
-        get said.
-    meter : NetworkMeter or None
-        Of the network, which knows what a cache has spared; None: there is no cache.
-
-    Raises
-    ------
-    DatasetError
-        If no image got a score.
+    The records' detectors share one fit; the first one's does the work. ``on_error`` is called with
+    each image that cannot be read, or that the method gives no score; None: it is raised. With
+    ``skip_references`` test images that the detector was fitted to are left out; otherwise they
+    only get said. ``meter`` knows what a cache has spared the network; None: there is no cache. If
+    no image got a score, that is a :class:`DatasetError`.
     """
-    first, meter = records[0], meter or NetworkMeter()
+    first = records[0]
     if any(sample.mask is not None for sample in test):
         # Cells whose maps are the same share their pixels.
         pixels: dict[float, PixelMetrics] = {}
@@ -61,7 +46,7 @@ def measure(
     notes: list[str] = []
     unscored: list[Sample] = []
     reason = "all are copies of references"
-    times: dict[str, list[float]] = {"per_image": [], "per_image_uncached": []}
+    times: list[tuple[float, float]] = []
 
     def failed(error: ImageError) -> None:
         nonlocal reason
@@ -73,35 +58,42 @@ def measure(
             raise error
         on_error(error)
 
-    start = before = time.perf_counter()
-    corrected = meter.correction
-    for prediction in first.detector.stream([s.image for s in test], failed, progress):
-        seconds = time.perf_counter() - before
-        times["per_image"].append(seconds)
-        times["per_image_uncached"].append(seconds + meter.correction - corrected)
-        corrected = meter.correction
+    start = time.perf_counter()
+    stream = first.detector.stream([s.image for s in test], failed, progress)
+    for prediction, seconds, uncached in _timed(stream, meter or NetworkMeter()):
+        times.append((seconds, uncached))
         sample = by_file[prediction.source]
         copy = bool(known) and content_digest(prediction.image) in known
         if copy:
             copies.append(sample.image.name)
         if not (copy and skip_references):
             notes += _add(records, sample, prediction, seconds)
-        before = time.perf_counter()
     if not first.labels:
         raise DatasetError(f"none of {len(test)} test images has a score: {reason}")
     if copies:
         done = "left out" if skip_references else "counted all the same"
         listed = ", ".join(copies[:5])
         notes.append(f"{len(copies)} test images are exact copies of references, {done}: {listed}")
-    spent = sum(times["per_image"])
     # A batch does nearly all of its work before its first prediction.
     typical = np.mean if isinstance(first.detector, BatchDetector) else np.median
-    timings = {name: float(typical(each)) for name, each in times.items()}
+    spent, image = float(np.sum(times, axis=0)[0]), typical(times, axis=0)
+    timings = {"per_image": float(image[0]), "per_image_uncached": float(image[1])}
     timings |= {"predict": spent, "metrics": time.perf_counter() - start - spent}
     for record in records:
         record.notes += notes
         record.unscored = unscored
         record.timings |= timings
+
+
+def _timed(
+    stream: Iterator[Prediction], meter: NetworkMeter
+) -> Iterator[tuple[Prediction, float, float]]:
+    """Predictions, the seconds that each took, and those that it had taken without a cache."""
+    before, corrected = time.perf_counter(), meter.correction
+    for prediction in stream:
+        seconds = time.perf_counter() - before
+        yield prediction, seconds, seconds + meter.correction - corrected
+        before, corrected = time.perf_counter(), meter.correction
 
 
 def _add(

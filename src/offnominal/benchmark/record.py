@@ -61,29 +61,10 @@ def untrained(detector: Detector) -> str:
 class Record:
     """One cell in the making.
 
-    Attributes
-    ----------
-    cell : Cell
-    detector : Detector
-        Fitted, with the cell's scoring.
-    dataset : Dataset
-    references : list of str
-        Paths of the references, relative to the data set's root.
-    folder : Path or None
-        Where the cell is written; None: nowhere.
-    keep_maps : bool
-        Write every map as well. Those of a crop are written in any case, since the patch scores do
-        not say where in the image it lies.
-    pixels : PixelMetrics or None
-        Shared by cells whose maps are the same; None where no test image has a mask.
-    unscored : sequence of Sample
-        Test images that could be read and got no score.
-    timings : dict of str to float
-        Seconds by stage.
-    notes : list of str
-        What a reader of the figures should know.
-    more : dict
-        Further plain values for ``run.json``.
+    The detector is fitted, with the cell's scoring; ``references`` are paths relative to the data
+    set's root. Without a ``folder`` nothing is written. Cells whose maps are the same share
+    ``pixels``, which is None where no test image has a mask. ``unscored`` could be read and got no
+    score; ``more`` are further plain values for ``run.json``.
     """
 
     cell: Cell
@@ -102,6 +83,7 @@ class Record:
         self._rows: list[dict[str, Any]] = []
         self._grids: list[np.ndarray] = []
         self._maps: Path | None = None
+        # Of a crop the patch scores do not say where in the image it lies.
         if self.folder is not None and (self.keep_maps or self.cell.options.get("crop")):
             self._maps = self.folder / "maps"
             self._maps.mkdir()

@@ -1,10 +1,10 @@
 """What every detector shares: images in, leave-one-out, calibration, predictions out."""
 
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -20,26 +20,16 @@ from offnominal.detectors.options import (
     check_range,
     option_defaults,
 )
-from offnominal.detectors.references import References, Sample, Version
+from offnominal.detectors.references import References, Sample, Standing, Version
 from offnominal.errors import ModelFileError, NotFittedError, OptionError
-from offnominal.good_scores import Calibration, CalibrationScores, GoodScores
+from offnominal.good_scores import CalibrationScores, GoodScores
 from offnominal.images import ImageSource, content_digest, describe, parse_sixteen_bit, read_image
 from offnominal.memory import MemoryBank
 from offnominal.prediction import Prediction
 from offnominal.prefetch import read_ahead
-from offnominal.scoring import (
-    Scores,
-    Size,
-    anomaly_map,
-    check_aggregate,
-    image_score,
-    size_of,
-)
+from offnominal.scoring import Scores, Size, anomaly_map, check_aggregate, image_score, size_of
 
 __all__ = ["Detector"]
-
-_SOME = "give at least one image of a good part"
-_NONE = "give none, and good images to calibrate for a threshold"
 
 
 class Detector(nn.Module, ABC):
@@ -92,13 +82,11 @@ class Detector(nn.Module, ABC):
         self.sixteen_bit = sixteen_bit
         self.smoothing = smoothing
         self.false_reject = false_reject
-        self.copies = 0
-        # How many images a fit was given, where that is known.
-        self.expected: int | None = None
+        self.expected: int | None = None  # how many images a fit was given, where that is known
         self._forget_references()
 
     def _forget_references(self) -> None:
-        self.fitted = False
+        self.fitted, self.copies = False, 0
         self.references = References()
         self.good = GoodScores()
 
@@ -159,17 +147,15 @@ class Detector(nn.Module, ABC):
         Parameters
         ----------
         images : iterable of paths, uint8 or uint16 arrays, or PIL images
-            None at all for zero-shot methods. Exact copies count once (``copies`` says how many
-            were left out): a copy would score nothing against its twin and spoil the threshold.
+            None at all for zero-shot methods; others need some, or an :class:`OptionError` says
+            so. Exact copies count once (``copies`` says how many were left out): a copy would score
+            nothing against its twin and spoil the threshold.
         on_error : callable or None
             Called with each :class:`ImageError`, and the image is left out; None: it is raised.
         progress : callable or None
             Called with the stage and the number of images that it has done.
-
-        An :class:`OptionError` is raised where there is no image, and the method needs some.
         """
         self._forget_references()
-        self.copies = 0
         self.expected = len(images) if isinstance(images, Sequence) else None
         copies: list[str] = []
         kept = Sample(self.calibrate_on, self.seed)
@@ -180,12 +166,13 @@ class Detector(nn.Module, ABC):
                 good = self.references.take_in(self.read(images, on_error), copies)
                 for number, image in good:
                     if not self.accepts_references:
-                        raise OptionError(f"{self.method} learns from no image: {_NONE}")
+                        told = "give none, and good images to calibrate for a threshold"
+                        raise OptionError(f"{self.method} learns from no image: {told}")
                     kept.offer(number, self.learn(number, image))
                     if progress:
                         progress("features", number + 1)
                 if not self.references and self.needs_references:
-                    raise OptionError(f"no image to learn from: {_SOME}")
+                    raise OptionError("no image to learn from: give one of a good part, or more")
                 self.finish(progress)
                 if self.leave_one_out != "none" and len(self.references) > 1:
                     for number in sorted(kept):
@@ -243,8 +230,8 @@ class Detector(nn.Module, ABC):
         nothing, and so are copies; how many is returned. They stay in force while references are
         added, and are put aside while some that they were scored by are forgotten.
         """
-        if false_reject is not None:
-            check_rate(false_reject)
+        rate = self.false_reject if false_reject is None else false_reject
+        check_rate(rate)
         known = {one.digest for one in self.references if one.active}
         scored: list[tuple[Scores, Size]] = []
         skipped = 0
@@ -260,8 +247,7 @@ class Detector(nn.Module, ABC):
                 "no image to calibrate with: give good images that the detector has not learned "
                 f"from ({skipped} of those given are among its references)"
             )
-        if false_reject is not None:
-            self.false_reject = false_reject
+        self.false_reject = rate
         measured = CalibrationScores.measured("held-out", scored, self.judged)
         self.good.calibrate(measured, self.references.active)
         return skipped
@@ -276,8 +262,7 @@ class Detector(nn.Module, ABC):
             if name not in ("aggregate", "smoothing", "false_reject"):
                 raise OptionError(f"{name}: takes another fit; only the scoring can be changed")
         other = self.twin(changes)
-        header = json.loads(json.dumps(self.header()))  # nothing that changes is shared
-        other.restore(header, self.tensors())
+        other.restore(deepcopy(self.header()), self.tensors())  # nothing that changes is shared
         other.good.remeasure(other.judged, other.references.active)
         return other
 
@@ -297,15 +282,14 @@ class Detector(nn.Module, ABC):
     @property
     def threshold(self) -> Threshold | None:
         """Threshold of the image score; None where too few good images are known."""
-        return self._threshold("images")
+        return self.calibration.threshold(
+            "images", self.false_reject, self.leave_one_out == "exact"
+        )
 
     @property
     def pixel_threshold(self) -> Threshold | None:
         """Threshold of the map: that many good images have no pixel above it."""
-        return self._threshold("peaks")
-
-    def _threshold(self, of: Literal["images", "peaks"]) -> Threshold | None:
-        return self.calibration.threshold(of, self.false_reject, self.leave_one_out == "exact")
+        return self.calibration.threshold("peaks", self.false_reject, self.leave_one_out == "exact")
 
     @property
     def calibration_note(self) -> str | None:
@@ -315,6 +299,10 @@ class Detector(nn.Module, ABC):
     def history(self) -> list[Version]:
         """The steps by which the detector came to know what it knows, the first one first."""
         return self.references.history()
+
+    def standing(self) -> Standing:
+        """What a change is told against."""
+        return Standing(len(self.references.active), self.bank_rows, self.threshold)
 
     @property
     def bank_rows(self) -> int:
@@ -394,11 +382,9 @@ class Detector(nn.Module, ABC):
         # Infinite where a bank holds nothing of others.
         numbers = sorted(n for n, one in scored.items() if np.isfinite(one.patches).all())
         pairs = [(scored[number], self.references[number].size) for number in numbers]
-        kind: Calibration = "leave-one-out" if numbers else "none"
-        self.good.references = CalibrationScores.measured(kind, pairs, self.judged, numbers)
+        measured = CalibrationScores.measured("leave-one-out", pairs, self.judged, numbers)
+        self.good.references = measured
         self.good.choose(self.references.active)
-
-    # -- helpers of methods -------------------------------------------------------------------
 
     def read(
         self, images: Iterable[ImageSource], on_error: OnError | None

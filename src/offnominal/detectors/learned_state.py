@@ -37,9 +37,14 @@ def restore_learned(
     Raises
     ------
     AttributeError, KeyError, RuntimeError, OptionError
-        If a tensor belongs to nothing that the module has.
+        If something belongs to nothing that the module has, or the other way round.
     """
+    known = learned_values(module).keys() | learned_tensors(module).keys()
+    if missing := known - values.keys() - tensors.keys():
+        raise KeyError(f"without {', '.join(sorted(missing))}")
     for name, value in values.items():
+        if name not in known:
+            raise KeyError(name)
         setattr(module, name, value)
     inner: dict[str, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():

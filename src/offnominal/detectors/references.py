@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from offnominal.errors import ImageError, OptionError
 from offnominal.images import ImageSource, content_digest, describe, read_image
 from offnominal.scoring import Size
 
-__all__ = ["Change", "Reference", "References", "Sample", "Step", "Version"]
+__all__ = ["Change", "Reference", "References", "Sample", "Standing", "Step", "Version"]
 
 What = Literal["fit", "add", "forget", "undo", "compact"]
 Rescored = Literal["affected", "all", "kept", "none"]
@@ -90,6 +90,14 @@ class Step:
     when: str | None
 
 
+class Standing(NamedTuple):
+    """How many references and rows a detector knows, and its threshold."""
+
+    references: int
+    rows: int
+    threshold: Threshold | None
+
+
 @dataclass(frozen=True)
 class Change:
     """What a step changed.
@@ -120,6 +128,27 @@ class Change:
     threshold: tuple[Threshold | None, Threshold | None]
     rescored: Rescored = "none"
 
+    @classmethod
+    def between(
+        cls,
+        before: Standing,
+        after: Standing,
+        what: What,
+        images: Iterable[str],
+        known: Iterable[str],
+        rescored: Rescored,
+    ) -> Self:
+        """What leads from one standing to another."""
+        return cls(
+            what,
+            tuple(images),
+            tuple(known),
+            (before.references, after.references),
+            (before.rows, after.rows),
+            (before.threshold, after.threshold),
+            rescored,
+        )
+
 
 class References(list[Reference]):
     """The images that a detector learned from, by their numbers, and the steps of its history."""
@@ -132,6 +161,10 @@ class References(list[Reference]):
     def active(self) -> list[int]:
         """Numbers of those that were not forgotten."""
         return [number for number, one in enumerate(self) if one.active]
+
+    def names(self, numbers: Iterable[int]) -> tuple[str, ...]:
+        """Files of some of them."""
+        return tuple(self[number].file for number in numbers)
 
     def take_in(
         self, images: Iterable[tuple[ImageSource, np.ndarray]], copies: list[str]
@@ -212,7 +245,7 @@ class References(list[Reference]):
             Version(
                 number,
                 step.what,
-                tuple(self[one].file for one in step.numbers),
+                self.names(step.numbers),
                 step.references,
                 step.rows,
                 step.when,

@@ -34,21 +34,11 @@ _STATES = ("normal", "anomalous")
 
 
 class Learned(nn.Module):
-    """What a file of ``offnominal train`` holds.
+    """What a file of ``offnominal train`` holds."""
 
-    Attributes
-    ----------
-    method : str
-        The detector that uses it.
-    holds : {"prompts", "layers"}
-        As messages call it.
-    option : str
-        The detector's option that names the file.
-    """
-
-    method: ClassVar[str]
-    holds: ClassVar[str]
-    option: ClassVar[str]
+    method: ClassVar[str]  # the detector that uses it
+    holds: ClassVar[str]  # as messages call it: prompts, layers
+    option: ClassVar[str]  # the detector's option that names the file
 
     def settings(self) -> dict[str, Any]:
         """The constructor's arguments but the generator, plain values that a file keeps."""
@@ -65,31 +55,30 @@ class LearnedPrompts(Learned):
     width: int
 
     def start_from(self, text: ClipText, words: str) -> None:
-        """Begin with the embeddings of words instead of chance, where a method knows how.
+        """Begin with the embeddings of words, such as ``a photo of a``, instead of chance.
 
         Raises
         ------
         OptionError
-            If it does not, or the words are not as many tokens as there are vectors.
+            If the method does not, or the words are not as many tokens as there are vectors.
         """
         raise OptionError(f"the prompts of {self.method} begin by chance, not with {words!r}")
 
     def forward(self, text: ClipText, names: Sequence[str]) -> Tensor:
-        """Text features of both states for each name.
+        """Text features (n, 2, embed_dim), float32, of both states for each of n names.
 
-        Parameters
-        ----------
-        text : ClipText
-            Gradients flow through it to the parameters.
-        names : sequence of str
-            Names of objects, n of them. Object-agnostic prompts give the same for each.
-
-        Returns
-        -------
-        Tensor of shape (n, 2, embed_dim), float32
-            Normal and abnormal, not normalised.
+        Normal and abnormal, not normalised; gradients flow through the tower to the parameters.
+        Object-agnostic prompts give the same for each name.
         """
         raise NotImplementedError
+
+    @staticmethod
+    def _frozen(text: ClipText, sentences: Sequence[str], like: Tensor) -> tuple[Tensor, Tensor]:
+        """Embeddings of the sentences' tokens, and where each sentence ends."""
+        ids = text.tokenize(sentences).to(like.device)
+        ends = text.ends(ids)
+        # The text tower looks back only: what follows the end token cannot reach it.
+        return text.embed_ids(ids[:, : int(ends.max()) + 1]), ends
 
 
 class AnomalyCLIPPrompts(LearnedPrompts):
@@ -139,10 +128,7 @@ class AnomalyCLIPPrompts(LearnedPrompts):
 
     def forward(self, text: ClipText, names: Sequence[str]) -> Tensor:
         """Text features of both states, the same for each name; see :class:`LearnedPrompts`."""
-        ids = text.tokenize(self.texts()).to(self.normal.device)
-        ends = text.ends(ids)
-        # The text tower looks back only: what follows the end token cannot reach it.
-        frozen = text.embed_ids(ids[:, : int(ends.max()) + 1])
+        frozen, ends = self._frozen(text, self.texts(), self.normal)
         learned = torch.stack([self.normal, self.abnormal])
         embeddings = torch.cat([frozen[:, :1], learned, frozen[:, 1 + self.length :]], dim=1)
         # The released code rounds deep prompts to half precision, each prompt's copy of them, and
@@ -193,13 +179,7 @@ class CoOpPrompts(LearnedPrompts):
         self.context = _drawn((2 if specific else 1, length, width), generator)
 
     def start_from(self, text: ClipText, words: str) -> None:
-        """Begin with the embeddings of words, such as ``a photo of a``, instead of chance.
-
-        Raises
-        ------
-        OptionError
-            If the words are not as many tokens as the context has vectors.
-        """
+        """Begin with the embeddings of words; see :class:`LearnedPrompts`."""
         ids = text.tokenize([words])
         count = int(text.ends(ids)[0]) - 1
         if count != self.length:
@@ -214,9 +194,7 @@ class CoOpPrompts(LearnedPrompts):
         """Text features of both states for each name; see :class:`LearnedPrompts`."""
         places = " ".join(["X"] * self.length)
         classes = [f"{state} {name.replace('_', ' ')}" for name in names for state in _STATES]
-        ids = text.tokenize([f"{places} {each}." for each in classes]).to(self.context.device)
-        ends = text.ends(ids)
-        frozen = text.embed_ids(ids[:, : int(ends.max()) + 1])
+        frozen, ends = self._frozen(text, [f"{places} {each}." for each in classes], self.context)
         contexts = self.context.expand(2, -1, -1).repeat(len(names), 1, 1)
         words = text.ends(text.tokenize(classes)) - 1
         rows = [

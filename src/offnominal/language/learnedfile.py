@@ -3,31 +3,34 @@
 One safetensors file of what was learned alone. The header's metadata has one entry,
 ``offnominal_learned``, a JSON object: the format's and the library's version, the method, the
 learner's settings, how images were read (levels, resolution, ...), the CLIP model it was trained
-with and the digest of its weights, and how it was trained. The released codes' checkpoints are read
-as well; see :mod:`offnominal.language.released`.
+with and the digest of its weights, and how it was trained. The checkpoints that AnomalyCLIP's and
+APRIL-GAN's authors released are read as well.
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from offnominal._version import __version__
 from offnominal.atomic import write_atomically
 from offnominal.errors import ModelFileError, OptionError
 from offnominal.language.learned import AnomalyCLIPPrompts, CoOpPrompts, Learned, Projections
-from offnominal.language.released import is_pickled, read_released
 
 __all__ = ["LearnedFile", "read_learned", "write_learned"]
 
 FORMAT = 1
 _KEY = "offnominal_learned"
+_PICKLED = (b"PK\x03\x04", b"\x80\x02\x8a\x0a")  # how both forms of torch.save begin
 
 L = TypeVar("L", bound=Learned)
+Tensors = dict[str, Tensor]
 
 _LEARNED: dict[str, type[Learned]] = {
     kind.method: kind for kind in (AnomalyCLIPPrompts, CoOpPrompts, Projections)
@@ -82,9 +85,7 @@ def write_learned(path: Path, learned: Learned, about: LearnedFile) -> None:
 
 
 def read_learned(path: Path, kind: type[L]) -> tuple[L, LearnedFile]:
-    """Open a file of ours, or a checkpoint that AnomalyCLIP's or APRIL-GAN's authors released.
-
-    Nothing but tensors is unpickled from a checkpoint.
+    """Open a file of ours or a released checkpoint, from which only tensors are unpickled.
 
     Parameters
     ----------
@@ -94,9 +95,8 @@ def read_learned(path: Path, kind: type[L]) -> tuple[L, LearnedFile]:
 
     Returns
     -------
-    learned : Learned
-        On the CPU, frozen.
-    about : LearnedFile
+    learned, about : Learned, LearnedFile
+        The first on the CPU, frozen.
 
     Raises
     ------
@@ -106,11 +106,12 @@ def read_learned(path: Path, kind: type[L]) -> tuple[L, LearnedFile]:
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
         raise ModelFileError(f"{path}: {what}; {_ADVICE}")
-    if is_pickled(path):
-        method, learner, tensors, witness = read_released(path, _ADVICE)
-        about = LearnedFile(method, learner, witness=witness)
-    else:
-        tensors, about = _read_ours(path, kind.holds)
+    try:
+        with path.open("rb") as file:
+            pickled = file.read(4) in _PICKLED
+        tensors, about = _read_released(path) if pickled else _read_ours(path, kind.holds)
+    except _NotLearnedError as error:
+        raise ModelFileError(f"{path}: {error}; {_ADVICE}") from error.__cause__
     try:
         learned = _LEARNED[about.method](**about.learner)
         learned.load_state_dict(tensors)
@@ -126,20 +127,23 @@ def read_learned(path: Path, kind: type[L]) -> tuple[L, LearnedFile]:
     return learned, about
 
 
-def _read_ours(path: Path, wanted: str) -> tuple[dict[str, Tensor], LearnedFile]:
+class _NotLearnedError(Exception):
+    """What a file is instead, or what is wrong with it."""
+
+
+def _read_ours(path: Path, wanted: str) -> tuple[Tensors, LearnedFile]:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        tensors = load_file(path)
     except (SafetensorError, OSError) as error:
-        raise ModelFileError(
-            f"{path}: truncated, or no file of learned {wanted} ({error}); copy it again, or "
-            f"{_ADVICE}"
+        raise _NotLearnedError(
+            f"truncated, or no file of learned {wanted} ({error}); copy it again"
         ) from error
     if _KEY not in metadata:
         kinds = {"offnominal": "a fitted detector", "offnominal_training": "a training's state"}
         other = next((kinds[key] for key in kinds if key in metadata), "a safetensors file")
-        raise ModelFileError(f"{path}: {other}, but no learned {wanted}; {_ADVICE}")
+        raise _NotLearnedError(f"{other}, but no learned {wanted}")
     try:
         header: dict[str, Any] = json.loads(metadata[_KEY])
         version, writer = int(header.pop("format")), header.pop("version", "?")
@@ -151,9 +155,65 @@ def _read_ours(path: Path, wanted: str) -> tuple[dict[str, Tensor], LearnedFile]
             )
         about = LearnedFile(**header)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelFileError(f"{path}: its header is damaged ({error}); {_ADVICE}") from error
+        raise _NotLearnedError(f"its header is damaged ({error})") from error
     if about.method not in _LEARNED:
         raise ModelFileError(
             f"{path}: {wanted} of the method {about.method!r}, which this version lacks"
         )
     return tensors, about
+
+
+def _read_released(path: Path) -> tuple[Tensors, LearnedFile]:
+    """A checkpoint's tensors by our names; the arguments are told by the tensors' shapes."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load raises a dozen kinds for a damaged or unsafe file
+        raise _NotLearnedError(
+            "not a checkpoint that can be read without running code from it "
+            f"({type(error).__name__})"
+        ) from error
+    parts = content if isinstance(content, Mapping) else {}
+    layers, prompts = parts.get("trainable_linearlayer"), parts.get("prompt_learner")
+    if isinstance(layers, Mapping):
+        return _layers(layers)
+    return _prompts(prompts if isinstance(prompts, Mapping) else {})
+
+
+def _prompts(stored: Mapping[str, Any]) -> tuple[Tensors, LearnedFile]:
+    inner = {name: each.float() for name, each in stored.items() if isinstance(each, Tensor)}
+    if not {"ctx_pos", "ctx_neg"} <= set(inner):
+        raise _NotLearnedError(
+            "neither AnomalyCLIP's checkpoint, which has ctx_pos and ctx_neg under "
+            "prompt_learner, nor APRIL-GAN's, which has trainable_linearlayer"
+        )
+    contexts = {"normal": inner["ctx_pos"], "abnormal": inner["ctx_neg"]}
+    # (1, 1, length, width): one prompt of one object.
+    tensors = {name: e.reshape(-1, e.shape[-1] if e.ndim else 1) for name, e in contexts.items()}
+    while (name := f"compound_prompts_text.{len(tensors) - 2}") in inner:
+        tensors[f"deep.{len(tensors) - 2}"] = inner[name]
+    shapes = [tuple(tensor.shape) for tensor in tensors.values()]
+    if any(len(shape) != 2 for shape in shapes):
+        raise _NotLearnedError(f"its prompts are not rows of vectors, but {shapes}")
+    (length, width), (deep_length, _) = shapes[0], shapes[-1]
+    learner = {
+        "width": width, "length": length, "depth": len(shapes) - 1, "deep_length": deep_length
+    }  # fmt: skip
+    # Beside the prompts the released code keeps buffers, and projections that it never uses.
+    witness = inner.get("token_suffix_pos")
+    witness = None if witness is None else witness.reshape(-1, width)
+    return tensors, LearnedFile("anomalyclip", learner, witness=witness)
+
+
+def _layers(stored: Mapping[str, Any]) -> tuple[Tensors, LearnedFile]:
+    tensors: Tensors = {}
+    for name, each in stored.items():
+        _, number, kind = (*name.split("."), "", "")[:3]
+        if not isinstance(each, Tensor) or not number.isdigit():
+            raise _NotLearnedError(f"{name} is no layer of APRIL-GAN's")
+        tensors[f"layers.{number}.{kind}"] = each.float()
+    first = tensors.get("layers.0.weight")
+    if first is None or first.ndim != 2:
+        raise _NotLearnedError("has no weights of linear layers")
+    levels = sum(name.endswith("weight") for name in tensors)
+    learner = {"width": first.shape[1], "embed_dim": first.shape[0], "levels": levels}
+    return tensors, LearnedFile("april-gan", learner)

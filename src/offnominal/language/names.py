@@ -51,49 +51,46 @@ def read_class_names(path: str | Path) -> dict[str, str]:
         If the file cannot be read, is neither, names a category twice, or has a blank name.
     """
     path = Path(path)
+    start = f"--class-names {path}"
     try:
         text = path.read_text(encoding="utf-8-sig")
+        rows = _from_json(text) if path.suffix.lower() == ".json" else _from_csv(text)
     except (OSError, UnicodeDecodeError) as error:
-        raise OptionError(
-            f"--class-names {path}: cannot be read as UTF-8 text ({error})"
-        ) from error
-    rows = _from_json(text, path) if path.suffix.lower() == ".json" else _from_csv(text, path)
+        raise OptionError(f"{start}: cannot be read as UTF-8 text ({error})") from error
+    except ValueError as error:
+        raise OptionError(f"{start}: {error}") from error
     names: dict[str, str] = {}
     for category, name in rows:
         if category in names:
-            raise OptionError(f"--class-names {path}: {category} has two names; keep one")
+            raise OptionError(f"{start}: {category} has two names; keep one")
         if not name.strip():
-            raise OptionError(f"--class-names {path}: {category} has a blank name; give one")
+            raise OptionError(f"{start}: {category} has a blank name; give one")
         names[category] = clean_name(name)
     if not names:
-        raise OptionError(f"--class-names {path}: no names in it")
+        raise OptionError(f"{start}: no names in it")
     return names
 
 
-def _from_json(text: str, path: Path) -> list[tuple[str, str]]:
+def _from_json(text: str) -> list[tuple[str, str]]:
+    # Pairs rather than a dict: json keeps the last of two equal keys without a word.
     try:
-        # Pairs rather than a dict: json keeps the last of two equal keys without a word.
         pairs = json.loads(text, object_pairs_hook=list)
     except ValueError as error:
-        raise OptionError(f"--class-names {path}: not JSON ({error})") from error
+        raise ValueError(f"not JSON ({error})") from error
     if not isinstance(pairs, list) or not all(
         isinstance(pair, tuple) and isinstance(pair[1], str) for pair in pairs
     ):
-        raise OptionError(
-            f'--class-names {path}: write an object such as {{"pcb1": "circuit board"}}'
-        )
-    return [(str(category), name) for category, name in pairs]
+        raise ValueError('write an object such as {"pcb1": "circuit board"}')
+    return pairs
 
 
-def _from_csv(text: str, path: Path) -> list[tuple[str, str]]:
+def _from_csv(text: str) -> list[tuple[str, str]]:
     rows: list[tuple[str, str]] = []
     for number, row in enumerate(csv.reader(text.splitlines(), skipinitialspace=True), start=1):
         cells = [cell.strip() for cell in row]
         if not any(cells) or (number == 1 and [c.lower() for c in cells] == ["category", "name"]):
             continue
         if len(cells) != 2 or not cells[0]:
-            raise OptionError(
-                f"--class-names {path}, line {number}: write a category, a comma and its name"
-            )
+            raise ValueError(f"line {number}: write a category, a comma and its name")
         rows.append((cells[0], cells[1]))
     return rows

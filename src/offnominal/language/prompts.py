@@ -2,6 +2,12 @@
 
 from dataclasses import dataclass
 
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from offnominal.backbones.clip_text import ClipText
+
 __all__ = ["APRIL_GAN", "CLIP", "WINCLIP", "WINCLIP_RELEASED", "PromptEnsemble", "clip_ac"]
 
 
@@ -33,15 +39,23 @@ class PromptEnsemble:
         )
         return normal, abnormal
 
+    def features(self, text: ClipText, name: str) -> Tensor:
+        """Text features (2, embed_dim), float32, of an object's normal and abnormal state.
+
+        Each is the mean over its prompts, brought to length 1.
+        """
+        means = []
+        for prompts in self.prompts(name):
+            embedded = text.encode(prompts)
+            if self.normalise_each:
+                embedded = F.normalize(embedded, dim=1)
+            means.append(embedded.mean(0))
+        return F.normalize(torch.stack(means), dim=1)
+
 
 _GOOD = (
-    "{}",
-    "flawless {}",
-    "perfect {}",
-    "unblemished {}",
-    "{} without flaw",
-    "{} without defect",
-    "{} without damage",
+    *("{}", "flawless {}", "perfect {}", "unblemished {}"),
+    *("{} without flaw", "{} without defect", "{} without damage"),
 )
 _FAULTS = ("{} with flaw", "{} with defect", "{} with damage")
 
@@ -72,16 +86,8 @@ WINCLIP_RELEASED = PromptEnsemble(_GOOD, ("damaged {}", *_FAULTS), _REPRODUCED)
 
 # Chen et al., 2023 (APRIL-GAN): 35 templates after CLIP's own for ImageNet.
 _LOOKS = (
-    "bad",
-    "low resolution",
-    "cropped",
-    "bright",
-    "dark",
-    "close-up",
-    "black and white",
-    "jpeg corrupted",
-    "blurry",
-    "good",
+    *("bad", "low resolution", "cropped", "bright", "dark", "close-up", "black and white"),
+    *("jpeg corrupted", "blurry", "good"),
 )
 _BOTH = ("a", "the")
 _SCENES = ("there is a", "there is the", "this is a", "this is the", "this is one")
@@ -91,11 +97,7 @@ APRIL_GAN = PromptEnsemble(
     (
         *(f"a {look} photo of {article} {{}}." for look in _LOOKS for article in _BOTH),
         *(f"a photo of {which} {{}}." for which in ("a", "the", "my", "one")),
-        *(
-            f"a photo of {article} {kind} {{}}."
-            for kind in ("cool", "small", "large")
-            for article in _BOTH
-        ),
+        *(f"a photo of {a} {kind} {{}}." for kind in ("cool", "small", "large") for a in _BOTH),
         *(f"{scene} {{}} in the scene." for scene in _SCENES),
     ),
     normalise_each=True,

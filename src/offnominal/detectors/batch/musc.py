@@ -15,7 +15,8 @@ from torch import Tensor
 
 from offnominal.backbones.base import Backbone, Resize
 from offnominal.backbones.clip import ClipBackbone
-from offnominal.backbones.clip_blocks import Activation, Positions
+from offnominal.backbones.clip_blocks import Activation
+from offnominal.backbones.positions import Positions
 from offnominal.detectors.batch.base import BatchDetector
 from offnominal.detectors.batch.mutual import (
     mutual_scores,

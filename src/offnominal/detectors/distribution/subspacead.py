@@ -16,7 +16,7 @@ from torch import Tensor
 
 from offnominal.detectors.features import ViewScores, joined, tokens_of
 from offnominal.detectors.options import OnError, Progress, check_choice, check_range
-from offnominal.detectors.references import Change
+from offnominal.detectors.references import Change, Rescored
 from offnominal.detectors.subspace import Moments, Subspace, SubspaceModel
 from offnominal.images import ImageSource
 from offnominal.memory import MemoryBank
@@ -178,11 +178,11 @@ class SubspaceAD(SubspaceModel):
             Noted in the history.
         """
         self.check_fitted()
-        count, rows, threshold = len(self.references), self.bank_rows, self.threshold
-        before, bank = self.moments, len(self.bank)
+        before, count = self.standing(), len(self.references)
+        moments, bank = self.moments, len(self.bank)
         known: list[str] = []
         kept: dict[int, _Kept] = {}
-        self._total = before
+        self._total = moments
         try:
             for number, image in self.references.take_in(self.read(images, on_error), known):
                 kept[number] = self.learn(number, image)
@@ -192,7 +192,7 @@ class SubspaceAD(SubspaceModel):
                 self.finish(progress)
             scored = {number: self.score_reference(number, one) for number, one in kept.items()}
         except BaseException:
-            self.set_moments(before)
+            self.set_moments(moments)
             self.bank.truncate(bank)
             del self.references[count:]
             raise
@@ -202,15 +202,9 @@ class SubspaceAD(SubspaceModel):
             earlier = self.good.references
             self.set_references(dict(zip(earlier.numbers, earlier.scores, strict=True)) | scored)
             self.references.note("add", kept, self.bank_rows, when)
-        return Change(
-            "add",
-            tuple(self.references[number].file for number in kept),
-            tuple(known),
-            (count, len(self.references)),
-            (rows, self.bank_rows),
-            (threshold, self.threshold),
-            "kept" if kept and self.calibration.kind != "held-out" else "none",
-        )
+        names = [self.references[number].file for number in kept]
+        how: Rescored = "kept" if kept and self.calibration.kind != "held-out" else "none"
+        return Change.between(before, self.standing(), "add", names, known, how)
 
 
 def reference_angles(rotations: str | Sequence[float], seed: int, index: int) -> tuple[float, ...]:

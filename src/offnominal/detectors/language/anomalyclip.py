@@ -6,15 +6,9 @@ Detection", ICLR 2024 (arXiv 2310.18961), and its released code.
 
 from typing import Any, ClassVar
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor
-
-from offnominal.backbones.clip_blocks import Positions
-from offnominal.backbones.clip_text import ClipText
-from offnominal.detectors.language.learned import ClipFeatures, PromptedDetector
+from offnominal.backbones.positions import Positions
+from offnominal.detectors.language.learned import PromptedDetector
 from offnominal.detectors.options import check_range
-from offnominal.errors import OptionError
 from offnominal.language.learned import AnomalyCLIPPrompts, LearnedPrompts
 
 __all__ = ["AnomalyCLIP"]
@@ -74,29 +68,9 @@ class AnomalyCLIP(PromptedDetector):
         """All that the comparison with the prompts depends on but the weights, as plain values."""
         return super().reading() | {"value_blocks": self._values()}
 
-    def new_prompts(
-        self, text: ClipText, generator: torch.Generator, **settings: Any
-    ) -> LearnedPrompts:
-        """Object-agnostic prompts drawn at random; settings: length, depth, deep_length."""
-        prompts = AnomalyCLIPPrompts(text.width, generator=generator, **settings)
-        blocks = len(text.transformer.resblocks)
-        if prompts.depth > blocks:
-            raise OptionError(
-                f"--depth {prompts.depth}: the text tower of {self.clip.name} has {blocks} blocks; "
-                "give that many or fewer"
-            )
-        return prompts
-
-    def embed(self, pixels: Tensor) -> ClipFeatures:
-        """The class token before the final layer norm, and value-value features of patches."""
-        net = self.clip
-        first = max(0, net.level_count - self._values())
-        with self._autocast():
-            tokens = net.tokens(pixels[None].to(self._device), self.blocks(), values_from=first)
-            whole = net.project(tokens.last[:, 0], norm=False)
-            levels = [net.project(each[:, 1:]) for each in tokens.values]
-        units = [F.normalize(each.float(), dim=-1)[0] for each in levels]
-        return ClipFeatures(F.normalize(whole.float(), dim=-1)[0], units, tokens.grid)
+    def values_from(self) -> int:
+        """The first block of the value path."""
+        return max(0, self.clip.level_count - self._values())
 
     def _values(self) -> int:
         stored: int = self.reading_.get("value_blocks", _VALUE_BLOCKS)

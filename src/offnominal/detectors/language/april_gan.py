@@ -12,19 +12,17 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from offnominal.backbones.clip_blocks import Activation
-from offnominal.backbones.clip_text import ClipText
 from offnominal.detectors.features import ViewScores
+from offnominal.detectors.language.base import Banks
 from offnominal.detectors.language.learned import ClipFeatures, LearnedDetector
 from offnominal.detectors.options import Progress, check_choice, check_range
 from offnominal.errors import ModelFileError, OptionError
-from offnominal.language.features import state_features
 from offnominal.language.learned import Learned, Projections
 from offnominal.language.names import clean_name
 from offnominal.language.prompts import APRIL_GAN
-from offnominal.memory import MemoryBank
 from offnominal.scoring import Size
 
 __all__ = ["AprilGAN", "Softmax", "minmax_scores"]
@@ -99,7 +97,7 @@ class AprilGAN(LearnedDetector):
         self.softmax: Softmax = softmax
         self.search_memory = search_memory
         self.learned: Projections | None = None
-        self.banks = nn.ModuleList()
+        self.banks = Banks(0, search_memory)
         self.peak_ = 1.0
 
     def default_blocks(self, count: int) -> Sequence[int]:
@@ -112,13 +110,8 @@ class AprilGAN(LearnedDetector):
         text = self.clip.load_text()
         self.take_over(path, about, text)
         self._check_layers(path, found)
-        self._make_room(found)
-        return self.describe_as(text, self.class_name)
-
-    @staticmethod
-    def describe_as(text: ClipText, class_name: str | None) -> Tensor:
-        """Text features (2, E), normal and abnormal, of parts of this name."""
-        return state_features(text, APRIL_GAN, clean_name(class_name))
+        self._take_layers(found)
+        return APRIL_GAN.features(text, clean_name(self.class_name))
 
     def new_layers(self, generator: torch.Generator | None = None) -> Projections:
         """Layers drawn at random, on the detector's device."""
@@ -126,12 +119,10 @@ class AprilGAN(LearnedDetector):
         drawn = Projections(clip.width, clip.embed_dim, len(self.blocks()), generator)
         return drawn.to(self._device)
 
-    def _make_room(self, learned: Projections) -> None:
-        """Take over learned layers, beside an empty bank for each."""
+    def _take_layers(self, learned: Projections) -> None:
+        """Use learned layers, beside an empty bank for each."""
         self.learned = learned.to(self._device).requires_grad_(False)
-        memory = self.search_memory * 2**20
-        banks = [MemoryBank(memory=memory) for _ in range(learned.levels)]
-        self.banks = nn.ModuleList(banks).to(self._device)
+        self.banks = Banks(learned.levels, self.search_memory).to(self._device)
 
     def _check_layers(self, path: Path, found: Projections) -> None:
         """Refuse layers of other levels or sizes than this backbone's."""
@@ -152,48 +143,38 @@ class AprilGAN(LearnedDetector):
     def restore(self, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
         """Make room for as many layers as there are, and take over what was learned."""
         self.reading_ = header["learned"]["reading_"]
-        self._make_room(self.new_layers())
+        self._take_layers(self.new_layers())
         super().restore(header, tensors)
 
     # -- learning -----------------------------------------------------------------------------
 
     def learn_features(self, number: int, features: ClipFeatures, view: int, upright: bool) -> None:
         """Put each level's tokens into its bank."""
-        for bank, tokens in zip(self._banks, features.levels, strict=True):
-            bank.add(F.normalize(tokens, dim=-1), number, view)
+        self.banks.learn(_units(features.levels), number, view)
 
     def finish(self, progress: Progress | None) -> None:
         """The mean of the references' peaks, each compared with the others."""
-        self.peak_ = float(len(self._banks))
+        self.peak_ = float(len(self.banks))
         if len(self.references) > 1:
             peaks = []
             for number in range(len(self.references)):
-                rows = [bank.take(bank.rows_of(number)) for bank in self._banks]
+                rows = [bank.take(bank.rows_of(number)) for bank in self.banks]
                 peaks.append(float(self._distances(rows, number).max()))
             self.peak_ = max(float(np.mean(peaks)), 1e-6)
 
     # -- scoring ------------------------------------------------------------------------------
 
-    @property
-    def _banks(self) -> list[MemoryBank]:
-        return [bank for bank in self.banks if isinstance(bank, MemoryBank)]
-
-    def embed(self, pixels: Tensor) -> ClipFeatures:
-        """The class token as CLIP compares it with texts, and raw patch tokens."""
-        with self._autocast():
-            tokens = self.clip.tokens(pixels[None].to(self._device), self.blocks())
-            whole = self.clip.project(tokens.last[:, 0])
-        levels = [block[0, 1:].float() for block in tokens.blocks]
-        return ClipFeatures(F.normalize(whole.float(), dim=-1)[0], levels, tokens.grid)
+    def patches_of(self, tokens: Tensor) -> Tensor:
+        """Patch tokens as they are, which the layers take."""
+        return tokens.float()
 
     def compare(self, features: ClipFeatures, without: int | None = None) -> ViewScores:
         """What the texts say, and the references where there are any."""
         patches = self._ask_texts(features)
         own = self.abnormality(features.whole[None])[0]
-        if not len(self._banks[0]):
+        if self.banks.empty:
             return ViewScores(patches, own)
-        rows = [F.normalize(tokens, dim=-1) for tokens in features.levels]
-        distances = self._distances(rows, without).reshape(features.grid)
+        distances = self._distances(_units(features.levels), without).reshape(features.grid)
         both = patches + self._enlarged(distances, features.grid)
         return ViewScores(both, (own + distances.max() / self.peak_) / 2)
 
@@ -218,27 +199,18 @@ class AprilGAN(LearnedDetector):
 
     def _distances(self, rows: Sequence[Tensor], without: int | None) -> Tensor:
         """Sum over levels of ``1 - cosine`` to the nearest token of a good image: (N,)."""
-        total = torch.zeros((), device=self._device)
-        for bank, queries in zip(self._banks, rows, strict=True):
-            squared, _ = bank.search(queries, skip=without)
-            total = total + squared[:, 0] / 2
-        return total
+        return torch.stack(self.banks.nearest(rows, without)).sum(0) / 2
+
+
+def _units(levels: Sequence[Tensor]) -> list[Tensor]:
+    return [F.normalize(tokens, dim=-1) for tokens in levels]
 
 
 def minmax_scores(text: Sequence[float], peaks: Sequence[float]) -> list[float]:
     """Few-shot image scores of a whole set, as the released code combines them.
 
-    Parameters
-    ----------
-    text : sequence of float
-        Zero-shot image scores.
-    peaks : sequence of float
-        Maxima of the maps of the same images.
-
-    Returns
-    -------
-    list of float
-        The mean of each text score and its peak, the peaks brought to 0...1 over the set.
+    From zero-shot scores ``text`` and the maxima ``peaks`` of the same images' maps: the mean of
+    each score and its peak, the peaks brought to 0...1 over the set.
     """
     low, high = min(peaks), max(peaks)
     span = high - low or 1.0

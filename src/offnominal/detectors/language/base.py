@@ -1,21 +1,24 @@
 """What detectors share that compare images with texts."""
 
 from abc import abstractmethod
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from offnominal.backbones import OPEN_CLIP
 from offnominal.backbones.base import Backbone
 from offnominal.backbones.clip import ClipBackbone, require_clip
-from offnominal.backbones.clip_blocks import Activation, Positions
+from offnominal.backbones.clip_blocks import Activation
+from offnominal.backbones.positions import Positions
 from offnominal.detectors.features import FeatureDetector
 from offnominal.detectors.options import check_choice, check_range
-from offnominal.language.features import abnormality
 from offnominal.language.names import clean_name
+from offnominal.memory import MemoryBank
 
-__all__ = ["LanguageDetector"]
+__all__ = ["Banks", "LanguageDetector"]
 
 _PAPERS = {336: 518}
 
@@ -93,5 +96,38 @@ class LanguageDetector(FeatureDetector):
         return _PAPERS.get(network.resolution, network.resolution)
 
     def abnormality(self, embeddings: Tensor) -> Tensor:
-        """How much more like the abnormal text embeddings (..., E) are: (...), on (0, 1)."""
-        return abnormality(embeddings, self.text_features_, self.temperature)
+        """How much more like the abnormal text embeddings (..., E) are: (...), on (0, 1).
+
+        Softmax of the cosines to both texts, over the temperature; the abnormal entry.
+        """
+        cosines = F.normalize(embeddings, dim=-1) @ self.text_features_.T
+        return (cosines / self.temperature).softmax(-1)[..., 1]
+
+
+class Banks(nn.ModuleList):
+    """What good images showed: a memory bank for each kind of row that a view gives.
+
+    ``memory`` is the bound on a search's working memory, in MiB.
+    """
+
+    def __init__(self, count: int, memory: int) -> None:
+        super().__init__(MemoryBank(memory=memory * 2**20) for _ in range(count))
+
+    def __iter__(self) -> Iterator[MemoryBank]:
+        return (bank for bank in super().__iter__() if isinstance(bank, MemoryBank))
+
+    @property
+    def empty(self) -> bool:
+        """Whether no good image is known."""
+        return not any(len(bank) for bank in self)
+
+    def learn(self, rows: Sequence[Tensor], number: int, view: int) -> None:
+        """Keep a reference's rows (n, D) of each kind."""
+        for bank, each in zip(self, rows, strict=True):
+            bank.add(each, number, view)
+
+    def nearest(self, rows: Sequence[Tensor], without: int | None) -> list[Tensor]:
+        """Squared distances (n,) of the rows of each kind to the nearest one that is kept."""
+        return [
+            bank.search(each, skip=without)[0][:, 0] for bank, each in zip(self, rows, strict=True)
+        ]

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from offnominal.detectors.features import ViewScores
 from offnominal.detectors.language.base import LanguageDetector
-from offnominal.language.features import state_features
 from offnominal.language.names import clean_name
 from offnominal.language.prompts import CLIP, PromptEnsemble, clip_ac
 from offnominal.scoring import Size
@@ -48,8 +47,8 @@ class CLIPDetector(LanguageDetector):
         return CLIP
 
     def describe(self) -> Tensor:
-        """Features of the two sentences, or of the two ensembles of them."""
-        return state_features(self.clip.load_text(), self.ensemble, clean_name(self.class_name))
+        """Features of what is said of both states."""
+        return self.ensemble.features(self.clip.load_text(), clean_name(self.class_name))
 
     def embed(self, pixels: Tensor) -> tuple[Tensor, Size]:
         """Projected tokens (1 + N, E), the class token first, and the grid of the others."""

@@ -6,10 +6,7 @@ Zhou, Yang, Loy and Liu, "Learning to Prompt for Vision-Language Models", IJCV 2
 
 from typing import ClassVar
 
-import torch.nn.functional as F
-from torch import Tensor
-
-from offnominal.detectors.language.learned import ClipFeatures, PromptedDetector
+from offnominal.detectors.language.learned import PromptedDetector
 from offnominal.language.learned import CoOpPrompts, LearnedPrompts
 
 __all__ = ["CoOp"]
@@ -40,13 +37,3 @@ class CoOp(PromptedDetector):
 
     method: ClassVar[str] = "coop"
     kind: ClassVar[type[LearnedPrompts]] = CoOpPrompts
-
-    def embed(self, pixels: Tensor) -> ClipFeatures:
-        """The class token and the patch tokens, projected as CLIP projects the class token."""
-        net = self.clip
-        with self._autocast():
-            tokens = net.tokens(pixels[None].to(self._device), self.blocks())
-            whole = net.project(tokens.last[:, 0])
-            levels = [net.project(each[:, 1:]) for each in tokens.blocks]
-        units = [F.normalize(each.float(), dim=-1)[0] for each in levels]
-        return ClipFeatures(F.normalize(whole.float(), dim=-1)[0], units, tokens.grid)

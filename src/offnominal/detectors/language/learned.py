@@ -32,15 +32,9 @@ _WITNESS = 1e-3  # share of the largest entry by which token embeddings may diff
 class ClipFeatures(NamedTuple):
     """What the image tower makes of a view.
 
-    Attributes
-    ----------
-    whole : Tensor of shape (E,), float32
-        Unit vector of the view.
-    levels : list of Tensor of shape (N, D), float32
-        Of the patches, by rows; one tensor a level. For prompts these are unit vectors in the space
-        that images and texts share, for layers the raw tokens that the layers take.
-    grid : (gh, gw)
-        N is their product.
+    ``whole`` (E,) is the view's unit vector, float32; ``levels`` (N, D) those of the patches by
+    rows, a tensor a level: unit vectors in the space that images and texts share, or the raw tokens
+    that learned layers take. N is the product of the ``grid`` (gh, gw).
     """
 
     whole: Tensor
@@ -63,9 +57,24 @@ class LearnedDetector(LanguageDetector):
         # How the file says that images are to be read.
         self.reading_: dict[str, Any] = {}
 
-    @abstractmethod
     def embed(self, pixels: Tensor) -> ClipFeatures:
         """What the image tower makes of a view (3, h, w)."""
+        net, first = self.clip, self.values_from()
+        with self._autocast():
+            found = net.tokens(pixels[None].to(self._device), self.blocks(), first)
+        # Where there is a value path the released code leaves the class token's last norm out.
+        whole = net.project(found.last[:, 0], norm=first is None)
+        levels = found.blocks if first is None else found.values
+        patches = [self.patches_of(each[0, 1:]) for each in levels]
+        return ClipFeatures(F.normalize(whole, dim=-1)[0], patches, found.grid)
+
+    def values_from(self) -> int | None:
+        """The block from which on patches are those of value-value attention; None: of none."""
+        return None
+
+    @abstractmethod
+    def patches_of(self, tokens: Tensor) -> Tensor:
+        """Features (N, D), float32, of a level's patch tokens (N, width)."""
 
     def reading(self) -> dict[str, Any]:
         """All that the comparison with the texts depends on but the weights, as plain values."""
@@ -146,20 +155,9 @@ class PromptedDetector(LearnedDetector):
         super().__init__(**options)
         self.prompts = str(prompts) if prompts is not None else None
 
-    def new_prompts(
-        self, text: ClipText, generator: torch.Generator, **settings: Any
-    ) -> LearnedPrompts:
-        """Prompts to begin a training with, drawn at random.
-
-        Parameters
-        ----------
-        text : ClipText
-            The text tower that will read them.
-        generator : torch.Generator
-        **settings
-            Of the learner; those not given are the paper's.
-        """
-        return self.kind(text.width, generator=generator, **settings)
+    def patches_of(self, tokens: Tensor) -> Tensor:
+        """Patches where CLIP's texts are, of length 1."""
+        return F.normalize(self.clip.project(tokens), dim=-1)
 
     def describe(self) -> Tensor:
         """Features of the learned prompts, after they were read and checked."""

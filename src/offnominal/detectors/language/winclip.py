@@ -9,17 +9,15 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from offnominal.backbones.base import Backbone
 from offnominal.detectors.features import ViewScores
-from offnominal.detectors.language.base import LanguageDetector
+from offnominal.detectors.language.base import Banks, LanguageDetector
 from offnominal.detectors.options import check_choice, check_range
 from offnominal.errors import OptionError
-from offnominal.language.features import state_features
 from offnominal.language.names import clean_name
 from offnominal.language.prompts import WINCLIP, WINCLIP_RELEASED
-from offnominal.memory import MemoryBank
 from offnominal.scoring import Size
 
 __all__ = ["WinCLIP", "WindowFeatures", "harmonic_over_windows"]
@@ -31,13 +29,8 @@ Prompts = Literal["paper", "reproduction"]
 class WindowFeatures(NamedTuple):
     """A view as CLIP sees it.
 
-    Attributes
-    ----------
-    whole : Tensor of shape (1, E)
-        The view's embedding.
-    rows : list of Tensor of shape (n, D)
-        Unit vectors: windows of each side, then patches.
-    grid : (gh, gw)
+    ``whole`` (1, E) is its embedding; ``rows`` (n, D) are unit vectors, of the windows of each
+    side, then of the patches of the ``grid`` (gh, gw).
     """
 
     whole: Tensor
@@ -48,9 +41,9 @@ class WindowFeatures(NamedTuple):
 class WinCLIP(LanguageDetector):
     """Zero-shot: each window of patches asks the texts. Few-shot: it asks good images as well.
 
-    An image's score is the texts' (see :func:`~offnominal.language.features.abnormality`). A patch
-    has at each size of window the harmonic mean over the windows that cover it, and its score is
-    the harmonic mean of these and the image's (section 4.2).
+    An image's score is the texts': the abnormal entry of a softmax over cosines. A patch has at
+    each size of window the harmonic mean over the windows that cover it, and its score is the
+    harmonic mean of these and the image's (section 4.2).
 
     With good images (WinCLIP+, section 4.3) windows and patches are also compared with theirs:
     ``(1 - cosine) / 2`` to the nearest one, harmonic means over windows again, the mean over sizes.
@@ -107,13 +100,8 @@ class WinCLIP(LanguageDetector):
         self.fuse: Fuse = fuse
         self.patch_norm = patch_norm
         self.search_memory = search_memory
-        self._empty_banks()
-
-    def _empty_banks(self) -> None:
-        """One for each size of window, and one for patches."""
-        memory = self.search_memory * 2**20
-        banks = [MemoryBank(memory=memory) for _ in (*self.windows, 1)]
-        self.banks = nn.ModuleList(banks).to(self._device)
+        # One for each size of window, and one for patches.
+        self.banks = Banks(len(self.windows) + 1, search_memory)
 
     def default_resolution(self, network: Backbone) -> int:
         """The model's own."""
@@ -122,12 +110,12 @@ class WinCLIP(LanguageDetector):
     def describe(self) -> Tensor:
         """Features of the papers' two ensembles of sentences."""
         ensemble = WINCLIP if self.prompts == "paper" else WINCLIP_RELEASED
-        return state_features(self.clip.load_text(), ensemble, clean_name(self.class_name))
+        return ensemble.features(self.clip.load_text(), clean_name(self.class_name))
 
     def begin(self) -> None:
         """Ask the text tower, and know no good image."""
         super().begin()
-        self._empty_banks()
+        self.banks = Banks(len(self.windows) + 1, self.search_memory).to(self._device)
 
     def embed(self, pixels: Tensor) -> WindowFeatures:
         """Embeddings of a view (3, h, w) and of its windows, and its patches."""
@@ -150,21 +138,16 @@ class WinCLIP(LanguageDetector):
         self, number: int, features: WindowFeatures, view: int, upright: bool
     ) -> None:
         """Put windows and patches into their banks."""
-        for bank, rows in zip(self._banks, features.rows, strict=True):
-            bank.add(rows, number, view)
+        self.banks.learn(features.rows, number, view)
 
     def compare(self, features: WindowFeatures, without: int | None = None) -> ViewScores:
         """What the texts say, and the references where there are any."""
         patches, own = self._ask_texts(features)
-        if not len(self._banks[0]):
+        if self.banks.empty:
             return ViewScores(patches, own)
         distances = self._ask_references(features, without)
         both = patches + distances
         return ViewScores(both / 2 if self.fuse == "mean" else both, (own + distances.max()) / 2)
-
-    @property
-    def _banks(self) -> list[MemoryBank]:
-        return [bank for bank in self.banks if isinstance(bank, MemoryBank)]
 
     def _ask_texts(self, features: WindowFeatures) -> tuple[Tensor, Tensor]:
         """The texts' map (gh, gw) and score ()."""
@@ -178,11 +161,11 @@ class WinCLIP(LanguageDetector):
     def _ask_references(self, features: WindowFeatures, without: int | None) -> Tensor:
         """Mean distance (gh, gw) to the nearest of the references' windows and patches."""
         total = torch.zeros(features.grid, device=self._device)
-        for bank, rows, side in zip(self._banks, features.rows, (*self.windows, 1), strict=True):
-            squared, _ = bank.search(rows, skip=without)
+        found = self.banks.nearest(features.rows, without)
+        for squared, side in zip(found, (*self.windows, 1), strict=True):
             # Of unit vectors the squared distance is twice 1 - cosine.
-            total = total + harmonic_over_windows(squared[:, 0] / 4, features.grid, side)
-        return total / len(self._banks)
+            total = total + harmonic_over_windows(squared / 4, features.grid, side)
+        return total / len(found)
 
 
 def _sides(windows: Sequence[int] | str) -> tuple[int, ...]:
@@ -199,18 +182,9 @@ def _sides(windows: Sequence[int] | str) -> tuple[int, ...]:
 def harmonic_over_windows(values: Tensor, grid: Size, side: int) -> Tensor:
     """Harmonic mean, at each patch, of the values of the windows that cover it.
 
-    Parameters
-    ----------
-    values : Tensor of shape (windows,)
-        0 or more, in the order of :func:`~offnominal.backbones.clip_blocks.window_indices`.
-    grid : (gh, gw)
-    side : int
-        Of the windows, in patches.
-
-    Returns
-    -------
-    Tensor of shape (gh, gw)
-        0 where a window that covers the patch has the value 0.
+    The values (windows,) are 0 or more, in the order of
+    :func:`~offnominal.backbones.clip_blocks.window_indices`; windows have ``side`` patches a side.
+    The means (gh, gw) are 0 where a window that covers the patch has the value 0.
     """
     placed = values.reshape(1, 1, grid[0] - side + 1, grid[1] - side + 1)
     total, count = (

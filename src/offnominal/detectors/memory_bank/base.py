@@ -1,172 +1,46 @@
 """Detectors that keep reference patches in a bank: they grow and shrink without another fit."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from offnominal.detectors.features import FeatureDetector, ViewScores, joined
 from offnominal.detectors.memory_bank.origin import Origin
-from offnominal.detectors.options import OnError, Progress, check_choice, check_range
-from offnominal.detectors.references import Change, References, Rescored
+from offnominal.detectors.memory_bank.scores import BankScores
+from offnominal.detectors.options import OnError, Progress
+from offnominal.detectors.references import Change, References, Rescored, Standing, What
 from offnominal.errors import OptionError
 from offnominal.images import ImageSource
-from offnominal.memory import MemoryBank, leave_one_out
+from offnominal.memory import leave_one_out
 from offnominal.scoring import Scores, Size
 from offnominal.views import View
 
-__all__ = ["BankDetector", "Storage"]
-
-Storage = Literal["fp32", "fp16", "int8"]
+__all__ = ["BankDetector"]
 
 
-class BankDetector(FeatureDetector):
-    """A detector with a memory bank, which says where its rows come from, grows and shrinks.
+class BankDetector(BankScores):
+    """A detector with a memory bank, which grows and shrinks, and says where its rows come from.
 
-    A method writes :meth:`rows`, :meth:`patch_distance`, and where it needs to :meth:`judge`.
-    The bank knows for every row that counts how far it is from the rows of all other references; thresholds
-    follow from that, so that adding and forgetting take little. Rows of forgotten references stay
-    in the file and are passed over, until :meth:`compact`.
+    Rows of forgotten references stay in the file and are passed over, until :meth:`compact`.
 
     Parameters
     ----------
-    neighbours : int
-        The distance of a patch is the mean over this many nearest neighbours.
-    calibrate_on : int
-        0: every reference is scored to set the threshold. A number: at most so many, drawn at
-        random, to save time with very many.
-    search_memory : int
-        Bound on the search's working memory, in MiB.
-    storage : {"fp32", "fp16", "int8"}
-        How the bank keeps its patches: in full, a half or a quarter of the size. Patches that are
-        looked up are rounded in the same way, so that thresholds hold.
     **options
-        See :class:`~offnominal.detectors.features.FeatureDetector`.
+        See :class:`~offnominal.detectors.memory_bank.scores.BankScores`.
     """
 
     # Whether what was learned can be extended; otherwise why not.
     no_growth: str | None = None
 
-    def __init__(
-        self,
-        neighbours: int = 1,
-        calibrate_on: int = 0,
-        search_memory: int = 512,
-        storage: Storage = "fp32",
-        **options: Any,
-    ) -> None:
-        super().__init__(**options)
-        check_range("neighbours", neighbours, least=1)
-        check_range("calibrate_on", calibrate_on, least=0)
-        check_range("search_memory", search_memory, least=1)
-        check_choice("storage", storage, Storage)
-        self.neighbours = neighbours
-        self.calibrate_on = calibrate_on
-        self.search_memory = search_memory
-        self.storage: Storage = storage
-
     def begin(self) -> None:
         """An empty bank."""
         super().begin()
-        self.bank = self.new_bank()
-        # References that thresholds are set from.
-        self.measured_: list[int] = []
         self._reference_geometry: dict[Size, list[View]] = {}
-
-    def new_bank(self) -> MemoryBank:
-        """An empty bank on the detector's device."""
-        memory = self.search_memory * 2**20
-        return MemoryBank(memory=memory, storage=self.storage).to(self._device)
-
-    @property
-    def banks(self) -> list[MemoryBank]:
-        """Every bank that references are put into."""
-        return [self.bank]
-
-    @property
-    def bank_rows(self) -> int:
-        """Patches in the bank, but for those of forgotten references."""
-        return self.bank.left()
-
-    # -- what a method writes -----------------------------------------------------------------
-
-    def rows(self, features: Any) -> Tensor:
-        """Features of a view as the bank takes them, (n, dim)."""
-        raise NotImplementedError(f"{type(self).__name__} must write rows")
-
-    def patch_distance(self, squared: Tensor) -> Tensor:
-        """Patch scores (n,) from squared distances to the nearest rows (n, k)."""
-        raise NotImplementedError(f"{type(self).__name__} must write patch_distance")
-
-    def judge(self, rows: Tensor, without: int | None = None) -> tuple[Tensor, Tensor | None]:
-        """Patch scores (n,) of rows (n, dim) of a view, and the weight of its image score."""
-        count = min(self.neighbours, self.bank.left(without))
-        return self.patch_distance(self.bank.search(rows, count, without)[0]), None
-
-    @property
-    def keeps_all(self) -> bool:
-        """Whether the bank holds every upright patch that counts of every reference."""
-        return True
-
-    @property
-    def nearest_decides(self) -> bool:
-        """Whether the nearest row alone decides a patch's score and an image's."""
-        return self.neighbours == 1
-
-    # -- references without themselves --------------------------------------------------------
-
-    def learn(self, number: int, image: np.ndarray) -> Any:
-        """Put a reference into the bank, where it is found again: nothing else is kept."""
-        super().learn(number, image)
-
-    def finish(self, progress: Progress | None) -> None:
-        """With a single reference there is nothing to measure yet, but there may be."""
-        if len(self.references) == 1 and self.keeps_all:
-            self.measured_ = [0]
-            leave_one_out.measure(self.bank, [0])
-
-    def score_reference(self, number: int, kept: Any) -> Scores:
-        """Score a reference against the bank without its own rows.
-
-        Distances to the nearest row only shrink as a bank grows, so these scores are at or above
-        those against the whole, and the conformal promise holds.
-        """
-        self.measured_ = sorted({*self.measured_, number})
-        if kept is not None:
-            return super().score_reference(number, kept)
-        if self.nearest_decides:
-            leave_one_out.measure(self.bank, [number])
-        return self.score_from_bank(number)
-
-    def score_from_bank(self, number: int) -> Scores:
-        """A reference's scores from what the bank holds of it."""
-        views = self.views_of(self.references[number].size)
-        found = [self.view_from_bank(number, place, view) for place, view in enumerate(views)]
-        return joined(views, found)
-
-    def view_from_bank(self, number: int, place: int, view: View) -> ViewScores:
-        """Scores of an upright view of a reference, without its own rows."""
-        own = self.bank.rows_of(number)
-        own = own[(self.bank.view[own] == place) & self.bank.counts[own]]
-        grid = self.grid_of(view)
-        patches = torch.zeros(grid[0] * grid[1], device=own.device)
-        weight = None
-        if len(own):
-            if self.nearest_decides:
-                scores = self.patch_distance(self.bank.loo_distance[own][:, None])
-            else:
-                scores, weight = self.judge(self.bank.take(own), number)
-            patches[self.bank.patch[own].long()] = scores
-        return ViewScores(patches.reshape(grid), None, weight)
-
-    def grid_of(self, view: View) -> Size:
-        """Patches of a view."""
-        stride = self.load_network().stride
-        return view.size[0] // stride, view.size[1] // stride
 
     # -- growing and shrinking ----------------------------------------------------------------
 
@@ -196,27 +70,18 @@ class BankDetector(FeatureDetector):
             Noted in the history.
         """
         before = self._before("learn from single further images")
-        first = len(self.references)
-        earlier = self.bank.loo_distance.clone(), self.bank.loo_reference.clone()
         known: list[str] = []
         kept: dict[int, Any] = {}
-        try:
+        with self._all_or_nothing():
             for number, image in self.references.take_in(self.read(images, on_error), known):
                 kept[number] = self.learn(number, image)
                 if progress:
                     progress("features", len(kept))
             if not kept:
-                return before.change("add", [], known)
+                return self._change(before, "add", [], known)
             how = self._grown(list(kept), kept, progress)
-        except BaseException:
-            self._drop_rows(first)
-            self.bank.loo_distance.copy_(earlier[0])
-            self.bank.loo_reference.copy_(earlier[1])
-            del self.references[first:]
-            self.measured_ = [number for number in self.measured_ if number < first]
-            raise
-        self.references.note("add", kept, self.bank_rows, when)
-        return before.change("add", kept, known, how)
+            self.references.note("add", kept, self.bank_rows, when)
+        return self._change(before, "add", self.references.names(kept), known, how)
 
     @torch.inference_mode()
     def forget(
@@ -257,10 +122,11 @@ class BankDetector(FeatureDetector):
                 "add others first, or fit anew"
             )
         numbers = sorted(found)
-        self._activate(numbers, False)
-        how = self._shrunk(numbers, progress)
-        self.references.note("forget", numbers, self.bank_rows, when)
-        return before.change("forget", numbers, how=how)
+        with self._all_or_nothing():
+            self._activate(numbers, False)
+            how = self._shrunk(numbers, progress)
+            self.references.note("forget", numbers, self.bank_rows, when)
+        return self._change(before, "forget", self.references.names(numbers), how=how)
 
     @torch.inference_mode()
     def undo(self, progress: Progress | None = None) -> Change:
@@ -282,25 +148,24 @@ class BankDetector(FeatureDetector):
             raise OptionError(
                 f"nothing to undo: the history begins with {start}, and no step has followed"
             )
-        step = self.references.steps.pop()
-        names = [self.references[number].file for number in step.numbers]
-        if step.what == "forget":
-            self._activate(step.numbers, True)
-            how = self._grown(step.numbers, {}, progress)
-        else:
-            first = min(step.numbers)
-            self._drop_rows(first)
-            del self.references[first:]
-            self.measured_ = [number for number in self.measured_ if number < first]
-            how = self._shrunk(step.numbers, progress)
-        return before.change("undo", names, how=how)
+        with self._all_or_nothing():
+            step = self.references.steps.pop()
+            names = self.references.names(step.numbers)
+            self._activate(step.numbers, step.what == "forget")
+            if step.what == "forget":
+                how = self._grown(step.numbers, {}, progress)
+            else:
+                how = self._shrunk(step.numbers, progress)
+        if step.what == "add":
+            self._drop(min(step.numbers))
+        return self._change(before, "undo", names, how=how)
 
     @torch.inference_mode()
     def compact(self) -> Change:
         """Drop what was forgotten for good, and with it the steps that :meth:`undo` could take."""
         before = self._before("drop what was forgotten")
         kept = self.references.active
-        names = [one.file for one in self.references if not one.active]
+        names = self.references.names(n for n, one in enumerate(self.references) if not one.active)
         new = {old: number for number, old in enumerate(kept)}
         table = torch.tensor([new.get(old, -1) for old in range(len(self.references))])
         for bank in self.banks:
@@ -312,7 +177,7 @@ class BankDetector(FeatureDetector):
         self.measured_ = [new[old] for old in self.measured_ if old in new]
         self.references = References(self.references[old] for old in kept)
         self.references.note("compact", range(len(kept)), self.bank_rows)
-        return before.change("compact", names)
+        return self._change(before, "compact", names)
 
     def _activate(self, numbers: Iterable[int], flag: bool) -> None:
         for number in numbers:
@@ -326,10 +191,32 @@ class BankDetector(FeatureDetector):
         forgotten = [n for n, one in enumerate(self.references) if not one.active]
         self._activate(forgotten, False)
 
-    def _drop_rows(self, first: int) -> None:
-        """Drop the rows of the last references."""
+    @contextmanager
+    def _all_or_nothing(self) -> Iterator[None]:
+        """A step that breaks off leaves everything as it was."""
+        count, active = len(self.references), self.references.active
+        steps, measured = list(self.references.steps), self.measured_
+        earlier = self.bank.loo_distance.clone(), self.bank.loo_reference.clone()
+        good = self.good.references
+        try:
+            yield
+        except BaseException:
+            self.good.references, self.references.steps, self.measured_ = good, steps, measured
+            self._drop(count)
+            self._activate(range(count), False)
+            self._activate(active, True)
+            self.bank.loo_distance.copy_(earlier[0])
+            self.bank.loo_reference.copy_(earlier[1])
+            self.good.choose(active)
+            raise
+
+    def _drop(self, first: int) -> None:
+        """Drop the last references for good."""
         for bank in self.banks:
             bank.truncate(int((bank.reference < first).sum()))
+        del self.references[first:]
+        self.measured_ = [number for number in self.measured_ if number < first]
+        self.good.drop(first, self.references.active)
 
     def _grown(
         self, new: Sequence[int], kept: dict[int, Any], progress: Progress | None
@@ -341,7 +228,11 @@ class BankDetector(FeatureDetector):
             return self._kept_scores(others, scored)
         self.measured_ = sorted({*self.measured_, *(n for n in new if n in kept)})
         if self.nearest_decides:
-            leave_one_out.grown(self.bank, [n for n in new if n in self.measured_], progress)
+            leave_one_out.grown(self.bank, new, progress)
+            for number in set(new) - set(self.measured_):  # it sets no threshold
+                rows = self.bank.rows_of(number)
+                self.bank.loo_distance[rows] = torch.inf
+                self.bank.loo_reference[rows] = leave_one_out.UNMEASURED
         return self._scored_anew(others)
 
     def _shrunk(self, gone: Sequence[int], progress: Progress | None) -> Rescored:
@@ -367,17 +258,30 @@ class BankDetector(FeatureDetector):
 
     def _kept_scores(self, others: list[int], scored: dict[int, Scores]) -> Rescored:
         """A bank of a part of the patches cannot score its references again: scores stay."""
-        old = self.good.references.of(range(len(self.references)))
+        old = self.good.references
         known = dict(zip(old.numbers, old.scores, strict=True))
         self.set_references(known | scored)
         return "kept" if others else "none"
 
-    def _before(self, what: str) -> "_Before":
+    def _before(self, what: str) -> Standing:
+        """What a step is told against, if there can be one."""
         self.check_fitted()
         if self.no_growth is not None:
             raise OptionError(f"{self.method} cannot {what}: {self.no_growth}")
         self.load_network()
-        return _Before(self)
+        return self.standing()
+
+    def _change(
+        self,
+        before: Standing,
+        what: What,
+        images: Iterable[str],
+        known: Iterable[str] = (),
+        how: Rescored = "none",
+    ) -> Change:
+        if self.calibration.kind == "held-out":
+            how = "none"
+        return Change.between(before, self.standing(), what, images, known, how)
 
     # -- where rows come from -----------------------------------------------------------------
 
@@ -410,32 +314,3 @@ class BankDetector(FeatureDetector):
             raise OptionError(f"row {row}: the bank has rows 0 to {len(self.bank) - 1}")
         number, view, grid, patch = self.row_place(row)
         return Origin.of(self.references[number], view, grid, patch)
-
-
-class _Before:
-    """What a change is told against."""
-
-    def __init__(self, detector: BankDetector) -> None:
-        self.detector = detector
-        self.references = len(detector.references.active)
-        self.rows = detector.bank_rows
-        self.threshold = detector.threshold
-
-    def change(
-        self,
-        what: Literal["add", "forget", "undo", "compact"],
-        images: Iterable[int | str],
-        known: Iterable[str] = (),
-        how: Rescored = "none",
-    ) -> Change:
-        now = self.detector
-        names = [one if isinstance(one, str) else now.references[one].file for one in images]
-        return Change(
-            what,
-            tuple(names),
-            tuple(known),
-            (self.references, len(now.references.active)),
-            (self.rows, now.bank_rows),
-            (self.threshold, now.threshold),
-            "none" if now.calibration.kind == "held-out" else how,
-        )

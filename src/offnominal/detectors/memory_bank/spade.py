@@ -29,8 +29,9 @@ class SPADE(FeatureDetector):
     First the K references nearest to the image are retrieved by the mean of the network's last
     level; the mean squared distance to them is the image score (section 3.2), the same as
     :class:`~offnominal.detectors.memory_bank.dn2.DN2`'s. Then every position's features, the other
-    levels joined (section 3.4), are compared with those at all positions of the retrieved references; the
-    mean squared distance to the nearest ``correspondences`` of them is the patch score (3.3).
+    levels joined (section 3.4), are compared with those at all positions of the retrieved
+    references; the mean squared distance to the nearest ``correspondences`` of them is the patch
+    score (3.3).
 
     Parameters
     ----------

@@ -15,13 +15,18 @@ from torch import Tensor, nn
 from offnominal.backbones.weights import digest
 from offnominal.detectors.language.april_gan import AprilGAN
 from offnominal.detectors.language.learned import LearnedDetector, PromptedDetector
-from offnominal.detectors.language.training.losses import Batch, glocal_loss, level_loss
+from offnominal.detectors.language.training.losses import (
+    MAPS,
+    Batch,
+    glocal_loss,
+    level_loss,
+)
 from offnominal.errors import OptionError
+from offnominal.language.names import clean_name
+from offnominal.language.prompts import APRIL_GAN
 from offnominal.training.recipe import Recipe
 
 __all__ = ["TRAINABLE", "LanguageRecipe", "LayerLearner", "PromptLearner", "Trainable"]
-
-_MAPS = ("focal", "dice_abnormal", "dice_normal")
 
 
 @dataclass(frozen=True)
@@ -68,10 +73,8 @@ class PromptLearner(nn.Module):
         Its parameters are what changes.
     digest : str
         Of the text tower's weights.
-    parts : tuple of str
-        Names of what the loss is made of.
-    formula : str
-        How, in words; empty where it is the one part itself.
+    parts, formula : tuple of str, str
+        What the loss is made of, and how, in words; empty where it is the one part itself.
     """
 
     # What to do where a data set has no masks.
@@ -87,27 +90,34 @@ class PromptLearner(nn.Module):
     ) -> None:
         super().__init__()
         assert isinstance(detector, PromptedDetector)
-        own = {name: value for name, value in settings.items() if name != "start_from"}
+        own = dict(settings)
+        words = own.pop("start_from", None)
         self.text = detector.clip.load_text()
         self.digest = digest(self.text)
-        self.learned = detector.new_prompts(self.text, generator, **own)
-        if settings.get("start_from") is not None:
-            self.learned.start_from(self.text, settings["start_from"])
+        self.learned = detector.kind(self.text.width, generator=generator, **own)
+        depth, blocks = getattr(self.learned, "depth", 1), len(self.text.transformer.resblocks)
+        if depth > blocks:
+            raise OptionError(
+                f"--depth {depth}: the text tower of {detector.clip.name} has {blocks} blocks; "
+                "give that many or fewer"
+            )
+        if words is not None:
+            self.learned.start_from(self.text, words)
         self.learned.to(self.text.positional_embedding.device)
         self.temperature, self.weight = detector.temperature, recipe.local_weight
-        self.parts = ("image", *_MAPS) if self.weight else ("image",)
-        self.formula = (
-            f"The loss is the images’ part and {self.weight:g} times the sum of the maps’ parts."
-            if self.weight
-            else ""
-        )
+        self.parts: tuple[str, ...] = ("image",)
+        self.formula = ""
+        if self.weight:
+            self.parts += MAPS
+            times = f"{self.weight:g} times the sum of the maps’ parts"
+            self.formula = f"The loss is the images’ part and {times}."
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Cross-entropy of the images, focal and Dice losses of their maps."""
         names = list(dict.fromkeys(batch.names))
         features = F.normalize(self.learned(self.text, names), dim=-1)
         texts = features[[names.index(name) for name in batch.names]]
-        return glocal_loss(batch, texts, self.temperature, self.weight)._asdict()
+        return glocal_loss(batch, texts, self.temperature, self.weight)
 
 
 class LayerLearner(nn.Module):
@@ -136,10 +146,10 @@ class LayerLearner(nn.Module):
             )
         text = detector.clip.load_text()
         self.digest = digest(text)
-        self.texts: dict[str, Tensor] = {name: detector.describe_as(text, name) for name in names}
+        self.texts = {name: APRIL_GAN.features(text, clean_name(name)) for name in names}
         self.learned = detector.new_layers(generator)
         self.temperature, self.weight = detector.temperature, recipe.local_weight
-        self.parts = _MAPS[:2]
+        self.parts = MAPS[:2]
         times = "" if self.weight == 1 else f"{self.weight:g} times "
         self.formula = f"The loss is {times}the sum of both parts."
 
@@ -147,7 +157,7 @@ class LayerLearner(nn.Module):
         """Focal and Dice losses of the maps."""
         texts = torch.stack([self.texts[name] for name in batch.names])
         brought = batch._replace(levels=self.learned(batch.levels))
-        return level_loss(brought, texts, self.temperature, self.weight)._asdict()
+        return level_loss(brought, texts, self.temperature, self.weight)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["Batch", "Parts", "dice_loss", "focal_loss", "glocal_loss", "level_loss", "similarities"]
+__all__ = ["MAPS", "Batch", "dice_loss", "focal_loss", "glocal_loss", "level_loss", "similarities"]
+
+MAPS = ("focal", "dice_abnormal", "dice_normal")
+"""Parts of a loss that compare maps with masks."""
 
 _SMOOTH = 1e-5  # keeps the focal loss's logarithm finite
 _GAMMA = 2.0  # Lin et al., "Focal Loss for Dense Object Detection", 2017, section 3.2
@@ -20,20 +23,10 @@ _GAMMA = 2.0  # Lin et al., "Focal Loss for Dense Object Detection", 2017, secti
 class Batch(NamedTuple):
     """Features and truth of some images, on the detector's device.
 
-    Attributes
-    ----------
-    whole : Tensor of shape (B, E), float32
-        Unit vectors of the images.
-    levels : list of Tensor of shape (B, N, D), float32
-        Of the patches, one tensor a level, as the detector sees them.
-    grid : (gh, gw)
-        N is their product.
-    labels : Tensor of shape (B,), int64
-        0 good, 1 defective.
-    truth : Tensor of shape (B, S, S), float32, or None
-        1 where the part is defective; None: the loss does without maps.
-    names : list of str
-        What each part is called.
+    ``whole`` (B, E) are unit vectors of the images, ``levels`` (B, N, D) features of the patches as
+    the detector sees them, one tensor a level, N the product of the ``grid`` (gh, gw). ``labels``
+    (B,), int64, are 0 for good and 1 for defective; ``truth`` (B, S, S), float32, is 1 where the
+    part is defective, or None where the loss does without maps; ``names`` say what each is called.
     """
 
     whole: Tensor
@@ -42,19 +35,6 @@ class Batch(NamedTuple):
     labels: Tensor
     truth: Tensor | None
     names: list[str]
-
-
-class Parts(NamedTuple):
-    """A batch's loss and what it is made of, each a scalar; local parts are summed over levels.
-
-    A part that the loss does without is 0.
-    """
-
-    total: Tensor
-    image: Tensor
-    focal: Tensor
-    dice_abnormal: Tensor
-    dice_normal: Tensor
 
 
 def focal_loss(normal: Tensor, abnormal: Tensor, truth: Tensor) -> Tensor:
@@ -99,26 +79,18 @@ def dice_loss(found: Tensor, truth: Tensor) -> Tensor:
 def similarities(
     patches: Tensor, texts: Tensor, temperature: float, grid: tuple[int, int]
 ) -> Tensor:
-    """Cosines of both states at every patch, over the temperature.
+    """Cosines (B, 2, gh, gw) of both states at every patch, over the temperature.
 
-    Parameters
-    ----------
-    patches : Tensor of shape (B, N, E), float32
-        Unit vectors.
-    texts : Tensor of shape (B, 2, E), float32
-        Unit vectors of each image's texts: normal, abnormal.
-    temperature : float
-    grid : (gh, gw)
-
-    Returns
-    -------
-    Tensor of shape (B, 2, gh, gw)
+    ``patches`` (B, N, E) and each image's ``texts`` (B, 2, E), normal and abnormal, are unit
+    vectors; N is the product of the ``grid``.
     """
     cosines = patches @ texts.transpose(1, 2)
     return (cosines / temperature).transpose(1, 2).reshape(len(patches), 2, *grid)
 
 
-def glocal_loss(batch: Batch, texts: Tensor, temperature: float, local_weight: float) -> Parts:
+def glocal_loss(
+    batch: Batch, texts: Tensor, temperature: float, local_weight: float
+) -> dict[str, Tensor]:
     """Cross-entropy of the images, and focal and Dice losses of their maps.
 
     ``CE + w * sum over levels [focal + Dice(abnormal, truth) + Dice(normal, 1 - truth)]``. The
@@ -135,38 +107,46 @@ def glocal_loss(batch: Batch, texts: Tensor, temperature: float, local_weight: f
         What cosines are divided by before a softmax.
     local_weight : float
         w; 0 leaves the maps out.
+
+    Returns
+    -------
+    dict of str to scalar
+        The total and its parts, those of maps summed over levels; a part that the loss does
+        without is 0.
     """
     cosines = (batch.whole[:, None] @ texts.transpose(1, 2))[:, 0]
     image = F.cross_entropy(cosines / temperature, batch.labels)
     focal = dice_abnormal = dice_normal = torch.zeros_like(image)
     truth = batch.truth
     if truth is not None and local_weight:
-        size = (truth.shape[1], truth.shape[2])
         for patches in batch.levels:
             coarse = similarities(patches, texts, temperature, batch.grid).softmax(1)
-            normal, abnormal = F.interpolate(coarse, size, mode="bilinear").unbind(1)
+            normal, abnormal = F.interpolate(coarse, truth.shape[1:], mode="bilinear").unbind(1)
             focal = focal + focal_loss(normal, abnormal, truth)
             dice_abnormal = dice_abnormal + dice_loss(abnormal, truth)
             dice_normal = dice_normal + dice_loss(normal, 1 - truth)
     total = image + local_weight * (focal + dice_abnormal + dice_normal)
-    return Parts(total, image, focal, dice_abnormal, dice_normal)
+    return _parts(total, image, focal, dice_abnormal, dice_normal)
 
 
-def level_loss(batch: Batch, texts: Tensor, temperature: float, weight: float) -> Parts:
+def level_loss(batch: Batch, texts: Tensor, temperature: float, weight: float) -> dict[str, Tensor]:
     """Focal and Dice losses of maps, without a part for whole images.
 
     ``w * sum over levels [focal + Dice(abnormal, truth)]``, with w = 1 in the released code.
     Similarities are enlarged bilinearly, corner to corner, and the softmax is taken at the pixels,
-    as there. Parameters are those of :func:`glocal_loss`.
+    as there. Parameters and the result are those of :func:`glocal_loss`.
     """
     truth = batch.truth
     assert truth is not None
     focal = dice = nothing = torch.zeros((), device=truth.device)
-    size = (truth.shape[1], truth.shape[2])
     for patches in batch.levels:
         coarse = similarities(patches, texts, temperature, batch.grid)
-        full = F.interpolate(coarse, size, mode="bilinear", align_corners=True)
+        full = F.interpolate(coarse, truth.shape[1:], mode="bilinear", align_corners=True)
         normal, abnormal = full.softmax(1).unbind(1)
         focal = focal + focal_loss(normal, abnormal, truth)
         dice = dice + dice_loss(abnormal, truth)
-    return Parts(weight * (focal + dice), nothing, focal, dice, nothing)
+    return _parts(weight * (focal + dice), nothing, focal, dice, nothing)
+
+
+def _parts(*values: Tensor) -> dict[str, Tensor]:
+    return dict(zip(("total", "image", *MAPS), values, strict=True))

@@ -1,20 +1,36 @@
-"""Which images are trained on, with their masks at the size of the maps."""
+"""Which images are trained on, mosaics of them, and masks at the size of the maps.
+
+Mosaics of four may stand in the place of single images for APRIL-GAN's layers (Chen et al., 2023,
+arXiv 2305.17382, and the released code).
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
+import cv2
 import numpy as np
 import numpy.typing as npt
+import torch
 from PIL import Image
 
 from offnominal.datasets.masks import sample_mask
 from offnominal.datasets.sample import Sample
 from offnominal.errors import DatasetError, OptionError
 
-__all__ = ["Chosen", "Split", "choose_samples", "mask_of", "truth_at"]
+__all__ = [
+    "Chosen",
+    "Four",
+    "Split",
+    "choose_samples",
+    "draw_mosaics",
+    "join_four",
+    "mask_of",
+    "truth_at",
+]
 
 Bools = npt.NDArray[np.bool_]
+Four = tuple[int, int, int, int]
 
 Split = Literal["test", "train", "all"]
 
@@ -29,20 +45,17 @@ class Chosen(NamedTuple):
 def choose_samples(
     samples: Sequence[Sample], split: Split, masks: bool, root: Path, else_masks: str = "add masks"
 ) -> Chosen:
-    """The images to train on.
+    """The images of a data set to train on.
 
     Parameters
     ----------
     samples : sequence of Sample
-        Of a data set.
     split : {"test", "train", "all"}
         The papers train on the test split of one data set, good and defective, and test on others.
     masks : bool
         Whether the loss asks where defects lie. Defective images without a mask are left out then.
-    root : Path
-        The data set's folder, for messages.
-    else_masks : str
-        What to do where there is no mask, for messages.
+    root, else_masks : Path, str
+        For messages: the data set's folder, and what to do where there is no mask.
 
     Raises
     ------
@@ -77,13 +90,45 @@ def choose_samples(
     return Chosen(tuple(sorted(mine, key=lambda s: (s.category, s.image))), tuple(notes))
 
 
-def mask_of(sample: Sample, shape: tuple[int, int]) -> Bools:
-    """An image's mask at its own size (H, W); all False for a good image.
+def draw_mosaics(
+    samples: Sequence[Sample], rate: float, generator: torch.Generator
+) -> dict[int, Four]:
+    """Which images of an epoch give way to a mosaic, and of what.
 
-    Raises
-    ------
-    DatasetError
-        If a defective image has none.
+    Each of the four is of a kind of defect, or good, drawn from those of the category, and is then
+    drawn among its images, so that a kind with few images comes as often as the others.
+
+    The share ``rate`` of the images gives way; at 0 nothing is drawn from the generator. What comes
+    back has, by the number of the image that gives way, the numbers of four of its category: top
+    left, top right, bottom left, bottom right.
+    """
+    if not rate:
+        return {}
+    kinds: dict[str, dict[str, list[int]]] = {}
+    for number, sample in enumerate(samples):
+        kinds.setdefault(sample.category, {}).setdefault(sample.defect, []).append(number)
+
+    def draw(count: int) -> int:
+        return int(torch.randint(count, (), generator=generator))
+
+    def draw_one(category: str) -> int:
+        images = list(kinds[category].values())
+        kind = images[draw(len(images))]
+        return kind[draw(len(kind))]
+
+    chosen = torch.rand(len(samples), generator=generator) < rate
+    found: dict[int, Four] = {}
+    for number in chosen.nonzero().flatten().tolist():
+        category = samples[number].category
+        a, b, c, d = (draw_one(category) for _ in range(4))
+        found[number] = (a, b, c, d)
+    return found
+
+
+def mask_of(sample: Sample, shape: tuple[int, int]) -> Bools:
+    """An image's mask at its own size (H, W), all False for a good image.
+
+    A defective image without one is a :class:`DatasetError`.
     """
     mask = sample_mask(sample, shape)
     if mask is None:
@@ -100,3 +145,22 @@ def truth_at(mask: Bools, side: int) -> Bools:
         return np.zeros((side, side), np.bool_)
     grey = Image.fromarray(mask.astype(np.uint8) * 255)
     return np.asarray(grey.resize((side, side), Image.Resampling.BILINEAR)) > 127
+
+
+def join_four(pictures: Sequence[npt.NDArray[np.uint8]]) -> npt.NDArray[np.uint8]:
+    """Four images (H, W, 3) or masks (H, W) as one of twice the first one's size; one as it is.
+
+    Those of another size than the first are brought to it. (The released code pastes them as they
+    are, over one another or with black beside them.)
+    """
+    if len(pictures) == 1:
+        return pictures[0]
+    height, width = pictures[0].shape[:2]
+    a, b, c, d = (
+        each
+        if each.shape[:2] == (height, width)
+        else cv2.resize(each, (width, height), interpolation=cv2.INTER_AREA)
+        for each in pictures
+    )
+    joined = np.concatenate([np.concatenate([a, b], axis=1), np.concatenate([c, d], axis=1)])
+    return joined.astype(np.uint8, copy=False)

@@ -19,8 +19,12 @@ from offnominal.backbones.cache import FeatureCache
 from offnominal.datasets.sample import Sample
 from offnominal.detectors.language.learned import LearnedDetector
 from offnominal.detectors.language.training.losses import Batch
-from offnominal.detectors.language.training.mosaic import Four, draw_mosaics, join_four
-from offnominal.detectors.language.training.samples import mask_of, truth_at
+from offnominal.detectors.language.training.samples import (
+    draw_mosaics,
+    join_four,
+    mask_of,
+    truth_at,
+)
 from offnominal.detectors.options import OnError
 from offnominal.errors import ImageError
 from offnominal.images import read_image
@@ -29,7 +33,7 @@ from offnominal.prefetch import prefetch
 __all__ = ["Tower"]
 
 _Bits = npt.NDArray[np.uint8]
-_Planned = tuple[list[int], dict[int, Four]]
+_Numbers = tuple[int, ...]
 
 
 class Tower:
@@ -42,14 +46,8 @@ class Tower:
     samples : sequence of Sample
     masks : bool
         Whether the truth is wanted too.
-    cache : FeatureCache or None
-        None: every image goes through the network in every epoch.
-    names : mapping
-        What the parts of a category are called; those that it lacks are called by the category.
-    on_error : callable or None
-        Called once with the error of each unreadable image, which is left out; None: it is raised.
-    tell : callable or None
-        Called with a line for a person where the cache is too small for all images.
+    cache, names, on_error, tell
+        As :func:`offnominal.train.train` has them, ``names`` by its ``class_names``.
     mosaic : float
         Share of images that give way to mosaics of four.
 
@@ -81,8 +79,8 @@ class Tower:
         self._known = "\n".join(known).encode()
         self.side = int(reading["resolution"]) // net.multiple * net.multiple
         self.grid = (self.side // net.stride, self.side // net.stride)
-        self._keys: dict[int, str] = {}
-        self._truth: dict[int, _Bits | None] = {}
+        self._keys: dict[_Numbers, str] = {}
+        self._truth: dict[_Numbers, _Bits | None] = {}
         self._unreadable: set[int] = set()
 
     def __len__(self) -> int:
@@ -95,75 +93,60 @@ class Tower:
     def _name(self, sample: Sample) -> str:
         return self.names.get(sample.category, sample.category)
 
-    def plan(self, size: int, generator: torch.Generator) -> list[_Planned]:
-        """Numbers of the images of each step of an epoch, and the epoch's mosaics."""
+    def plan(self, size: int, generator: torch.Generator) -> list[list[_Numbers]]:
+        """What each step of an epoch takes: numbers of single images, or of four for a mosaic."""
         order = torch.randperm(len(self), generator=generator)
         mosaics = draw_mosaics(self.samples, self.mosaic, generator)
-        return [(numbers.tolist(), mosaics) for numbers in torch.split(order, size)]
-
-    def load(self, planned: _Planned) -> Batch | None:
-        """The batch of a step; None if none of its images can be read."""
-        return self.batch(*planned)
-
-    def batch(
-        self, numbers: Sequence[int], mosaics: Mapping[int, Four] | None = None
-    ) -> Batch | None:
-        """Features of images; None if none of them can be read.
-
-        Parameters
-        ----------
-        numbers : sequence of int
-            Of the images.
-        mosaics : mapping or None
-            Numbers whose image gives way to a mosaic of four; one that needs an unreadable image
-            is left out.
-        """
-        four = mosaics or {}
-        parts = {number: four.get(number, (number,)) for number in numbers}
-        found = {number: None if number in four else self._kept(number) for number in numbers}
-        truth = {number: self._truth.get(number) for number in numbers}
-        missing = [
-            number
-            for number, entry in found.items()
-            if entry is None and self._unreadable.isdisjoint(parts[number])
+        return [
+            [mosaics.get(number, (number,)) for number in numbers.tolist()]
+            for numbers in torch.split(order, size)
         ]
-        for number, this, error in prefetch(missing, lambda number: self._read(parts[number])):
+
+    def load(self, planned: Sequence[_Numbers]) -> Batch | None:
+        """The batch of a step; None if none of its images can be read.
+
+        One that cannot be read is left out, and so is a mosaic that needs it.
+        """
+        found = [(numbers, *self._kept(numbers)) for numbers in planned]
+        missing = [
+            place
+            for place, (numbers, entry, _) in enumerate(found)
+            if entry is None and self._unreadable.isdisjoint(numbers)
+        ]
+        for place, this, error in prefetch(missing, lambda place: self._read(planned[place])):
             if this is not None:
-                pixels, truth[number] = this
-                found[number] = self._computed(pixels, None if number in four else number)
-                if number not in four:
-                    self._truth[number] = truth[number]
+                found[place] = (planned[place], self._computed(this[0], planned[place]), this[1])
+                if len(planned[place]) == 1:
+                    self._truth[planned[place]] = this[1]
             elif error is not None:
-                self._leave_out(parts[number], error)
-        entries = {number: entry for number, entry in found.items() if entry is not None}
-        if not entries:
+                self._leave_out(planned[place], error)
+        there = [(numbers, entry, bits) for numbers, entry, bits in found if entry is not None]
+        if not there:
             return None
-        labels = [max(self.samples[part].label for part in parts[number]) for number in entries]
-        levels = [torch.from_numpy(entry[1]) for entry in entries.values()]
-        packed = [bits for bits in map(truth.get, entries) if bits is not None]
+        labels = [max(self.samples[number].label for number in numbers) for numbers, _, _ in there]
+        levels = torch.stack([torch.from_numpy(entry[1]) for _, entry, _ in there], 1)
+        truth = [self._unpacked(bits) for _, _, bits in there if bits is not None]
         return Batch(
-            torch.stack([torch.from_numpy(entry[0]) for entry in entries.values()]).to(self.device),
-            list(torch.stack(levels, 1).to(self.device)),
+            torch.stack([torch.from_numpy(entry[0]) for _, entry, _ in there]).to(self.device),
+            list(levels.to(self.device)),
             self.grid,
             torch.tensor(labels, device=self.device),
-            self._unpacked(packed).to(self.device) if self.masks else None,
-            [self._name(self.samples[number]) for number in entries],
+            torch.stack(truth).to(self.device) if self.masks else None,
+            [self._name(self.samples[numbers[0]]) for numbers, _, _ in there],
         )
 
     def _read(self, numbers: Sequence[int]) -> tuple[npt.NDArray[np.float32], _Bits | None]:
         """Pixels (3, S, S) of an image or of a mosaic, and its truth, packed."""
         samples = [self.samples[number] for number in numbers]
         images = [read_image(sample.image, self.detector.sixteen_bit) for sample in samples]
-        image = images[0] if len(images) == 1 else join_four(images)
         bits = None
         if self.masks:
             masks = [
                 mask_of(sample, (each.shape[0], each.shape[1])).astype(np.uint8) * 255
                 for sample, each in zip(samples, images, strict=True)
             ]
-            mask = masks[0] if len(masks) == 1 else join_four(masks)
-            bits = np.packbits(truth_at(mask > 127, self.side))
-        return self.detector.views(image)[0].pixels, bits
+            bits = np.packbits(truth_at(join_four(masks) > 127, self.side))
+        return self.detector.views(join_four(images))[0].pixels, bits
 
     def _leave_out(self, numbers: Iterable[int], error: ImageError) -> None:
         if self.on_error is None:
@@ -174,37 +157,37 @@ class Tower:
             self._unreadable |= bad
             self.on_error(error)
 
-    def _unpacked(self, packed: Sequence[_Bits]) -> Tensor:
-        count = self.side * self.side
-        bits = np.stack([np.unpackbits(each, count=count) for each in packed])
-        return torch.from_numpy(bits.reshape(-1, self.side, self.side)).float()
+    def _unpacked(self, packed: _Bits) -> Tensor:
+        bits = np.unpackbits(packed, count=self.side * self.side)
+        return torch.from_numpy(bits.reshape(self.side, self.side)).float()
 
-    def _kept(self, number: int) -> list[np.ndarray] | None:
-        key = self._keys.get(number)
+    def _kept(self, numbers: _Numbers) -> tuple[list[np.ndarray] | None, _Bits | None]:
+        """Features of an image and its truth, if they are kept; of a mosaic nothing is."""
+        key = self._keys.get(numbers)
         entry = self.cache.get(key) if self.cache and key else None
         self.from_cache += entry is not None
-        return entry
+        return entry, self._truth.get(numbers)
 
-    def _computed(self, pixels: npt.NDArray[np.float32], number: int | None) -> list[np.ndarray]:
-        """Features of pixels, kept under an image's number; those of a mosaic are not kept."""
-        if self.cache is not None and number is not None and number not in self._keys:
+    def _computed(self, pixels: npt.NDArray[np.float32], numbers: _Numbers) -> list[np.ndarray]:
+        cache = self.cache if len(numbers) == 1 else None
+        if cache is not None and numbers not in self._keys:
             total = hashlib.blake2b(self._known, digest_size=20)
             total.update(np.ascontiguousarray(pixels).data)
-            self._keys[number] = total.hexdigest()
-            entry = self._kept(number)
+            self._keys[numbers] = total.hexdigest()
+            entry, _ = self._kept(numbers)
             if entry is not None:
                 return entry
         with torch.no_grad():
             seen = self.detector.embed(torch.from_numpy(pixels))
-            entry = [seen.whole.cpu().numpy(), torch.stack(seen.levels).cpu().numpy()]
+        entry = [seen.whole.cpu().numpy(), torch.stack(seen.levels).cpu().numpy()]
         self.computed += 1
-        if self.cache is not None and number is not None:
-            self.cache.put(self._keys[number], entry)
+        if cache is not None:
+            cache.put(self._keys[numbers], entry)
             needed = sum(array.nbytes for array in entry) * len(self)
-            if self.tell and self.computed == 1 and needed > self.cache.limit:
+            if self.tell and self.computed == 1 and needed > cache.limit:
                 self.tell(
                     f"features of all images take {needed / 1e9:.1f} GB and the cache may take "
-                    f"{self.cache.limit / 1e9:.1f} GB: the rest is computed anew in every epoch; "
+                    f"{cache.limit / 1e9:.1f} GB: the rest is computed anew in every epoch; "
                     "--cache-limit gives it more"
                 )
         return entry

@@ -1,0 +1,157 @@
+"""Scores by a memory bank: of images, and of its references without their own rows."""
+
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from offnominal.detectors.features import FeatureDetector, ViewScores, joined
+from offnominal.detectors.options import Progress, check_choice, check_range
+from offnominal.memory import MemoryBank, leave_one_out
+from offnominal.scoring import Scores, Size
+from offnominal.views import View
+
+__all__ = ["BankScores", "Storage"]
+
+Storage = Literal["fp32", "fp16", "int8"]
+
+
+class BankScores(FeatureDetector):
+    """A detector that scores patches by the rows of a memory bank.
+
+    A method writes :meth:`rows`, :meth:`patch_distance`, and where it needs to :meth:`judge`. The
+    bank knows for every row that counts how far it is from the rows of all other references, and
+    thresholds follow from that.
+
+    Parameters
+    ----------
+    neighbours : int
+        The distance of a patch is the mean over this many nearest neighbours.
+    calibrate_on : int
+        0: every reference is scored to set the threshold. A number: at most so many, drawn at
+        random, to save time with very many.
+    search_memory : int
+        Bound on the search's working memory, in MiB.
+    storage : {"fp32", "fp16", "int8"}
+        How the bank keeps its patches: in full, a half or a quarter of the size. Patches that are
+        looked up are rounded in the same way, so that thresholds hold.
+    **options
+        See :class:`~offnominal.detectors.features.FeatureDetector`.
+    """
+
+    def __init__(
+        self,
+        neighbours: int = 1,
+        calibrate_on: int = 0,
+        search_memory: int = 512,
+        storage: Storage = "fp32",
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        check_range("neighbours", neighbours, least=1)
+        check_range("calibrate_on", calibrate_on, least=0)
+        check_range("search_memory", search_memory, least=1)
+        check_choice("storage", storage, Storage)
+        self.neighbours = neighbours
+        self.calibrate_on = calibrate_on
+        self.search_memory = search_memory
+        self.storage: Storage = storage
+
+    def begin(self) -> None:
+        """An empty bank."""
+        super().begin()
+        self.bank = self.new_bank()
+        # References that thresholds are set from.
+        self.measured_: list[int] = []
+
+    def new_bank(self) -> MemoryBank:
+        """An empty bank on the detector's device."""
+        memory = self.search_memory * 2**20
+        return MemoryBank(memory=memory, storage=self.storage).to(self._device)
+
+    @property
+    def banks(self) -> list[MemoryBank]:
+        """Every bank that references are put into."""
+        return [self.bank]
+
+    @property
+    def bank_rows(self) -> int:
+        """Patches in the bank, but for those of forgotten references."""
+        return self.bank.left()
+
+    # -- what a method writes -----------------------------------------------------------------
+
+    def rows(self, features: Any) -> Tensor:
+        """Features of a view as the bank takes them, (n, dim)."""
+        raise NotImplementedError(f"{type(self).__name__} must write rows")
+
+    def patch_distance(self, squared: Tensor) -> Tensor:
+        """Patch scores (n,) from squared distances to the nearest rows (n, k)."""
+        raise NotImplementedError(f"{type(self).__name__} must write patch_distance")
+
+    def judge(self, rows: Tensor, without: int | None = None) -> tuple[Tensor, Tensor | None]:
+        """Patch scores (n,) of rows (n, dim) of a view, and the weight of its image score."""
+        count = min(self.neighbours, self.bank.left(without))
+        return self.patch_distance(self.bank.search(rows, count, without)[0]), None
+
+    @property
+    def keeps_all(self) -> bool:
+        """Whether the bank holds every upright patch that counts of every reference."""
+        return True
+
+    @property
+    def nearest_decides(self) -> bool:
+        """Whether the nearest row alone decides a patch's score and an image's."""
+        return self.neighbours == 1
+
+    # -- references without themselves --------------------------------------------------------
+
+    def learn(self, number: int, image: np.ndarray) -> Any:
+        """Put a reference into the bank, where it is found again: nothing else is kept."""
+        super().learn(number, image)
+
+    def finish(self, progress: Progress | None) -> None:
+        """With a single reference there is nothing to measure yet, but there may be."""
+        if len(self.references) == 1 and self.keeps_all:
+            self.measured_ = [0]
+            leave_one_out.measure(self.bank, [0])
+
+    def score_reference(self, number: int, kept: Any) -> Scores:
+        """Score a reference against the bank without its own rows.
+
+        Distances to the nearest row only shrink as a bank grows, so these scores are at or above
+        those against the whole, and the conformal promise holds.
+        """
+        self.measured_ = sorted({*self.measured_, number})
+        if kept is not None:
+            return super().score_reference(number, kept)
+        if self.nearest_decides:
+            leave_one_out.measure(self.bank, [number])
+        return self.score_from_bank(number)
+
+    def score_from_bank(self, number: int) -> Scores:
+        """A reference's scores from what the bank holds of it."""
+        views = self.views_of(self.references[number].size)
+        found = [self.view_from_bank(number, place, view) for place, view in enumerate(views)]
+        return joined(views, found)
+
+    def view_from_bank(self, number: int, place: int, view: View) -> ViewScores:
+        """Scores of an upright view of a reference, without its own rows."""
+        own = self.bank.rows_of(number)
+        own = own[(self.bank.view[own] == place) & self.bank.counts[own]]
+        grid = self.grid_of(view)
+        patches = torch.zeros(grid[0] * grid[1], device=own.device)
+        weight = None
+        if len(own):
+            if self.nearest_decides:
+                scores = self.patch_distance(self.bank.loo_distance[own][:, None])
+            else:
+                scores, weight = self.judge(self.bank.take(own), number)
+            patches[self.bank.patch[own].long()] = scores
+        return ViewScores(patches.reshape(grid), None, weight)
+
+    def grid_of(self, view: View) -> Size:
+        """Patches of a view."""
+        stride = self.load_network().stride
+        return view.size[0] // stride, view.size[1] // stride
