@@ -1,5 +1,6 @@
 """The weight-free backbone: shapes, bits, exposure, colour, and real tiles."""
 
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ def _no_gradients() -> object:
         yield
 
 
+@cache
 def tile_pixels(path: Path) -> Tensor:
     net = Builtin()
     # One size for all, which is faster than the shapes that the tiles have.

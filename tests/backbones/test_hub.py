@@ -104,11 +104,13 @@ def test_pull_then_work_offline(
         check=False,
     )
     assert pulled.returncode == 0, pulled.stderr
-    assert "resnet18: fetched" in pulled.stderr
+    [file] = tmp_path.rglob("model.safetensors")
+    assert f"resnet18: {file} (" in pulled.stderr
     assert any(request.startswith("GET") for request in seen)
 
     set_up(monkeypatch, tmp_path)
-    assert "is on this machine" in offnominal("backbones", "pull", "resnet18").stderr
+    again = offnominal("backbones", "pull", "resnet18")
+    assert (again.exit_code, again.stderr) == (0, pulled.stderr)
     listed = offnominal("backbones")
     lines = {line.split()[0]: line for line in listed.stdout.splitlines() if line.strip()}
     assert " here " in lines["resnet18"]

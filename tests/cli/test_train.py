@@ -4,7 +4,9 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,8 @@ import pytest
 from safetensors import safe_open
 from tests.cli.conftest import ENVIRONMENT, MAIN, offnominal
 from tests.training.material import save_gabor_clip, write_half
+
+from offnominal.cli.terminal import say
 
 
 @pytest.fixture(scope="module")
@@ -133,38 +137,58 @@ def whole(data: Path, weights: Path, tmp_path_factory: pytest.TempPathFactory) -
     return folder
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_stop_loses_nothing(
-    data: Path, weights: Path, whole: Path, tmp_path: Path, number: signal.Signals
-) -> None:
-    """Killed in the middle and begun again: the same bytes as without the stop."""
-    stopped, more = tmp_path, ("--epochs", 12)
-    path = stopped / "p.safetensors"
+def stopped_by_sigterm(arguments: list[object]) -> tuple[int, str]:
+    """A process of its own, ended in the middle: its exit code, and what it said last."""
     process = subprocess.Popen(
-        [*MAIN, *map(str, command(data, path, weights, *more))],
+        [*MAIN, *map(str, arguments)],
         stderr=subprocess.PIPE, text=True, env=os.environ | ENVIRONMENT,
-        # A shell that runs this in the background has its children ignore Ctrl-C.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )  # fmt: skip
     assert process.stderr is not None
     for line in process.stderr:
         if line.startswith("epoch 3 "):
             break
     time.sleep(0.02)
-    process.send_signal(number)
-    told = process.stderr.read()
-    assert process.wait(timeout=60) not in (0, 1, 2, 70), told
+    process.send_signal(signal.SIGTERM)
+    return process.wait(timeout=60), process.stderr.read()
+
+
+def stopped_by_ctrl_c(arguments: list[object]) -> tuple[int, str]:
+    """The same in this process: the signal that Ctrl-C sends."""
+
+    def tell(text: str = "") -> None:
+        say(text)
+        if text.startswith("epoch 3 "):
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(sys.modules["offnominal.cli.train"], "say", tell)
+        done = offnominal(*arguments)
+    return done.returncode, done.stderr
+
+
+@pytest.mark.parametrize("stop", [stopped_by_sigterm, stopped_by_ctrl_c])
+def test_a_stop_loses_nothing(
+    data: Path,
+    weights: Path,
+    whole: Path,
+    tmp_path: Path,
+    stop: Callable[[list[object]], tuple[int, str]],
+) -> None:
+    """Stopped in the middle and begun again: the same bytes as without the stop."""
+    arguments = command(data, tmp_path / "p.safetensors", weights, "--epochs", 12)
+    code, told = stop(arguments)
+    assert code not in (0, 1, 2, 70), told
     assert "stopped; the same command goes on" in told
-    with safe_open(stopped / "p.state.safetensors", framework="pt") as file:
+    with safe_open(tmp_path / "p.state.safetensors", framework="pt") as file:
         header = json.loads(file.metadata()["offnominal_training"])
     assert 3 <= header["epoch"] < 12
-    assert not [p for p in stopped.iterdir() if p.name.startswith(".")]
+    assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
 
-    done = offnominal(*command(data, path, weights, *more))
+    done = offnominal(*arguments)
     assert done.returncode == 0, done.stderr
     assert f"goes on after epoch {header['epoch']}, step {header['step']}" in done.stderr
     for name in ("p.safetensors", "p.losses.jsonl", "p.state.safetensors"):
-        assert (stopped / name).read_bytes() == (whole / name).read_bytes(), name
+        assert (tmp_path / name).read_bytes() == (whole / name).read_bytes(), name
 
 
 @pytest.mark.parametrize(

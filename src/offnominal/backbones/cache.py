@@ -63,7 +63,7 @@ class FeatureCache:
             ) from error
         self.size = sum(path.stat().st_size for path in _entries(folder))
         self.limit = min(limit, self.size + shutil.disk_usage(folder).free // 2)
-        self._began = time.time()
+        self._began = time.time() - 0.05  # the clock of a file's times is coarser
 
     def get(self, key: str) -> list[np.ndarray] | None:
         """An entry, or None; a damaged one is removed, and made again by whoever needs it."""

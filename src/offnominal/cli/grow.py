@@ -20,7 +20,7 @@ _DONE = {"add": "learned", "forget": "forgot", "undo": "took back a step with"}
 _SCORED = {
     "affected": "the other references' scores were brought up to date, exactly",
     "all": "every reference was scored anew",
-    "kept": "the other references keep their scores, which can be too high but not too low",
+    "kept": "the other references keep their scores, which are approximate",
 }
 
 

@@ -162,7 +162,7 @@ def _name(image: Path, base: Path) -> str:
 def fixed_part(pattern: str | Path) -> Path:
     """A folder itself, or the one above a file, or above the first wildcard of a pattern."""
     path = Path(pattern)
-    while glob.has_magic(str(path)):
+    while not path.exists() and glob.has_magic(str(path)):
         path = path.parent
     return path if path.is_dir() else path.parent
 
