@@ -28,7 +28,7 @@ from offnominal.scoring import network_map
 def vit_seeded_reg4(pretrained: bool = False, **options: Any) -> VisionTransformer:
     """The reference's small network, by the steps that timm builds DINOv2 with registers by."""
     size = {"embed_dim": 96, "depth": 20, "num_heads": 6, "patch_size": 14}
-    kind = {"init_values": 1.0, "reg_tokens": 4, "no_embed_class": True}
+    kind = {"init_values": 1.0, "reg_tokens": 4, "no_embed_class": True, "dynamic_img_size": True}
     return _create_vision_transformer(
         "vit_small_patch14_reg4_dinov2", pretrained=pretrained, **(size | kind | options)
     )
