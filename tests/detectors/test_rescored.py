@@ -75,8 +75,10 @@ def test_what_one_learns_the_other_does_not(
             lambda one=grows: one.calibrate(images[5:]),
         ]
         if isinstance(grows, BankDetector):
-            steps += [lambda one=grows: one.forget(images[0]), grows.undo, grows.undo]
-            steps += [lambda one=grows: one.forget(images[1]), grows.compact]
+            forget = [lambda one=grows, image=image: one.forget(image) for image in images[:2]]
+            # First what writes into columns where they lie: adding makes new ones.
+            steps = [forget[0], grows.undo, *steps, forget[1], grows.undo, grows.undo]
+            steps += [forget[0], grows.compact]
         for step in steps:
             step()
             assert state(stays, tmp_path / "a") == before
