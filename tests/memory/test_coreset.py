@@ -132,7 +132,7 @@ def features(tiles: Path, mobilenet: Path) -> Tensor:
     for file in sorted((tiles / "train" / "good").iterdir())[:12]:
         image = resize_image(read_image(file), 128, 128, "square")
         with torch.inference_mode():
-            maps = backbone(to_pixels(image, backbone.mean, backbone.std)[None])
+            maps = backbone(torch.from_numpy(to_pixels(image, backbone.mean, backbone.std))[None])
         rows.append(maps[0].flatten(1).T)
     return torch.cat(rows).clone()
 
