@@ -160,9 +160,14 @@ def stopped_by_ctrl_c(arguments: list[object]) -> tuple[int, str]:
         if text.startswith("epoch 3 "):
             signal.raise_signal(signal.SIGINT)
 
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(sys.modules["offnominal.cli.train"], "say", tell)
-        done = offnominal(*arguments)
+    # A run in the background begins with this signal ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(sys.modules["offnominal.cli.train"], "say", tell)
+            done = offnominal(*arguments)
+    finally:
+        signal.signal(signal.SIGINT, before)
     return done.returncode, done.stderr
 
 

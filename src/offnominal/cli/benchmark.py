@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from offnominal.cli import options
-from offnominal.cli.command import Found, Option, method_options, named
+from offnominal.cli.command import MethodOptions, Option, method_options, named
 from offnominal.cli.datasets import open_from_options
 from offnominal.cli.terminal import UNREADABLE, USAGE, progress_bar, say
 from offnominal.errors import OptionError
@@ -125,7 +125,7 @@ def benchmark(
     _sum_up(outcome, output, bool(kept))
 
 
-def benchmark_options(args: list[str]) -> Found:
+def benchmark_options(args: list[str]) -> MethodOptions:
     """The options of all the methods that a command line names."""
     preset = next(reversed(named(args, "--preset")), None)
     methods = _split(named(args, "--method", many=True))

@@ -153,7 +153,7 @@ def _plain(text: str) -> str:
 
 
 # Whose options a command line asks for, and which.
-Found = tuple[str, list[Option]]
+MethodOptions = tuple[str, list[Option]]
 
 
 def parameters_of(function: Callable[..., Any]) -> list[inspect.Parameter]:
@@ -191,7 +191,7 @@ def add_command(
     app: typer.Typer,
     function: Callable[..., Any],
     more: Sequence[inspect.Parameter] = (),
-    find: Callable[[list[str]], Found] | None = None,
+    find: Callable[[list[str]], MethodOptions] | None = None,
     many: bool = False,
 ) -> None:
     """Add a command, some of whose options may depend on the command line, as on ``--method``.

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from offnominal.cli import options
-from offnominal.cli.command import Found, method_options, named
+from offnominal.cli.command import MethodOptions, method_options, named
 from offnominal.cli.info import describe
 from offnominal.cli.terminal import Unreadable, count, progress_bar, say, tell, warn_untrained
 from offnominal.errors import OptionError
@@ -57,7 +57,7 @@ def fit(
     unreadable.finish()
 
 
-def fit_options(args: list[str]) -> Found:
+def fit_options(args: list[str]) -> MethodOptions:
     """The options of the method that a command line names."""
     method = (named(args, "--method") or [_DEFAULT])[-1]
     return method, method_options(method)

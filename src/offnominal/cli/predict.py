@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 
 from offnominal.cli import options
-from offnominal.cli.command import Found, method_options, named
+from offnominal.cli.command import MethodOptions, method_options, named
 from offnominal.cli.terminal import ANOMALIES, Unreadable, count, progress_bar, say, warn_untrained
 from offnominal.errors import ImageError, OptionError
 
@@ -90,7 +90,7 @@ def predict(
         raise typer.Exit(ANOMALIES)
 
 
-def predict_options(args: list[str]) -> Found:
+def predict_options(args: list[str]) -> MethodOptions:
     """The options of the method that is to score a batch."""
     method = (named(args, "--method") or [_BATCHED])[-1]
     return method, method_options(method, without=("weights", "device"))

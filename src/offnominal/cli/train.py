@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from offnominal.cli import options
-from offnominal.cli.command import Found, Option, method_options, options_of
+from offnominal.cli.command import MethodOptions, Option, method_options, options_of
 from offnominal.cli.datasets import open_from_options
 from offnominal.cli.terminal import Unreadable, progress_bar, say, warn_untrained
 from offnominal.errors import OptionError
@@ -90,7 +90,7 @@ def train(
     unreadable.finish()
 
 
-def train_options(args: list[str]) -> Found:
+def train_options(args: list[str]) -> MethodOptions:
     """The options of the method that a command line names: its own, the recipe's, the prompts'."""
     words = [word for word in args if not word.startswith("-")]
     if args and not words:

@@ -25,7 +25,11 @@ def learned_values(module: nn.Module) -> dict[str, Any]:
 def learned_tensors(module: nn.Module) -> dict[str, Tensor]:
     """Tensors by name."""
     own = {k: v for k, v in vars(module).items() if _counts(k) and torch.is_tensor(v)}
-    inner = {k: v for k, v in module.state_dict().items() if _NETWORK not in k}
+    inner = {
+        name: tensor
+        for name, tensor in module.state_dict().items()
+        if _NETWORK not in name and not name.startswith("_")
+    }
     return {name: tensor.detach() for name, tensor in (own | inner).items()}
 
 

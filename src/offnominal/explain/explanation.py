@@ -31,7 +31,7 @@ _OUTSIDE = (238, 226)  # stripes
 
 
 @dataclass(frozen=True)
-class _Looked:
+class _Nearest:
     """A view of the image, and what its patches (gh, gw) were compared with."""
 
     view: View
@@ -86,20 +86,20 @@ def explain(
     pixels = read_image(image, detector.sixteen_bit)
     size = (pixels.shape[0], pixels.shape[1])
     prediction = detector.prediction(describe(image), pixels, detector.score(pixels))
-    looked = [_look(detector, view) for view in detector.views(pixels)]
-    if len({one.view.window for one in looked}) == 1:
+    nearest = [_nearest(detector, view) for view in detector.views(pixels)]
+    if len({one.view.window for one in nearest}) == 1:
         # Several ways to look at one place are averaged; the first stands for all of them.
-        scores = unflipped(prediction.patch_scores, looked[0].view)
-        looked = [replace(looked[0], scores=scores)]
-    found = _distinct(looked, prediction.anomaly_map, worst)
-    rows = [int(looked[place].row.flat[patch]) for place, patch in found]
+        scores = unflipped(prediction.patch_scores, nearest[0].view)
+        nearest = [replace(nearest[0], scores=scores)]
+    found = _distinct(nearest, prediction.anomaly_map, worst)
+    rows = [int(nearest[place].row.flat[patch]) for place, patch in found]
     origins = [detector.origin(row) for row in rows]
     shown = _read_references(origins, references, detector.sixteen_bit)
     matches = []
     for number, ((place, patch), row, origin) in enumerate(
         zip(found, rows, origins, strict=True), start=1
     ):
-        here = looked[place]
+        here = nearest[place]
         _, view, grid, nominal = detector.row_place(row)
         turned = bool(origin.angle % 90) or origin.mirrored
         around = patch_corners(view, grid, nominal, _MARGIN)
@@ -117,25 +117,25 @@ def explain(
     return Explanation(prediction, tuple(matches), shown)
 
 
-def _look(detector: BankDetector, view: View) -> _Looked:
+def _nearest(detector: BankDetector, view: View) -> _Nearest:
     features = detector.embed(torch.from_numpy(view.pixels))
     scores = detector.compare(features).patches.cpu().numpy()
     distance, row = detector.nearest(features)
     shape = scores.shape
-    return _Looked(
+    return _Nearest(
         view, scores, distance.reshape(shape).cpu().numpy(), row.reshape(shape).cpu().numpy()
     )
 
 
 def _distinct(
-    looked: Sequence[_Looked], heat: NDArray[np.float32], worst: int
+    nearest: Sequence[_Nearest], heat: NDArray[np.float32], worst: int
 ) -> list[tuple[int, int]]:
     """The highest-scoring patches (view, patch), one of each region of the map (H, W)."""
     size = (heat.shape[0], heat.shape[1])
-    scores = np.concatenate([one.scores.ravel() for one in looked])
-    places = [(at, patch) for at, one in enumerate(looked) for patch in range(one.scores.size)]
-    centres = np.array([looked[at].corners(patch).mean(0) for at, patch in places])
-    corners = looked[0].corners(0)
+    scores = np.concatenate([one.scores.ravel() for one in nearest])
+    places = [(at, patch) for at, one in enumerate(nearest) for patch in range(one.scores.size)]
+    centres = np.array([nearest[at].corners(patch).mean(0) for at, patch in places])
+    corners = nearest[0].corners(0)
     longest = max(np.linalg.norm(corners[1] - corners[0]), np.linalg.norm(corners[3] - corners[0]))
     apart = max(_MARGIN * float(longest), _APART * min(size))
     inside = (centres < np.array([size[1], size[0]])).all(1)  # tiles reach beyond the image

@@ -21,7 +21,7 @@ from offnominal.errors import OptionError
 __all__ = [
     "AnomalyCLIPPrompts",
     "CoOpPrompts",
-    "Learned",
+    "LearnedModule",
     "LearnedPrompts",
     "Position",
     "Projections",
@@ -33,7 +33,7 @@ _DEVIATION = 0.02  # of the prompts' first values, in both papers' code
 _STATES = ("normal", "anomalous")
 
 
-class Learned(nn.Module):
+class LearnedModule(nn.Module):
     """What a file of ``offnominal train`` holds."""
 
     method: ClassVar[str]  # the detector that uses it
@@ -46,7 +46,7 @@ class Learned(nn.Module):
         return {name: getattr(self, name) for name in names if name != "generator"}
 
 
-class LearnedPrompts(Learned):
+class LearnedPrompts(LearnedModule):
     """A pair of prompts, normal and abnormal, some of whose vectors are parameters."""
 
     holds: ClassVar[str] = "prompts"
@@ -139,7 +139,7 @@ class AnomalyCLIPPrompts(LearnedPrompts):
 
 
 class CoOpPrompts(LearnedPrompts):
-    """Learned context around the class names ``normal NAME`` and ``anomalous NAME``.
+    """LearnedModule context around the class names ``normal NAME`` and ``anomalous NAME``.
 
     Zhou et al., 2022, section 3.2; the two class names are AnomalyCLIP's adaptation to anomaly
     detection (its appendix on baselines).
@@ -212,7 +212,7 @@ class CoOpPrompts(LearnedPrompts):
         return torch.cat([start, context[:half], name, context[half:], tail])
 
 
-class Projections(Learned):
+class Projections(LearnedModule):
     """One linear layer for each level of the image tower (Chen et al., 2023, section 2.1).
 
     Parameters

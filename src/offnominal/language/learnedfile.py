@@ -21,7 +21,7 @@ from torch import Tensor
 from offnominal._version import __version__
 from offnominal.atomic import write_atomically
 from offnominal.errors import ModelFileError, OptionError
-from offnominal.language.learned import AnomalyCLIPPrompts, CoOpPrompts, Learned, Projections
+from offnominal.language.learned import AnomalyCLIPPrompts, CoOpPrompts, LearnedModule, Projections
 
 __all__ = ["LearnedFile", "read_learned", "write_learned"]
 
@@ -29,10 +29,10 @@ FORMAT = 1
 _KEY = "offnominal_learned"
 _PICKLED = (b"PK\x03\x04", b"\x80\x02\x8a\x0a")  # how both forms of torch.save begin
 
-L = TypeVar("L", bound=Learned)
+L = TypeVar("L", bound=LearnedModule)
 Tensors = dict[str, Tensor]
 
-_LEARNED: dict[str, type[Learned]] = {
+_LEARNED: dict[str, type[LearnedModule]] = {
     kind.method: kind for kind in (AnomalyCLIPPrompts, CoOpPrompts, Projections)
 }
 _ADVICE = "make one with `offnominal train`, or name a checkpoint that the authors released"
@@ -69,7 +69,7 @@ class LearnedFile:
     witness: Tensor | None = None
 
 
-def write_learned(path: Path, learned: Learned, about: LearnedFile) -> None:
+def write_learned(path: Path, learned: LearnedModule, about: LearnedFile) -> None:
     """Write prompts or layers; the file appears whole or not at all, the same bytes for the same.
 
     Raises
@@ -90,12 +90,12 @@ def read_learned(path: Path, kind: type[L]) -> tuple[L, LearnedFile]:
     Parameters
     ----------
     path : Path
-    kind : type of Learned
+    kind : type of LearnedModule
         What is looked for, such as ``CoOpPrompts``, or ``LearnedPrompts`` of any method.
 
     Returns
     -------
-    learned, about : Learned, LearnedFile
+    learned, about : LearnedModule, LearnedFile
         The first on the CPU, frozen.
 
     Raises

@@ -20,7 +20,7 @@ from offnominal.detectors.language.base import Banks
 from offnominal.detectors.language.learned import ClipFeatures, LearnedDetector
 from offnominal.detectors.options import Progress, check_choice, check_range
 from offnominal.errors import ModelFileError, OptionError
-from offnominal.language.learned import Learned, Projections
+from offnominal.language.learned import LearnedModule, Projections
 from offnominal.language.names import clean_name
 from offnominal.language.prompts import APRIL_GAN
 from offnominal.scoring import Size
@@ -76,7 +76,7 @@ class AprilGAN(LearnedDetector):
     method: ClassVar[str] = "april-gan"
     accepts_references: ClassVar[bool] = True
     file_options: ClassVar[tuple[str, ...]] = ("projections",)
-    kind: ClassVar[type[Learned]] = Projections
+    kind: ClassVar[type[LearnedModule]] = Projections
 
     def __init__(
         self,

@@ -19,7 +19,7 @@ from offnominal.backbones.weights import digest
 from offnominal.detectors.features import ViewScores
 from offnominal.detectors.language.base import LanguageDetector
 from offnominal.errors import ModelFileError, OptionError
-from offnominal.language.learned import AnomalyCLIPPrompts, Learned, LearnedPrompts
+from offnominal.language.learned import AnomalyCLIPPrompts, LearnedModule, LearnedPrompts
 from offnominal.language.learnedfile import LearnedFile, read_learned
 from offnominal.language.names import clean_name
 from offnominal.scoring import Size
@@ -50,7 +50,7 @@ class LearnedDetector(LanguageDetector):
     """
 
     # What the file holds.
-    kind: ClassVar[type[Learned]]
+    kind: ClassVar[type[LearnedModule]]
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
