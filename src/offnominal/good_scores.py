@@ -129,6 +129,8 @@ class CalibrationScores:
         stops = np.cumsum([fact["grid"][0] * fact["grid"][1] for fact in each], dtype=int)
         if len(arrays["patches"]) != (stops[-1] if len(stops) else 0):
             raise ValueError("its calibration scores are incomplete")
+        if not all(np.isfinite(array).all() for array in arrays.values()):
+            raise ValueError("its calibration scores are not finite")
         if not len(each) == len(arrays["images"]) == len(arrays["peaks"]):
             raise ValueError("its calibration scores are incomplete")
         parts = np.split(arrays["patches"], stops[:-1]) if each else []

@@ -9,6 +9,7 @@ import hashlib
 import math
 import os
 import stat
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -104,6 +105,13 @@ def read_image(source: ImageSource, sixteen_bit: str = "range") -> NDArray[np.ui
         grey = np.ascontiguousarray(eight)
         return np.asarray(cv2.cvtColor(grey, cv2.COLOR_GRAY2RGB), dtype=np.uint8)
     return np.array(eight[..., :3], dtype=np.uint8, order="C")
+
+
+def several(images: Iterable[ImageSource] | ImageSource) -> Iterable[ImageSource]:
+    """Images; a single one stands for a list of one."""
+    if isinstance(images, str | Path | np.ndarray) or hasattr(images, "getexif"):
+        return [images]  # type: ignore[list-item]  # narrowed just above
+    return images  # type: ignore[return-value]  # narrowed just above
 
 
 def describe(source: object) -> str:

@@ -685,7 +685,7 @@ def test_options_are_checked_at_once(options: dict[str, Any], message: str) -> N
 def test_options_of_a_network_are_none_of_its_own() -> None:
     taken = set(ChatModel.option_defaults())
     assert not taken & {"backbone", "weights", "layers", "resolution", "tile", "device"}
-    with pytest.raises(TypeError):
+    with pytest.raises(OptionError, match="has no option"):
         ChatModel(model="test", backbone="dinov2_vits14")
 
 

@@ -222,3 +222,18 @@ def test_a_large_bank_is_mapped_not_read(fabric_model: Path, tmp_path: Path) -> 
     grown, length = map(int, done.stdout.split())
     assert length == rows
     assert grown < 12 * 1024, f"{grown} KiB of private memory for a mapped bank"
+
+
+@pytest.mark.parametrize("part", ["images", "peaks", "patches"])
+def test_scores_that_are_no_numbers_are_refused(
+    fabric_model: Path, tmp_path: Path, part: str
+) -> None:
+    """A threshold that is not finite would let every part pass."""
+    with safe_open(fabric_model, framework="pt") as file:
+        metadata = file.metadata()
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    name = f"calibration.references.{part}"
+    tensors[name] = torch.full_like(tensors[name], torch.nan)
+    save_file(tensors, tmp_path / "nan.offn", metadata=metadata)
+    with pytest.raises(ModelFileError, match="not finite"):
+        load(tmp_path / "nan.offn")

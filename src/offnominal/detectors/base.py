@@ -23,7 +23,8 @@ from offnominal.detectors.options import (
 from offnominal.detectors.references import References, Sample, Standing, Version
 from offnominal.errors import ModelFileError, NotFittedError, OptionError
 from offnominal.good_scores import CalibrationScores, GoodScores
-from offnominal.images import ImageSource, content_digest, describe, parse_sixteen_bit, read_image
+from offnominal.images import ImageSource, content_digest, describe, read_image, several
+from offnominal.images import parse_sixteen_bit as check_sixteen_bit
 from offnominal.memory import MemoryBank
 from offnominal.prediction import Prediction
 from offnominal.prefetch import read_ahead
@@ -54,9 +55,8 @@ class Detector(nn.Module, ABC):
     """
 
     method: ClassVar[str]
-    # Whether `fit` must be given images; zero-shot methods are ready after a fit without any.
+    # Whether `fit` must, and may, be given images; zero-shot methods are fitted without any.
     needs_references: ClassVar[bool] = True
-    # Whether `fit` may be given images.
     accepts_references: ClassVar[bool] = True
     # The value of `aggregate` that stands for the image's own score, where the method gives one.
     own_score: ClassVar[str | None] = None
@@ -72,11 +72,14 @@ class Detector(nn.Module, ABC):
         sixteen_bit: str = "range",
         smoothing: float = 4.0,
         false_reject: float = 0.01,
+        **unknown: Any,
     ) -> None:
         super().__init__()
+        if unknown:
+            raise OptionError(f"{self.method} has no option {', '.join(unknown)}")
         check_aggregate(aggregate, self.own_score)
-        parse_sixteen_bit(sixteen_bit)
-        check_range("smoothing", smoothing, least=0)
+        check_sixteen_bit(sixteen_bit)
+        check_range("smoothing", smoothing, least=0, most=10_000)
         check_rate(false_reject)
         self.aggregate = aggregate
         self.sixteen_bit = sixteen_bit
@@ -191,12 +194,9 @@ class Detector(nn.Module, ABC):
     def predict(self, images: Iterable[ImageSource] | ImageSource) -> list[Prediction]:
         """Predictions for some images, in their order; the first bad image raises.
 
-        ``images`` is one image, or an iterable of paths, uint8 or uint16 arrays, or PIL images.
-        An :class:`ImageError` names the image; :meth:`stream` can go on instead.
+        ``images`` is one image, or an iterable as :meth:`fit` takes it.
         """
-        if isinstance(images, str | Path | np.ndarray) or hasattr(images, "getexif"):
-            images = [images]  # type: ignore[list-item]  # one image stands for a list of one
-        return list(self.stream(images))  # type: ignore[arg-type]  # narrowed just above
+        return list(self.stream(several(images)))
 
     def stream(
         self,
@@ -204,10 +204,7 @@ class Detector(nn.Module, ABC):
         on_error: OnError | None = None,
         progress: Progress | None = None,
     ) -> Iterator[Prediction]:
-        """Predictions as they come, in order and in constant memory, reading ahead.
-
-        Parameters as :meth:`fit` has them.
-        """
+        """Predictions as they come, in order, reading ahead; parameters as :meth:`fit` has them."""
         self.check_fitted()
         for done, (source, image) in enumerate(self.read(images, on_error), start=1):
             with torch.inference_mode():
@@ -258,6 +255,7 @@ class Detector(nn.Module, ABC):
         ``changes`` are of ``aggregate``, ``smoothing`` and ``false_reject``; any other raises an
         :class:`OptionError`. What was learned is shared, and stays as it is if the other grows.
         """
+        self.check_fitted()
         for name in changes:
             if name not in ("aggregate", "smoothing", "false_reject"):
                 raise OptionError(f"{name}: takes another fit; only the scoring can be changed")
@@ -390,7 +388,9 @@ class Detector(nn.Module, ABC):
         self, images: Iterable[ImageSource], on_error: OnError | None
     ) -> Iterator[tuple[ImageSource, np.ndarray]]:
         """Images as uint8 (H, W, 3) arrays, read ahead; bad ones are handed to ``on_error``."""
-        return read_ahead(images, lambda source: read_image(source, self.sixteen_bit), on_error)
+        return read_ahead(
+            several(images), lambda source: read_image(source, self.sixteen_bit), on_error
+        )
 
     def check_fitted(self) -> None:
         """Raise a :class:`NotFittedError` unless something was learned."""

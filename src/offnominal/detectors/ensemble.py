@@ -110,6 +110,8 @@ class Ensemble(Detector):
         if chosen is None:
             chosen = _PAPER_SETTINGS if of == "patchcore" else {}
         for name in chosen:
+            if name in ("backbone", "weights", "false_reject"):
+                raise OptionError(f"settings {name}: give it as an option of the ensemble")
             if name not in kind.option_defaults():
                 raise OptionError(f"settings {name}: the method {of} has no such option")
         own = ("layers", "resolution", "resize", "tile", "precision", "device", "sixteen_bit")

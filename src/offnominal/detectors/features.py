@@ -10,7 +10,12 @@ from torch import Tensor
 from offnominal.backbones import DEFAULT, backbone_name, load_backbone
 from offnominal.backbones.base import Backbone, Levels, Resize
 from offnominal.detectors.base import Detector
-from offnominal.detectors.options import Precision, check_choice, choose_device
+from offnominal.detectors.options import (
+    Precision,
+    check_choice,
+    check_range,
+    choose_device,
+)
 from offnominal.errors import ModelFileError, OptionError
 from offnominal.scoring import Scores, Size
 from offnominal.views import View, merge, tiled_views, whole_view
@@ -25,6 +30,7 @@ __all__ = [
     "tokens_of",
 ]
 
+_LARGEST = 2**14  # pixels of a side that a network is given
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 Fusion = Literal["mean", "concat"]
@@ -105,6 +111,8 @@ class FeatureDetector(Detector):
         check_choice("precision", precision, Precision)
         if resize is not None:
             check_choice("resize", resize, Resize)
+        if resolution is not None:
+            check_range("resolution", resolution, least=1, most=_LARGEST)
         if tile and not self.takes_tiles:
             raise OptionError(
                 f"--tile {tile}: {self.method} looks at images as a whole; leave it out, or "
@@ -279,7 +287,9 @@ class FeatureDetector(Detector):
 
     def restore(self, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
         """Take over what was learned, if the backbone is the one that it was learned with."""
-        net, known = self.load_network(), header["backbone"]
+        net, known = self.load_network(), header.get("backbone", {})
+        if not {"name", "digest"} <= set(known):
+            raise ModelFileError("its header does not say which backbone it was fitted with")
         if net.digest != known["digest"]:
             raise ModelFileError(
                 f"fitted with other weights of {net.name} than "

@@ -275,7 +275,7 @@ def load(path: str | Path, weights: str | None = None, device: str = "auto") -> 
     known = {name: given[name] for name in given if name in kind.option_defaults() and given[name]}
     try:
         detector = kind(**(dict(header["options"]) | known))
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, OptionError) as error:
         raise ModelFileError(f"{path}: its options do not fit its method ({error})") from error
     try:
         detector.restore(header, modelfile.read(path, "pt"))

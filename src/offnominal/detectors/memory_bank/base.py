@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from offnominal.detectors.memory_bank.scores import BankScores
 from offnominal.detectors.options import OnError, Progress
 from offnominal.detectors.references import Change, References, Rescored, Standing, What
 from offnominal.errors import OptionError
-from offnominal.images import ImageSource
+from offnominal.images import ImageSource, several
 from offnominal.memory import leave_one_out
 from offnominal.scoring import Scores, Size
 from offnominal.views import View
@@ -111,9 +110,7 @@ class BankDetector(BankScores):
             If there is no such reference, several, or no reference would be left.
         """
         before = self._before("forget a single image")
-        single = isinstance(image, str | Path | np.ndarray) or hasattr(image, "getexif")
-        several: Any = [image] if single else image
-        found = {self.references.find(one, self.sixteen_bit) for one in several}
+        found = {self.references.find(one, self.sixteen_bit) for one in several(image)}
         if not found:
             raise OptionError("name at least one reference to forget")
         if found == set(self.references.active):
