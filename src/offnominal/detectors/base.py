@@ -255,7 +255,6 @@ class Detector(nn.Module, ABC):
         ``changes`` are of ``aggregate``, ``smoothing`` and ``false_reject``; any other raises an
         :class:`OptionError`. What was learned is shared, and stays as it is if the other grows.
         """
-        self.check_fitted()
         for name in changes:
             if name not in ("aggregate", "smoothing", "false_reject"):
                 raise OptionError(f"{name}: takes another fit; only the scoring can be changed")
