@@ -10,7 +10,6 @@ import typer
 from offnominal.cli import options
 from offnominal.cli.command import add_command, parameters_of
 from offnominal.cli.terminal import UNREADABLE, console, progress_bar, say, table
-from offnominal.datasets.catalogue import LAYOUTS, PRESETS
 
 if TYPE_CHECKING:
     from offnominal.datasets.dataset import Dataset
@@ -78,6 +77,8 @@ def datasets(context: typer.Context) -> None:
     """List the layouts that can be read, and known data sets with source and licence."""
     if context.invoked_subcommand is not None:
         return
+    from offnominal.datasets.catalogue import LAYOUTS, PRESETS
+
     screen = console(175)
     layouts = [(layout.name, layout.looks_for, layout.about) for layout in LAYOUTS.values()]
     screen.print(table(("layout", "recognised by", "of"), layouts))

@@ -2,7 +2,6 @@
 
 import platform
 import re
-from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
 import typer
@@ -46,6 +45,8 @@ def doctor() -> None:
 
 def _packages() -> dict[str, str]:
     """Versions of the packages that this one needs; none for one that is missing."""
+    from importlib.metadata import PackageNotFoundError, requires, version
+
     needed = [each for each in requires("offnominal") or [] if "extra ==" not in each]
     found = {}
     for name in (re.split(r"[^\w.-]", each)[0] for each in needed):
