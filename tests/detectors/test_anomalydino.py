@@ -13,6 +13,7 @@ from tests.seeded import save_dinov2_vits14
 
 from offnominal import AnomalyDINO, BatchedAnomalyDINO, Detector, load
 from offnominal.datasets.synthetic import draw_defective, draw_good
+from offnominal.detectors.features import FeatureDetector
 from offnominal.errors import ImageError, NotFittedError, OptionError
 from offnominal.images import read_image
 
@@ -309,6 +310,12 @@ def test_a_detector_without_its_methods_cannot_be_made() -> None:
 
     with pytest.raises(TypeError, match=r"score.*score_reference"):
         Half()
+
+    class WithoutCompare(FeatureDetector):
+        method = "without-compare"
+
+    with pytest.raises(TypeError, match="compare"):
+        WithoutCompare()
 
 
 def test_not_fitted() -> None:

@@ -1,5 +1,6 @@
 """Detectors over a backbone: pixels in, features compared with what good parts showed."""
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, NamedTuple, Self
 
@@ -150,9 +151,9 @@ class FeatureDetector(Detector):
             Whether new images are looked at so too.
         """
 
+    @abstractmethod
     def compare(self, features: Any, without: int | None = None) -> ViewScores:
         """Score a view by its features, as if reference ``without`` had never been learned."""
-        raise NotImplementedError(f"{type(self).__name__} must write compare, or score")
 
     def choose_levels(self, network: Backbone) -> Backbone:
         """The network at the levels that this method uses where ``layers`` names none."""

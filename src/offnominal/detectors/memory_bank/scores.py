@@ -1,5 +1,6 @@
 """Scores by a memory bank: of images, and of its references without their own rows."""
 
+from abc import abstractmethod
 from typing import Any, Literal
 
 import numpy as np
@@ -82,13 +83,13 @@ class BankScores(FeatureDetector):
 
     # -- what a method writes -----------------------------------------------------------------
 
+    @abstractmethod
     def rows(self, features: Any) -> Tensor:
         """Features of a view as the bank takes them, (n, dim)."""
-        raise NotImplementedError(f"{type(self).__name__} must write rows")
 
+    @abstractmethod
     def patch_distance(self, squared: Tensor) -> Tensor:
         """Patch scores (n,) from squared distances to the nearest rows (n, k)."""
-        raise NotImplementedError(f"{type(self).__name__} must write patch_distance")
 
     def judge(self, rows: Tensor, without: int | None = None) -> tuple[Tensor, Tensor | None]:
         """Patch scores (n,) of rows (n, dim) of a view, and the weight of its image score."""
