@@ -12,7 +12,7 @@ import offnominal
 
 ROOT = Path(offnominal.__file__).parent
 GROUND = {
-    *("errors", "atomic", "paths", "prefetch", "pictures", "images", "sizing", "views"),
+    *("errors", "text", "atomic", "paths", "prefetch", "pictures", "images", "sizing", "views"),
     *("scoring", "good_scores", "calibration", "prediction", "modelfile", "_version"),
 }
 # What stands on detectors and is imported by nothing but the command line and whole paths.

@@ -2,26 +2,72 @@
 
 import glob
 import os
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
 from offnominal.errors import OptionError
+from offnominal.text import printable
 
-__all__ = ["IMAGE_SUFFIXES", "find_images", "walk"]
+__all__ = ["IMAGE_SUFFIXES", "PassedOver", "find_images", "is_own", "walk"]
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
+IMAGE_SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff"}
+)
+
+MARK = "Drawn by Offnominal"
+"""Stands in every picture that the program draws, so that it is never taken for a part."""
+
+# Where NAS, Windows and macOS keep thumbnails and what was thrown away, in lower case.
+_SYSTEM = frozenset({"@eadir", "#recycle", "@recycle", "@recently-snapshot", "#snapshot",
+                     "$recycle.bin", "recycler", "system volume information", "__macosx",
+                     "lost+found"})  # fmt: skip
+_SYSTEM_FILES = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini"})
+# A results folder holds the first two; what `predict` puts there is passed over, the user's own
+# pictures beside it are not.
+_RESULTS = {"run.json", "results.jsonl"}
+_RESULT_FILES = _RESULTS | {"results.csv"}
+_RESULT_FOLDERS = {"overlays", "maps", "masks"}
+_OWN = "written by Offnominal"
 
 
-def find_images(paths: Iterable[str | Path]) -> list[Path]:
+class PassedOver(Counter[str]):
+    """Files that a search left aside, counted by why: a suffix, or in words."""
+
+    def __str__(self) -> str:
+        """Such as ``3 files passed over: 2 .gif, 1 written by Offnominal``; empty without any."""
+        if not self.total():
+            return ""
+        most = sorted(self.items(), key=lambda one: (-one[1], one[0]))[:8]
+        named = [f"{number} {printable(why)}" for why, number in most if number]
+        rest = self.total() - sum(number for _, number in most)
+        if rest:
+            named.append(f"{rest} others")
+        files = "1 file" if self.total() == 1 else f"{self.total()} files"
+        return f"{files} passed over: {', '.join(named)}"
+
+    def note(self, file: str | Path) -> None:
+        """Count a file that is no image by its name."""
+        name = Path(file).name
+        if name.lower() not in _SYSTEM_FILES:
+            self[Path(name).suffix.lower() or "without a suffix"] += 1
+
+
+def find_images(
+    paths: Iterable[str | Path] | str | Path, passed: PassedOver | None = None
+) -> list[Path]:
     """List the images that files, folders and glob patterns name.
 
     Parameters
     ----------
-    paths : iterable of str or pathlib.Path
+    paths : str or pathlib.Path, or iterable of them
         Files, taken whatever their suffix; folders, searched with all folders below them; glob
         patterns, where ``**`` stands for any number of folders, which match folders and files.
-        In folders and patterns only `IMAGE_SUFFIXES` count, in either case, and hidden files and
-        folders do not.
+        In folders and patterns only `IMAGE_SUFFIXES` count, in either case. Hidden files and
+        folders do not, nor do those where systems keep thumbnails and what was thrown away, nor
+        results folders. Pictures that Offnominal drew never count.
+    passed : PassedOver or None
+        Told of what was left aside, but for what is hidden.
 
     Returns
     -------
@@ -37,51 +83,100 @@ def find_images(paths: Iterable[str | Path]) -> list[Path]:
         paths = [paths]
     found: dict[str, Path] = {}
     for path in map(str, paths):
-        if Path(path).is_dir():
-            images = sorted(walk(path))
-            if not images:
+        left = PassedOver()
+        images = _images_of(path, left)
+        if not images:
+            told = f" ({left})" if left.total() else ""
+            if os.path.lexists(path) and not Path(path).is_dir():
+                raise OptionError(f"{path}: written by Offnominal, not a picture of a part")
+            if Path(path).is_dir():
                 suffixes = " ".join(sorted(IMAGE_SUFFIXES))
-                raise OptionError(f"{path}: no images in this folder (looked for {suffixes})")
-        elif os.path.lexists(path):
-            images = [Path(path)]
-        elif glob.has_magic(path):
-            images = sorted(_match(path))
-            if not images:
-                raise OptionError(f"{path}: the pattern matches no image; check it, and quote it")
-        else:
-            raise OptionError(f"{path}: no such file or folder; check the path")
+                raise OptionError(f"{path}: no images in this folder{told}; looked for {suffixes}")
+            raise OptionError(f"{path}: the pattern matches no image{told}; check it, and quote it")
         for image in images:
             found.setdefault(os.path.abspath(image), image)  # noqa: PTH100 (symlinks stay apart)
+        if passed is not None:
+            passed.update(left)
     return list(found.values())
 
 
-def walk(folder: str | Path) -> list[Path]:
-    """Images in a folder and in all folders below it, without hidden ones, in no order."""
+def walk(folder: str | Path, passed: PassedOver | None = None) -> list[Path]:
+    """Images in a folder and in all folders below it, as :func:`find_images` has it, in no order.
+
+    Raises
+    ------
+    OptionError
+        If a folder cannot be listed.
+    """
 
     def refuse(error: OSError) -> None:
         raise OptionError(f"{error.filename}: cannot be listed ({error.strerror})") from error
 
+    left = PassedOver() if passed is None else passed
     images: list[Path] = []
     seen: set[str] = set()
     for here, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
         # A link to a folder above would otherwise be followed round and round.
         real = os.path.realpath(here)
-        folders[:] = [] if real in seen else [f for f in sorted(folders) if not f.startswith(".")]
-        if real not in seen:
-            images += [Path(here, f) for f in files if not f.startswith(".") and _is_image_name(f)]
+        if real in seen:
+            folders[:] = []
+            continue
         seen.add(real)
+        folders[:] = [f for f in sorted(folders) if not _is_kept_by_system(f)]
+        if set(files) >= _RESULTS:
+            results = [f for f in folders if f in _RESULT_FOLDERS]
+            left[_OWN] += len(_RESULT_FILES & set(files)) + sum(
+                len(inside) for f in results for *_, inside in os.walk(Path(here, f))
+            )
+            folders[:] = [f for f in folders if f not in _RESULT_FOLDERS]
+            files = [f for f in files if f not in _RESULT_FILES]
+        images += _pictures([Path(here, f) for f in files if not f.startswith(".")], left)
     return images
 
 
-def _match(pattern: str) -> list[Path]:
+def is_own(path: str | Path) -> bool:
+    """Whether Offnominal wrote a file: a model, or a picture with its mark."""
+    suffix = Path(path).suffix.lower()
+    if suffix not in IMAGE_SUFFIXES:
+        return suffix == ".offn"
+    try:
+        with Path(path).open("rb") as file:
+            return MARK.encode() in file.read(256)
+    except (OSError, ValueError):
+        return False  # reading it will say what is wrong
+
+
+def _images_of(path: str, left: PassedOver) -> list[Path]:
+    if "\0" in path:
+        raise OptionError(f"{printable(path)}: no such file or folder; check the path")
+    if Path(path).is_dir():
+        return sorted(walk(path, left))
+    if os.path.lexists(path):
+        return _unmarked([Path(path)], left)
+    if not glob.has_magic(path):
+        raise OptionError(f"{path}: no such file or folder; check the path")
     images: list[Path] = []
-    for match in glob.glob(pattern, recursive=True):  # noqa: PTH207 (patterns may be absolute)
-        if Path(match).is_dir():
-            images += walk(match)
-        elif _is_image_name(match):
-            images.append(Path(match))
-    return images
+    for match in glob.glob(path, recursive=True):  # noqa: PTH207 (patterns may be absolute)
+        images += walk(match, left) if Path(match).is_dir() else _pictures([Path(match)], left)
+    return sorted(images)
 
 
-def _is_image_name(name: str) -> bool:
-    return Path(name).suffix.lower() in IMAGE_SUFFIXES
+def _pictures(files: list[Path], left: PassedOver) -> list[Path]:
+    """Those with a picture's name, and not drawn by the program."""
+    pictures = []
+    for file in files:
+        if file.suffix.lower() in IMAGE_SUFFIXES or file.suffix.lower() == ".offn":
+            pictures.append(file)
+        else:
+            left.note(file)
+    return _unmarked(pictures, left)
+
+
+def _unmarked(files: list[Path], left: PassedOver) -> list[Path]:
+    kept = [file for file in files if not is_own(file)]
+    left[_OWN] += len(files) - len(kept)
+    return kept
+
+
+def _is_kept_by_system(folder: str) -> bool:
+    return folder.startswith(".") or folder.lower() in _SYSTEM

@@ -1,10 +1,18 @@
 """Pictures of results: heat maps, overlays, outlines."""
 
+from pathlib import Path
+from typing import Any
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image as PillowImage
+from PIL.PngImagePlugin import PngInfo
 
-__all__ = ["beside", "colour_map", "outline", "overlay"]
+from offnominal.atomic import writing
+from offnominal.paths import MARK
+
+__all__ = ["beside", "colour_map", "outline", "overlay", "save_picture"]
 
 Image = NDArray[np.uint8]
 
@@ -84,3 +92,28 @@ def beside(*pictures: Image) -> Image:
     for picture in pictures[1:]:
         parts += [gap, picture]
     return np.concatenate(parts, axis=1)
+
+
+def save_picture(path: Path, picture: NDArray[Any]) -> None:
+    """Write a picture, whole or not at all, with the mark that tells it from a picture of a part.
+
+    Parameters
+    ----------
+    path : Path
+        Ends in ``.png`` or ``.tiff``; its folder is there.
+    picture : uint8 array of shape (H, W, 3) or (H, W), or for TIFF a float32 array (H, W)
+
+    Raises
+    ------
+    OptionError
+        If it cannot be written.
+    """
+    marked = PngInfo()
+    marked.add_text("Software", MARK)
+    how: dict[str, Any] = {"pnginfo": marked, "compress_level": 1}  # PNG's quickest
+    with writing(path) as temporary:
+        image = PillowImage.fromarray(picture)
+        if path.suffix.lower() == ".png":
+            image.save(temporary, "png", **how)
+        else:
+            image.save(temporary, "tiff", software=MARK)

@@ -1,0 +1,55 @@
+"""Names that come from outside, made safe to show, to print and to open in a spreadsheet."""
+
+import json
+import re
+from typing import Any
+
+__all__ = ["cell", "json_line", "printable"]
+
+# What a spreadsheet takes for the beginning of a formula; some read the full-width signs as well.
+_FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+
+
+def printable(text: object) -> str:
+    """A text in which nothing steers a terminal, breaks a line or has no encoding.
+
+    Control characters, line separators, changes of direction and bytes of a name that were no
+    UTF-8 (which Python keeps as lone surrogates) are written as escapes such as ``\\x1b``.
+    """
+    plain = str(text)
+    if plain.isprintable():
+        return plain
+    return "".join(char if char.isprintable() or char == "\u3000" else _escaped(char)
+                   for char in plain)  # fmt: skip
+
+
+def cell(value: Any) -> Any:
+    """A value for a CSV: texts printable, and never a formula; others as they are.
+
+    A text that a spreadsheet would calculate gets an apostrophe in front, which spreadsheets take
+    for "this is text".
+    """
+    if not isinstance(value, str):
+        return value
+    shown = printable(value)
+    return f"'{shown}" if shown.lstrip(" ").startswith(_FORMULA) else shown
+
+
+def json_line(row: dict[str, Any]) -> str:
+    """One line of JSON, whatever the texts hold: reading it gives them back to the character.
+
+    Raises
+    ------
+    ValueError
+        If a number is not finite, which JSON has no word for.
+    """
+    line = json.dumps(row, ensure_ascii=False, allow_nan=False)
+    return line if line.isprintable() else re.sub(r"[^ -~]", _json_escaped, line)
+
+
+def _escaped(char: str) -> str:
+    return char.encode("unicode_escape", "surrogatepass").decode("ascii")
+
+
+def _json_escaped(match: re.Match[str]) -> str:
+    return match[0] if match[0].isprintable() else json.dumps(match[0])[1:-1]
