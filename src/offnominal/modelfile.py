@@ -1,9 +1,9 @@
 """A model file: one safetensors file, a JSON header in its metadata, and no pickle.
 
 The metadata's entry ``offnominal`` is a JSON object with the format's version, the library's
-version, a checksum of every tensor and what the caller adds; the entry ``sha256`` is the digest of
-that text. Reading checks both, so a flipped bit anywhere is found before anything is decided with
-it. Nothing here knows what a detector is.
+version, a checksum of every tensor and what the caller adds; first of all comes ``sha256``, the
+digest of the rest of the text. Reading checks both, so a flipped bit anywhere is found before
+anything is decided with it. Nothing here knows what a detector is.
 """
 
 import hashlib
@@ -28,7 +28,8 @@ __all__ = ["FORMAT", "is_model", "read", "read_header", "write"]
 
 # 4: checksums, and sizes that complete the last patch; 3 and before had neither.
 FORMAT = 4
-_KEY, _DIGEST, _SUMS = "offnominal", "sha256", "sums"
+_KEY, _SUMS = "offnominal", "sums"
+_DIGEST = '{"sha256": "'
 _PIECE = 4 * 2**20  # bytes that one thread sums up at a time
 
 
@@ -65,9 +66,9 @@ def write(path: Path, header: Mapping[str, Any], tensors: Mapping[str, NDArray[A
     path = path.absolute()
     try:
         text = json.dumps(full, allow_nan=False)
-        metadata = {_KEY: text, _DIGEST: hashlib.sha256(text.encode()).hexdigest()}
         with replacing(path) as temporary:
-            save_file(arrays, temporary, metadata=metadata)
+            # One entry: of several the library writes now the one first and now the other.
+            save_file(arrays, temporary, metadata={_KEY: _signed(text)})
     except (OSError, SafetensorError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise ModelFileError(f"{path}: cannot be written ({reason})") from error
@@ -120,14 +121,19 @@ def read_header(path: Path) -> dict[str, Any]:
             f"{path}: written by Offnominal {header.get('version')} in format {header['format']}; "
             f"this is {__version__}, which reads format {FORMAT}: {remedy}"
         )
-    if hashlib.sha256(metadata[_KEY].encode()).hexdigest() != metadata.get(_DIGEST):
+    if _signed("{" + metadata[_KEY][len(_signed("{")) :]) != metadata[_KEY]:
         raise ModelFileError(
             f"{path}: its header is not as it was written (checksum); copy it again or fit it anew"
         )
     try:
-        return _Header.model_validate(header).model_dump()
+        return _Header.model_validate(header).model_dump(exclude={"sha256"})
     except ValidationError as error:
         raise ModelFileError(f"{path}: its header is damaged ({first_of(error)})") from error
+
+
+def _signed(text: str) -> str:
+    """The text of a JSON object, with its digest as the first entry."""
+    return f'{_DIGEST}{hashlib.sha256(text.encode()).hexdigest()}", {text[1:]}'
 
 
 def first_of(error: ValidationError) -> str:

@@ -159,8 +159,8 @@ _Length = Annotated[int, Field(ge=1, lt=2**20)]
 class _PlainReference(TypedDict):
     file: str
     digest: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
-    size: Annotated[tuple[_Length, _Length], Field(strict=False)]  # in JSON a list
-    active: bool
+    size: tuple[_Length, _Length]
+    active: Annotated[bool, Field(strict=True)]
 
 
 class _PlainStep(TypedDict):
@@ -294,7 +294,7 @@ class References(list[Reference]):
         ValueError
             If it is anything else, or a step speaks of a reference that there is not.
         """
-        told = TypeAdapter(_Plain).validate_python(values, strict=True)
+        told = TypeAdapter(_Plain).validate_python(values)
         known = [Reference(**one) for one in told["known"]]
         steps = [Step(**step) for step in told["steps"]]
         if any(number not in range(len(known)) for step in steps for number in step.numbers):
