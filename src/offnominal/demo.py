@@ -1,13 +1,15 @@
 """The whole path on synthetic parts: draw, fit, predict, measure, and a page to look at."""
 
 import shutil
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from filelock import FileLock, Timeout
 
 from offnominal.datasets.masks import sample_mask
 from offnominal.datasets.sample import Sample
@@ -78,9 +80,25 @@ def run_demo(
     Raises
     ------
     OptionError
-        If the folder holds parts that the demonstration did not draw.
+        If the folder holds parts that the demonstration did not draw, another demonstration is at
+        it, or it cannot be written.
     """
-    samples = write_dataset(_room(folder), looks, n_train, n_good, n_per_defect, seed)
+    with _claimed(folder):
+        return _run(
+            folder, backbone, weights, seed, looks, progress, (n_train, n_good, n_per_defect)
+        )
+
+
+def _run(
+    folder: Path,
+    backbone: str | None,
+    weights: str | None,
+    seed: int,
+    looks: Sequence[str],
+    progress: Progress | None,
+    numbers: tuple[int, int, int],
+) -> DemoResult:
+    samples = _drawn(folder, looks, numbers, seed)
     new = partial(
         AnomalyDINO,
         backbone=backbone,
@@ -105,16 +123,52 @@ def run_demo(
     return DemoResult(page, figures)
 
 
-def _room(folder: Path) -> Path:
-    """The folder for the parts, empty but for the mark that tells whose they are."""
+@contextmanager
+def _claimed(folder: Path) -> Iterator[None]:
+    """The folder for one demonstration at a time; what cannot be written there is said."""
     root = folder / "parts"
-    if root.exists():
-        if not (root / _MARK).exists():
-            raise OptionError(f"-o {folder}: {root} is not from an earlier demonstration")
-        shutil.rmtree(root)
-    root.mkdir(parents=True)
-    (root / _MARK).touch()
-    return root
+    if root.exists() and not (root / _MARK).exists():
+        raise OptionError(f"-o {folder}: {root} is not from an earlier demonstration")
+    lock = FileLock(folder / ".lock")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with lock.acquire(blocking=False):
+            yield
+    except Timeout as error:
+        told = "another demonstration is writing into it; wait for it, or name another folder"
+        raise OptionError(f"-o {folder}: {told}") from error
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise OptionError(f"-o {folder}: cannot be written ({reason}); name another") from error
+    finally:
+        if not lock.is_locked:
+            with suppress(OSError):
+                (folder / ".lock").unlink()
+
+
+def _drawn(
+    folder: Path, looks: Sequence[str], numbers: tuple[int, int, int], seed: int
+) -> list[Sample]:
+    """The parts; those of an earlier demonstration go when the new ones are there."""
+    root, draft = folder / "parts", folder / ".parts"
+    shutil.rmtree(draft, ignore_errors=True)
+    try:
+        draft.mkdir()
+        (draft / _MARK).touch()
+        samples = write_dataset(draft, looks, *numbers, seed)
+        if root.exists():
+            shutil.rmtree(root)
+        draft.rename(root)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+    def moved(path: Path) -> Path:
+        return root / path.relative_to(draft)
+
+    return [
+        replace(sample, image=moved(sample.image), mask=sample.mask and moved(sample.mask))
+        for sample in samples
+    ]
 
 
 class _Shown(NamedTuple):

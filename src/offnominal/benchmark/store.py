@@ -223,9 +223,9 @@ class Store:
         if own.exists():
             return ""
         earlier = sorted(
-            (path.stat().st_mtime, path, known["files"])
+            (path.stat().st_mtime, path, files)
             for path in own.parent.glob(f"{own.name[:16]}-*.json")
-            if (known := _read_contents(path))
+            if (files := self.earlier_files(path))
         )
         content = {"dataset": dataset, "category": category, "files": contents.files}
         with self._writing(), replacing(own) as temporary:
@@ -234,6 +234,15 @@ class Store:
             return ""
         unlike = contents.unlike(earlier[-1][2])
         return f"{len(unlike)} files are not as they were for earlier cells ({named(unlike)})"
+
+    @staticmethod
+    def earlier_files(path: Path) -> dict[str, str] | None:
+        """Digests of the files that earlier cells were of; None where it cannot be told."""
+        try:
+            files: dict[str, str] = read_json(path, ContentsFile)["files"]
+        except DatasetError:
+            return None
+        return files
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -298,11 +307,3 @@ def _read_cell(folder: Path) -> FinishedCell:
         figures = metrics[name].items()
         metrics[name] = {key: math.nan if value is None else value for key, value in figures}
     return FinishedCell(folder, settings, run, metrics)
-
-
-def _read_contents(path: Path) -> dict[str, Any] | None:
-    """What files earlier cells were of; None where it cannot be told."""
-    try:
-        return read_json(path, ContentsFile)
-    except DatasetError:
-        return None

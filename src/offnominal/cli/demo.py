@@ -34,8 +34,12 @@ def demo(
     if backbone is None and weights is None:
         backbone = "builtin-aligned"  # the parts lie in one place
     say("drawing parts of two looks, with defects")
-    with progress_bar(None) as advance:
-        result = run_demo(output, backbone, weights, seed, progress=advance)
+    try:
+        with progress_bar(None) as advance:
+            result = run_demo(output, backbone, weights, seed, progress=advance)
+    except (KeyboardInterrupt, SystemExit):
+        say(f"no page was written; {output} has what was there before, and what was done until now")
+        raise
     names = list(result.figures[0])
     rows = [[f"{v:.3f}" if isinstance(v, float) else str(v) for v in row.values()]
             for row in result.figures]  # fmt: skip

@@ -10,6 +10,7 @@ from offnominal.benchmark.published import Published
 from offnominal.benchmark.store import FinishedCell
 from offnominal.report.results import Setup, varying
 from offnominal.report.words import METRICS, difference, heading, setting_words, spread
+from offnominal.text import cell, printable
 
 __all__ = ["Entry", "Table", "by_category", "latex", "overview", "present"]
 __all__ += ["write_cells", "write_results"]
@@ -107,22 +108,22 @@ def by_category(
 def write_cells(path: Path, cells: Sequence[FinishedCell]) -> None:
     """One row a cell, with every figure and its interval as shares of 1."""
     rows: list[dict[str, Any]] = []
-    for cell in cells:
-        settings, run, timings = cell.settings, cell.run, cell.run.get("timings") or {}
+    for one in cells:
+        settings, run, timings = one.settings, one.run, one.run.get("timings") or {}
         names = ("dataset", "category", "method", "shots", "seed", "sampling", "cached")
-        row = {name: settings[name] for name in names} | {"untrained": cell.untrained}
+        row = {name: settings[name] for name in names} | {"untrained": one.untrained}
         row["shots"] = _shots(settings["shots"])
         row |= {f"option_{name}": value for name, value in sorted(settings["options"].items())}
         row |= {name: run.get(name) for name in ("version", "device", "cpu", "threads", "finished")}
         stages = ("fit", "predict", "per_image", "per_image_uncached")
         row |= {f"{name}_seconds": timings.get(name) for name in stages}
-        row |= {"images": run.get("images"), "unscored": cell.unscored}
-        wrong = cell.metrics.get("failures_as_wrong", {})
+        row |= {"images": run.get("images"), "unscored": one.unscored}
+        wrong = one.metrics.get("failures_as_wrong", {})
         row |= {f"{name}_failures_as_wrong": value for name, value in wrong.items()}
-        row |= cell.metrics["figures"]
-        for name, (low, high) in (cell.metrics.get("intervals") or {}).items():
+        row |= one.metrics["figures"]
+        for name, (low, high) in (one.metrics.get("intervals") or {}).items():
             row |= {f"{name}_low": low, f"{name}_high": high}
-        rows.append(row | {"cell": cell.name})
+        rows.append(row | {"cell": one.name})
     _write(path, rows)
 
 
@@ -227,7 +228,7 @@ def _shots(shots: int | None) -> int | str:
 
 
 def _escape(text: str) -> str:
-    return text.translate(_LATEX)
+    return printable(text).translate(_LATEX)
 
 
 def _latex(entry: Entry) -> str:
@@ -246,5 +247,6 @@ def _latex(entry: Entry) -> str:
 def _write(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     import pandas as pd
 
+    safe = [{name: cell(value) for name, value in row.items()} for row in rows]
     # Whole numbers that some rows lack stay whole numbers.
-    pd.DataFrame(rows, dtype=object).to_csv(path, index=False, lineterminator="\n")
+    pd.DataFrame(safe, dtype=object).to_csv(path, index=False, lineterminator="\n")
