@@ -167,6 +167,7 @@ class Detector(Judge, ABC):
         progress : callable or None
             Called with the stage and the number of images that it has done.
         """
+        images = several(images)
         self._forget_references()
         self.expected = len(images) if isinstance(images, Sequence) else None
         copies: list[str] = []
