@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from offnominal.errors import ModelFileError, OptionError
+from offnominal.text import brief
 
 if TYPE_CHECKING:
     from offnominal.detectors.base import Detector
@@ -269,7 +270,9 @@ def load(path: str | Path, weights: str | None = None, device: str = "auto") -> 
     header = modelfile.read_header(path)
     method = header.get("method")
     if method not in METHODS:
-        raise ModelFileError(f"{path}: made by the method {method!r}, which this version lacks")
+        raise ModelFileError(
+            f"{path}: made by the method {brief(repr(method))}, which this version lacks"
+        )
     kind = detector_class(method)
     given = {"weights": weights, "device": device}
     # Not every method has a network.
@@ -277,7 +280,9 @@ def load(path: str | Path, weights: str | None = None, device: str = "auto") -> 
     try:
         detector = kind(**(checked_options(kind, header["options"]) | known))
     except (ValueError, TypeError) as error:
-        raise ModelFileError(f"{path}: its options do not fit its method ({error})") from error
+        raise ModelFileError(
+            f"{path}: its options do not fit its method ({brief(error)})"
+        ) from error
     tensors = modelfile.read(path, header, "pt")
     try:
         detector.restore(header, tensors)

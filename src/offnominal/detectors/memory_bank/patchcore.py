@@ -116,8 +116,8 @@ class PatchCore(BankDetector):
         check_choice("distance", distance, Distance)
         check_range("reweight_neighbours", reweight_neighbours, least=2)
         check_range("crop", crop, least=0)
-        check_range("level_dim", level_dim, least=1)
-        check_range("dim", dim, least=1)
+        check_range("level_dim", level_dim, least=1, most=65_536)
+        check_range("dim", dim, least=1, most=65_536)
         check_range("project", project, least=0)
         check_range("seed", seed, least=0, below=2**32)
         if patch < 1 or patch % 2 == 0:
