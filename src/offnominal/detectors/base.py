@@ -123,6 +123,9 @@ class Detector(nn.Module, ABC):
     def score_reference(self, number: int, kept: Any) -> Scores:
         """Score a reference as if it had never been learned."""
 
+    def not_inspected(self, size: Size) -> str | None:
+        """What of an image (H, W) is never looked at, in words; None: all of it is."""
+
     @property
     def leave_one_out(self) -> LeaveOneOut:
         """Whether :meth:`score_reference` keeps its word; ``none``: there is no such thing."""
