@@ -23,6 +23,7 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
+from offnominal import pixel_data
 from offnominal.errors import ImageError, OptionError
 
 ImageSource = str | os.PathLike[str] | NDArray[Any] | Image.Image
@@ -182,12 +183,16 @@ def _decode(stream: BinaryIO, name: str) -> NDArray[Any]:
     # Pillow and lies a little below ours; for TIFF and WebP it cannot be avoided.
     image = plugin(stream)
     _check_picture(image, name)
+    if reason := pixel_data.lacking(image, stream):
+        raise ImageError(name, f"is truncated or damaged ({reason}); {_AGAIN}")
     if isinstance(image, PngImageFile):
         # Reads the checksums, which decoding does not, so it has to come first.
         image.verify()
         stream.seek(0)
         image = plugin(stream)
     image.load()
+    if reason := pixel_data.lost(image, stream):
+        raise ImageError(name, f"is truncated or damaged ({reason}); {_AGAIN}")
     orientation = _orientation(image)
     if _is_deep_colour(image, head):
         stream.seek(0)

@@ -18,7 +18,6 @@ from PIL import Image
 
 from offnominal.errors import OptionError
 
-
 Resize = Literal["short", "crop", "square"]
 
 
