@@ -99,7 +99,9 @@ def check_against_torchvision(image, resolution):
     np.testing.assert_array_equal(pixels, reference[:, :height, :width].numpy())
     whole = to_pixels(resize_image(image, resolution, 14), MEAN, STD)
     np.testing.assert_array_equal(whole[:, :rows, :columns], reference.numpy())
-    assert all(0 <= side - own < 14 for side, own in zip(whole.shape[1:], (rows, columns)))
+    assert all(
+        0 <= side - own < 14 for side, own in zip(whole.shape[1:], (rows, columns), strict=True)
+    )
     if whole.shape[1] > rows:  # the border itself is not repeated
         np.testing.assert_array_equal(whole[:, rows], whole[:, rows - 2])
 

@@ -153,9 +153,7 @@ def _read(data: bytes) -> _Frame:
             }
             first, last, bits = struct.unpack_from("BBB", body, 1 + 2 * count)
             restarts = [found.start() for found in _RESTART.finditer(data, start, stop)]
-            scan = _Scan(
-                tables, first, last, bits >> 4, bits & 15, interval, start, stop, restarts
-            )
+            scan = _Scan(tables, first, last, bits >> 4, bits & 15, interval, start, stop, restarts)
             if not tables or not tables.keys() <= frame.sampling.keys() or last > 63:
                 raise ValueError("a scan that does not belong to it")
             frame.scans.append(scan)

@@ -1,31 +1,93 @@
-"""Whether a file holds the pixels that it promises; decoders make up what is missing.
+"""What an image file promises, and whether it holds it; decoders make up what is missing.
 
 What Pillow and its libraries notice themselves (a BMP, WebP, LZW or deflate strip that stops early)
 is not looked for again.
 """
 
 import math
+import os
+import stat
 import struct
 import zlib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFile
+from PIL.BmpImagePlugin import BmpImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
+from PIL.WebPImagePlugin import WebPImageFile
 
 from offnominal import jpeg
 
-__all__ = ["lacking", "lost"]
+__all__ = ["decoded_bytes", "lacking", "lost", "plugin"]
 
 _FAX, _JPEG = (2, 3, 4), 7  # TIFF 6.0, section 11; technical note 2
 _COMPRESSION, _JPEG_TABLES = 259, 347
 _PLACES = ((273, 279), (324, 325))  # offsets and lengths: of strips, of tiles
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by PNG's colour types
-_ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))  # fmt: skip
+# Of the seven passes: first column and row, and steps (PNG, section 8.2).
+_ADAM7 = (
+    *((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4)),
+    *((0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)),
+)
 _PIECE = 2**20
+_PER_PIXEL = 10  # bytes while decoding: Pillow's four, and two arrays of three
+
+
+def plugin(head: bytes) -> type[ImageFile.ImageFile] | None:
+    """The class of Pillow's that opens files which begin with these 32 bytes, if one may."""
+    if head.startswith(b"\xff\xd8\xff"):
+        return JpegImageFile
+    if head.startswith(b"\x89PNG\r\n\x1a\n"):
+        return PngImageFile
+    if head.startswith(b"BM"):
+        return BmpImageFile
+    if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
+        return WebPImageFile
+    if head.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")):
+        return TiffImageFile
+    return None
+
+
+def decoded_bytes(source: object) -> int:
+    """About the memory that reading an image takes, by its header; 0 where that says nothing."""
+    try:
+        if isinstance(source, np.ndarray):
+            return 3 * int(source.shape[0]) * int(source.shape[1])
+        if isinstance(source, Image.Image):
+            return _PER_PIXEL * source.width * source.height
+        if not isinstance(source, str | os.PathLike) or not stat.S_ISREG(
+            Path(source).stat().st_mode
+        ):
+            return 0
+        with Path(source).open("rb") as stream:
+            head = stream.read(32)
+            opener = plugin(head)
+            if opener is None:
+                return 0
+            if opener is WebPImageFile:  # would read all of the file
+                width, height = _webp_size(head)
+            else:
+                stream.seek(0)
+                width, height = opener(stream).size
+    except Exception:
+        return 0  # whoever reads it finds out why
+    return _PER_PIXEL * width * height
+
+
+def _webp_size(head: bytes) -> tuple[int, int]:
+    """Width and height from the first 32 bytes (RFC 9649; RFC 6386, section 9.1)."""
+    if head[12:16] == b"VP8X":
+        return int.from_bytes(head[24:27], "little") + 1, int.from_bytes(head[27:30], "little") + 1
+    if head[12:16] == b"VP8L":
+        bits = int.from_bytes(head[21:25], "little")
+        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    width, height = struct.unpack_from("<HH", head, 26)
+    return width & 0x3FFF, height & 0x3FFF
 
 
 def lacking(image: Image.Image, stream: BinaryIO) -> str | None:
@@ -36,7 +98,8 @@ def lacking(image: Image.Image, stream: BinaryIO) -> str | None:
         if image.tag_v2.get(_COMPRESSION) in _FAX:
             return "compressed as faxes are, where missing data cannot be told; save it as PNG"
         covered: dict[object, int] = {}
-        for _, (left, upper, right, lower), _, args in image.tile:
+        for _, extents, _, args in image.tile:
+            left, upper, right, lower = extents or (0, 0, 0, 0)
             plane = args[0] if isinstance(args, tuple) else args
             covered[plane] = covered.get(plane, 0) + (right - left) * (lower - upper)
         if not covered or min(covered.values()) < image.width * image.height:

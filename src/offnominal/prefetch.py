@@ -40,9 +40,9 @@ def prefetch(
     ahead : int
         Items in work or waiting, at least 1. Memory is bounded by `ahead` + 1 results.
     weigh : callable or None
-        Bytes that `work` needs for an item, found out on the threads and at little cost. While the
-        items ahead come to `IN_FLIGHT` and the one that the consumer holds, no further one is begun;
-        a single item may take more.
+        Bytes that `work` needs for an item, found out on the threads and at little cost. No item
+        is begun that would bring those in work, waiting and with the consumer above `IN_FLIGHT`
+        together; a single one may take more.
 
     Yields
     ------

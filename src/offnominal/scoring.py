@@ -177,7 +177,7 @@ def on_grid_of(scores: Scores, other: Scores, size: Size) -> NDArray[np.float32]
     weights = []
     for axis in (0, 1):
         grid, count = scores.patches.shape[axis], other.patches.shape[axis]
-        middle = theirs[axis] + (np.arange(count) + 0.5) * (theirs[axis + 2] / count)
+        middle = theirs[axis] + (np.arange(count) + 0.5) * float(theirs[axis + 2] / count)
         place = (middle - mine[axis]) * (grid / mine[axis + 2]) - 0.5
         each, start, stop = _bilinear(grid, place)
         weights.append(np.pad(each, ((0, 0), (start, grid - stop))))
@@ -213,7 +213,7 @@ def _interpolation(
     return _bilinear(grid, (np.arange(low, high) + 0.5) * (grid / full) - 0.5)
 
 
-def _bilinear(grid: int, centre: NDArray[np.float64]) -> tuple[NDArray[np.float64], int, int]:
+def _bilinear(grid: int, centre: NDArray[np.floating]) -> tuple[NDArray[np.float64], int, int]:
     """The same of rows by their places among the input's ones, whose middles are whole numbers."""
     below = np.floor(centre).astype(int)
     share = centre - below
