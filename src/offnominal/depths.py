@@ -55,6 +55,7 @@ def read_images(
             if learning and picture.bits not in known:
                 known.append(picture.bits)
             yield source, picture.pixels
+            del picture
     finally:
         for text in seen.told():
             warnings.warn(text, ImageWarning, stacklevel=2)

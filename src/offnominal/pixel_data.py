@@ -81,6 +81,8 @@ def decoded_bytes(source: object) -> int:
 
 def _webp_size(head: bytes) -> tuple[int, int]:
     """Width and height from the first 32 bytes (RFC 9649; RFC 6386, section 9.1)."""
+    if len(head) < 30:
+        raise ValueError("no header")
     if head[12:16] == b"VP8X":
         return int.from_bytes(head[24:27], "little") + 1, int.from_bytes(head[27:30], "little") + 1
     if head[12:16] == b"VP8L":
@@ -138,7 +140,7 @@ def _jpeg_pieces(image: TiffImageFile, stream: BinaryIO) -> Iterator[bytes]:
         for offset, length in pairs:
             stream.seek(offset)
             piece = stream.read(length)
-            yield tables + piece[2:] if tables else piece
+            yield (tables + piece[2:] if tables else piece) + b"\xff\xd9"  # it may go without
 
 
 def _rows_missing(image: PngImageFile, stream: BinaryIO) -> bool:

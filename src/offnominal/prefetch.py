@@ -173,6 +173,7 @@ def in_order(
             waiting.popleft()
             fill()
             yield settled
+            del settled  # while the next one is made, this one is the consumer's alone
         if failure is not None:
             raise failure
     finally:
@@ -201,6 +202,7 @@ def read_ahead(
         if error is None:
             assert result is not None
             yield item, result
+            del result
         elif on_error is None:
             raise error
         else:
