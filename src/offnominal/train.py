@@ -113,7 +113,7 @@ def train(
         raise OptionError(
             f"-o {output}: name a file that ends in .safetensors, in a folder that exists"
         )
-    if detector.resize == "short" or detector.tile:
+    if detector.resize in ("short", "crop") or detector.tile:
         raise OptionError("a training takes whole images: leave --resize and --tile out")
     method, say = TRAINABLE[detector.method], tell or (lambda line: None)
     recipe = recipe or method.recipe

@@ -165,11 +165,14 @@ def _heat(choice: Choice, full: tuple[int, int], small: tuple[int, int]) -> Floa
     options = choice.cell.settings["options"]
     grid = _patch_scores(choice.cell.folder)[choice.index]
     scale = small[0] / full[0]
-    window = None
-    if options.get("tile"):
-        # Tiles cover whole patches, a little more than the image at the bottom and the right.
-        side = choice.cell.run["backbone"]["stride"] * scale
-        window = 0, 0, round(grid.shape[0] * side), round(grid.shape[1] * side)
+    window, network = None, choice.cell.run["backbone"] or {}
+    if options.get("tile") or network.get("resize") == "short":
+        # Whole patches cover a little more than the image at the bottom and the right.
+        side = network["stride"] * scale
+        if not options.get("tile"):
+            side *= min(full) / network["resolution"]
+        rows, columns = (round(patches * side) for patches in grid.shape)
+        window = 0, 0, max(rows, small[0]), max(columns, small[1])
     # Smoothed at the picture's own scale, which spares the map of a large image.
     return anomaly_map(grid, small, float(options.get("smoothing", 4.0)) * scale, window)
 

@@ -61,8 +61,8 @@ class PaDiM(FeatureDetector):
         random.
     aggregate : str
         ``map-max`` as in the paper, or as for every method.
-    resize : {"short", "square"}
-        ``square``, so that all images have one grid; ``short`` needs images of one shape.
+    resize : {"short", "crop", "square"}
+        ``square``, so that all images have one grid; the others need images of one shape.
     **options
         See :class:`~offnominal.detectors.features.FeatureDetector`. The paper's networks are
         ResNet-18, the default, and WideResNet-50-2.
