@@ -16,6 +16,8 @@ def calibrate(
     false_reject: float | None = None,
     weights: options.Weights = None,
     device: options.Device = "auto",
+    endpoint: options.Endpoint = None,
+    key_variable: options.KeyVariable = None,
     strict: options.Strict = False,
 ) -> None:
     """Refine a model's thresholds with more good images.
@@ -32,7 +34,7 @@ def calibrate(
     from offnominal.detectors.registry import load
     from offnominal.paths import find_images
 
-    detector = load(model, weights, device)
+    detector = load(model, weights, device, endpoint, key_variable)
     unreadable = Unreadable(strict)
     files = find_images(good)
     defective = find_images(defects) if defects else []

@@ -41,6 +41,8 @@ def predict(
     sets: options.Sets = None,
     weights: options.Weights = None,
     device: options.Device = "auto",
+    endpoint: options.Endpoint = None,
+    key_variable: options.KeyVariable = None,
     strict: options.Strict = False,
 ) -> None:
     """Score images and say where they are anomalous and whether to reject them.
@@ -74,9 +76,11 @@ def predict(
         if arguments:
             raise OptionError("--zero-shot-batch takes a folder, and no model or further images")
         given |= {"weights": weights, "device": device}
+        given |= {"endpoint": endpoint, "key_variable": key_variable}  # refused as unknown
         task = _of_batch(method or _BATCHED, given, sets, zero_shot_batch)
     else:
-        task = _of_model(arguments or [], given | {"method": method, "set": sets}, weights, device)
+        given |= {"method": method, "set": sets}
+        task = _of_model(arguments or [], given, weights, device, endpoint, key_variable)
     unreadable = Unreadable(strict)
     with closing(_open_sink(task, output, save, resume, overwrite)) as sink:
         warn_untrained(task.detector)
@@ -113,7 +117,12 @@ def _of_batch(
 
 
 def _of_model(
-    arguments: list[str], of_batch: dict[str, Any], weights: str | None, device: str
+    arguments: list[str],
+    of_batch: dict[str, Any],
+    weights: str | None,
+    device: str,
+    endpoint: str | None,
+    key_variable: str | None,
 ) -> _Task:
     import hashlib
 
@@ -127,10 +136,13 @@ def _of_model(
         told = f"{flag} is settled in the model file; it goes with --zero-shot-batch only"
         raise OptionError(told)
     model, *names = arguments
-    detector = load(model, weights, device)
+    detector = load(model, weights, device, endpoint, key_variable)
+    detector.predict([])  # raises what every image would meet, before there is a folder
     files = find_images(sys.stdin.read().splitlines() if names == ["-"] else names)
     with Path(model).open("rb") as file:  # tells model files apart, thresholds included
-        return _Task(detector, files, {"model": hashlib.file_digest(file, "sha256").hexdigest()})
+        run = {"model": hashlib.file_digest(file, "sha256").hexdigest()}
+    # Whoever is asked elsewhere is another model.
+    return _Task(detector, files, run | ({"endpoint": endpoint} if endpoint else {}))
 
 
 def _open_sink(task: _Task, output: str | None, save: str, resume: bool, overwrite: bool) -> "Sink":
