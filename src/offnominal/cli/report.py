@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from offnominal.cli.terminal import progress_bar, say
+from offnominal.text import printable
 
 
 def report(
@@ -38,6 +39,6 @@ def report(
         page = write_report(runs, output, data, title, not no_gallery, advance)
     size = page.stat().st_size / 1e6
     for name in ("cells.csv", "results.csv", "results.tex"):
-        say(f"wrote {page.parent / name}")
-    say(f"wrote {page} ({size:.1f} MB)")
-    typer.echo(f"Open {page.absolute()}")
+        say(f"wrote {printable(page.parent / name)}")
+    say(f"wrote {printable(page)} ({size:.1f} MB)")
+    typer.echo(f"Open {printable(page.absolute())}")
