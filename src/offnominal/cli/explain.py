@@ -1,6 +1,5 @@
 """``offnominal explain``: what the worst patches of an image were compared with."""
 
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -43,7 +42,10 @@ def explain(
     from offnominal.pictures import save_picture
 
     target = output or Path(f"{image.stem}.explained.png")
-    _check_target(target)
+    if target.suffix.lower() != ".png":
+        raise OptionError(f"-o {target}: a PNG is written; give a name that ends in .png")
+    options.check_folder(target)
+    options.check_picture(target)
     if is_own(image):
         raise OptionError(f"{image}: drawn by Offnominal, not a picture of a part")
     explanation = explained(load(model, weights, device), image, worst, references or ())
@@ -54,19 +56,6 @@ def explain(
     else:
         print(line, flush=True)
     say(f"picture: {printable(target)}")
-
-
-def _check_target(target: Path) -> None:
-    """Refuse what cannot be written, and never write over a picture that somebody else made."""
-    from offnominal.paths import is_own
-
-    options.check_folder(target)
-    if target.suffix.lower() != ".png":
-        raise OptionError(f"-o {target}: a PNG is written; give a name that ends in .png")
-    if os.path.lexists(target) and not (target.is_file() and is_own(target)):
-        raise OptionError(f"-o {target}: is there, and not drawn by Offnominal; name another file")
-    if not os.access(target.absolute().parent, os.W_OK):
-        raise OptionError(f"-o {target}: nothing can be written in that folder; name another")
 
 
 def _print(explanation: "Explanation") -> None:

@@ -8,7 +8,6 @@ asking a general model with a few good images beside the question is in many pap
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Self
 
 import numpy as np
@@ -19,6 +18,7 @@ from offnominal.chat import endpoint as places
 from offnominal.chat.endpoint import AnswerError, EndpointError
 from offnominal.chat.prompt import ResponseFormat, encode_image, parse_extra, question
 from offnominal.detectors.base import Detector
+from offnominal.detectors.learned_state import must
 from offnominal.detectors.options import (
     LeaveOneOut,
     OnError,
@@ -26,7 +26,7 @@ from offnominal.detectors.options import (
     check_choice,
     check_range,
 )
-from offnominal.errors import ModelFileError, OptionError
+from offnominal.errors import OptionError
 from offnominal.images import ImageSource, describe, read_image
 from offnominal.prediction import Prediction
 from offnominal.scoring import Scores
@@ -226,6 +226,13 @@ class ChatModel(Detector):
         self.jpegs_ = torch.from_numpy(joined)
         self.ends_ = np.cumsum([len(jpeg) for jpeg in self._jpegs], dtype=int).tolist()
 
+    def check_learned(self) -> None:
+        """The files of the examples lie one behind the other."""
+        super().check_learned()
+        ends = [0, *self.ends_]
+        must(ends == sorted(set(ends)) and ends[-1] == len(self.jpegs_), "ends_ do not part jpegs_")
+        must(len(self.ends_) == len(self.references), "examples are not one for each reference")
+
     def release(self) -> None:
         """Let go of what is joined."""
         self._jpegs = []
@@ -234,16 +241,6 @@ class ChatModel(Detector):
         """The good examples, as JPEG files, in the order in which they are shown."""
         joined = self.jpegs_.numpy().tobytes()
         return [joined[a:b] for a, b in zip([0, *self.ends_], self.ends_, strict=False)]
-
-    def restore(self, header: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> None:
-        """Take over what was learned, if the good images are whole."""
-        super().restore(header, tensors)
-        ends, jpegs = self.ends_, self.jpegs_
-        whole = isinstance(ends, list) and all(type(end) is int for end in ends)
-        whole = whole and all(a < b for a, b in pairwise([0, *ends]))
-        fits = torch.is_tensor(jpegs) and jpegs.dtype == torch.uint8
-        if not (whole and fits and tuple(jpegs.shape) == (ends[-1] if ends else 0,)):
-            raise ModelFileError("its good images are damaged; fit it anew")
 
     def twin(self, changes: Mapping[str, Any]) -> Self:
         """Another with the same options, but for some; it may ask whom this one may."""
@@ -282,7 +279,7 @@ class ChatModel(Detector):
             from offnominal.chat.client import Client, NoAnswerError, ask_in_order
         except ImportError as error:
             raise OptionError(
-                f"method chat needs openai and pydantic ({error}): install them with "
+                f"method chat needs openai ({error}): install them with "
                 "`pip install 'offnominal[chat]'`"
             ) from error
         client = Client(endpoint, key, self.timeout, self.retries)
@@ -375,6 +372,11 @@ class ChatModel(Detector):
     def pixel_threshold(self) -> Threshold | None:
         """A promise or nothing, as :attr:`threshold`."""
         return _promised(super().pixel_threshold)
+
+    @property
+    def decides(self) -> bool:
+        """Always: without a threshold the verdict is the model's own."""
+        return True
 
     @property
     def leave_one_out(self) -> LeaveOneOut:

@@ -288,6 +288,7 @@ def load(
         If the weights cannot be had.
     """
     from offnominal import modelfile
+    from offnominal.detectors.options import checked_options
 
     path = Path(path)
     header = modelfile.read_header(path)
@@ -306,11 +307,12 @@ def load(
     if not weights:
         _check_weights(path, header)
     try:
-        detector = kind(**(dict(header["options"]) | known | said))
-    except (KeyError, TypeError, OptionError) as error:
+        detector = kind(**(checked_options(kind, header["options"]) | known | said))
+    except (ValueError, TypeError) as error:
         raise ModelFileError(f"{path}: its options do not fit its method ({error})") from error
+    tensors = modelfile.read(path, header, "pt")
     try:
-        detector.restore(header, modelfile.read(path, "pt"))
+        detector.restore(header, tensors)
     except ModelFileError as error:
         raise ModelFileError(f"{path}: {error}") from error
     named = {name for name in kind.confirmed_options if getattr(detector, name) is not None}
