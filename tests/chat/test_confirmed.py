@@ -165,7 +165,8 @@ def test_what_else_a_file_names_reaches_no_other_machine(tmp_path: Path) -> None
     path = tmp_path / "part.offn"
     image = np.random.default_rng(0).integers(0, 255, (64, 64, 3)).astype(np.uint8)
     offnominal.AnomalyDINO(backbone="builtin").fit([image]).save(path)
-    header, tensors = modelfile.read_header(path), modelfile.read(path)
+    header = modelfile.read_header(path)
+    tensors = modelfile.read(path, header)
     for weights in (r"\\evil.example\share\x.pth", "//evil.example/share/x.pth", r"a,\\evil\s\x"):
         options = header["options"] | {"weights": weights}
         modelfile.write(path, header | {"options": options}, tensors)
@@ -263,7 +264,8 @@ def test_a_reply_that_is_too_much_is_an_error(server: ChatServer, reply: Any, pr
 def test_damaged_good_images_are_refused(server: ChatServer, tmp_path: Path) -> None:
     path = tmp_path / "part.offn"
     ChatModel(server.endpoint, "test").fit([np.zeros((40, 40, 3), np.uint8)]).save(path)
-    header, tensors = modelfile.read_header(path), modelfile.read(path)
+    header = modelfile.read_header(path)
+    tensors = modelfile.read(path, header)
     for ends in ([], [5], [10**9], ["5"], [5, 3], [True], None, {}, [0.5]):
         learned = header["learned"] | {"ends_": ends}
         modelfile.write(path, header | {"learned": learned}, tensors)

@@ -55,7 +55,7 @@ def explain(
         _print(explanation)
     else:
         print(line, flush=True)
-    say(f"picture: {printable(target)}")
+    say(f"picture: {target}")
 
 
 def _print(explanation: "Explanation") -> None:

@@ -39,6 +39,6 @@ def report(
         page = write_report(runs, output, data, title, not no_gallery, advance)
     size = page.stat().st_size / 1e6
     for name in ("cells.csv", "results.csv", "results.tex"):
-        say(f"wrote {printable(page.parent / name)}")
-    say(f"wrote {printable(page)} ({size:.1f} MB)")
+        say(f"wrote {page.parent / name}")
+    say(f"wrote {page} ({size:.1f} MB)")
     typer.echo(f"Open {printable(page.absolute())}")
