@@ -57,6 +57,8 @@ def predict(
     sets: options.Sets = None,
     weights: options.Weights = None,
     device: options.Device = "auto",
+    endpoint: options.Endpoint = None,
+    key_variable: options.KeyVariable = None,
     strict: options.Strict = False,
 ) -> None:
     """Score images and say where they are anomalous and whether to reject them.
@@ -95,10 +97,12 @@ def predict(
         if arguments:
             raise OptionError("--zero-shot-batch takes a folder, and no model or further images")
         given |= {"weights": weights, "device": device}
+        given |= {"endpoint": endpoint, "key_variable": key_variable}  # refused as unknown
         task = _of_batch(method or _BATCHED, given, sets, zero_shot_batch, passed)
     else:
         of_batch = given | {"method": method, "set": sets}
-        task = _of_model(arguments or [], of_batch, weights, device, passed)
+        asked = endpoint, key_variable
+        task = _of_model(arguments or [], of_batch, weights, device, asked, passed)
     if threshold is not None:
         task.run["threshold"] = threshold
     elif fail_on_anomaly and not task.detector.decides:
@@ -158,6 +162,7 @@ def _of_model(
     of_batch: dict[str, Any],
     weights: str | None,
     device: str,
+    asked: tuple[str | None, str | None],
     passed: PassedOver,
 ) -> _Task:
     import hashlib
@@ -175,8 +180,11 @@ def _of_model(
     with Path(model).open("rb") if Path(model).is_file() else nullcontext() as file:
         # Tells model files apart, thresholds included; of the file as it is opened, not replaced.
         digest = hashlib.file_digest(file, "sha256").hexdigest() if file else ""
-    detector = load(model, weights, device)
-    return _Task(detector, files, {"model": digest}, Path(model))
+    detector = load(model, weights, device, *asked)
+    detector.predict([])  # raises what every image would meet, before there is a folder
+    # Whoever is asked elsewhere is another model.
+    run = {"model": digest} | ({"endpoint": asked[0]} if asked[0] else {})
+    return _Task(detector, files, run, Path(model))
 
 
 def _names_from_stdin() -> list[str]:

@@ -13,6 +13,7 @@ from offnominal.benchmark.published import Published, find_published
 from offnominal.benchmark.store import FinishedCell
 from offnominal.errors import DatasetError
 from offnominal.report.words import METRICS, setting_words
+from offnominal.text import printable
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -182,7 +183,8 @@ def gather(cells: Sequence[FinishedCell]) -> list[Setup]:
         settings["untrained"] = cell.untrained
         setup = setups.setdefault(json.dumps(settings, sort_keys=True), Setup(settings))
         setup.names.add(cell.name)
-        place = cell.settings["category"], cell.settings["seed"]
+        # pandas keeps names in Arrow, which has no place for bytes that are no UTF-8.
+        place = printable(cell.settings["category"]), cell.settings["seed"]
         if place not in setup.cells or not cell.settings["cached"]:
             setup.cells[place] = cell
     found = sorted(setups.values(), key=_order)
