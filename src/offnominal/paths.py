@@ -129,9 +129,9 @@ def walk(
 
     left = PassedOver() if passed is None else passed
     images: list[Path] = []
-    seen: set[str] = set()
+    # A link to a folder above would otherwise be followed round and round.
+    seen = set(map(str, Path(os.path.realpath(folder)).parents))
     for here, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
-        # A link to a folder above would otherwise be followed round and round.
         real = os.path.realpath(here)
         if real in seen:
             folders[:] = []

@@ -239,9 +239,10 @@ def _choose(root: Path, layout: str) -> str:
         raise DatasetError(
             f"{root}: several layouts fit, {both}; choose with --layout {fitting[0]}"
         )
-    looked = "\n".join(f"  {entry.name}: {entry.looks_for}" for entry in LAYOUTS.values())
+    # One line: names in a message could otherwise forge lines of their own.
+    looked = ";".join(f"  {entry.name}: {entry.looks_for}" for entry in LAYOUTS.values())
     raise DatasetError(
-        f"{root}: no known layout. Looked for\n{looked}\nFound {_contents(root)}.\n{_advice(root)}"
+        f"{root}: no known layout. Looked for{looked}. Found {_contents(root)}. {_advice(root)}"
     )
 
 
@@ -257,6 +258,8 @@ def _contents(root: Path) -> str:
 
 
 def _advice(root: Path) -> str:
+    if root.is_file():
+        return "A manifest is a table saved as CSV, or JSON lines: save it as one of them."
     for folder in subfolders(root):
         for name in LAYOUTS:
             if _fits(folder, name):

@@ -162,6 +162,8 @@ def _join(
     names = Counter(relative.stem.lower() for _, relative in defects)
     shared = frozenset(name for name, number in names.items() if number > 1)
     folder = [MaskFolder(masks, anywhere=True, shared=shared)] if masks is not None else []
+    for own in beside:
+        own.anywhere, own.shared = True, shared
     for image, relative in defects:
         kind = relative.parts[0] if len(relative.parts) > 1 else "defect"
         found = [own for own in (m.find(relative) for m in (*folder, *beside)) if own]

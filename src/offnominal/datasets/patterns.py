@@ -109,7 +109,7 @@ PATTERNS: dict[str, Pattern] = {
     ),
     # DAGM 2007 (Wieler and Hahn): the masks are ellipses around the defects.
     "dagm": Pattern(
-        ("Train", "Test/Label"),
+        (r"Train/.*\.\w+", "Test/Label"),
         (("Train", "train", "Train/Label"), ("Test", "test", "Test/Label")),
         label="mask", defect="defect",
     ),

@@ -88,6 +88,7 @@ def read_csv(file: Path, notes: list[str]) -> Iterator[tuple[int, dict[str, str]
                 continue
             if any(values[len(names) :]):
                 raise DatasetError(f"{where}: more values than columns; quote values with commas")
+            values += [""] * (len(names) - len(values))
             row = dict(zip(names, values, strict=False))
             if lost := row.pop("", ""):
                 raise DatasetError(f"{where}: {lost!r} is in a column without a name; name it")

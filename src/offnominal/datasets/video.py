@@ -90,6 +90,6 @@ def _frame_labels(folder: Path, clip: Path, frames: int) -> list[int]:
             f"{file}: holds labels of shape {labels.shape} and {clip} {frames} frames; "
             "give one label for each frame"
         )
-    if not np.isin(labels, (0, 1)).all():
+    if labels.dtype.kind not in "biuf" or not np.isin(labels, (0, 1)).all():
         raise DatasetError(f"{file}: holds labels other than 0 and 1; 1 means anomalous")
     return [int(label) for label in labels]
