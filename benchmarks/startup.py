@@ -45,7 +45,7 @@ def opening(folder: Path) -> float:
     detector = AnomalyDINO(backbone="builtin", rotations="none")
     detector.fit([draw_good("fabric", 0, 0)]).save(folder / "small.offn")
     header = modelfile.read_header(folder / "small.offn")
-    arrays = modelfile.read(folder / "small.offn", "np")
+    arrays = modelfile.read(folder / "small.offn", header)
     dim = arrays["bank.rows"].shape[1]
     rows = 100 * 2**20 // (4 * dim)
     for name in [name for name in arrays if name.startswith("bank.")]:

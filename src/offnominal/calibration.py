@@ -91,10 +91,18 @@ def choose_threshold(scores: ArrayLike, false_reject: float) -> Threshold | None
         The conformal threshold where n >= 1 / rate - 1. Otherwise an estimate: the upper prediction
         bound of the next score with the logarithms of the scores taken as normal (mean + t s
         sqrt(1 + 1/n), Student's t with n - 1 degrees of freedom), never under the largest score.
-        None where even that cannot be had, with fewer than three scores.
+        None where even that cannot be had: with fewer than three scores, or where the bound is
+        beyond all numbers.
+
+    Raises
+    ------
+    OptionError
+        If a score is not finite, or the rate not inside (0, 1).
     """
     check_rate(false_reject)
     values = np.sort(np.asarray(scores, dtype=np.float64))
+    if not np.isfinite(values).all():
+        raise OptionError("scores: some are not finite, so no threshold follows from them")
     n = len(values)
     # The tolerance keeps (n + 1) * (1 - rate) that is whole in exact arithmetic from rounding up.
     rank = math.ceil((n + 1) * (1 - false_reject) - 1e-9)
@@ -106,6 +114,8 @@ def choose_threshold(scores: ArrayLike, false_reject: float) -> Threshold | None
 
     logs = np.log(np.maximum(values, np.finfo(np.float64).tiny))
     bound = logs.mean() + t.ppf(1 - false_reject, n - 1) * logs.std(ddof=1) * math.sqrt(1 + 1 / n)
+    if bound > math.log(np.finfo(np.float64).max):
+        return None
     return Threshold(max(float(np.exp(bound)), float(values[-1])), "estimate", false_reject, n)
 
 

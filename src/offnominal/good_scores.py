@@ -2,10 +2,11 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
 
 from offnominal.calibration import Threshold, choose_threshold
 from offnominal.scoring import Scores, Size
@@ -15,6 +16,32 @@ __all__ = ["Calibration", "CalibrationScores", "GoodScores"]
 Calibration = Literal["none", "leave-one-out", "held-out"]
 _GONE = -1  # in place of a reference whose number another may get
 Rule = Callable[[Scores, Size], tuple[float, float]]
+
+
+_Length = Annotated[int, Field(ge=1, lt=2**20)]
+
+
+class _Each(BaseModel):
+    """What a model file says of one good image's scores, beside the numbers."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    grid: tuple[_Length, _Length]
+    size: tuple[_Length, _Length]
+    image: float | None
+    weight: float
+    window: tuple[int, int, _Length, _Length] | None
+    stride: _Length
+
+
+class _Facts(BaseModel):
+    """What a model file says of good images' scores, beside the numbers."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    kind: Calibration
+    numbers: list[Annotated[int, Field(ge=0, lt=2**40)]]
+    each: list[_Each]
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,28 +152,28 @@ class CalibrationScores:
         ValueError
             If they do not belong together.
         """
-        each = facts["each"]
-        stops = np.cumsum([fact["grid"][0] * fact["grid"][1] for fact in each], dtype=int)
-        if len(arrays["patches"]) != (stops[-1] if len(stops) else 0):
+        told = _Facts.model_validate(facts)
+        each, numbers = told.each, told.numbers
+        stops = np.cumsum([one.grid[0] * one.grid[1] for one in each], dtype=int)
+        lengths = {len(each), len(arrays["images"]), len(arrays["peaks"])}
+        if len(lengths) > 1 or len(arrays["patches"]) != (stops[-1] if len(stops) else 0):
             raise ValueError("its calibration scores are incomplete")
-        if not all(np.isfinite(array).all() for array in arrays.values()):
-            raise ValueError("its calibration scores are not finite")
-        if not len(each) == len(arrays["images"]) == len(arrays["peaks"]):
-            raise ValueError("its calibration scores are incomplete")
+        if told.kind == "leave-one-out" and len(numbers) != len(each):
+            raise ValueError("its calibration scores are of other references than it says")
+        if (told.kind == "none") != (not each):
+            raise ValueError(f"its calibration is said to be {told.kind}")
+        for name, dtype in (("patches", np.float32), ("images", np.float64), ("peaks", np.float64)):
+            if arrays[name].ndim != 1 or arrays[name].dtype != dtype:
+                raise ValueError(f"its calibration scores ({name}) are {arrays[name].dtype}")
+            if not np.isfinite(arrays[name]).all():
+                raise ValueError("its calibration scores are not finite")
         parts = np.split(arrays["patches"], stops[:-1]) if each else []
         scores = tuple(
-            Scores(
-                part.reshape(fact["grid"]),
-                fact["image"],
-                fact["weight"],
-                fact["window"] and tuple(fact["window"]),
-                fact["stride"],
-            )
-            for part, fact in zip(parts, each, strict=True)
+            Scores(part.reshape(one.grid), one.image, one.weight, one.window, one.stride)
+            for part, one in zip(parts, each, strict=True)
         )
-        sizes = tuple((int(fact["size"][0]), int(fact["size"][1])) for fact in each)
-        numbers = tuple(facts["numbers"])
-        return cls(facts["kind"], scores, sizes, arrays["images"], arrays["peaks"], numbers)
+        sizes = tuple(one.size for one in each)
+        return cls(told.kind, scores, sizes, arrays["images"], arrays["peaks"], tuple(numbers))
 
 
 class GoodScores:
@@ -257,4 +284,4 @@ class GoodScores:
             return CalibrationScores.from_file(own, facts[kind])
 
         self.references, self.held_out = found("references"), found("held-out")
-        self.measured_by = list(facts["with"])
+        self.measured_by = list(map(int, facts["with"]))

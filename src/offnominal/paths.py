@@ -26,7 +26,7 @@ _SYSTEM_FILES = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini"})
 # A results folder holds the first two; what `predict` puts there is passed over, the user's own
 # pictures beside it are not.
 _RESULTS = {"run.json", "results.jsonl"}
-_RESULT_FILES = _RESULTS | {"results.csv"}
+_RESULT_FILES = _RESULTS | {"results.csv", "run.lock"}
 _RESULT_FOLDERS = {"overlays", "maps", "masks"}
 _OWN = "written by Offnominal"
 

@@ -1,5 +1,6 @@
 """What a detector says of one image."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -75,8 +76,10 @@ class Prediction:
 
     @property
     def is_anomalous(self) -> bool | None:
-        """Whether to reject; None without a threshold."""
-        return None if self.threshold is None else self.score > self.threshold
+        """Whether to reject; None without a threshold. A score that is not finite is no pass."""
+        if self.threshold is None:
+            return None
+        return not (self.score <= self.threshold and math.isfinite(self.score))
 
     @property
     def region_threshold(self) -> float | None:

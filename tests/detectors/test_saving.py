@@ -1,6 +1,5 @@
 """Saved detectors: whole, exact, atomic, and precise about what is wrong with a file."""
 
-import json
 import os
 import subprocess
 import sys
@@ -13,7 +12,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from offnominal import AnomalyDINO, load
+from offnominal import AnomalyDINO, load, modelfile
 from offnominal.errors import ModelFileError, NotFittedError, WeightsError
 from offnominal.modelfile import FORMAT, read_header
 
@@ -23,10 +22,13 @@ def tensors_of(path: Path) -> dict[str, torch.Tensor]:
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
 
-def rewrite(source: Path, target: Path, **changes: object) -> Path:
-    """A copy of a model file with another header."""
-    header = json.dumps(read_header(source) | changes)
-    save_file(tensors_of(source), target, metadata={"offnominal": header})
+def rewrite(
+    source: Path, target: Path, tensors: dict[str, torch.Tensor] | None = None, **changes: object
+) -> Path:
+    """A copy of a model file with another header, and with checksums of what it holds."""
+    held = tensors_of(source) if tensors is None else tensors
+    arrays = {name: tensor.numpy() for name, tensor in held.items()}
+    modelfile.write(target, read_header(source) | changes, arrays)
     return target
 
 
@@ -107,10 +109,18 @@ def test_foreign_newer_and_unknown_files(fabric_model: Path, tmp_path: Path) -> 
         ("references", {"known": [{"name": "a.png"}], "steps": []}),
         ("calibration", {}),
         ("format", "three"),
+        ("learned", {"masks_": True, "_read": 1}),
+        ("learned", {"predict": 1}),
+        ("options", [1]),
+        ("options", {"tile": "square"}),
+        ("options", {"resolution": 100_000_000}),
+        ("method", []),
+        ("backbone", "x"),
     ):
         damaged = rewrite(fabric_model, tmp_path / "damaged.offn", **{name: value})
-        told = "header is damaged" if name == "format" else "do not fit its method"
-        with pytest.raises(ModelFileError, match=rf"damaged.offn: .*{told}"):
+        with pytest.raises(
+            ModelFileError, match=r"damaged.offn: .*(damaged|do not fit|in f|which backbone)"
+        ):
             load(damaged)
     with pytest.raises(ModelFileError, match="does not exist"):
         load(tmp_path / "none.offn")
@@ -131,6 +141,13 @@ def test_foreign_newer_and_unknown_files(fabric_model: Path, tmp_path: Path) -> 
         {"stranger.rows": torch.zeros(3)},
         {"calibration.references.patches": torch.zeros(3)},
         {"calibration.references.peaks": None},
+        {"bank.rows": torch.full((4704, 60), torch.nan)},
+        {"calibration.references.images": torch.full((6,), torch.inf, dtype=torch.float64)},
+        {"calibration.references.images": torch.full((6,), torch.nan, dtype=torch.float64)},
+        {"bank.reference": torch.full((4704,), 6, dtype=torch.int32)},
+        {"bank.reference": torch.full((4704,), -1, dtype=torch.int32)},
+        {"centre_": torch.zeros(3)},
+        {"scale_": torch.zeros(1)},
     ],
     ids=str,
 )
@@ -139,9 +156,38 @@ def test_wrong_tensors(
 ) -> None:
     path = tmp_path / "wrong.offn"
     tensors = {n: t for n, t in (tensors_of(fabric_model) | change).items() if t is not None}
-    save_file(tensors, path, metadata={"offnominal": json.dumps(read_header(fabric_model))})
+    rewrite(fabric_model, path, tensors)
     with pytest.raises(ModelFileError, match=r"wrong.offn: its contents do not fit its method"):
         load(path)
+
+
+@pytest.mark.parametrize("place", [0.3, 0.6, 0.9, 0.9999])
+def test_a_flipped_bit_anywhere_is_found(fabric_model: Path, tmp_path: Path, place: float) -> None:
+    content = bytearray(fabric_model.read_bytes())
+    content[int(place * len(content))] ^= 4
+    path = tmp_path / "flipped.offn"
+    path.write_bytes(content)
+    with pytest.raises(ModelFileError, match=r"flipped.offn: .* not as written \(checksum\)"):
+        load(path)
+
+
+def test_a_changed_header_is_found(fabric_model: Path, tmp_path: Path) -> None:
+    content = fabric_model.read_bytes()
+    path = tmp_path / "changed.offn"
+    told = rb"\"false_reject\": 0.2"
+    assert told in content
+    path.write_bytes(content.replace(told, rb"\"false_reject\": 0.3"))
+    with pytest.raises(ModelFileError, match=r"changed.offn: its header is not as it was written"):
+        load(path)
+
+
+def test_models_follow_the_umask(fabric_model: Path, tmp_path: Path) -> None:
+    old = os.umask(0o027)
+    try:
+        load(fabric_model, device="cpu").save(tmp_path / "m.offn")
+    finally:
+        os.umask(old)
+    assert (tmp_path / "m.offn").stat().st_mode & 0o777 == 0o640
 
 
 def test_other_weights_are_refused(parts: Path, tmp_path: Path) -> None:
@@ -194,13 +240,12 @@ def test_nothing_to_save_before_fit(tmp_path: Path) -> None:
 def test_a_large_bank_is_mapped_not_read(fabric_model: Path, tmp_path: Path) -> None:
     """Loading 50 MB must not bring 50 MB into memory."""
     big = tmp_path / "big.offn"
-    header = read_header(fabric_model)
     tensors = tensors_of(fabric_model)
     rows = 50 * 2**20 // (4 * tensors["bank.rows"].shape[1])
     for name, column in tensors.items():
         if name.startswith("bank."):
             tensors[name] = column.new_zeros((rows, *column.shape[1:]))
-    save_file(tensors, big, metadata={"offnominal": json.dumps(header)})
+    rewrite(fabric_model, big, tensors)
     with big.open("rb+") as file:
         os.fsync(file.fileno())  # pages that are still to be written count as dirty
     code = (
@@ -229,11 +274,9 @@ def test_scores_that_are_no_numbers_are_refused(
     fabric_model: Path, tmp_path: Path, part: str
 ) -> None:
     """A threshold that is not finite would let every part pass."""
-    with safe_open(fabric_model, framework="pt") as file:
-        metadata = file.metadata()
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    tensors = tensors_of(fabric_model)
     name = f"calibration.references.{part}"
     tensors[name] = torch.full_like(tensors[name], torch.nan)
-    save_file(tensors, tmp_path / "nan.offn", metadata=metadata)
+    rewrite(fabric_model, tmp_path / "nan.offn", tensors)
     with pytest.raises(ModelFileError, match="not finite"):
         load(tmp_path / "nan.offn")

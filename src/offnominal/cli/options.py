@@ -1,5 +1,6 @@
 """Arguments and options that several commands take, declared once."""
 
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -35,9 +36,41 @@ NoCache = Annotated[bool, _option("--no-cache", "Compute features anew every tim
 
 
 def check_folder(output: Path) -> None:
-    """Raise an :class:`OptionError` if the folder for an output is not there."""
+    """Raise an :class:`OptionError` if a file for an output cannot be made where it is to be."""
     if not output.absolute().parent.is_dir():
         raise OptionError(f"-o {output}: the folder {output.parent} does not exist; create it")
+    if output.is_dir():
+        raise OptionError(f"-o {output}: is a folder; name a file in it, as {output / 'part.offn'}")
+    if output.exists() and not output.is_file():
+        raise OptionError(f"-o {output}: is no regular file; name another")
+    try:
+        with tempfile.TemporaryFile(dir=output.absolute().parent):
+            pass
+    except OSError as error:
+        reason = error.strerror or error
+        raise OptionError(f"-o {output}: cannot be written there ({reason})") from error
+
+
+def check_model(output: Path) -> None:
+    """:func:`check_folder`, and that a file that is there is a model, not something else."""
+    from offnominal.modelfile import is_model
+
+    check_folder(output)
+    if output.exists() and output.stat().st_size and not is_model(output):
+        raise OptionError(
+            f"-o {output}: is there, and no model of Offnominal; name another file, or remove it"
+        )
+
+
+def check_picture(output: Path) -> None:
+    """Raise an :class:`OptionError` if a file is there that Offnominal did not draw."""
+    from offnominal.paths import is_own
+
+    if output.exists() and not is_own(output):
+        raise OptionError(
+            f"{output}: is there, and not drawn by Offnominal, which writes a picture under this "
+            "name; name another output, or move it"
+        )
 
 
 def open_cache(folder: Path | None, gigabytes: float) -> "FeatureCache":

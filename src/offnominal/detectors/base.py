@@ -8,32 +8,38 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from offnominal import modelfile
-from offnominal.calibration import Threshold, check_rate, p_value
-from offnominal.detectors.learned_state import learned_tensors, learned_values, restore_learned
+from offnominal.calibration import check_rate
+from offnominal.detectors.judging import Judge
+from offnominal.detectors.learned_state import (
+    learned_tensors,
+    learned_values,
+    must,
+    must_fit,
+    restore_learned,
+)
 from offnominal.detectors.options import (
-    LeaveOneOut,
     OnError,
     Progress,
     check_range,
     option_defaults,
 )
 from offnominal.detectors.references import References, Sample, Standing, Version
-from offnominal.errors import ModelFileError, NotFittedError, OptionError
+from offnominal.errors import NotFittedError, OptionError
 from offnominal.good_scores import CalibrationScores, GoodScores
 from offnominal.images import ImageSource, content_digest, describe, read_image, several
 from offnominal.images import parse_sixteen_bit as check_sixteen_bit
 from offnominal.memory import MemoryBank
 from offnominal.prediction import Prediction
 from offnominal.prefetch import read_ahead
-from offnominal.scoring import Scores, Size, anomaly_map, check_aggregate, image_score, size_of
+from offnominal.scoring import Scores, Size, check_aggregate, size_of
 
 __all__ = ["Detector"]
 
 
-class Detector(nn.Module, ABC):
+class Detector(Judge, ABC):
     """Base of every method.
 
     A method writes :meth:`learn`, :meth:`score` and :meth:`score_reference`, or, over a backbone,
@@ -58,8 +64,6 @@ class Detector(nn.Module, ABC):
     # Whether `fit` must, and may, be given images; zero-shot methods are fitted without any.
     needs_references: ClassVar[bool] = True
     accepts_references: ClassVar[bool] = True
-    # The value of `aggregate` that stands for the image's own score, where the method gives one.
-    own_score: ClassVar[str | None] = None
     # Options beside the weights that name a file which `fit` reads.
     file_options: ClassVar[tuple[str, ...]] = ()
     # At most so many references are scored to set the thresholds; 0: all.
@@ -115,18 +119,23 @@ class Detector(nn.Module, ABC):
     def release(self) -> None:
         """The fit is over: let go of what only it needed."""
 
+    def check_learned(self) -> None:
+        """Raise a ValueError unless what a file gave fits together: sizes, numbers, ranges."""
+        known = range(len(self.references))
+        must(all(n in known for n in self.good.references.numbers), "scores of no reference")
+        for bank in self.modules():
+            if isinstance(bank, MemoryBank) and len(bank):
+                must(known and int(bank.reference.min()) >= 0, "rows of no reference")
+                last = max(int(bank.reference.max()), int(bank.loo_reference.max()))
+                must(last < len(known), "rows of a reference that there is not")
+
     @abstractmethod
     def score(self, image: np.ndarray) -> Scores:
         """What the score and the map of an image, uint8 (H, W, 3), are made of."""
 
     @abstractmethod
     def score_reference(self, number: int, kept: Any) -> Scores:
-        """Score a reference as if it had never been learned."""
-
-    @property
-    def leave_one_out(self) -> LeaveOneOut:
-        """Whether :meth:`score_reference` keeps its word; ``none``: there is no such thing."""
-        return "exact"
+        """Score a reference as if it had never been learned; ``leave_one_out`` says if it is so."""
 
     # -- the estimator's contract -------------------------------------------------------------
 
@@ -158,6 +167,7 @@ class Detector(nn.Module, ABC):
         progress : callable or None
             Called with the stage and the number of images that it has done.
         """
+        images = several(images)
         self._forget_references()
         self.expected = len(images) if isinstance(images, Sequence) else None
         copies: list[str] = []
@@ -208,10 +218,12 @@ class Detector(nn.Module, ABC):
         self.check_fitted()
         for done, (source, image) in enumerate(self.read(images, on_error), start=1):
             with torch.inference_mode():
-                found = self.prediction(describe(source), image, self.score(image))
+                scores = self.score(image)
+            found = self.judged_or_told(describe(source), image, scores, on_error)
             if progress:
                 progress("predict", done)
-            yield found
+            if found:
+                yield found
 
     def calibrate(
         self,
@@ -267,32 +279,6 @@ class Detector(nn.Module, ABC):
         """Another with the same options, but for some, that has learned nothing yet."""
         return type(self)(**(self.options() | dict(changes)))
 
-    def rescore(self, prediction: Prediction) -> Prediction:
-        """A prediction of the same fit, with this detector's scoring and thresholds."""
-        return self.prediction(prediction.source, prediction.image, prediction.scores)
-
-    @property
-    def calibration(self) -> CalibrationScores:
-        """Scores of good images that the thresholds follow from."""
-        return self.good.in_force
-
-    @property
-    def threshold(self) -> Threshold | None:
-        """Threshold of the image score; None where too few good images are known."""
-        return self.calibration.threshold(
-            "images", self.false_reject, self.leave_one_out == "exact"
-        )
-
-    @property
-    def pixel_threshold(self) -> Threshold | None:
-        """Threshold of the map: that many good images have no pixel above it."""
-        return self.calibration.threshold("peaks", self.false_reject, self.leave_one_out == "exact")
-
-    @property
-    def calibration_note(self) -> str | None:
-        """What should be known of held-out scores that other references measured."""
-        return self.good.note(self.references.active)
-
     def history(self) -> list[Version]:
         """The steps by which the detector came to know what it knows, the first one first."""
         return self.references.history()
@@ -331,56 +317,14 @@ class Detector(nn.Module, ABC):
 
     def restore(self, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
         """Take over what :meth:`header` and :meth:`tensors` gave, or raise a ModelFileError."""
-        try:
+        with must_fit():
             self.references = References.from_plain(header["references"])
             good = {n: t.numpy() for n, t in tensors.items() if n.startswith("calibration.")}
             self.good.restore(good, header["calibration"])
             rest = {name: tensor for name, tensor in tensors.items() if name not in good}
             restore_learned(self, header["learned"], rest)
-        except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise ModelFileError(f"its contents do not fit its method ({error})") from error
+            self.check_learned()
         self.fitted = True  # no other can be saved
-        self.good.choose(self.references.active)
-
-    # -- from scores to predictions and thresholds --------------------------------------------
-
-    def image_score(self, scores: Scores, size: Size) -> float:
-        """The image score, as ``aggregate`` has it."""
-        if self.aggregate == self.own_score and scores.image is not None:
-            return scores.image
-        return image_score(scores, size, self.aggregate, self.smoothing)
-
-    def map(self, scores: Scores, size: Size) -> np.ndarray:
-        """Anomaly map, float32 (H, W)."""
-        return anomaly_map(scores.patches, size, self.smoothing, scores.window)
-
-    def prediction(self, source: str, image: np.ndarray, scores: Scores) -> Prediction:
-        """What is said of an image with these scores."""
-        size = size_of(image)
-        score = self.image_score(scores, size)
-        threshold, pixel_threshold = self.threshold, self.pixel_threshold
-        return Prediction(
-            source=source,
-            score=score,
-            anomaly_map=self.map(scores, size),
-            scores=scores,
-            image=image,
-            threshold=threshold.value if threshold else None,
-            pixel_threshold=pixel_threshold.value if pixel_threshold else None,
-            p_value=p_value(score, self.calibration.images),
-        )
-
-    def judged(self, scores: Scores, size: Size) -> tuple[float, float]:
-        """Image score of an image, and the peak of its map."""
-        return self.image_score(scores, size), float(self.map(scores, size).max())
-
-    def set_references(self, scored: Mapping[int, Scores]) -> None:
-        """Set the thresholds from references that were scored without themselves."""
-        # Infinite where a bank holds nothing of others.
-        numbers = sorted(n for n, one in scored.items() if np.isfinite(one.patches).all())
-        pairs = [(scored[number], self.references[number].size) for number in numbers]
-        measured = CalibrationScores.measured("leave-one-out", pairs, self.judged, numbers)
-        self.good.references = measured
         self.good.choose(self.references.active)
 
     def read(

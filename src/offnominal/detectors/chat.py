@@ -17,6 +17,7 @@ from offnominal.calibration import Threshold
 from offnominal.chat.endpoint import AnswerError, EndpointError, check_endpoint, read_key
 from offnominal.chat.prompt import ResponseFormat, encode_image, parse_extra, question
 from offnominal.detectors.base import Detector
+from offnominal.detectors.learned_state import must
 from offnominal.detectors.options import (
     LeaveOneOut,
     OnError,
@@ -221,6 +222,13 @@ class ChatModel(Detector):
         self.jpegs_ = torch.from_numpy(joined)
         self.ends_ = np.cumsum([len(jpeg) for jpeg in self._jpegs], dtype=int).tolist()
 
+    def check_learned(self) -> None:
+        """The files of the examples lie one behind the other."""
+        super().check_learned()
+        ends = [0, *self.ends_]
+        must(ends == sorted(set(ends)) and ends[-1] == len(self.jpegs_), "ends_ do not part jpegs_")
+        must(len(self.ends_) == len(self.references), "examples are not one for each reference")
+
     def release(self) -> None:
         """Let go of what is joined."""
         self._jpegs = []
@@ -261,7 +269,7 @@ class ChatModel(Detector):
             from offnominal.chat.client import Client, NoAnswerError, ask_in_order
         except ImportError as error:
             raise OptionError(
-                f"method chat needs openai and pydantic ({error}): install them with "
+                f"method chat needs openai ({error}): install them with "
                 "`pip install 'offnominal[chat]'`"
             ) from error
         client = Client(endpoint, key, self.timeout, self.retries)
@@ -354,6 +362,11 @@ class ChatModel(Detector):
     def pixel_threshold(self) -> Threshold | None:
         """A promise or nothing, as :attr:`threshold`."""
         return _promised(super().pixel_threshold)
+
+    @property
+    def decides(self) -> bool:
+        """Always: without a threshold the verdict is the model's own."""
+        return True
 
     @property
     def leave_one_out(self) -> LeaveOneOut:

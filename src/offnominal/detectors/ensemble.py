@@ -18,6 +18,7 @@ from torch import Tensor
 
 from offnominal.backbones.base import Resize
 from offnominal.detectors.base import Detector
+from offnominal.detectors.learned_state import must, must_fit
 from offnominal.detectors.options import LeaveOneOut, Precision, Progress
 from offnominal.detectors.registry import detector_class
 from offnominal.errors import OptionError
@@ -214,6 +215,12 @@ class Ensemble(Detector):
         mean = np.mean([g / np.float32(k) for g, k in zip(grids, scales, strict=True)], axis=0)
         return finest._replace(patches=mean, image=float(np.mean(images)), weight=1.0)
 
+    def check_learned(self) -> None:
+        """A scale for each member."""
+        super().check_learned()
+        must(self.scales_.shape == (len(self.members),), "scales_ are not one for each member")
+        must((self.scales_ > 0).all(), "scales_ are not above 0")
+
     # -- files --------------------------------------------------------------------------------
 
     def header(self) -> dict[str, Any]:
@@ -231,7 +238,12 @@ class Ensemble(Detector):
         """Take over what was learned."""
         own = {name: t for name, t in tensors.items() if not name.startswith("members.")}
         super().restore(header, own)
-        for place, (member, one) in enumerate(zip(self.members, header["members"], strict=True)):
-            start = f"members.{place}."
-            theirs = {n.removeprefix(start): t for n, t in tensors.items() if n.startswith(start)}
-            member.restore(one, theirs)
+        with must_fit():
+            for place, (member, one) in enumerate(
+                zip(self.members, header["members"], strict=True)
+            ):
+                start = f"members.{place}."
+                theirs = {
+                    n.removeprefix(start): t for n, t in tensors.items() if n.startswith(start)
+                }
+                member.restore(one, theirs)

@@ -289,7 +289,7 @@ class FeatureDetector(Detector):
     def restore(self, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
         """Take over what was learned, if the backbone is the one that it was learned with."""
         net, known = self.load_network(), header.get("backbone", {})
-        if not {"name", "digest"} <= set(known):
+        if not (isinstance(known, dict) and isinstance(known.get("digest"), str)):
             raise ModelFileError("its header does not say which backbone it was fitted with")
         if net.digest != known["digest"]:
             raise ModelFileError(

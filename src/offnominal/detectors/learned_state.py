@@ -4,17 +4,42 @@ Attributes are tensors or plain values; submodules (memory banks, learned layers
 state. The backbone is in neither: a model file names it.
 """
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from offnominal.errors import ModelFileError
 from offnominal.memory import MemoryBank
 
-__all__ = ["learned_tensors", "learned_values", "restore_learned"]
+__all__ = ["learned_tensors", "learned_values", "must", "must_fit", "restore_learned"]
 
 _NETWORK = "network."
+
+
+def must(fits: object, otherwise: str) -> None:
+    """Raise a ValueError that says what is wrong, unless it fits."""
+    if not fits:
+        raise ValueError(otherwise)
+
+
+@contextmanager
+def must_fit() -> Iterator[None]:
+    """Whatever goes wrong inside means that a file is not what its method writes.
+
+    Raises
+    ------
+    ModelFileError
+    """
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError,
+            RuntimeError) as error:  # fmt: skip
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise ModelFileError(f"its contents do not fit its method ({reason})") from error
 
 
 def learned_values(module: nn.Module) -> dict[str, Any]:
@@ -40,32 +65,59 @@ def restore_learned(
 
     Raises
     ------
-    AttributeError, KeyError, RuntimeError, OptionError
-        If something belongs to nothing that the module has, or the other way round.
+    AttributeError, KeyError, RuntimeError, TypeError, ValueError, OptionError
+        If something belongs to nothing that the module has, or the other way round, is of another
+        type than what stands there, or is not finite.
     """
-    known = learned_values(module).keys() | learned_tensors(module).keys()
-    if missing := known - values.keys() - tensors.keys():
+    own, inner = learned_values(module), learned_tensors(module)
+    if missing := (own.keys() | inner.keys()) - values.keys() - tensors.keys():
         raise KeyError(f"without {', '.join(sorted(missing))}")
     for name, value in values.items():
-        if name not in known:
+        if name not in own:
             raise KeyError(name)
+        if not _alike(own[name], value):
+            raise TypeError(f"{name} is {str(value)[:40]!r}, not a {type(own[name]).__name__}")
         setattr(module, name, value)
-    inner: dict[str, dict[str, Tensor]] = {}
+    parts: dict[str, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
-        owner, _, own = name.rpartition(".")
+        owner, _, last = name.rpartition(".")
         if owner:
-            inner.setdefault(owner, {})[own] = tensor
-        elif _counts(name) and hasattr(module, name):
+            parts.setdefault(owner, {})[last] = tensor
+        elif name in inner and _counts(name):
+            _check_tensor(name, tensor, inner[name])
             setattr(module, name, tensor)
         else:
             raise KeyError(name)
-    for owner, columns in inner.items():
+    for owner, columns in parts.items():
         part = module.get_submodule(owner)
         if isinstance(part, MemoryBank):
             part.adopt(columns)
         else:
+            for name, tensor in columns.items():
+                _check_tensor(f"{owner}.{name}", tensor, inner[f"{owner}.{name}"])
             part.load_state_dict(columns, assign=True)
 
 
 def _counts(name: str) -> bool:
     return name.endswith("_") and not name.startswith("_")
+
+
+def _check_tensor(name: str, tensor: Tensor, fresh: Tensor) -> None:
+    if tensor.dtype != fresh.dtype:
+        raise TypeError(f"{name} is {tensor.dtype}, not {fresh.dtype}")
+    if not torch.isfinite(tensor).all():
+        raise ValueError(f"{name} holds values that are not finite")
+
+
+def _alike(fresh: Any, value: Any) -> bool:
+    """Whether a value from a file may take the place of what a new detector has there."""
+    if fresh is None:
+        return value is None or isinstance(value, dict)
+    if isinstance(fresh, float):
+        return type(value) in (int, float) and math.isfinite(value)
+    if isinstance(fresh, list):  # of whole numbers, or of lists of them
+        return isinstance(value, list) and all(
+            (type(one) is int and 0 <= one < 2**40) or (type(one) is list and _alike([], one))
+            for one in value
+        )
+    return type(value) is type(fresh)

@@ -7,13 +7,16 @@ import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
+from pydantic import TypeAdapter
 from torch import Tensor
 
 from offnominal.backbones.base import Normalize
 from offnominal.detectors.features import FeatureDetector, tokens_of
+from offnominal.detectors.learned_state import must
 from offnominal.detectors.options import check_choice
 from offnominal.errors import OptionError
 from offnominal.foreground import (
+    MaskingTest,
     MaskMode,
     Morphology,
     first_component,
@@ -71,6 +74,16 @@ class MaskedFeatures(FeatureDetector):
         self.masks_ = False
         self.masking_test_: dict[str, Any] | None = None
         self.centre_, self.scale_ = torch.zeros(1), torch.ones(1)
+
+    def check_learned(self) -> None:
+        """The shift has a value for each channel, and the test of the mask is one."""
+        super().check_learned()
+        must(self.centre_.shape == self.scale_.shape, "centre_ and scale_ are of two lengths")
+        must(self.centre_.ndim == 1 and self.centre_.numel(), "centre_ is no vector")
+        must((self.scale_ > 0).all(), "scale_ is not above 0")
+        if self.masking_test_ is not None:
+            told = TypeAdapter(MaskingTest).validate_python(self.masking_test_)
+            must(asdict(told) == self.masking_test_, "masking_test_ says more than it can")
 
     # -- one scale ----------------------------------------------------------------------------
 

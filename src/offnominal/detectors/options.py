@@ -1,10 +1,14 @@
 """Option values: the checks that constructors share, and what each option of a method is."""
 
 import inspect
+import json
+import math
 from collections.abc import Callable
-from typing import Any, Literal, get_args
+from numbers import Real
+from typing import Any, Literal, get_args, get_type_hints
 
 import torch
+from pydantic import TypeAdapter, ValidationError
 
 from offnominal.errors import ImageError, OptionError
 
@@ -15,6 +19,7 @@ __all__ = [
     "Progress",
     "check_choice",
     "check_range",
+    "checked_options",
     "choose_device",
     "option_defaults",
 ]
@@ -43,7 +48,8 @@ def check_range(
 ) -> None:
     """Raise an :class:`OptionError` that names the range, unless a number lies in it."""
     fine = (
-        (least is None or value >= least)
+        _is_number(value)
+        and (least is None or value >= least)
         and (above is None or value > above)
         and (most is None or value <= most)
         and (below is None or value < below)
@@ -55,6 +61,11 @@ def check_range(
         told = (f"{least} or more" if above is None else f"more than {above}") if some else low
         name = option.replace("_", "-")
         raise OptionError(f"--{name} {value}: give {told}{'' if some else high}")
+
+
+def _is_number(value: object) -> bool:
+    truth = isinstance(value, bool)  # which Python takes for a number
+    return not truth and isinstance(value, Real) and math.isfinite(value)
 
 
 def choose_device(device: str) -> torch.device:
@@ -91,3 +102,28 @@ def option_defaults(kind: type) -> dict[str, Any]:
                 found[parameter.name] = parameter.default
     found.pop("args", None)  # object's own
     return found
+
+
+def checked_options(kind: type, options: dict[str, Any]) -> dict[str, Any]:
+    """Options from a file, if each is of the type that the constructor's annotation gives it.
+
+    Raises
+    ------
+    OptionError
+        If one is not, or is unknown.
+    """
+    hints: dict[str, Any] = {}
+    for base in reversed(kind.__mro__):
+        if "__init__" in vars(base) and base.__module__.partition(".")[0] != "torch":
+            hints |= get_type_hints(vars(base)["__init__"])
+    checked = {}
+    for name, value in options.items():
+        if name not in option_defaults(kind):
+            raise OptionError(f"{name}: there is no such option")
+        try:  # as JSON: there a tuple is a list, and nothing else is taken for another
+            adapter: TypeAdapter[Any] = TypeAdapter(hints[name])
+            checked[name] = adapter.validate_json(json.dumps(value), strict=True)
+        except ValidationError as error:
+            reason = error.errors(include_url=False)[0]["msg"]
+            raise OptionError(f"{name} {str(value)[:60]!r}: {reason}") from error
+    return checked

@@ -2,13 +2,15 @@
 
 import difflib
 import string
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 import numpy as np
+from pydantic import Field, TypeAdapter
+from typing_extensions import TypedDict  # the one that pydantic takes before Python 3.12
 
 from offnominal.calibration import Threshold
 from offnominal.errors import ImageError, OptionError
@@ -150,6 +152,32 @@ class Change:
         )
 
 
+_Count = Annotated[int, Field(ge=0, lt=2**40)]
+_Length = Annotated[int, Field(ge=1, lt=2**20)]
+
+
+class _PlainReference(TypedDict):
+    file: str
+    digest: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    size: tuple[_Length, _Length]
+    active: Annotated[bool, Field(strict=True)]
+
+
+class _PlainStep(TypedDict):
+    what: What
+    numbers: list[_Count]
+    references: _Count
+    rows: _Count
+    when: str | None
+
+
+class _Plain(TypedDict):
+    """What a model file says of its references."""
+
+    known: list[_PlainReference]
+    steps: list[_PlainStep]
+
+
 class References(list[Reference]):
     """The images that a detector learned from, by their numbers, and the steps of its history."""
 
@@ -220,12 +248,10 @@ class References(list[Reference]):
         if len(found) == 1:
             return found[0]
         if found:
-            listed = "".join(
-                f"\n  {self[n].file}  digest {self[n].digest[:12]}" for n in found[:10]
-            )
+            listed = ", ".join(f"{self[n].file} ({self[n].digest[:12]})" for n in found[:10])
             raise OptionError(
                 f"{name}: stands for {len(found)} references; name one by its whole path or its "
-                f"digest:{listed}"
+                f"digest: {listed}"
             )
         near = _near(name, [self[number].file for number in known])
         raise OptionError(f"{name}: not among the {len(known)} references{near}")
@@ -258,10 +284,20 @@ class References(list[Reference]):
         return {"known": [vars(one) for one in self], "steps": [vars(one) for one in self.steps]}
 
     @classmethod
-    def from_plain(cls, values: Mapping[str, Any]) -> Self:
-        """What :meth:`plain` gave."""
-        known = [Reference(**one | {"size": tuple(one["size"])}) for one in values["known"]]
-        return cls(known, [Step(**step) for step in values["steps"]])
+    def from_plain(cls, values: Any) -> Self:
+        """What :meth:`plain` gave.
+
+        Raises
+        ------
+        ValueError
+            If it is anything else, or a step speaks of a reference that there is not.
+        """
+        told = TypeAdapter(_Plain).validate_python(values)
+        known = [Reference(**one) for one in told["known"]]
+        steps = [Step(**step) for step in told["steps"]]
+        if any(number not in range(len(known)) for step in steps for number in step.numbers):
+            raise ValueError("its history speaks of references that it does not hold")
+        return cls(known, steps)
 
 
 def _near(name: str, files: Sequence[str]) -> str:
@@ -273,8 +309,8 @@ def _near(name: str, files: Sequence[str]) -> str:
         for file in files
     ]
     nearest = np.argsort(-np.asarray(ratios), kind="stable")[:_NEAREST_NAMES]
-    listed = "".join(f"\n  {files[number]}" for number in nearest)
-    return f"; the nearest names are{listed}\n`offnominal history` lists what a model knows"
+    listed = ", ".join(files[number] for number in nearest)
+    return f"; the nearest names are {listed}; `offnominal history` lists what a model knows"
 
 
 class Sample(dict[int, Any]):

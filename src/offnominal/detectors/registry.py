@@ -263,6 +263,7 @@ def load(path: str | Path, weights: str | None = None, device: str = "auto") -> 
         If the weights cannot be had.
     """
     from offnominal import modelfile
+    from offnominal.detectors.options import checked_options
 
     path = Path(path)
     header = modelfile.read_header(path)
@@ -274,11 +275,12 @@ def load(path: str | Path, weights: str | None = None, device: str = "auto") -> 
     # Not every method has a network.
     known = {name: given[name] for name in given if name in kind.option_defaults() and given[name]}
     try:
-        detector = kind(**(dict(header["options"]) | known))
-    except (KeyError, TypeError, OptionError) as error:
+        detector = kind(**(checked_options(kind, header["options"]) | known))
+    except (ValueError, TypeError) as error:
         raise ModelFileError(f"{path}: its options do not fit its method ({error})") from error
+    tensors = modelfile.read(path, header, "pt")
     try:
-        detector.restore(header, modelfile.read(path, "pt"))
+        detector.restore(header, tensors)
     except ModelFileError as error:
         raise ModelFileError(f"{path}: {error}") from error
     return detector

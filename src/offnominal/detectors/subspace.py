@@ -20,6 +20,7 @@ from offnominal.detectors.features import (
     is_plain_transformer,
     tokens_of,
 )
+from offnominal.detectors.learned_state import must
 from offnominal.detectors.options import LeaveOneOut, check_choice, check_range
 
 __all__ = ["Moments", "Subspace", "SubspaceModel"]
@@ -183,6 +184,14 @@ class SubspaceModel(FeatureDetector):
         nothing = torch.empty(0, dtype=torch.float64, device=self._device)
         self.mean_ = self.scatter_ = self.eigenvalues_ = nothing
         self.basis_ = nothing.float()
+
+    def check_learned(self) -> None:
+        """A basis with as many directions as features have numbers."""
+        super().check_learned()
+        dim = len(self.mean_)
+        sizes = self.scatter_.shape, self.basis_.shape, self.eigenvalues_.shape
+        must(dim and sizes == ((dim, dim), (dim, dim), (dim,)), "the subspace is of several sizes")
+        must(0 < self.kept_ <= dim and self.count_ > 0, "kept_ or count_ is out of range")
 
     @property
     def leave_one_out(self) -> LeaveOneOut:

@@ -80,10 +80,12 @@ class BatchDetector(FeatureDetector):
             self.compare_all(len(readable), progress)
         for index, (source, image) in enumerate(self.read(readable, None)):
             with torch.inference_mode():
-                found = self.prediction(describe(source), image, self.judge_image(index, image))
+                scores = self.judge_image(index, image)
+            found = self.judged_or_told(describe(source), image, scores, on_error)
             if progress:
                 progress("predict", index + 1)
-            yield found
+            if found:
+                yield found
 
     def fit(
         self,

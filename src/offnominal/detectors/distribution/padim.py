@@ -16,6 +16,7 @@ from torch import Tensor
 from offnominal.backbones.base import Resize
 from offnominal.detectors.distribution.gaussians import PENDING, RunningGaussians
 from offnominal.detectors.features import FeatureDetector, ViewScores
+from offnominal.detectors.learned_state import must
 from offnominal.detectors.options import LeaveOneOut, Progress, check_choice, check_range
 from offnominal.errors import OptionError
 from offnominal.scoring import Scores
@@ -136,6 +137,16 @@ class PaDiM(FeatureDetector):
         self._gaussians = RunningGaussians()
         self._patches = RunningGaussians()  # of all positions together, for ``pca``
         self._pixels: list[Tensor] = []
+
+    def check_learned(self) -> None:
+        """A Gaussian for every position, over the channels that are kept."""
+        super().check_learned()
+        must(len(self.grid_) == 2 and min(self.grid_) > 0, "grid_ is none")
+        kept = self.components_.shape[1] if self.components_.numel() else len(self.channels_)
+        shape = (self.grid_[0] * self.grid_[1], kept)
+        must(kept and self.mean_.shape == shape, "mean_ is not one for each position")
+        must(self.whitening_.shape == (*shape, kept), "whitening_ is not one for each position")
+        must((self.channels_ >= 0).all(), "channels_ are below 0")
 
     @property
     def leave_one_out(self) -> LeaveOneOut:

@@ -18,6 +18,7 @@ from offnominal.backbones.clip_blocks import Activation
 from offnominal.detectors.features import ViewScores
 from offnominal.detectors.language.base import Banks
 from offnominal.detectors.language.learned import ClipFeatures, LearnedDetector
+from offnominal.detectors.learned_state import must, must_fit
 from offnominal.detectors.options import Progress, check_choice, check_range
 from offnominal.errors import ModelFileError, OptionError
 from offnominal.language.learned import LearnedModule, Projections
@@ -142,9 +143,22 @@ class AprilGAN(LearnedDetector):
 
     def restore(self, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
         """Make room for as many layers as there are, and take over what was learned."""
-        self.reading_ = header["learned"]["reading_"]
+        with must_fit():
+            reading = header["learned"]["reading_"]
+            layers = reading.get("layers", [0])
+            must(all(type(n) is int and 0 <= n < self.clip.level_count for n in layers), "layers")
+            self.reading_ = reading
         self._take_layers(self.new_layers())
         super().restore(header, tensors)
+
+    def check_learned(self) -> None:
+        """The layers are those of this network, and scores are divided by something."""
+        super().check_learned()
+        must(self.peak_ > 0, "peak_ is not above 0")
+        fresh = self.new_layers().state_dict()
+        found = self.learned.state_dict() if self.learned else {}
+        must({k: v.shape for k, v in fresh.items()} == {k: v.shape for k, v in found.items()},
+             "the learned layers are not of this network's sizes")  # fmt: skip
 
     # -- learning -----------------------------------------------------------------------------
 

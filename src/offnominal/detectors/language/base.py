@@ -14,6 +14,7 @@ from offnominal.backbones.clip import ClipBackbone, require_clip
 from offnominal.backbones.clip_blocks import Activation
 from offnominal.backbones.positions import Positions
 from offnominal.detectors.features import FeatureDetector
+from offnominal.detectors.learned_state import must
 from offnominal.detectors.options import check_choice, check_range
 from offnominal.language.names import clean_name
 from offnominal.memory import MemoryBank
@@ -81,6 +82,12 @@ class LanguageDetector(FeatureDetector):
     def begin(self) -> None:
         """Ask the text tower, which is not needed again."""
         self.text_features_ = self.describe()
+
+    def check_learned(self) -> None:
+        """Two texts, of the network's length."""
+        super().check_learned()
+        shape = (2, self.clip.embed_dim)
+        must(self.text_features_.shape == shape, f"text_features_ are not of shape {shape}")
 
     @property
     def clip(self) -> ClipBackbone:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from offnominal.detectors.features import FeatureDetector, ViewScores
+from offnominal.detectors.learned_state import must
 from offnominal.detectors.options import Progress, check_range
 
 __all__ = ["DN2", "neighbour_distance"]
@@ -115,6 +116,12 @@ class DN2(FeatureDetector):
         """One matrix of all vectors."""
         self.vectors_ = torch.cat(self._learned)
         self._learned = []
+
+    def check_learned(self) -> None:
+        """Every reference has its vector."""
+        super().check_learned()
+        must(self.vectors_.ndim == 2 and len(self.vectors_) == len(self.references) > 0,
+             "vectors_ are not one for each reference")  # fmt: skip
 
     def compare(self, features: Tensor, without: int | None = None) -> ViewScores:
         """The distance, as a grid of one patch."""

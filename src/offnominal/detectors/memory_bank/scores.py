@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from offnominal.detectors.features import FeatureDetector, ViewScores, joined
+from offnominal.detectors.learned_state import must
 from offnominal.detectors.options import Progress, check_choice, check_range
 from offnominal.memory import MemoryBank, leave_one_out
 from offnominal.scoring import Scores, Size
@@ -106,6 +107,14 @@ class BankScores(FeatureDetector):
         """Whether the nearest row alone decides a patch's score and an image's."""
         return self.neighbours == 1
 
+    def check_learned(self) -> None:
+        """There are rows to compare with, and references that were measured are there."""
+        super().check_learned()
+        must(len(self.bank), "an empty bank")
+        must(all(n < len(self.references) for n in self.measured_), "measured_ is out of range")
+        if (width := len(getattr(self, "centre_", ()))) > 1:
+            must(width == self.bank.dim, "centre_ is not as long as a row")
+
     # -- references without themselves --------------------------------------------------------
 
     def learn(self, number: int, image: np.ndarray) -> Any:
@@ -149,7 +158,9 @@ class BankScores(FeatureDetector):
                 scores = self.patch_distance(self.bank.loo_distance[own][:, None])
             else:
                 scores, weight = self.judge(self.bank.take(own), number)
-            patches[self.bank.patch[own].long()] = scores
+            places = self.bank.patch[own].long()
+            must(int(places.max()) < len(patches), f"rows of reference {number} lie outside it")
+            patches[places] = scores
         return ViewScores(patches.reshape(grid), None, weight)
 
     def grid_of(self, view: View) -> Size:

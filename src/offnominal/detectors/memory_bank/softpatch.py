@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from offnominal.backbones.base import Resize
+from offnominal.detectors.learned_state import must
 from offnominal.detectors.memory_bank.patchcore import PatchCore
 from offnominal.detectors.options import LeaveOneOut, Progress, check_choice, check_range
 from offnominal.errors import OptionError
@@ -108,6 +109,11 @@ class SoftPatch(PatchCore):
         """An empty bank without weights."""
         super().begin()
         self.weights_ = torch.ones(0)
+
+    def check_learned(self) -> None:
+        """Every row has its weight."""
+        super().check_learned()
+        must(self.weights_.shape == (len(self.bank),), "weights_ is not as long as the bank")
 
     @property
     def leave_one_out(self) -> LeaveOneOut:

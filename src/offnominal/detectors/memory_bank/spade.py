@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from offnominal.detectors.features import FeatureDetector, ViewScores
+from offnominal.detectors.learned_state import must
 from offnominal.detectors.memory_bank.dn2 import neighbour_distance
 from offnominal.detectors.options import LeaveOneOut, Progress, check_range
 from offnominal.scoring import Scores
@@ -137,6 +138,18 @@ class SPADE(FeatureDetector):
             piece = pieces.pop()
             self.pyramids_[end - len(piece) : end] = piece
             end -= len(piece)
+
+    def check_learned(self) -> None:
+        """Every reference has its vector and its pyramid."""
+        super().check_learned()
+        must(self.vectors_.ndim == 2 and len(self.vectors_) == len(self.references) > 0,
+             "vectors_ are not one for each reference")  # fmt: skip
+        must(len(self.shapes_) == len(self.references), "shapes_ are not one for each reference")
+        levels = [level for one in self.shapes_ for level in one]
+        must(all(self.shapes_) and all(len(level) == 3 and min(level) > 0 for level in levels),
+             "shapes_ are none of levels")  # fmt: skip
+        length = sum(c * h * w for c, h, w in levels)
+        must(self.pyramids_.shape == (length,), "pyramids_ are not as long as shapes_ say")
 
     def score_reference(self, number: int, kept: Any) -> Scores:
         """Score a reference against the others."""

@@ -1,0 +1,145 @@
+"""From scores to decisions: what every detector does once its method has scored an image."""
+
+import math
+from collections.abc import Mapping
+from typing import ClassVar
+
+import numpy as np
+from torch import nn
+
+from offnominal.calibration import Threshold, p_value
+from offnominal.detectors.options import LeaveOneOut, OnError
+from offnominal.detectors.references import References
+from offnominal.errors import ImageError, OptionError
+from offnominal.good_scores import CalibrationScores, GoodScores
+from offnominal.prediction import Prediction
+from offnominal.scoring import Scores, Size, anomaly_map, image_score, size_of
+
+__all__ = ["Judge"]
+
+
+class Judge(nn.Module):
+    """Thresholds from scores of good images, and predictions from scores of new ones.
+
+    Attributes
+    ----------
+    aggregate, smoothing, false_reject
+        Options of :class:`~offnominal.detectors.base.Detector`.
+    references : References
+        The images that were learned from.
+    good : GoodScores
+        Scores of good images, which thresholds follow from.
+    """
+
+    # The value of `aggregate` that stands for the image's own score, where the method gives one.
+    own_score: ClassVar[str | None] = None
+
+    aggregate: str
+    smoothing: float
+    false_reject: float
+    references: References
+    good: GoodScores
+
+    @property
+    def leave_one_out(self) -> LeaveOneOut:
+        """Whether references are scored as if never learned; ``none``: there is no such thing."""
+        return "exact"
+
+    @property
+    def calibration(self) -> CalibrationScores:
+        """Scores of good images that the thresholds follow from."""
+        return self.good.in_force
+
+    @property
+    def threshold(self) -> Threshold | None:
+        """Threshold of the image score; None where too few good images are known."""
+        return self.calibration.threshold(
+            "images", self.false_reject, self.leave_one_out == "exact"
+        )
+
+    @property
+    def decides(self) -> bool:
+        """Whether predictions say if a part is to be rejected."""
+        return self.threshold is not None
+
+    @property
+    def pixel_threshold(self) -> Threshold | None:
+        """Threshold of the map: that many good images have no pixel above it."""
+        return self.calibration.threshold("peaks", self.false_reject, self.leave_one_out == "exact")
+
+    @property
+    def calibration_note(self) -> str | None:
+        """What should be known of held-out scores that other references measured."""
+        return self.good.note(self.references.active)
+
+    def image_score(self, scores: Scores, size: Size) -> float:
+        """The image score, as ``aggregate`` has it."""
+        if self.aggregate == self.own_score and scores.image is not None:
+            return scores.image
+        return image_score(scores, size, self.aggregate, self.smoothing)
+
+    def map(self, scores: Scores, size: Size) -> np.ndarray:
+        """Anomaly map, float32 (H, W)."""
+        return anomaly_map(scores.patches, size, self.smoothing, scores.window)
+
+    def prediction(self, source: str, image: np.ndarray, scores: Scores) -> Prediction:
+        """What is said of an image with these scores.
+
+        Raises
+        ------
+        ImageError
+            If they are not finite: nothing can be decided by them.
+        """
+        size = size_of(image)
+        score = self.image_score(scores, size)
+        if not (math.isfinite(score) and np.isfinite(scores.patches).all()):
+            raise ImageError(
+                source,
+                f"its score is not a finite number ({score}), so it cannot be judged; check the "
+                "backbone's weights and --precision",
+            )
+        threshold, pixel_threshold = self.threshold, self.pixel_threshold
+        return Prediction(
+            source=source,
+            score=score,
+            anomaly_map=self.map(scores, size),
+            scores=scores,
+            image=image,
+            threshold=threshold.value if threshold else None,
+            pixel_threshold=pixel_threshold.value if pixel_threshold else None,
+            p_value=p_value(score, self.calibration.images),
+        )
+
+    def judged_or_told(
+        self, source: str, image: np.ndarray, scores: Scores, on_error: OnError | None
+    ) -> Prediction | None:
+        """:meth:`prediction`, or None where there can be none and ``on_error`` was told so."""
+        try:
+            return self.prediction(source, image, scores)
+        except ImageError as error:
+            if on_error is None:
+                raise
+            on_error(error)
+            return None
+
+    def judged(self, scores: Scores, size: Size) -> tuple[float, float]:
+        """Image score of an image, and the peak of its map."""
+        return self.image_score(scores, size), float(self.map(scores, size).max())
+
+    def set_references(self, scored: Mapping[int, Scores]) -> None:
+        """Set the thresholds from references that were scored without themselves."""
+        if any(np.isnan(one.patches).any() for one in scored.values()):
+            raise OptionError(
+                "scores of good images are not numbers, so nothing can be decided with this "
+                "detector; check the backbone's weights and --precision"
+            )
+        # Infinite where a bank holds nothing of others.
+        numbers = sorted(n for n, one in scored.items() if np.isfinite(one.patches).all())
+        pairs = [(scored[number], self.references[number].size) for number in numbers]
+        measured = CalibrationScores.measured("leave-one-out", pairs, self.judged, numbers)
+        self.good.references = measured
+        self.good.choose(self.references.active)
+
+    def rescore(self, prediction: Prediction) -> Prediction:
+        """A prediction of the same fit, with this detector's scoring and thresholds."""
+        return self.prediction(prediction.source, prediction.image, prediction.scores)
