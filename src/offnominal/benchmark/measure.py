@@ -78,13 +78,8 @@ def measure(
     if copies:
         done = "left out" if skip_references else "counted all the same"
         listed = ", ".join(map(printable, copies[:5]))
-        one = len(copies) == 1
-        what = (
-            "test image is an exact copy of a reference"
-            if one
-            else ("test images are exact copies of references")
-        )
-        notes.append(f"{len(copies)} {what}, {done}: {listed}")
+        alike = "image is an exact copy" if len(copies) == 1 else "images are exact copies"
+        notes.append(f"{len(copies)} test {alike} of references, {done}: {listed}")
     notes += [printable(note) for note in (*_undefined(first, test), *doubts.notes())]
     # A batch does nearly all of its work before its first prediction.
     typical = np.mean if isinstance(first.detector, BatchDetector) else np.median
@@ -141,13 +136,16 @@ def _undefined(record: Record, test: Sequence[Sample]) -> list[str]:
     notes, labels = [], record.labels
     for label, kind in enumerate(("good", "defective")):
         if label not in labels:
-            notes.append(f"no {kind} test image has a score: figures of images are undefined")
+            what = "figures of images and of pixels" if label else "figures of images"
+            notes.append(f"no {kind} test image has a score: {what} are undefined")
     bare = [sample for sample in test if sample.label and sample.mask is None]
-    if 1 in labels and record.pixels is None:
-        notes.append("no test image has a mask: there are no figures of pixels")
-    elif record.pixels is not None and math.isnan(record.pixels.compute()["pixel_auroc"]):
+    if record.pixels is None:
+        if 1 in labels:
+            notes.append("no test image has a mask: there are no figures of pixels")
+        return notes
+    if 1 in labels and math.isnan(record.pixels.compute()["pixel_auroc"]):
         notes.append("no mask of a test image can be used: figures of pixels are undefined")
-    if bare and record.pixels is not None:
+    if bare:
         notes.append(f"defective images without a mask: {len(bare)}, such as {bare[0].image.name}: "
                      "left out of the figures of pixels")  # fmt: skip
     return notes

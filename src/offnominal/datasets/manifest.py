@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from offnominal.datasets.reading import GOOD_NAMES, Options, Reading, counted, such_as
 from offnominal.datasets.sample import Sample
-from offnominal.datasets.tables import Files, plain, read_csv, read_text
+from offnominal.datasets.tables import Files, plain, read_csv, read_text, shortened
 from offnominal.errors import DatasetError
 
 __all__ = ["fits", "read"]
@@ -131,7 +131,8 @@ def _named(entry: dict[str, Any], where: str, ignored: set[str]) -> _Row:
         if column not in COLUMNS:
             # A column of masks under a wrong name would be lost without a word.
             if close := difflib.get_close_matches(column, COLUMNS, 1, 0.75):
-                raise DatasetError(f"{where}: column {name!r}: call it {close[0]!r}, or remove it")
+                told = f"column {plain(name)}: call it {close[0]!r}, or remove it"
+                raise DatasetError(f"{where}: {told}")
             ignored.add(name.strip())
         else:
             row[column] = value
@@ -158,7 +159,9 @@ def _sample(row: _Row, where: str, place: str, files: Files, name: str) -> Sampl
     image = files.image(row.image, where, place)
     mask = files.mask(row.mask, where) if row.mask else None
     if mask is not None and mask == image:
-        raise DatasetError(f"{where}: {row.image} is its own mask; leave the field empty")
+        raise DatasetError(
+            f"{where}: {shortened(row.image)} is its own mask; leave the field empty"
+        )
     defect = (row.defect or "defect") if label else "good"
     category = row.category or name
     return Sample(image, label, mask if label else None, defect, category, _SPLITS.get(split, ""))

@@ -17,7 +17,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from offnominal.datasets.reading import Options, Reading
 from offnominal.datasets.sample import Sample
-from offnominal.datasets.tables import Files, plain, read_text
+from offnominal.datasets.tables import Files, plain, read_text, shortened
 from offnominal.errors import DatasetError
 
 __all__ = ["fits", "read"]
@@ -52,10 +52,11 @@ def read(root: Path, options: Options) -> Reading:
                 f"{file}: {plain(split)} is not 'train' or 'test' with classes in it"
             )
         for category, entries in classes.items():
+            home = f"{split}/{shortened(category)}"
             if not isinstance(entries, list):
-                raise DatasetError(f"{file}: {split}/{category} is no list; generate it again")
+                raise DatasetError(f"{file}: {home} is no list; generate it again")
             for number, entry in enumerate(entries) if options.wants(category) else ():
-                place = f"{split}/{category}[{number}]"
+                place = f"{home}[{number}]"
                 sample = _sample(entry, f"{file}: {place}", place, files, category, split.lower())
                 reading.samples.append(sample)
     reading.notes += files.notes()

@@ -76,7 +76,7 @@ class MaskFolder:
         found = self._by_place.get(_place(relative), [])
         sure = bool(found)
         if not found and self.anywhere:
-            found = self._by_stem.get(stem, [])
+            found = [f for f in self._by_stem.get(stem, []) if f not in self.taken]
             if found and stem in self.shared:
                 self.for_several.append(relative)
                 return None

@@ -70,6 +70,8 @@ class Reading:
             for number, place in zip(numbers, places, strict=True):
                 split = "train" if place < border else "test"
                 self.samples[number] = replace(self.samples[number], split=split)
+            if not 0 < share < 1:
+                continue  # all on one side, as was asked for
             self.notes.append(
                 f"{category}{which.format(counted(numbers, 'good image'))}: the good images were "
                 f"divided here, {train} to learn from and {len(numbers) - train} to test on, by a "

@@ -13,7 +13,7 @@ from typing import Any
 from offnominal.datasets.reading import counted, such_as
 from offnominal.errors import DatasetError
 
-__all__ = ["Files", "plain", "read_csv", "read_text"]
+__all__ = ["Files", "plain", "read_csv", "read_text", "shortened"]
 
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
@@ -91,7 +91,7 @@ def read_csv(file: Path, notes: list[str]) -> Iterator[tuple[int, dict[str, str]
             values += [""] * (len(names) - len(values))
             row = dict(zip(names, values, strict=False))
             if lost := row.pop("", ""):
-                raise DatasetError(f"{where}: {lost!r} is in a column without a name; name it")
+                raise DatasetError(f"{where}: {plain(lost)} is in a column without a name; name it")
             yield skipped + table.line_num, row
     except csv.Error as error:
         last = f"{file}:{skipped + table.line_num}"
@@ -112,6 +112,7 @@ class Files:
         self._seen: dict[str, tuple[str, str]] = {}
         self._outside: list[str] = []
         self._moved = 0
+        self._capitals: list[str] = []
 
     def image(self, text: str, where: str, place: str, moved: bool = False) -> Path:
         """The image at a path, which no earlier row may have named, by another name either.
@@ -127,12 +128,12 @@ class Files:
                 else ("paths start at the manifest's folder")
             )
             thing = "file" if moved else "image"
-            raise DatasetError(f"{where}: no such {thing} {self.home / text}; {start}")
+            raise DatasetError(f"{where}: no such {thing} {self.home / shortened(text)}; {start}")
         real = os.path.realpath(path)
         if real in self._seen:
             earlier, name = self._seen[real]
             same = "" if name == text else f", as {name}"
-            raise DatasetError(f"{where}: {text} is in {earlier} too{same}; remove one")
+            raise DatasetError(f"{where}: {shortened(text)} is in {earlier} too{same}; remove one")
         self._seen[real] = place, text
         return path
 
@@ -140,9 +141,8 @@ class Files:
         """The mask at a path: a file, or a folder of several."""
         path = self._find(text, moved)
         if path is None:
-            raise DatasetError(
-                f"{where}: no such mask {self.home / text}; leave it empty if there is none"
-            )
+            missing = self.home / shortened(text)
+            raise DatasetError(f"{where}: no such mask {missing}; leave it empty if there is none")
         return path
 
     def notes(self) -> list[str]:
@@ -150,6 +150,11 @@ class Files:
         notes = []
         if self._moved:
             notes.append(f"{self._moved} paths of another machine: found by their last parts")
+        if self._capitals:
+            notes.append(
+                f"{counted(self._capitals, 'path')} in other capitals than the file, "
+                f"{such_as(self._capitals)}: found all the same"
+            )
         if self._outside:
             notes.append(
                 f"{counted(self._outside, 'file')} outside of {self.home}, "
@@ -173,7 +178,20 @@ class Files:
                 if ".." not in parts[start:] and _exists(path):
                     self._moved += 1
                     return path
-        return None
+        if alike := _whatever_capitals(self.home, text.replace("\\", "/")):
+            self._capitals.append(text)
+        return alike
+
+
+def _whatever_capitals(home: Path, text: str) -> Path | None:
+    """The one file that Windows, where capitals do not matter, would find."""
+    found = [home]
+    for part in PurePosixPath(text).parts:
+        if part in ("..", "/"):
+            return None
+        inside = [path for folder in found if folder.is_dir() for path in folder.iterdir()]
+        found = [path for path in inside if path.name.lower() == part.lower()]
+    return found[0] if len(found) == 1 else None
 
 
 def _spellings(text: str) -> Iterator[str]:
@@ -195,5 +213,9 @@ def _exists(path: Path) -> bool:
 
 def plain(value: Any) -> str:
     """A value for a message, not too long."""
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    return shortened(repr(value))
+
+
+def shortened(text: str) -> str:
+    """A text for a message, without its middle if it is long."""
+    return text if len(text) <= 200 else f"{text[:120]}...{text[-60:]}"
