@@ -204,6 +204,8 @@ def _sum_up(outcome: "Outcome", output: Path, cached: bool) -> None:
     if outcome.untrained:
         reasons = "; ".join(sorted(outcome.untrained))
         say(f"weights not pretrained ({reasons}): these figures say nothing about the methods")
+    for text in outcome.notes:
+        say(text)
     for text in sorted(outcome.unreadable):
         say(f"left out: {text}")
     for text in outcome.failed:
