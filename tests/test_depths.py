@@ -1,4 +1,4 @@
-"""Pictures of a depth that a model does not know, or that fill little of theirs: said once a run."""
+"""Pictures of a depth that a model does not know, or that fill little of it: said once a run."""
 
 import warnings
 from pathlib import Path
