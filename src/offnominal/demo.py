@@ -1,15 +1,17 @@
 """The whole path on synthetic parts: draw, fit, predict, measure, and a page to look at."""
 
+import os
+import re
+import secrets
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from filelock import FileLock, Timeout
 
 from offnominal.datasets.masks import sample_mask
 from offnominal.datasets.sample import Sample
@@ -25,6 +27,11 @@ from offnominal.report import Card, Scores, write_page
 __all__ = ["DemoResult", "run_demo"]
 
 _MARK = ".drawn-by-offnominal-demo"
+_PAGE = "index.html"
+# What may lie in the folder of the parts, half-drawn ones included.
+_DRAWN = re.compile(
+    rf"{re.escape(_MARK)}|(\w+|\.\w+\.partial)/(train|test|ground_truth)/\w+/\d+(_mask)?\.png"
+)
 _FALSE_REJECT = 0.05  # 24 references can promise 4 %
 _CARDS = 12  # images shown for each look
 _FIGURES = ("image_auroc", "image_ap", "image_f1_max", "pixel_auroc", "aupro")
@@ -80,25 +87,10 @@ def run_demo(
     Raises
     ------
     OptionError
-        If the folder holds parts that the demonstration did not draw, another demonstration is at
-        it, or it cannot be written.
+        If the folder holds what the demonstration did not make, or cannot be written.
     """
-    with _claimed(folder):
-        return _run(
-            folder, backbone, weights, seed, looks, progress, (n_train, n_good, n_per_defect)
-        )
-
-
-def _run(
-    folder: Path,
-    backbone: str | None,
-    weights: str | None,
-    seed: int,
-    looks: Sequence[str],
-    progress: Progress | None,
-    numbers: tuple[int, int, int],
-) -> DemoResult:
-    samples = _drawn(folder, looks, numbers, seed)
+    if seed < 0:
+        raise OptionError(f"--seed {seed}: give 0 or more")
     new = partial(
         AnomalyDINO,
         backbone=backbone,
@@ -106,13 +98,17 @@ def _run(
         rotations="none",  # the parts come in one orientation
         false_reject=_FALSE_REJECT,
     )
+    new().load_network()  # what is missing is missed before anything is drawn
+    _check_room(folder, looks)
+    with _room(folder) as root:
+        samples = write_dataset(root, looks, n_train, n_good, n_per_defect, seed)
     shown = {
         look: _show(look, [s for s in samples if s.category == look], new(), folder, progress)
         for look in looks
     }
     figures = [each.figures for each in shown.values()]
     page = write_page(
-        folder / "index.html",
+        folder / _PAGE,
         "Offnominal on synthetic parts",
         figures,
         [card for each in shown.values() for card in each.cards],
@@ -123,52 +119,55 @@ def _run(
     return DemoResult(page, figures)
 
 
-@contextmanager
-def _claimed(folder: Path) -> Iterator[None]:
-    """The folder for one demonstration at a time; what cannot be written there is said."""
+def _check_room(folder: Path, looks: Sequence[str]) -> None:
+    """Refuse a folder in which something would be lost that no demonstration made."""
     root = folder / "parts"
-    if root.exists() and not (root / _MARK).exists():
-        raise OptionError(f"-o {folder}: {root} is not from an earlier demonstration")
-    lock = FileLock(folder / ".lock")
+    made = [root, folder / _PAGE, *(folder / f"{look}.offn" for look in looks)]
+    strange = [path for path in made if os.path.lexists(path)]
+    if (root / _MARK).is_file() and not root.is_symlink():
+        strange = [
+            path
+            for path in root.rglob("*")
+            if path.is_symlink() or not (path.is_dir() or _is_drawn(path.relative_to(root)))
+        ]
+    if strange:
+        raise OptionError(
+            f"-o {folder}: {strange[0]} is not from an earlier demonstration; name another folder"
+        )
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with lock.acquire(blocking=False):
-            yield
-    except Timeout as error:
-        told = "another demonstration is writing into it; wait for it, or name another folder"
-        raise OptionError(f"-o {folder}: {told}") from error
     except OSError as error:
-        reason = error.strerror or str(error)
-        raise OptionError(f"-o {folder}: cannot be written ({reason}); name another") from error
-    finally:
-        if not lock.is_locked:
-            with suppress(OSError):
-                (folder / ".lock").unlink()
+        raise OptionError(f"-o {folder}: cannot be made ({error.strerror})") from error
+    if not os.access(folder, os.W_OK):
+        raise OptionError(f"-o {folder}: nothing can be written there; name another folder")
 
 
-def _drawn(
-    folder: Path, looks: Sequence[str], numbers: tuple[int, int, int], seed: int
-) -> list[Sample]:
-    """The parts; those of an earlier demonstration go when the new ones are there."""
-    root, draft = folder / "parts", folder / ".parts"
-    shutil.rmtree(draft, ignore_errors=True)
+def _is_drawn(name: Path) -> bool:
+    return _DRAWN.fullmatch(name.as_posix()) is not None
+
+
+@contextmanager
+def _room(folder: Path) -> Iterator[Path]:
+    """An empty folder for the parts, with the mark that tells whose they are.
+
+    Earlier ones are back if the block ends with an error.
+    """
+    root, old = folder / "parts", folder / f".parts-{secrets.token_hex(8)}"
     try:
-        draft.mkdir()
-        (draft / _MARK).touch()
-        samples = write_dataset(draft, looks, *numbers, seed)
         if root.exists():
-            shutil.rmtree(root)
-        draft.rename(root)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-
-    def moved(path: Path) -> Path:
-        return root / path.relative_to(draft)
-
-    return [
-        replace(sample, image=moved(sample.image), mask=sample.mask and moved(sample.mask))
-        for sample in samples
-    ]
+            root.rename(old)
+        root.mkdir()
+        (root / _MARK).touch()
+    except OSError as error:
+        raise OptionError(f"-o {folder}: cannot be written ({error.strerror})") from error
+    try:
+        yield root
+    except BaseException:
+        shutil.rmtree(root, ignore_errors=True)
+        if old.exists():
+            old.rename(root)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
 
 
 class _Shown(NamedTuple):

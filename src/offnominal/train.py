@@ -113,7 +113,7 @@ def train(
         raise OptionError(
             f"-o {output}: name a file that ends in .safetensors, in a folder that exists"
         )
-    if detector.resize == "short" or detector.tile:
+    if detector.resize in ("short", "crop") or detector.tile:
         raise OptionError("a training takes whole images: leave --resize and --tile out")
     with claimed(files):
         return _train(

@@ -238,5 +238,6 @@ def _backbone(detectors: Sequence[FeatureDetector]) -> dict[str, Any] | None:
         "dim": sum(net.dim for net in nets),
         "stride": min(net.stride for net in nets),
         "resolution": first.resolution or first.default_resolution(nets[0]),
+        "resize": first.resize or nets[0].resize,
         "parameters": sum(p.numel() for net in nets for p in net.parameters()),
     }

@@ -24,6 +24,7 @@ from offnominal.detectors.batch.base import BatchDetector
 from offnominal.detectors.options import choose_device
 from offnominal.detectors.registry import detector_class
 from offnominal.errors import DatasetError, ImageError, OffnominalError
+from offnominal.text import printable
 
 __all__ = ["Outcome", "Runner"]
 
@@ -48,6 +49,8 @@ class Outcome:
         Images that were left out, and why.
     untrained : set of str
         Methods whose figures say nothing, as their weights were not pretrained, and why.
+    notes : dict of str
+        What is odd about masks, or was left out, by category; each once, in order.
     """
 
     finished: int = 0
@@ -57,6 +60,7 @@ class Outcome:
     from_cache: int = 0
     unreadable: set[str] = field(default_factory=set)
     untrained: set[str] = field(default_factory=set)
+    notes: dict[str, None] = field(default_factory=dict)
 
 
 class Runner:
@@ -179,6 +183,8 @@ class Runner:
         outcome.computed += first.more["features"]["computed"]
         outcome.from_cache += first.more["features"]["from_cache"]
         outcome.unreadable |= set(first.more["unreadable"])
+        category = printable(first.cell.category)
+        outcome.notes |= dict.fromkeys(f"{category}: {note}" for note in first.notes)
         if reason := untrained(first.detector):
             outcome.untrained.add(f"{first.cell.method}: {reason}")
         for cell, own in zip(cells, figures, strict=True):

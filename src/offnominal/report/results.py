@@ -12,6 +12,7 @@ import numpy as np
 from offnominal.benchmark.published import Published, find_published
 from offnominal.benchmark.store import FinishedCell
 from offnominal.report.words import METRICS, setting_words
+from offnominal.text import printable
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -171,7 +172,8 @@ def gather(cells: Sequence[FinishedCell]) -> list[Setup]:
         settings["untrained"] = cell.untrained
         setup = setups.setdefault(json.dumps(settings, sort_keys=True), Setup(settings))
         setup.names.add(cell.name)
-        place = cell.settings["category"], cell.settings["seed"]
+        # pandas keeps names in Arrow, which has no place for bytes that are no UTF-8.
+        place = printable(cell.settings["category"]), cell.settings["seed"]
         if place not in setup.cells or _stands_before(cell, setup.cells[place]):
             setup.cells[place] = cell
     found = sorted(setups.values(), key=_order)
