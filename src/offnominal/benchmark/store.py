@@ -6,7 +6,6 @@ where they were asked for, ``maps/``. ``RUNS/plans/NAME.json`` says which cells 
 question, for the report.
 """
 
-import errno
 import hashlib
 import math
 import shutil
@@ -253,11 +252,9 @@ class Store:
             raise
         except OSError as error:
             reason = error.strerror or str(error)
-            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-            told = "make room" if full else "name another"
             raise StoreError(
-                f"-o {self.root}: cannot be written ({reason}); finished cells are kept: {told}, "
-                "and run the same command again"
+                f"-o {self.root}: cannot be written ({reason}); finished cells are kept; make "
+                "room, or name another folder, and run the same command again"
             ) from error
 
 
