@@ -151,7 +151,7 @@ class Store:
         return cell.name in self._whole and folder.is_dir()
 
     @contextmanager
-    def claim(self, group: str, waiting: Callable[[], None] | None = None) -> Iterator[bool]:
+    def claim(self, group: str, waiting: Callable[[], object] | None = None) -> Iterator[bool]:
         """Claim a group of cells for the length of the block; whether no other process has it.
 
         With ``waiting``, which is called now and then, until that is so. The system takes the lock
