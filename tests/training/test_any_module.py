@@ -9,7 +9,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from offnominal.training.checkpoint import Checkpoint, Files, History
+from offnominal.errors import ModelFileError, OptionError
+from offnominal.training.checkpoint import Checkpoint, Files, History, State, claimed
 from offnominal.training.loop import run
 from offnominal.training.recipe import Recipe
 
@@ -98,3 +99,43 @@ def test_what_is_frozen_is_not_kept(tmp_path: Path) -> None:
         names = set(file.keys())
     assert {"learned.student.weight", "learned.norm.running_mean", "optimiser.0.exp_avg"} <= names
     assert not any("teacher" in name for name in names)
+
+
+def test_other_files_are_refused_by_their_names(tmp_path: Path) -> None:
+    files = Files(tmp_path / "student.safetensors")
+
+    def resume(**sources: str) -> None:
+        checkpoint = Checkpoint(files, {"name": "student"}, lambda *_: None, sources=sources)
+        run(Student(), Rows(), RECIPE, checkpoint)
+
+    resume(a="1", b="2")
+    with pytest.raises(OptionError, match=r"other files, of which b, c differ"):
+        resume(a="1", b="3", c="4")
+    resume(a="1", b="2")
+
+
+def test_one_training_into_a_file_at_a_time(tmp_path: Path) -> None:
+    files = Files(tmp_path / "student.safetensors")
+    with (
+        claimed(files),
+        pytest.raises(OptionError, match="another process is training into it"),
+        claimed(files),
+    ):
+        pass
+    with claimed(files):  # the claim went with the block
+        pass
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_state_that_would_never_end_is_refused(tmp_path: Path) -> None:
+    files, student = Files(tmp_path / "student.safetensors"), Student()
+    checkpoint = Checkpoint(files, {"name": "student"}, lambda *_: None)
+    optimiser = RECIPE.make_optimiser(student.student.parameters())
+    random = torch.Generator().get_state()
+    for step, told in ((99, "step 99 of 3"), (0, "does not fit")):
+        state = State.of(1, step, student, optimiser, random, [])
+        if not step:
+            state.tensors["optimiser.7.exp_avg"] = torch.zeros(3)
+        checkpoint.write_state(state)
+        with pytest.raises(ModelFileError, match=rf"state\.safetensors: damaged.*{told}"):
+            run(Student(), Rows(), RECIPE, checkpoint)
