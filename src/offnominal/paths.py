@@ -4,12 +4,20 @@ import glob
 import os
 from collections import Counter
 from collections.abc import Collection, Iterable
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 from offnominal.errors import OptionError
 from offnominal.text import printable
 
-__all__ = ["IMAGE_SUFFIXES", "PassedOver", "find_images", "is_kept_by_system", "is_own", "walk"]
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "PassedOver",
+    "find_images",
+    "is_elsewhere",
+    "is_kept_by_system",
+    "is_own",
+    "walk",
+]
 
 IMAGE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff"}
@@ -159,6 +167,14 @@ def is_own(path: str | Path) -> bool:
             return MARK.encode() in file.read(256)
     except (OSError, ValueError):
         return False  # reading it will say what is wrong
+
+
+def is_elsewhere(path: str | Path) -> bool:
+    r"""Whether a path is Windows' for another machine (``\\host\share``), or for a device.
+
+    Looking whether such a file exists is enough to reach that machine, and to sign in there.
+    """
+    return PureWindowsPath(path).drive.startswith("\\")
 
 
 def _images_of(path: str, left: PassedOver) -> list[Path]:

@@ -176,15 +176,16 @@ def _open_clip() -> Any:
 
 
 def _known(architecture: str, name: str) -> dict[str, Any]:
-    config: dict[str, Any] | None = _open_clip().get_model_config(architecture)
+    names = _open_clip().list_models()
+    # Of its own models only: other names make open_clip fetch from the hub, or read a folder.
+    config = _open_clip().get_model_config(architecture) if architecture in names else None
     if config is None:
-        names = _open_clip().list_models()
         near = get_close_matches(architecture, names, n=3, cutoff=0.5) or list(CLIP_TAGS)
         raise BackboneError(
             f"--backbone {name}: open_clip has no such model; did you mean "
             f"{' or '.join(OPEN_CLIP + each for each in near)}?"
         )
-    return config
+    return dict(config)
 
 
 def _parse(text: str, path: Path | None) -> dict[str, Any]:

@@ -16,6 +16,8 @@ def calibrate(
     false_reject: float | None = None,
     weights: options.Weights = None,
     device: options.Device = "auto",
+    endpoint: options.Endpoint = None,
+    key_variable: options.KeyVariable = None,
     strict: options.Strict = False,
 ) -> None:
     """Refine a model's thresholds with more good images.
@@ -36,7 +38,7 @@ def calibrate(
     passed = PassedOver()
     files = find_images(good, passed)
     defective = find_images(defects, passed) if defects else []
-    detector = load(model, weights, device)
+    detector = load(model, weights, device, endpoint, key_variable)
     shared = {file.absolute().parent for file in files} & {f.absolute().parent for f in defective}
     if shared:
         raise OptionError(

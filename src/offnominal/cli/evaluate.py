@@ -38,6 +38,8 @@ def evaluate(
     output: Annotated[Path | None, "-o"] = None,
     weights: options.Weights = None,
     device: options.Device = "auto",
+    endpoint: options.Endpoint = None,
+    key_variable: options.KeyVariable = None,
     maps: bool = False,
     as_json: options.Json = False,
     strict: options.Strict = False,
@@ -60,7 +62,7 @@ def evaluate(
 
     if output is not None:
         require("pyarrow", "evaluate -o")
-    detector = load(model, weights, device)
+    detector = load(model, weights, device, endpoint, key_variable)
     warn_untrained(detector)
     # Of plain folders all the good images are tested on: the detector has learned elsewhere.
     found = open_from_options(**data, train_share=0.0)

@@ -19,6 +19,8 @@ def _option(flags: str, text: str, default: bool | str = True, metavar: str | No
 
 _WEIGHTS = "Local weights: safetensors or a .pth state dict, in timm's naming or the original."
 _SETS = "Another way to give an option of the method, as coreset=0.01; repeatable."
+_ENDPOINT = "Where a chat model's pictures go; a model file alone does not decide that."
+_KEY = "Environment variable that holds the endpoint's key; empty for no key."
 _WHEN = "Time to note in the history: now, or as 2026-03-01T09:30."
 _CACHE = "Where features are kept, for epochs, cells and runs to share."
 
@@ -26,6 +28,8 @@ Model = Annotated[Path, typer.Argument(help="Model file made by `offnominal fit`
 Output = Annotated[Path | None, _option("-o --output", "Write here.", "over the model file")]
 Weights = Annotated[str | None, _option("--weights", _WEIGHTS, "where they lay at the fit", "FILE")]
 Device = Annotated[str, _option("--device", "auto, cpu, cuda or cuda:N.")]
+Endpoint = Annotated[str | None, _option("--endpoint", _ENDPOINT, False, "URL")]
+KeyVariable = Annotated[str | None, _option("--key-variable", _KEY, False, "NAME")]
 Strict = Annotated[bool, _option("--strict", "Stop at the first unreadable image.")]
 Json = Annotated[bool, _option("--json", "Print JSON.")]
 Sets = Annotated[list[str] | None, _option("--set", _SETS, False, "NAME=VALUE")]

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import sys
+from collections import Counter
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -13,9 +14,11 @@ import typer
 
 from offnominal.cli import options
 from offnominal.cli.command import MethodOptions, method_options, named
+from offnominal.cli.info import not_inspected
 from offnominal.cli.terminal import ANOMALIES, Unreadable, count, progress_bar, say, warn_untrained
 from offnominal.errors import ImageError, OptionError
 from offnominal.paths import PassedOver, find_images
+from offnominal.scoring import size_of
 
 if TYPE_CHECKING:
     from offnominal.cli.writer import Sink
@@ -57,6 +60,8 @@ def predict(
     sets: options.Sets = None,
     weights: options.Weights = None,
     device: options.Device = "auto",
+    endpoint: options.Endpoint = None,
+    key_variable: options.KeyVariable = None,
     strict: options.Strict = False,
 ) -> None:
     """Score images and say where they are anomalous and whether to reject them.
@@ -95,10 +100,12 @@ def predict(
         if arguments:
             raise OptionError("--zero-shot-batch takes a folder, and no model or further images")
         given |= {"weights": weights, "device": device}
+        given |= {"endpoint": endpoint, "key_variable": key_variable}  # refused as unknown
         task = _of_batch(method or _BATCHED, given, sets, zero_shot_batch, passed)
     else:
         of_batch = given | {"method": method, "set": sets}
-        task = _of_model(arguments or [], of_batch, weights, device, passed)
+        asked = endpoint, key_variable
+        task = _of_model(arguments or [], of_batch, weights, device, asked, passed)
     if threshold is not None:
         task.run["threshold"] = threshold
     elif fail_on_anomaly and not task.detector.decides:
@@ -158,6 +165,7 @@ def _of_model(
     of_batch: dict[str, Any],
     weights: str | None,
     device: str,
+    asked: tuple[str | None, str | None],
     passed: PassedOver,
 ) -> _Task:
     import hashlib
@@ -175,8 +183,11 @@ def _of_model(
     with Path(model).open("rb") if Path(model).is_file() else nullcontext() as file:
         # Tells model files apart, thresholds included; of the file as it is opened, not replaced.
         digest = hashlib.file_digest(file, "sha256").hexdigest() if file else ""
-    detector = load(model, weights, device)
-    return _Task(detector, files, {"model": digest}, Path(model))
+    detector = load(model, weights, device, *asked)
+    detector.predict([])  # raises what every image would meet, before there is a folder
+    # Whoever is asked elsewhere is another model.
+    run = {"model": digest} | ({"endpoint": asked[0]} if asked[0] else {})
+    return _Task(detector, files, run, Path(model))
 
 
 def _names_from_stdin() -> list[str]:
@@ -209,7 +220,7 @@ def _score(
         sink.write_error(error)
         unreadable(error)
 
-    began = task.standing()
+    began, sizes = task.standing(), Counter[tuple[int, int]]()
     with progress_bar(len(todo)) as advance:
 
         def progress(stage: str, done: int) -> None:
@@ -226,4 +237,7 @@ def _score(
                 prediction = replace(prediction, threshold=threshold)
             if prediction.source not in sink.done:
                 sink.write(prediction)
+                sizes[size_of(prediction.image)] += 1
+    for words in not_inspected(task.detector, sizes):
+        say(f"not inspected: {words}")
     return len(task.files) - len(todo)

@@ -15,7 +15,7 @@ from offnominal.detectors.memory_bank.origin import Origin
 from offnominal.errors import ImageError, OptionError
 from offnominal.explain.match import Explanation, Match
 from offnominal.images import ImageSource, content_digest, describe, read_image
-from offnominal.paths import find_images
+from offnominal.paths import find_images, is_elsewhere
 from offnominal.pictures import Image
 from offnominal.scoring import Size
 from offnominal.views import View, enclosing_box, patch_corners, unflipped
@@ -138,7 +138,9 @@ def _distinct(
     corners = nearest[0].corners(0)
     longest = max(np.linalg.norm(corners[1] - corners[0]), np.linalg.norm(corners[3] - corners[0]))
     apart = max(_MARGIN * float(longest), _APART * min(size))
-    inside = (centres < np.array([size[1], size[0]])).all(1)  # tiles reach beyond the image
+    # The last patches reach beyond the image, and of tiles the last ones may lie outside.
+    least = np.array([nearest[at].corners(patch).min(0) for at, patch in places])
+    inside = (least < np.array([size[1], size[0]])).all(1)
     x, y = np.minimum(centres.astype(int), [size[1] - 1, size[0] - 1]).T
     left = np.where(inside, scores, -np.inf)
     chosen: list[tuple[int, int]] = []
@@ -189,7 +191,8 @@ def _read_references(
     wanted = {origin.digest: origin.file for origin in origins}
     found: dict[str, Image] = {}
     for digest, file in wanted.items():
-        image = _read_if(file, sixteen_bit)
+        # A model file must not have another machine contacted.
+        image = None if is_elsewhere(file) else _read_if(file, sixteen_bit)
         if image is not None and content_digest(image) == digest:
             found[digest] = image
     missing = set(wanted) - set(found)
@@ -207,7 +210,8 @@ def _read_references(
                 break
     for digest in missing:
         file = wanted[digest]
-        what = "holds another picture now" if Path(file).is_file() else "is no longer there"
+        there = not is_elsewhere(file) and Path(file).is_file()
+        what = "holds another picture now" if there else "is no longer there"
         raise ImageError(
             file,
             f"this reference {what}; name a folder where it is now with --references FOLDER (it is "
