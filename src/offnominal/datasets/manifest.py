@@ -14,8 +14,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from offnominal.datasets.reading import GOOD_NAMES, Options, Reading, counted, such_as
 from offnominal.datasets.sample import Sample
-from offnominal.datasets.tables import Files, plain, read_csv, read_text, shortened
+from offnominal.datasets.tables import Files, plain, read_csv, read_text
 from offnominal.errors import DatasetError
+from offnominal.text import brief
 
 __all__ = ["fits", "read"]
 
@@ -159,9 +160,7 @@ def _sample(row: _Row, where: str, place: str, files: Files, name: str) -> Sampl
     image = files.image(row.image, where, place)
     mask = files.mask(row.mask, where) if row.mask else None
     if mask is not None and mask == image:
-        raise DatasetError(
-            f"{where}: {shortened(row.image)} is its own mask; leave the field empty"
-        )
+        raise DatasetError(f"{where}: {brief(row.image)} is its own mask; leave the field empty")
     defect = (row.defect or "defect") if label else "good"
     category = row.category or name
     return Sample(image, label, mask if label else None, defect, category, _SPLITS.get(split, ""))
