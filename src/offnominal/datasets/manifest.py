@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from offnominal.datasets.reading import GOOD_NAMES, Options, Reading, counted, such_as
+from offnominal.datasets.reading import GOOD_NAMES, Options, Reading, counted, listed, such_as
 from offnominal.datasets.sample import Sample
 from offnominal.datasets.tables import Files, plain, read_csv, read_text
 from offnominal.errors import DatasetError
@@ -60,7 +60,7 @@ def fits(root: Path) -> bool:
 def _file(root: Path) -> Path | None:
     if root.is_file():
         return root if root.suffix.lower() in (*_TABLES, ".jsonl") else None
-    found = [root / name for name in _FILES if (root / name).is_file()]
+    found = listed(root, lambda path: path.name.lower() in _FILES and path.is_file())
     return found[0] if len(found) == 1 else None
 
 
