@@ -108,7 +108,7 @@ def benchmark(
         seeds=seeds,
         sampling=sampling,
         backbones=_split(backbone),
-        sets={**asked.sets, **parse_sets([*(sets or []), *texts], methods)},
+        sets={**asked.sets_for(methods), **parse_sets([*(sets or []), *texts], methods)},
         cached=asked.cached,
         class_names=_names(class_names, datasets),
     )
