@@ -195,7 +195,7 @@ def ours(given: argparse.Namespace) -> dict[str, Any]:
 
 
 def _write_pictures(detector: Any, test: list[str], folder: Path) -> None:
-    from offnominal.cli.writer import ResultWriter, parse_save
+    from offnominal.cli.results import ResultWriter, parse_save
 
     files = [Path(file) for file in test]
     with closing(ResultWriter(folder, parse_save("overlay,json"), files, {})) as writer:

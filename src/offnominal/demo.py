@@ -1,7 +1,11 @@
 """The whole path on synthetic parts: draw, fit, predict, measure, and a page to look at."""
 
+import os
+import re
+import secrets
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,6 +27,11 @@ from offnominal.report import Card, Scores, write_page
 __all__ = ["DemoResult", "run_demo"]
 
 _MARK = ".drawn-by-offnominal-demo"
+_PAGE = "index.html"
+# What may lie in the folder of the parts, half-drawn ones included.
+_DRAWN = re.compile(
+    rf"{re.escape(_MARK)}|(\w+|\.\w+\.partial)/(train|test|ground_truth)/\w+/\d+(_mask)?\.png"
+)
 _FALSE_REJECT = 0.05  # 24 references can promise 4 %
 _CARDS = 12  # images shown for each look
 _FIGURES = ("image_auroc", "image_ap", "image_f1_max", "pixel_auroc", "aupro")
@@ -78,9 +87,10 @@ def run_demo(
     Raises
     ------
     OptionError
-        If the folder holds parts that the demonstration did not draw.
+        If the folder holds what the demonstration did not make, or cannot be written.
     """
-    samples = write_dataset(_room(folder), looks, n_train, n_good, n_per_defect, seed)
+    if seed < 0:
+        raise OptionError(f"--seed {seed}: give 0 or more")
     new = partial(
         AnomalyDINO,
         backbone=backbone,
@@ -88,13 +98,17 @@ def run_demo(
         rotations="none",  # the parts come in one orientation
         false_reject=_FALSE_REJECT,
     )
+    new().load_network()  # what is missing is missed before anything is drawn
+    _check_room(folder, looks)
+    with _room(folder) as root:
+        samples = write_dataset(root, looks, n_train, n_good, n_per_defect, seed)
     shown = {
         look: _show(look, [s for s in samples if s.category == look], new(), folder, progress)
         for look in looks
     }
     figures = [each.figures for each in shown.values()]
     page = write_page(
-        folder / "index.html",
+        folder / _PAGE,
         "Offnominal on synthetic parts",
         figures,
         [card for each in shown.values() for card in each.cards],
@@ -105,16 +119,55 @@ def run_demo(
     return DemoResult(page, figures)
 
 
-def _room(folder: Path) -> Path:
-    """The folder for the parts, empty but for the mark that tells whose they are."""
+def _check_room(folder: Path, looks: Sequence[str]) -> None:
+    """Refuse a folder in which something would be lost that no demonstration made."""
     root = folder / "parts"
-    if root.exists():
-        if not (root / _MARK).exists():
-            raise OptionError(f"-o {folder}: {root} is not from an earlier demonstration")
-        shutil.rmtree(root)
-    root.mkdir(parents=True)
-    (root / _MARK).touch()
-    return root
+    made = [root, folder / _PAGE, *(folder / f"{look}.offn" for look in looks)]
+    strange = [path for path in made if os.path.lexists(path)]
+    if (root / _MARK).is_file() and not root.is_symlink():
+        strange = [
+            path
+            for path in root.rglob("*")
+            if path.is_symlink() or not (path.is_dir() or _is_drawn(path.relative_to(root)))
+        ]
+    if strange:
+        raise OptionError(
+            f"-o {folder}: {strange[0]} is not from an earlier demonstration; name another folder"
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OptionError(f"-o {folder}: cannot be made ({error.strerror})") from error
+    if not os.access(folder, os.W_OK):
+        raise OptionError(f"-o {folder}: nothing can be written there; name another folder")
+
+
+def _is_drawn(name: Path) -> bool:
+    return _DRAWN.fullmatch(name.as_posix()) is not None
+
+
+@contextmanager
+def _room(folder: Path) -> Iterator[Path]:
+    """An empty folder for the parts, with the mark that tells whose they are.
+
+    Earlier ones are back if the block ends with an error.
+    """
+    root, old = folder / "parts", folder / f".parts-{secrets.token_hex(8)}"
+    try:
+        if root.exists():
+            root.rename(old)
+        root.mkdir()
+        (root / _MARK).touch()
+    except OSError as error:
+        raise OptionError(f"-o {folder}: cannot be written ({error.strerror})") from error
+    try:
+        yield root
+    except BaseException:
+        shutil.rmtree(root, ignore_errors=True)
+        if old.exists():
+            old.rename(root)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
 
 
 class _Shown(NamedTuple):

@@ -94,7 +94,7 @@ class _Depths:
                     f"{self._which(bits)} of {bits} bits, and the model was fitted on pictures of "
                     f"{self._known[0]}: scores may mean nothing; convert them alike, or fit anew"
                 )
-        if 8 in self._count and 16 in self._count:
+        if 8 in self._count and 16 in self._count and len(self._known) != 1:
             yield (
                 f"depths are mixed, {self._which(8)} of 8 bits and {self._which(16)} of 16, and "
                 "only the latter are converted: save them alike"

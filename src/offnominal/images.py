@@ -5,6 +5,7 @@ word. For 8-bit RGB and grey the pixels are those of ``cv2.imread(..., cv2.IMREA
 with 16 bits a channel goes through OpenCV, because Pillow keeps only the upper 8 of them.
 """
 
+import glob
 import hashlib
 import math
 import os
@@ -22,6 +23,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from offnominal import pixel_data
 from offnominal.errors import ImageError, OptionError
+from offnominal.paths import find_images
 
 ImageSource = str | os.PathLike[str] | NDArray[Any] | Image.Image
 
@@ -135,10 +137,37 @@ def read_picture(source: ImageSource, sixteen_bit: str = "range") -> Picture:
 
 
 def several(images: Iterable[ImageSource] | ImageSource) -> Iterable[ImageSource]:
-    """Images; a single one stands for a list of one."""
-    if isinstance(images, str | Path | np.ndarray) or hasattr(images, "getexif"):
-        return [images]  # type: ignore[list-item]  # narrowed just above
-    return images  # type: ignore[return-value]  # narrowed just above
+    """Images; a single one stands for a list of one, and a folder or a pattern for what is in it.
+
+    Raises
+    ------
+    OptionError
+        If a folder or a pattern holds no image.
+    ImageError
+        If what is given is neither an image nor several, such as the bytes of a file.
+    """
+    if isinstance(images, str | os.PathLike):
+        return _found(images)
+    if isinstance(images, np.ndarray | Image.Image):
+        return [images]
+    if isinstance(images, bytes | bytearray | memoryview) or not isinstance(images, Iterable):
+        what = f"{type(images).__name__} is no image and no list of images"
+        raise ImageError(what, "give paths, as find_images lists them, arrays or Pillow images")
+    if isinstance(images, list | tuple) and any(_is_folder(one) for one in images):
+        return [one for each in images for one in (_found(each) if _is_folder(each) else [each])]
+    return images
+
+
+def _found(path: str | os.PathLike[str]) -> list[ImageSource]:
+    """Images that a folder or a pattern names; a file stands for itself, and so does no file."""
+    name = os.fspath(path)
+    if Path(name).is_dir() or (glob.has_magic(name) and not Path(name).exists()):
+        return list(find_images(name))
+    return [path]
+
+
+def _is_folder(image: object) -> bool:
+    return isinstance(image, str | os.PathLike) and Path(image).is_dir()
 
 
 def describe(source: object) -> str:

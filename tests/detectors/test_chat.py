@@ -598,7 +598,7 @@ def test_saved_and_loaded(serve: Serve, tmp_path: Path) -> None:
     extra = {"top_p": 0.5}
     fitted = model(server, shots=2, class_name="tile", max_side=64, extra=extra)
     fitted.save(tmp_path / "part.offn")
-    loaded = offnominal.load(tmp_path / "part.offn", device="cpu")
+    loaded = offnominal.load(tmp_path / "part.offn", device="cpu", endpoint=server.endpoint)
     assert isinstance(loaded, ChatModel)
     assert loaded.options() == fitted.options()
     assert loaded.references == fitted.references
@@ -606,14 +606,14 @@ def test_saved_and_loaded(serve: Serve, tmp_path: Path) -> None:
     assert server.requests[0].body == server.requests[1].body, "the references to the byte"
     assert a.as_row() == b.as_row()
     elsewhere = serve(answers(FINE))
-    loaded.endpoint = elsewhere.endpoint
+    loaded = offnominal.load(tmp_path / "part.offn", endpoint=elsewhere.endpoint)
     assert loaded.predict(picture(90))[0].score == 0.25
 
 
 def test_saved_without_references(serve: Serve, tmp_path: Path) -> None:
     server = serve(answers())
     model(server).save(tmp_path / "none.offn")
-    offnominal.load(tmp_path / "none.offn").predict(picture(90))
+    offnominal.load(tmp_path / "none.offn", endpoint=server.endpoint).predict(picture(90))
     assert len(server.requests[0].images) == 1
 
 

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping
-from contextlib import suppress
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -136,12 +135,9 @@ def weights_file(name: str) -> Path:
     WeightsError
         If it cannot be had.
     """
-    # What is here goes first; a repository has one file or the other.
-    *others, last = sorted(hub_files(name), key=lambda place: files.cached_file(*place) is None)
-    for place in others:
-        with suppress(WeightsError):
-            return files.download(*place, name)
-    return files.download(*last, name)
+    # A repository has one file or the other.
+    places = hub_files(name)
+    return files.download(places[0][0], [filename for _, filename in places], name)
 
 
 def fit(tower: nn.Module, path: Path, name: str, image: bool) -> None:
@@ -180,15 +176,16 @@ def _open_clip() -> Any:
 
 
 def _known(architecture: str, name: str) -> dict[str, Any]:
-    config: dict[str, Any] | None = _open_clip().get_model_config(architecture)
+    names = _open_clip().list_models()
+    # Of its own models only: other names make open_clip fetch from the hub, or read a folder.
+    config = _open_clip().get_model_config(architecture) if architecture in names else None
     if config is None:
-        names = _open_clip().list_models()
         near = get_close_matches(architecture, names, n=3, cutoff=0.5) or list(CLIP_TAGS)
         raise BackboneError(
             f"--backbone {name}: open_clip has no such model; did you mean "
             f"{' or '.join(OPEN_CLIP + each for each in near)}?"
         )
-    return config
+    return dict(config)
 
 
 def _parse(text: str, path: Path | None) -> dict[str, Any]:

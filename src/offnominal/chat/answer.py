@@ -10,6 +10,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 __all__ = ["Answer", "Box", "fill", "parse_answer", "schema"]
 
+MOST_BOXES = 256
+"""Boxes of an answer: each is drawn into a map of the image's size."""
+MOST_WORDS = 20_000
+"""Characters of a description: it is stored with every result."""
+
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -17,7 +22,7 @@ def _simplify(schema: dict[str, Any]) -> None:
     """Leave out what is for readers of the code, and bounds, which many servers refuse."""
     schema.pop("description")
     for field in schema["properties"].values():
-        for name in ("title", "minimum", "maximum"):
+        for name in ("title", "minimum", "maximum", "maxItems", "maxLength"):
             field.pop(name, None)
 
 
@@ -44,12 +49,14 @@ class Answer(_Strict):
     """What a chat model said of an image: in this order, first look and say, then judge."""
 
     description: str = Field(
-        description="what is wrong and where, or that nothing is, in one or two sentences"
+        max_length=MOST_WORDS,
+        description="what is wrong and where, or that nothing is, in one or two sentences",
     )
     boxes: list[Box] = Field(
+        max_length=MOST_BOXES,
         description="one box around each anomaly, in fractions of the image's width and height "
         "from 0 to 1, counted from the left and from the top, left < right and top < bottom; "
-        "empty if there is none"
+        "empty if there is none",
     )
     anomalous: bool = Field(description="true if something is wrong")
     confidence: Fraction = Field(
@@ -97,7 +104,7 @@ def parse_answer(text: str) -> Answer:
 
 
 def _problem(error: Any) -> str:
-    place = " ".join(str(part)[:40] for part in error["loc"]) or "not one JSON object"
+    place = " ".join(map(str, error["loc"])) or "not one JSON object"
     return f"{place}: {error['msg'].removeprefix('Value error, ')}"
 
 

@@ -1,17 +1,16 @@
 """Sending questions to an OpenAI-compatible endpoint, several at a time and within limits."""
 
-import ipaddress
 from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping
 from functools import partial
 from typing import Any, NoReturn, TypeVar
-from urllib.parse import urlsplit
 
 import openai
 from anyio import Lock, Semaphore, fail_after, to_thread
 from anyio.from_thread import start_blocking_portal
 
 from offnominal.chat.answer import Answer, parse_answer
-from offnominal.chat.endpoint import EndpointError
+from offnominal.chat.blotting import blotter
+from offnominal.chat.endpoint import EndpointError, is_loopback
 from offnominal.chat.prompt import correction
 from offnominal.errors import ImageError, OffnominalError
 from offnominal.prefetch import in_order
@@ -24,6 +23,7 @@ R = TypeVar("R")
 
 _CONNECT = 10.0  # seconds in which a connection must stand
 _EXCERPT = 200  # characters of foreign text in a message
+_LARGEST = 16 * 2**20  # bytes of a reply, unpacked; an answer has a few thousand
 _HEADERS = {
     "accept", "accept-encoding", "connection", "content-length", "content-type", "host",
     "user-agent",
@@ -69,7 +69,7 @@ class _Http(openai.DefaultAsyncHttpxClient):
     """
 
     def __init__(self, endpoint: str, key: str | None, deadline: float) -> None:
-        super().__init__(follow_redirects=False, trust_env=not _is_loopback(endpoint))
+        super().__init__(follow_redirects=False, trust_env=not is_loopback(endpoint))
         self.key = key
         self.deadline = deadline
 
@@ -80,7 +80,23 @@ class _Http(openai.DefaultAsyncHttpxClient):
         if self.key is not None:
             request.headers["Authorization"] = f"Bearer {self.key}"
         with fail_after(self.deadline):  # the library's own time-outs are from byte to byte
-            return await super().send(request, **options)
+            reply = await super().send(request, **options | {"stream": True})
+            try:
+                return await self._read(reply)
+            finally:
+                await reply.aclose()
+
+    async def _read(self, reply: Any) -> Any:
+        """The whole reply, unpacked; its size is the server's choice, and its limit ours."""
+        content = bytearray()
+        async for part in reply.aiter_bytes():
+            content += part
+            if len(content) > _LARGEST:
+                raise ValueError(f"over {_LARGEST >> 20} MB, which no answer is")
+        packed = ("content-encoding", "content-length", "transfer-encoding")
+        headers = [(name, value) for name, value in reply.headers.items() if name not in packed]
+        told: dict[str, Any] = {"headers": headers, "request": reply.request}
+        return type(reply)(reply.status_code, content=bytes(content), **told)
 
 
 class Client:
@@ -102,7 +118,7 @@ class Client:
         self.endpoint = endpoint
         self.timeout = timeout
         self.retries = retries
-        self._key = key
+        self._blot = blotter(key)
         self.openai = openai.AsyncOpenAI(
             api_key=key or "none",
             base_url=endpoint,
@@ -197,11 +213,12 @@ class Client:
         if not said.strip():
             raise NoAnswerError("the answer is empty", "try another model", "", again=True)
         try:
-            return parse_answer(said)
+            answer = parse_answer(said)
         except ValueError as error:
             reason = f"{self._clean(str(error))}, beginning {self._clean(said, 60)!r}"
             advice = "set response_format to json_schema, or try another model"
             raise NoAnswerError(reason, advice, said, again=True) from None
+        return answer.model_copy(update={"description": self._blot(answer.description)})
 
     def _no_completion(self, found: object) -> NoAnswerError:
         text = str(found)
@@ -212,18 +229,9 @@ class Client:
 
     def _clean(self, text: str, longest: int = _EXCERPT) -> str:
         """Foreign text, fit for a message: on one line, short, and without the key."""
-        if self._key is not None:
-            text = text.replace(self._key, "(key)")
         text = " ".join("".join(sign if sign.isprintable() else " " for sign in text).split())
+        text = self._blot(text)  # before it is cut, since half a key is too much
         return text if len(text) <= longest else text[:longest] + "..."
-
-
-def _is_loopback(endpoint: str) -> bool:
-    host = urlsplit(endpoint).hostname or ""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def ask_in_order(

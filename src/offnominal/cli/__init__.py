@@ -1,9 +1,11 @@
 """The command line: one file per command, each thin. Importing this pulls in no torch."""
 
+import io
 import os
 import signal
 import sys
 import traceback
+import warnings
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -26,11 +28,23 @@ from offnominal.cli.info import info
 from offnominal.cli.methods import methods
 from offnominal.cli.predict import predict, predict_options
 from offnominal.cli.report import report
-from offnominal.cli.terminal import INTERNAL, USAGE, print_error
+from offnominal.cli.terminal import INTERNAL, USAGE, print_error, say
 from offnominal.cli.train import train, train_options
-from offnominal.errors import OffnominalError
+from offnominal.errors import ImageWarning, OffnominalError
 
 __all__ = ["app", "main"]
+
+
+# What a stop leaves, by command; None: the command says so itself.
+_KEPT: dict[str, str | None] = {
+    "fit": "no model was written, and an earlier file is as it was",
+    **dict.fromkeys(("add", "forget", "undo", "calibrate"), "the model file is as it was"),
+    **dict.fromkeys(("predict", "benchmark", "train", "demo"), None),
+}
+
+
+class _Terminated(SystemExit):
+    """The system asked the process to end."""
 
 
 class _Program(TyperGroup):
@@ -40,6 +54,11 @@ class _Program(TyperGroup):
         """Run a command; where nobody reads its output any more, that is no error."""
         try:
             return super().invoke(ctx)
+        except (KeyboardInterrupt, _Terminated) as stop:
+            code = 130 if isinstance(stop, KeyboardInterrupt) else 143
+            if (kept := _KEPT.get(ctx.invoked_subcommand or "", "")) is not None:
+                say(f"stopped; {kept}" if kept else "stopped")
+            sys.exit(code)
         except BrokenPipeError:
             # What Python would still flush at exit goes nowhere.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -53,6 +72,10 @@ class _Program(TyperGroup):
             super().main(*args, **extra)
         except OffnominalError as error:
             print_error(str(error))
+            sys.exit(USAGE)
+        except OSError as error:  # a disk that is full or failing, a folder taken away
+            where = f"{error.filename}: " if error.filename else ""
+            print_error(f"{where}{error.strerror or error}; mend that and run the command again")
             sys.exit(USAGE)
         except Exception:  # a defect of ours: never exit code 1, which means an anomaly
             traceback.print_exc()
@@ -107,10 +130,17 @@ app.add_typer(backbones_app, name="backbones")
 def main() -> NoReturn:
     """Entry point of the process."""
     signal.signal(signal.SIGTERM, _stop)
+    # A name that the terminal's encoding lacks is no reason to stop.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    # Once for each kind and run, by whoever warns; the place in the program is nothing to a user.
+    warnings.showwarning = lambda message, *_: say(f"warning: {message}")
+    warnings.simplefilter("always", ImageWarning)
     app()
     sys.exit(0)
 
 
 def _stop(number: int, frame: FrameType | None) -> NoReturn:
     """End in good order, with files closed, when the system asks."""
-    sys.exit(128 + number)
+    raise _Terminated(128 + number)

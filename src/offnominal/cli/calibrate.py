@@ -16,6 +16,8 @@ def calibrate(
     false_reject: float | None = None,
     weights: options.Weights = None,
     device: options.Device = "auto",
+    endpoint: options.Endpoint = None,
+    key_variable: options.KeyVariable = None,
     strict: options.Strict = False,
 ) -> None:
     """Refine a model's thresholds with more good images.
@@ -30,29 +32,31 @@ def calibrate(
         Rate of good parts that may be rejected; else as it was fitted.
     """
     from offnominal.detectors.registry import load
-    from offnominal.paths import find_images
+    from offnominal.paths import PassedOver, find_images
 
-    detector = load(model, weights, device)
-    unreadable = Unreadable(strict)
-    files = find_images(good)
-    defective = find_images(defects) if defects else []
+    options.check_model(output or model)
+    passed = PassedOver()
+    files = find_images(good, passed)
+    defective = find_images(defects, passed) if defects else []
+    detector = load(model, weights, device, endpoint, key_variable)
     shared = {file.absolute().parent for file in files} & {f.absolute().parent for f in defective}
     if shared:
         raise OptionError(
             f"--defects: good and defective images both come from {shared.pop()}; name folders, or "
             "quote the pattern so that the shell does not take it apart"
         )
-    with progress_bar(len(files)) as advance:
-        skipped = detector.calibrate(files, false_reject, unreadable, advance)
-    detector.save(output or model)
-    say(f"{output or model}: calibrated on {len(detector.calibration)} good images")
-    known = f"{skipped} that it knows already: references, or copies" if skipped else ""
-    tell(("left out", known), ("threshold", describe_threshold(detector)))
-    if defective:
-        with progress_bar(len(defective)) as advance:
-            found = detector.stream(defective, unreadable, advance)
-            decisions = [prediction.is_anomalous for prediction in found]
-        missed = sum(decision is False for decision in decisions)
-        share = f"{100 * missed / len(decisions):.1f} %" if decisions else "none readable"
-        tell(("miss rate", f"{share} ({missed} of {len(decisions)} defective images pass)"))
-    unreadable.finish()
+    with Unreadable(strict) as unreadable:
+        with progress_bar(len(files)) as advance:
+            skipped = detector.calibrate(files, false_reject, unreadable, advance)
+        detector.save(output or model)
+        say(f"{output or model}: calibrated on {len(detector.calibration)} good images")
+        known = f"{skipped} that it knows already: references, or copies" if skipped else ""
+        tell(("left out", known), ("threshold", describe_threshold(detector)))
+        if defective:
+            with progress_bar(len(defective)) as advance:
+                found = detector.stream(defective, unreadable, advance)
+                decisions = [prediction.is_anomalous for prediction in found]
+            missed = sum(decision is False for decision in decisions)
+            share = f"{100 * missed / len(decisions):.1f} %" if decisions else "none readable"
+            tell(("miss rate", f"{share} ({missed} of {len(decisions)} defective images pass)"))
+        tell(("", str(passed)))

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from offnominal.cli.terminal import console, progress_bar, say, table
+from offnominal.text import printable
 
 
 def demo(
@@ -40,4 +41,4 @@ def demo(
     rows = [[f"{v:.3f}" if isinstance(v, float) else str(v) for v in row.values()]
             for row in result.figures]  # fmt: skip
     console(100).print(table([name.replace("_", " ") for name in names], rows))
-    typer.echo(f"\nOpen {result.page.absolute()}")
+    typer.echo(f"\nOpen {printable(result.page.absolute())}")

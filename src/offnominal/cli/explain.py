@@ -1,6 +1,5 @@
 """``offnominal explain``: what the worst patches of an image were compared with."""
 
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -8,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 from offnominal.cli import options
 from offnominal.cli.terminal import say
 from offnominal.errors import OptionError
+from offnominal.text import json_line, printable
 
 if TYPE_CHECKING:
     from offnominal.explain.match import Explanation
@@ -35,30 +35,33 @@ def explain(
     references : list of str or None
         Where to look for references that are no longer where they were; repeatable.
     """
-    from PIL import Image, UnidentifiedImageError
-
     from offnominal.detectors.registry import load
     from offnominal.explain.explanation import explain as explained
     from offnominal.explain.picture import draw
+    from offnominal.paths import is_own
+    from offnominal.pictures import save_picture
 
     target = output or Path(f"{image.stem}.explained.png")
+    if target.suffix.lower() != ".png":
+        raise OptionError(f"-o {target}: a PNG is written; give a name that ends in .png")
     options.check_folder(target)
+    options.check_picture(target)
+    if is_own(image):
+        raise OptionError(f"{image}: drawn by Offnominal, not a picture of a part")
     explanation = explained(load(model, weights, device), image, worst, references or ())
-    try:
-        Image.fromarray(draw(explanation)).save(target)
-    except (OSError, ValueError, UnidentifiedImageError) as error:
-        raise OptionError(f"-o {target}: cannot be written ({error}); name a .png file") from error
+    line = json_line(explanation.as_row())
+    save_picture(target, draw(explanation))
     if sys.stdout.isatty():
         _print(explanation)
     else:
-        print(json.dumps(explanation.as_row()), flush=True)
+        print(line, flush=True)
     say(f"picture: {target}")
 
 
 def _print(explanation: "Explanation") -> None:
-    print(f"{explanation.prediction.source}: score {explanation.prediction.score:.4g}")
+    print(f"{printable(explanation.prediction.source)}: score {explanation.prediction.score:.4g}")
     for match in explanation.matches:
         origin, (left, top, _, _) = match.origin, match.box
         turned = f", turned by {origin.angle:g} degrees" if origin.angle else ""
-        where = f"nearest in {origin.file} at {origin.box[0]},{origin.box[1]}{turned}"
+        where = f"nearest in {printable(origin.file)} at {origin.box[0]},{origin.box[1]}{turned}"
         print(f"{match.number:>3}  distance {match.distance:<10.4g}at {left},{top}  {where}")

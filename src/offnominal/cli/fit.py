@@ -1,11 +1,12 @@
 """``offnominal fit``: good images in, a model file out."""
 
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
 
 from offnominal.cli import options
 from offnominal.cli.command import MethodOptions, method_options, named
-from offnominal.cli.info import describe
+from offnominal.cli.info import describe, not_inspected
 from offnominal.cli.terminal import Unreadable, count, progress_bar, say, tell, warn_untrained
 from offnominal.errors import OptionError
 
@@ -40,21 +41,24 @@ def fit(
         Seed of that draw.
     """
     from offnominal.detectors.batch.base import BatchDetector
-    from offnominal.paths import find_images
+    from offnominal.paths import PassedOver, find_images
 
-    options.check_folder(output)
+    options.check_model(output)
+    picture = output.with_suffix(".mask.png")
+    options.check_picture(picture)
+    passed = PassedOver()
     detector = options.build_detector(method, given, sets)
     if isinstance(detector, BatchDetector):
         told = "nothing to fit: it scores the images of a batch; use `predict --zero-shot-batch`"
         raise OptionError(f"--method {method}: {told}")
-    files = _draw(find_images(good), shots, seed) if good else []
-    unreadable = Unreadable(strict)
-    with progress_bar(len(files)) as advance:
-        detector.fit(files, on_error=unreadable, progress=advance)
-    detector.save(output)
-    _report(detector, output)
-    warn_untrained(detector)
-    unreadable.finish()
+    files = _draw(find_images(good, passed), shots, seed) if good else []
+    with Unreadable(strict) as unreadable:
+        with progress_bar(len(files)) as advance:
+            detector.fit(files, on_error=unreadable, progress=advance)
+        detector.save(output)
+        _report(detector, output, picture)
+        tell(("", str(passed)))
+        warn_untrained(detector)
 
 
 def fit_options(args: list[str]) -> MethodOptions:
@@ -74,20 +78,20 @@ def _draw(files: list[Path], shots: int | None, seed: int) -> list[Path]:
     return [files[number] for number in sorted(draw_numbers(len(files), shots, seed))]
 
 
-def _report(detector: Any, output: Path) -> None:
+def _report(detector: Any, output: Path, picture: Path) -> None:
     say(f"{output}: {detector.method} on {count(len(detector.references), 'good image')}")
     copies = f"{detector.copies} exact copies of others" if detector.copies else ""
-    tell(("left out", copies), *describe(detector, detector.header()))
+    sizes = Counter((one.size[0], one.size[1]) for one in detector.references)
+    unseen = [("unseen", words) for words in not_inspected(detector, sizes)]
+    tell(("left out", copies), *describe(detector, detector.header()), *unseen)
     if not hasattr(detector, "foreground_picture"):
         return
     test = detector.masking_test_
     tell(("mask", ("on" if detector.masks_ else "off") + (f" ({test['reason']})" if test else "")))
     if test or detector.masks_:
-        from PIL import Image
-
         from offnominal.images import read_image
+        from offnominal.pictures import save_picture
 
         first = read_image(detector.references[0].file, detector.sixteen_bit)
-        picture = output.with_suffix(".mask.png")
-        Image.fromarray(detector.foreground_picture(first)).save(picture)
+        save_picture(picture, detector.foreground_picture(first))
         tell(("", f"as a picture: {picture}"))

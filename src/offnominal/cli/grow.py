@@ -11,7 +11,8 @@ import typer
 from offnominal.cli import options
 from offnominal.cli.info import describe_threshold
 from offnominal.cli.terminal import Unreadable, count, progress_bar, say, tell
-from offnominal.errors import OptionError
+from offnominal.errors import ModelFileError, OptionError
+from offnominal.text import printable
 
 if TYPE_CHECKING:
     from offnominal.detectors.references import Change
@@ -40,14 +41,17 @@ def add(
     images : list of str
         Good images, such as false alarms: files, folders, globs.
     """
-    from offnominal.paths import find_images
+    from offnominal.paths import PassedOver, find_images
 
-    time, files, unreadable = _time(when), find_images(images), Unreadable(strict)
+    time, passed = _time(when), PassedOver()
+    options.check_model(output or model)
+    files = find_images(images, passed)
     detector = _load("add", model, weights, device)
-    with progress_bar(len(files)) as advance:
-        change = detector.add(files, unreadable, advance, time)
-    _keep(change, detector, model, output)
-    unreadable.finish()
+    with Unreadable(strict) as unreadable:
+        with progress_bar(len(files)) as advance:
+            change = detector.add(files, unreadable, advance, time)
+        _keep(change, detector, model, output)
+        tell(("", str(passed)))
 
 
 def forget(
@@ -69,6 +73,7 @@ def forget(
     compact : bool
         Drop it from the file as well: no undo, a smaller file.
     """
+    options.check_model(output or model)
     time, detector = _time(when), _load("forget", model, weights, device)
     with progress_bar(None) as advance:
         change = detector.forget(images, time, advance)
@@ -84,6 +89,7 @@ def undo(
     device: options.Device = "auto",
 ) -> None:
     """Go back to before the last add or forget, exactly."""
+    options.check_model(output or model)
     detector = _load("undo", model, weights, device)
     with progress_bar(None) as advance:
         change = detector.undo(advance)
@@ -95,7 +101,10 @@ def history(model: options.Model, as_json: options.Json = False) -> None:
     from offnominal.detectors.references import References
     from offnominal.modelfile import read_header
 
-    references = References.from_plain(read_header(model)["references"])
+    try:
+        references = References.from_plain(read_header(model).get("references"))
+    except ValueError as error:
+        raise ModelFileError(f"{model}: its history is damaged; fit it anew") from error
     steps = references.history()
     if as_json:
         known = [{"file": references[n].file, "digest": references[n].digest}
@@ -107,7 +116,7 @@ def history(model: options.Model, as_json: options.Json = False) -> None:
     for step in steps:
         typer.echo(
             f"{step.number:>4}  {step.what:<8}{step.references:>10}{step.rows:>12,}  "
-            f"{step.when or '-':<22}{_first(step.images)}"
+            f"{step.when or '-':<22}{printable(_first(step.images))}"
         )
 
 

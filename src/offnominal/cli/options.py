@@ -1,5 +1,6 @@
 """Arguments and options that several commands take, declared once."""
 
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,6 +19,8 @@ def _option(flags: str, text: str, default: bool | str = True, metavar: str | No
 
 _WEIGHTS = "Local weights: safetensors or a .pth state dict, in timm's naming or the original."
 _SETS = "Another way to give an option of the method, as coreset=0.01; repeatable."
+_ENDPOINT = "Where a chat model's pictures go; a model file alone does not decide that."
+_KEY = "Environment variable that holds the endpoint's key; empty for no key."
 _WHEN = "Time to note in the history: now, or as 2026-03-01T09:30."
 _CACHE = "Where features are kept, for epochs, cells and runs to share."
 
@@ -25,6 +28,8 @@ Model = Annotated[Path, typer.Argument(help="Model file made by `offnominal fit`
 Output = Annotated[Path | None, _option("-o --output", "Write here.", "over the model file")]
 Weights = Annotated[str | None, _option("--weights", _WEIGHTS, "where they lay at the fit", "FILE")]
 Device = Annotated[str, _option("--device", "auto, cpu, cuda or cuda:N.")]
+Endpoint = Annotated[str | None, _option("--endpoint", _ENDPOINT, False, "URL")]
+KeyVariable = Annotated[str | None, _option("--key-variable", _KEY, False, "NAME")]
 Strict = Annotated[bool, _option("--strict", "Stop at the first unreadable image.")]
 Json = Annotated[bool, _option("--json", "Print JSON.")]
 Sets = Annotated[list[str] | None, _option("--set", _SETS, False, "NAME=VALUE")]
@@ -35,9 +40,41 @@ NoCache = Annotated[bool, _option("--no-cache", "Compute features anew every tim
 
 
 def check_folder(output: Path) -> None:
-    """Raise an :class:`OptionError` if the folder for an output is not there."""
+    """Raise an :class:`OptionError` if a file for an output cannot be made where it is to be."""
     if not output.absolute().parent.is_dir():
         raise OptionError(f"-o {output}: the folder {output.parent} does not exist; create it")
+    if output.is_dir():
+        raise OptionError(f"-o {output}: is a folder; name a file in it, as {output / 'part.offn'}")
+    if output.exists() and not output.is_file():
+        raise OptionError(f"-o {output}: is no regular file; name another")
+    try:
+        with tempfile.TemporaryFile(dir=output.absolute().parent):
+            pass
+    except OSError as error:
+        reason = error.strerror or error
+        raise OptionError(f"-o {output}: cannot be written there ({reason})") from error
+
+
+def check_model(output: Path) -> None:
+    """:func:`check_folder`, and that a file that is there is a model, not something else."""
+    from offnominal.modelfile import is_model
+
+    check_folder(output)
+    if output.exists() and output.stat().st_size and not is_model(output):
+        raise OptionError(
+            f"-o {output}: is there, and no model of Offnominal; name another file, or remove it"
+        )
+
+
+def check_picture(output: Path) -> None:
+    """Raise an :class:`OptionError` if a file is there that Offnominal did not draw."""
+    from offnominal.paths import is_own
+
+    if output.exists() and not is_own(output):
+        raise OptionError(
+            f"{output}: is there, and not drawn by Offnominal, which writes a picture under this "
+            "name; name another output, or move it"
+        )
 
 
 def open_cache(folder: Path | None, gigabytes: float) -> "FeatureCache":

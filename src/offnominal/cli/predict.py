@@ -1,8 +1,12 @@
 """``offnominal predict``: scores, maps and decisions for new images."""
 
 import json
+import math
+import os
 import sys
-from contextlib import closing
+from collections import Counter
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
@@ -10,8 +14,11 @@ import typer
 
 from offnominal.cli import options
 from offnominal.cli.command import MethodOptions, method_options, named
+from offnominal.cli.info import not_inspected
 from offnominal.cli.terminal import ANOMALIES, Unreadable, count, progress_bar, say, warn_untrained
 from offnominal.errors import ImageError, OptionError
+from offnominal.paths import PassedOver, find_images
+from offnominal.scoring import size_of
 
 if TYPE_CHECKING:
     from offnominal.cli.writer import Sink
@@ -26,6 +33,17 @@ class _Task(NamedTuple):
     detector: "Detector"
     files: list[Path]
     run: dict[str, Any]
+    model: Path | None = None
+
+    def standing(self) -> tuple[int, ...] | None:
+        """What tells that the model file is written into: its bank is read while images are scored.
+
+        A file that another takes the place of stays as it is for those who have it open.
+        """
+        if self.model is None or not self.model.is_file():
+            return None
+        now = self.model.stat()
+        return now.st_ino, now.st_size, now.st_mtime_ns
 
 
 def predict(
@@ -36,11 +54,14 @@ def predict(
     resume: bool = False,
     overwrite: bool = False,
     fail_on_anomaly: bool = False,
+    threshold: float | None = None,
     zero_shot_batch: Annotated[list[str] | None, "--zero-shot-batch DIR"] = None,
     method: str | None = None,
     sets: options.Sets = None,
     weights: options.Weights = None,
     device: options.Device = "auto",
+    endpoint: options.Endpoint = None,
+    key_variable: options.KeyVariable = None,
     strict: options.Strict = False,
 ) -> None:
     """Score images and say where they are anomalous and whether to reject them.
@@ -61,7 +82,9 @@ def predict(
     overwrite : bool
         Start afresh over earlier results.
     fail_on_anomaly : bool
-        Exit with 1 if an image is anomalous.
+        Exit with 1 if an image is anomalous; needs a threshold.
+    threshold : float or None
+        Reject images whose score is above this, whatever the model's own threshold.
     zero_shot_batch : list of str or None
         No model: score every image of a folder against all the others; repeatable.
     method : str or None
@@ -70,24 +93,46 @@ def predict(
     """
     if output in (None, "-") and (resume or overwrite):
         raise OptionError("--resume and --overwrite need a folder: -o DIR")
+    if threshold is not None and not math.isfinite(threshold):
+        raise OptionError(f"--threshold {threshold}: give a number")
+    passed = PassedOver()
     if zero_shot_batch:
         if arguments:
             raise OptionError("--zero-shot-batch takes a folder, and no model or further images")
         given |= {"weights": weights, "device": device}
-        task = _of_batch(method or _BATCHED, given, sets, zero_shot_batch)
+        given |= {"endpoint": endpoint, "key_variable": key_variable}  # refused as unknown
+        task = _of_batch(method or _BATCHED, given, sets, zero_shot_batch, passed)
     else:
-        task = _of_model(arguments or [], given | {"method": method, "set": sets}, weights, device)
-    unreadable = Unreadable(strict)
-    with closing(_open_sink(task, output, save, resume, overwrite)) as sink:
-        warn_untrained(task.detector)
-        before = _score(task, sink, unreadable, whole=bool(zero_shot_batch))
-    said = [count(sink.rows, "image", "0"), *([f"{before} done before"] if before else [])]
-    undecided = f"{sink.undecided} without a decision (no threshold)"
-    said.append(undecided if sink.undecided else f"{sink.anomalous} anomalous")
-    say(", ".join(said) + ("" if output in (None, "-") else f"; results in {output}"))
-    unreadable.finish()
+        of_batch = given | {"method": method, "set": sets}
+        asked = endpoint, key_variable
+        task = _of_model(arguments or [], of_batch, weights, device, asked, passed)
+    if threshold is not None:
+        task.run["threshold"] = threshold
+    elif fail_on_anomaly and not task.detector.decides:
+        raise OptionError(
+            "--fail-on-anomaly needs a threshold, and there is none: give --threshold VALUE, or "
+            "calibrate the model with good images"
+        )
+    where = "" if output in (None, "-") else f"; results in {output}"
+    with Unreadable(strict) as unreadable:
+        with _open_sink(task, output, save, resume, overwrite) as sink:
+            warn_untrained(task.detector)
+            try:
+                before = _score(task, sink, unreadable, threshold, whole=bool(zero_shot_batch))
+            except (KeyboardInterrupt, SystemExit):
+                kept = f"{where}, and --resume goes on with them" if where else ""
+                say(f"stopped after {count(sink.rows, 'image', '0')}{kept}")
+                raise
+        said = [count(sink.rows, "image", "0"), *([f"{before} done before"] if before else [])]
+        undecided = f"{sink.undecided} without a decision (no threshold)"
+        said.append(undecided if sink.undecided else f"{sink.anomalous} anomalous")
+        say(", ".join(said) + where)
+        if passed.total():
+            say(str(passed))
     if fail_on_anomaly and sink.anomalous:
         raise typer.Exit(ANOMALIES)
+    if fail_on_anomaly and sink.undecided:
+        raise OptionError("--fail-on-anomaly: some images have no decision; see the results")
 
 
 def predict_options(args: list[str]) -> MethodOptions:
@@ -97,28 +142,35 @@ def predict_options(args: list[str]) -> MethodOptions:
 
 
 def _of_batch(
-    method: str, given: dict[str, Any], sets: list[str] | None, folders: list[str]
+    method: str,
+    given: dict[str, Any],
+    sets: list[str] | None,
+    folders: list[str],
+    passed: PassedOver,
 ) -> _Task:
     from offnominal.detectors.batch.base import BatchDetector
-    from offnominal.paths import find_images
 
     detector = options.build_detector(method, given, sets)
     if not isinstance(detector, BatchDetector):
         told = f"--method {method}: does not score a batch; fit it with `offnominal fit`"
         raise OptionError(told)
-    files = find_images(folders)
+    files = find_images(folders, passed)
     # Every score of a batch depends on all of its images.
     run = {"method": method, "images": [str(file) for file in files]}
     return _Task(detector, files, run | {"options": json.loads(json.dumps(detector.options()))})
 
 
 def _of_model(
-    arguments: list[str], of_batch: dict[str, Any], weights: str | None, device: str
+    arguments: list[str],
+    of_batch: dict[str, Any],
+    weights: str | None,
+    device: str,
+    asked: tuple[str | None, str | None],
+    passed: PassedOver,
 ) -> _Task:
     import hashlib
 
     from offnominal.detectors.registry import load
-    from offnominal.paths import find_images
 
     if len(arguments) < 2:
         raise OptionError("give a model file and at least one image, folder or glob")
@@ -127,14 +179,26 @@ def _of_model(
         told = f"{flag} is settled in the model file; it goes with --zero-shot-batch only"
         raise OptionError(told)
     model, *names = arguments
-    detector = load(model, weights, device)
-    files = find_images(sys.stdin.read().splitlines() if names == ["-"] else names)
-    with Path(model).open("rb") as file:  # tells model files apart, thresholds included
-        return _Task(detector, files, {"model": hashlib.file_digest(file, "sha256").hexdigest()})
+    files = find_images(_names_from_stdin() if names == ["-"] else names, passed)
+    with Path(model).open("rb") if Path(model).is_file() else nullcontext() as file:
+        # Tells model files apart, thresholds included; of the file as it is opened, not replaced.
+        digest = hashlib.file_digest(file, "sha256").hexdigest() if file else ""
+    detector = load(model, weights, device, *asked)
+    detector.predict([])  # raises what every image would meet, before there is a folder
+    # Whoever is asked elsewhere is another model.
+    run = {"model": digest} | ({"endpoint": asked[0]} if asked[0] else {})
+    return _Task(detector, files, run, Path(model))
+
+
+def _names_from_stdin() -> list[str]:
+    """One name a line; names may hold whatever file systems allow but a line feed."""
+    lines = sys.stdin.buffer.read().split(b"\n")
+    return [name for line in lines if (name := os.fsdecode(line.removesuffix(b"\r")))]
 
 
 def _open_sink(task: _Task, output: str | None, save: str, resume: bool, overwrite: bool) -> "Sink":
-    from offnominal.cli.writer import Printer, ResultWriter, parse_save
+    from offnominal.cli.results import ResultWriter, parse_save
+    from offnominal.cli.writer import Printer
 
     if output is None or output == "-":
         return Printer(as_json=output == "-" or not sys.stdout.isatty())
@@ -146,7 +210,9 @@ def _open_sink(task: _Task, output: str | None, save: str, resume: bool, overwri
     return ResultWriter(Path(output), kinds, task.files, task.run, resume, overwrite)
 
 
-def _score(task: _Task, sink: "Sink", unreadable: Unreadable, whole: bool) -> int:
+def _score(
+    task: _Task, sink: "Sink", unreadable: Unreadable, threshold: float | None, whole: bool
+) -> int:
     """Score what is not in the sink; a batch as a whole. Returns how many were there before."""
     todo = [file for file in task.files if whole or str(file) not in sink.done]
 
@@ -154,12 +220,24 @@ def _score(task: _Task, sink: "Sink", unreadable: Unreadable, whole: bool) -> in
         sink.write_error(error)
         unreadable(error)
 
+    began, sizes = task.standing(), Counter[tuple[int, int]]()
     with progress_bar(len(todo)) as advance:
 
         def progress(stage: str, done: int) -> None:
             advance(stage, done + len(unreadable.errors))
 
         for prediction in task.detector.stream(todo, on_error, progress):
+            now = task.standing()
+            if began and now and now[0] == began[0] and now != began:
+                raise OptionError(
+                    f"{task.model}: was written into during the run; score the images again. A "
+                    "running model is changed by moving another file into its place"
+                )
+            if threshold is not None:
+                prediction = replace(prediction, threshold=threshold)
             if prediction.source not in sink.done:
                 sink.write(prediction)
+                sizes[size_of(prediction.image)] += 1
+    for words in not_inspected(task.detector, sizes):
+        say(f"not inspected: {words}")
     return len(task.files) - len(todo)

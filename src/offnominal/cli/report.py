@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from offnominal.cli.terminal import progress_bar, say
+from offnominal.text import printable
 
 
 def report(
@@ -40,4 +41,4 @@ def report(
     for name in ("cells.csv", "results.csv", "results.tex"):
         say(f"wrote {page.parent / name}")
     say(f"wrote {page} ({size:.1f} MB)")
-    typer.echo(f"Open {page.absolute()}")
+    typer.echo(f"Open {printable(page.absolute())}")

@@ -1,13 +1,15 @@
 """What the commands share: exit codes, messages, progress, and the list of unreadable images."""
 
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import typer
 
 from offnominal.errors import ImageError
+from offnominal.text import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -15,25 +17,31 @@ if TYPE_CHECKING:
 
     from offnominal.detectors.base import Detector
 
+_LISTED = 100  # of images that could not be used
+_SECONDS = 10.0  # between two lines of progress where there is no terminal
+
 ANOMALIES, USAGE, UNREADABLE, INTERNAL = 1, 2, 3, 70
 
 
 def say(text: str = "") -> None:
-    """Print for a person: on stderr, so that stdout carries results only."""
-    print(text, file=sys.stderr, flush=True)
+    """Print a line for a person: on stderr, so that stdout carries results only.
+
+    Whatever names are in it, it stays one line and steers no terminal.
+    """
+    print(printable(text), file=sys.stderr, flush=True)
 
 
 def tell(*facts: tuple[str, str | None], out: Callable[[str], None] = say) -> None:
     """Print titles and what there is to say under each; a title without words is left out."""
     for title, words in facts:
         if words:
-            out(f"  {title:<11}{words}")
+            out(printable(f"  {title:<11}{words}"))
 
 
 def print_error(text: str) -> None:
     """Print an error for a person."""
     prefix = "\033[31merror:\033[0m" if sys.stderr.isatty() else "error:"
-    say(f"{prefix} {text}")
+    print(prefix, printable(text), file=sys.stderr, flush=True)
 
 
 def count(number: int, thing: str, none: str = "no") -> str:
@@ -67,16 +75,29 @@ def table(
     for heading in headings:
         made.add_column(heading, justify="right" if heading in numbers else "left", overflow="fold")
     for row in rows:
-        made.add_row(*map(escape, row))
+        made.add_row(*(escape(printable(one)) for one in row))
     return made
 
 
 class Unreadable:
-    """Collects images that could not be read, so that the rest goes on; strict: stop at once."""
+    """Collects images that could not be used, so that the rest goes on; strict: stop at once.
+
+    Around a command's work it lists them when that is over, in whatever way: where none could be
+    used, the reasons are all there is to tell.
+    """
 
     def __init__(self, strict: bool) -> None:
         self.strict = strict
         self.errors: list[ImageError] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if error is None:
+            self.finish()
+        elif not isinstance(error, typer.Exit):
+            self.list()
 
     def __call__(self, error: ImageError) -> None:
         """Note an error, or raise it."""
@@ -87,10 +108,17 @@ class Unreadable:
     def finish(self) -> None:
         """If there are any, list them and end the command with its exit code."""
         if self.errors:
-            say(f"{count(len(self.errors), 'image')} could not be used:")
-            for error in self.errors:
-                say(f"  {error}")
+            self.list()
             raise typer.Exit(UNREADABLE)
+
+    def list(self) -> None:
+        """Say which images could not be used, and why."""
+        if self.errors:
+            say(f"{count(len(self.errors), 'image')} could not be used:")
+        for error in self.errors[:_LISTED]:
+            say(f"  {error}")
+        if len(self.errors) > _LISTED:
+            say(f"  and {len(self.errors) - _LISTED} more")
 
 
 # Tells a progress bar how far a stage has come.
@@ -100,11 +128,26 @@ Advance = Callable[[str, int], None]
 _UNITS = {"coreset": "patches", "distributions": "places"}
 
 
+def _lines_of_progress(total: int | None) -> Advance:
+    """A line now and then: a log shows that something goes on, and how far it is."""
+    began = last = time.monotonic()
+
+    def advance(stage: str, done: int) -> None:
+        nonlocal last
+        if (now := time.monotonic()) - last >= _SECONDS:
+            last = now
+            unit = _UNITS.get(stage, "images")
+            of = f" of {total}" if total and unit == "images" else ""
+            say(f"{stage}: {done}{of} {unit} after {now - began:.0f} s")
+
+    return advance
+
+
 @contextmanager
 def progress_bar(total: int | None) -> Iterator[Advance]:
     """A bar on stderr with rate and time left, of ``total`` images; nothing without a terminal."""
     if not sys.stderr.isatty():
-        yield lambda stage, done: None
+        yield _lines_of_progress(total)
         return
     from rich import progress as bars
     from rich.console import Console

@@ -66,6 +66,9 @@ class Detector(Judge, ABC):
     accepts_references: ClassVar[bool] = True
     # Options beside the weights that name a file which `fit` reads.
     file_options: ClassVar[tuple[str, ...]] = ()
+    # Options that say where images and keys go; those that nobody but a model file has named.
+    confirmed_options: ClassVar[tuple[str, ...]] = ()
+    unconfirmed: frozenset[str] = frozenset()
     # At most so many references are scored to set the thresholds; 0: all.
     calibrate_on: int = 0
     seed: int = 0
@@ -172,6 +175,7 @@ class Detector(Judge, ABC):
         progress : callable or None
             Called with the stage and the number of images that it has done.
         """
+        images = several(images)
         self._forget_references()
         self.expected = len(images) if isinstance(images, Sequence) else None
         copies: list[str] = []

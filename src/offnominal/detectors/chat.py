@@ -8,13 +8,14 @@ asking a general model with a few good images beside the question is in many pap
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Self
 
 import numpy as np
 import torch
 
 from offnominal.calibration import Threshold
-from offnominal.chat.endpoint import AnswerError, EndpointError, check_endpoint, read_key
+from offnominal.chat import endpoint as places
+from offnominal.chat.endpoint import AnswerError, EndpointError
 from offnominal.chat.prompt import ResponseFormat, encode_image, parse_extra, question
 from offnominal.detectors.base import Detector
 from offnominal.detectors.learned_state import must
@@ -108,7 +109,8 @@ class ChatModel(Detector):
     model : str
         As the endpoint calls it.
     key_variable : str or None
-        Environment variable that holds the key. Only its name is stored.
+        Environment variable that holds the key. Only its name is stored, and the key is sent over
+        https or to this machine only.
     examples : int or None
         How many good images go with each question: the first so many that are fitted, or all of
         them where there are fewer; 0: none. None: all of them, which may be :data:`MOST` at most,
@@ -137,7 +139,8 @@ class ChatModel(Detector):
     Raises
     ------
     OptionError
-        If a value is out of range, and on use if the key is not there.
+        If a value is out of range, and on use if the key is not there, or if nobody but a model
+        file named ``endpoint`` or ``key_variable``: give them to :func:`offnominal.load`.
     EndpointError
         On use, if the endpoint cannot be reached, refuses the key or does not know the model, or
         if :data:`PATIENCE` images in a row got no answer at all.
@@ -153,6 +156,7 @@ class ChatModel(Detector):
     method: ClassVar[str] = "chat"
     needs_references: ClassVar[bool] = False
     own_score: ClassVar[str | None] = "answer"
+    confirmed_options: ClassVar[tuple[str, ...]] = ("endpoint", "key_variable")
 
     def __init__(
         self,
@@ -175,16 +179,16 @@ class ChatModel(Detector):
         super().__init__(aggregate=aggregate, **options)
         check_choice("response_format", response_format, ResponseFormat)
         check_range("examples", examples or 0, least=0)
-        check_range("max_side", max_side, least=32)
-        check_range("max_tokens", max_tokens, least=1)
-        check_range("timeout", timeout, above=0)
-        check_range("retries", retries, least=0)
-        check_range("concurrency", concurrency, least=1)
-        if not model:
+        check_range("max_side", max_side, least=32, most=65_500)  # the most that JPEG can hold
+        check_range("max_tokens", max_tokens, least=1, most=10**7)
+        check_range("timeout", timeout, above=0, most=86_400)
+        check_range("retries", retries, least=0, most=100)
+        check_range("concurrency", concurrency, least=1, most=1000)
+        if not model or not isinstance(model, str):
             raise OptionError("model: give the name by which the endpoint knows the model")
-        self.endpoint = check_endpoint(endpoint)
+        self.endpoint = places.check_endpoint(endpoint)
         self.model = model
-        self.key_variable = key_variable
+        self.key_variable = places.check_key_variable(key_variable, self.endpoint)
         self.examples = examples
         self.class_name = class_name
         self.max_side = max_side
@@ -238,6 +242,12 @@ class ChatModel(Detector):
         joined = self.jpegs_.numpy().tobytes()
         return [joined[a:b] for a, b in zip([0, *self.ends_], self.ends_, strict=False)]
 
+    def twin(self, changes: Mapping[str, Any]) -> Self:
+        """Another with the same options, but for some; it may ask whom this one may."""
+        other = super().twin(changes)
+        other.unconfirmed = self.unconfirmed
+        return other
+
     # -- asking -------------------------------------------------------------------------------
 
     def stream(
@@ -263,7 +273,7 @@ class ChatModel(Detector):
             As the class says.
         """
         self.check_fitted()
-        endpoint, key = check_endpoint(self.endpoint), read_key(self.key_variable)
+        endpoint, key = places.confirmed(self.endpoint, self.key_variable, self.unconfirmed)
         try:
             from offnominal.chat.answer import schema
             from offnominal.chat.client import Client, NoAnswerError, ask_in_order

@@ -26,6 +26,8 @@ from offnominal.scoring import Scores, Size, on_grid_of
 __all__ = ["PAPER_BACKBONES", "Ensemble"]
 
 PAPER_BACKBONES = "wide_resnet101_2,resnext101_32x8d,densenet201"
+# Scores are divided by scales, in float32.
+_SMALLEST = float(np.finfo(np.float32).tiny)
 _PAPER_SETTINGS: dict[str, Any] = {"coreset": 0.01, "dim": 384}
 
 
@@ -184,8 +186,12 @@ class Ensemble(Detector):
             [member.image_score(self._alone[number][place], sizes[number]) for number in scored]
             for place, member in enumerate(self.members)
         ]
-        means = torch.tensor(images, dtype=torch.float64).mean(1)
-        self.scales_ = means.clamp_min(torch.finfo(torch.float64).tiny)
+        self.scales_ = torch.tensor(images, dtype=torch.float64).mean(1)
+        if not (self.scales_ >= _SMALLEST).all():  # nan among them
+            raise OptionError(
+                "an ensemble is scaled by its references, and for one of its members they all "
+                "score 0, or what is no number: give good images that differ, or other backbones"
+            )
         for member in self.members:
             member.fitted = True
         return {number: self._mean(self._alone[number], sizes[number]) for number in scored}

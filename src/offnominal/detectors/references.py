@@ -248,12 +248,10 @@ class References(list[Reference]):
         if len(found) == 1:
             return found[0]
         if found:
-            listed = "".join(
-                f"\n  {self[n].file}  digest {self[n].digest[:12]}" for n in found[:10]
-            )
+            listed = ", ".join(f"{self[n].file} ({self[n].digest[:12]})" for n in found[:10])
             raise OptionError(
                 f"{name}: stands for {len(found)} references; name one by its whole path or its "
-                f"digest:{listed}"
+                f"digest: {listed}"
             )
         near = _near(name, [self[number].file for number in known])
         raise OptionError(f"{name}: not among the {len(known)} references{near}")
@@ -311,8 +309,8 @@ def _near(name: str, files: Sequence[str]) -> str:
         for file in files
     ]
     nearest = np.argsort(-np.asarray(ratios), kind="stable")[:_NEAREST_NAMES]
-    listed = "".join(f"\n  {files[number]}" for number in nearest)
-    return f"; the nearest names are{listed}\n`offnominal history` lists what a model knows"
+    listed = ", ".join(files[number] for number in nearest)
+    return f"; the nearest names are {listed}; `offnominal history` lists what a model knows"
 
 
 class Sample(dict[int, Any]):

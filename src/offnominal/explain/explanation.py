@@ -15,7 +15,7 @@ from offnominal.detectors.memory_bank.origin import Origin
 from offnominal.errors import ImageError, OptionError
 from offnominal.explain.match import Explanation, Match
 from offnominal.images import ImageSource, content_digest, describe, read_image
-from offnominal.paths import find_images
+from offnominal.paths import find_images, is_elsewhere
 from offnominal.pictures import Image
 from offnominal.scoring import Size
 from offnominal.views import View, enclosing_box, patch_corners, unflipped
@@ -191,7 +191,8 @@ def _read_references(
     wanted = {origin.digest: origin.file for origin in origins}
     found: dict[str, Image] = {}
     for digest, file in wanted.items():
-        image = _read_if(file, sixteen_bit)
+        # A model file must not have another machine contacted.
+        image = None if is_elsewhere(file) else _read_if(file, sixteen_bit)
         if image is not None and content_digest(image) == digest:
             found[digest] = image
     missing = set(wanted) - set(found)
@@ -209,7 +210,8 @@ def _read_references(
                 break
     for digest in missing:
         file = wanted[digest]
-        what = "holds another picture now" if Path(file).is_file() else "is no longer there"
+        there = not is_elsewhere(file) and Path(file).is_file()
+        what = "holds another picture now" if there else "is no longer there"
         raise ImageError(
             file,
             f"this reference {what}; name a folder where it is now with --references FOLDER (it is "

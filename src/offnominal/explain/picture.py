@@ -12,6 +12,7 @@ from PIL import ImageDraw, ImageFont
 from offnominal.explain.match import Explanation, Match
 from offnominal.pictures import Image, overlay
 from offnominal.prediction import Prediction
+from offnominal.text import printable
 from offnominal.views import Box
 
 __all__ = ["draw"]
@@ -248,13 +249,14 @@ def _write(
     colour: tuple[int, int, int],
 ) -> int:
     """Write words with their upper left corner at a place; returns their width."""
+    words = printable(words)
     pen.text(corner, words, fill=colour, font=_font(size))
     return int(_font(size).getlength(words))
 
 
 def _shorten(words: str, width: int, size: int, path: bool = True) -> str:
     """Words that are no wider than so many pixels: the middle of a long path is left out."""
-    font = _font(size)
+    font, words = _font(size), printable(words)
     if font.getlength(words) <= width:
         return words
     name = Path(words).name if path else words

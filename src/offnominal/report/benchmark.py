@@ -1,10 +1,14 @@
 """The report of a benchmark: one HTML page, and its tables as CSV and LaTeX."""
 
-from collections.abc import Callable, Iterable, Sequence
+import os
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from io import BytesIO
 from pathlib import Path
 
+from offnominal.atomic import writing
 from offnominal.benchmark.store import FinishedCell, Plan, read_runs, require
-from offnominal.errors import DatasetError, OptionError
+from offnominal.errors import OptionError
 from offnominal.report import sections
 from offnominal.report.conditions import conditions
 from offnominal.report.gallery import choose, foremost, make_cards
@@ -18,6 +22,10 @@ from offnominal.report.words import METRICS, join
 __all__ = ["write_report"]
 
 Progress = Callable[[str, int], None]
+
+FILES = ("report.html", "cells.csv", "results.csv", "results.tex")
+"""What a report is made of, the page first."""
+_FOOTER = b"Written by Offnominal"  # stands in every page
 
 _MOST_CURVES = 120  # cells whose curves are drawn, so that the page stays one that opens
 
@@ -65,17 +73,13 @@ def write_report(
         raise OptionError(f"--data {data}: no such folder; name the data set's root")
     cells, plans = read_runs(runs)
     output = output or runs / "report"
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OptionError(f"-o {output}: cannot be made ({error.strerror})") from error
+    _check_room(output)
     setups = gather(cells)
     names = list(dict.fromkeys(setup.dataset for setup in setups))
     sources: list[str] = []
     told = [plan for plan in _told(plans, cells) if plan.cells]
     parts = [sections.plan_section(plan, setups, sources) for plan in told]
     shown = sections.shown_cells(setups)
-    _check(cell for group in shown.values() for cell in group)
     pictured = sections.best_cells(shown)
     if sum(map(len, shown.values())) > _MOST_CURVES:
         shown = {"best of each category": pictured[:_MOST_CURVES]}
@@ -89,44 +93,50 @@ def write_report(
     choices = [choice for cell in pictured for choice in choose(cell, min(each, 24), typical)]
     kept = foremost(choices)
     cards, gone = make_cards(kept, data, progress) if gallery else ([], [])
-    page = write(
-        output / "report.html",
-        "benchmark.html.j2",
-        title or f"Benchmark on {join(names)}",
-        headline(setups),
-        warning=warning(setups),
-        plans=parts,
-        key=[METRICS[metric][:2] for metric in present(setups)],
-        curves=curves,
-        speed=speed(setups),
-        gallery=gallery,
-        pictured=sections.which(pictured),
-        cards=cards,
-        gone=gone,
-        left_out=len(choices) - len(kept),
-        conditions=conditions(cells, setups),
-        sources=sources,
-    )
+    told_of = {
+        "warning": warning(setups),
+        "plans": parts,
+        "key": [METRICS[metric][:2] for metric in present(setups)],
+        "curves": curves,
+        "speed": speed(setups),
+        "gallery": gallery,
+        "pictured": sections.which(pictured),
+        "cards": cards,
+        "gone": gone,
+        "left_out": len(choices) - len(kept),
+        "conditions": conditions(cells, setups),
+        "sources": sources,
+    }
     tables = [t for part in parts for p in part["parts"] for t in (p["table"], *p["categories"])]
-    try:
-        write_cells(output / "cells.csv", cells)
-        write_results(output / "results.csv", setups)
-        (output / "results.tex").write_text(latex(tables, sources), encoding="utf-8")
-    except OSError as error:
-        raise OptionError(f"-o {output}: cannot be written ({error.strerror})") from error
-    return page
-
-
-def _check(cells: Iterable[FinishedCell]) -> None:
-    """Read the scores of the cells whose curves are shown."""
-    for cell in cells:
+    with ExitStack() as stack:  # all of them appear, or none
+        page, *others = (stack.enter_context(writing(output / name)) for name in FILES)
+        title = title or f"Benchmark on {join(names)}"
+        write(page, "benchmark.html.j2", title, headline(setups), **told_of)
         try:
-            _ = cell.scores["score"][0]
-        except (OSError, ValueError, LookupError) as error:
-            raise DatasetError(
-                f"{cell.folder / 'scores.parquet'}: damaged or absent ({error}); delete the cell's "
-                "folder, and run the benchmark again"
-            ) from error
+            write_cells(others[0], cells)
+            write_results(others[1], setups)
+            others[2].write_bytes(latex(tables, sources).encode())
+        except OSError as error:
+            raise OptionError(f"-o {output}: cannot be written ({error.strerror})") from error
+    return output / FILES[0]
+
+
+def _check_room(output: Path) -> None:
+    """Make the folder, or refuse one with files of these names that no report wrote."""
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        with (output / FILES[0]).open("rb") if (output / FILES[0]).is_file() else BytesIO() as old:
+            ours = _FOOTER in old.read()
+    except OSError as error:
+        raise OptionError(f"-o {output}: cannot be made ({error.strerror})") from error
+    there = [output / name for name in FILES if os.path.lexists(output / name)]
+    if there and not ours:
+        raise OptionError(
+            f"-o {output}: {there[0].name} in it is not from an earlier report, and would be "
+            "replaced; name another folder"
+        )
+    if not os.access(output, os.W_OK):
+        raise OptionError(f"-o {output}: nothing can be written there; name another folder")
 
 
 def _told(plans: Sequence[Plan], cells: Sequence[FinishedCell]) -> list[Plan]:

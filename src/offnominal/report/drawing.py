@@ -2,10 +2,13 @@
 
 import io
 import re
+import warnings
 from contextlib import AbstractContextManager
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from offnominal.text import printable
 
 if TYPE_CHECKING:
     from matplotlib.axis import Axis
@@ -44,7 +47,9 @@ def svg(figure: "Figure", words: str) -> str:
     words : str
         What it shows, for those who cannot see it.
     """
-    with style():
+    with style(), warnings.catch_warnings():
+        # Words stay words, and the reader's own fonts have what ours lack.
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     text = buffer.getvalue()
@@ -59,7 +64,7 @@ def svg(figure: "Figure", words: str) -> str:
     width, height = figure.get_size_inches()
     opening = (
         f'<svg viewBox="0 0 {72 * width:g} {72 * height:g}" role="img" '
-        f'aria-label="{escape(words)}" style="width: {96 * width:.0f}px" '
+        f'aria-label="{escape(printable(words))}" style="width: {96 * width:.0f}px" '
         'xmlns:xlink="http://www.w3.org/1999/xlink">'
     )
     return re.sub(r"<svg[^>]*>", lambda _: opening, text, count=1).strip()

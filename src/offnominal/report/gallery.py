@@ -5,16 +5,17 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
+from offnominal.benchmark.files import read_map, read_patch_scores
 from offnominal.benchmark.store import FinishedCell
 from offnominal.datasets.masks import read_mask
 from offnominal.errors import DatasetError, ImageError
 from offnominal.images import read_image
+from offnominal.paths import is_elsewhere
 from offnominal.pictures import colour_map, overlay
 from offnominal.report.page import Card, Outcome, show
 from offnominal.scoring import anomaly_map
@@ -92,6 +93,9 @@ def make_cards(
         except (ImageError, DatasetError) as error:
             gone.append(str(error))
             continue
+        except (OSError, LookupError, TypeError, ValueError) as error:
+            gone.append(f"{choice.cell.folder}: its results are damaged ({error})")
+            continue
         cards.append(show(card, _LARGEST, 72, foremost=choice.rank == 0))
         if progress:
             progress("gallery", done)
@@ -107,10 +111,7 @@ def foremost(choices: Sequence[Choice]) -> list[Choice]:
 
 @lru_cache(maxsize=1)
 def _patch_scores(folder: Path) -> list[Floats]:
-    try:
-        return FinishedCell(folder, {}, {}, {}).patch_scores()
-    except (OSError, ValueError, KeyError, BadZipFile) as error:
-        raise DatasetError(f"{folder / 'patch_scores.npz'}: damaged ({error})") from error
+    return read_patch_scores(folder)
 
 
 def _card(choice: Choice, data: Path | None, several: bool) -> Card:
@@ -149,7 +150,12 @@ def _card(choice: Choice, data: Path | None, several: bool) -> Card:
 def _find(choice: Choice, name: str, data: Path | None) -> Path:
     """Where a file of the data set lies: under `data`, if it is there, or where it was."""
     moved = data / name if data else None
-    return moved if moved and moved.exists() else Path(choice.cell.settings["data"]["root"]) / name
+    if moved and moved.exists():
+        return moved
+    place = Path(choice.cell.settings["data"]["root"]) / name
+    if is_elsewhere(place):
+        raise ImageError(place, "is on another machine, which nobody has named here")
+    return place
 
 
 def _reduce(picture: npt.NDArray[Any], size: tuple[int, int]) -> npt.NDArray[Any]:
@@ -160,10 +166,13 @@ def _heat(choice: Choice, full: tuple[int, int], small: tuple[int, int]) -> Floa
     """The anomaly map at the picture's size."""
     stored = choice.cell.folder / "maps" / f"{choice.index:05d}.npy"
     if stored.is_file():
-        whole = np.load(stored, allow_pickle=False).astype(np.float32)
-        return np.asarray(_reduce(whole, small), np.float32)
-    options = choice.cell.settings["options"]
-    grid = _patch_scores(choice.cell.folder)[choice.index]
+        return np.asarray(_reduce(read_map(stored), small), np.float32)
+    options, grids = choice.cell.settings["options"], _patch_scores(choice.cell.folder)
+    if len(grids) != len(choice.cell.scores["image"]):
+        raise DatasetError(
+            f"{choice.cell.folder}: patch scores are not of the images; run it again"
+        )
+    grid = grids[choice.index]
     scale = small[0] / full[0]
     window, network = None, choice.cell.run["backbone"] or {}
     if options.get("tile") or network.get("resize") == "short":

@@ -18,6 +18,7 @@ from PIL import Image
 from offnominal._version import __version__
 from offnominal.atomic import write_atomically
 from offnominal.report.words import heading
+from offnominal.text import printable
 
 __all__ = ["Card", "Outcome", "Picture", "embed", "show", "write"]
 
@@ -150,11 +151,17 @@ def _outlined(image: Picture, truth: npt.NDArray[np.bool_]) -> Picture:
     return picture
 
 
+def _shown(value: Any) -> Any:
+    """A name that turns the direction of what follows, or has no encoding, shows itself as text."""
+    return printable(value) if type(value) is str else value  # what is markup is ours
+
+
 @lru_cache(maxsize=1)
 def _templates() -> Environment:
     return Environment(
         loader=PackageLoader("offnominal", "report"),
         autoescape=True,
+        finalize=_shown,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -8,6 +8,7 @@ from offnominal.benchmark.store import FinishedCell
 from offnominal.report.drawing import INK, WIDTH, percent_ticks, series, style, svg
 from offnominal.report.results import Setup, label_setups
 from offnominal.report.words import count, join
+from offnominal.text import printable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -124,6 +125,6 @@ def _machine(setup: Setup) -> str:
     run = next(iter(setup.cells.values())).run
     device = str(run.get("device", "not known"))
     if device != "cpu":
-        return device
+        return printable(device)
     threads = count(run["threads"], "thread") if "threads" in run else "threads not known"
-    return f"{run.get('cpu', 'CPU')}, {threads}"
+    return printable(f"{run.get('cpu', 'CPU')}, {threads}")

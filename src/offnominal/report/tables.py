@@ -6,10 +6,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from offnominal import text as texts
 from offnominal.benchmark.published import Published
 from offnominal.benchmark.store import FinishedCell
 from offnominal.report.results import Setup, varying
 from offnominal.report.words import METRICS, difference, heading, setting_words, spread
+from offnominal.text import printable
 
 __all__ = ["Entry", "Table", "by_category", "latex", "overview", "present"]
 __all__ += ["write_cells", "write_results"]
@@ -31,6 +33,8 @@ _LATEX = str.maketrans(
         "−": r"$-$",
         "–": "--",
         **{character: f"\\{character}" for character in "&%$#_{}"},
+        # After the end of a row they would mean something.
+        **{character: f"{{{character}}}" for character in "[*"},
     }
 )
 
@@ -164,23 +168,25 @@ def write_results(path: Path, setups: Sequence[Setup]) -> None:
 
 def latex(tables: Sequence[Table], sources: Sequence[str]) -> str:
     """Tables for ``\\input`` in a paper, with the package booktabs; sources in its head."""
-    import pandas as pd
-
     parts = [
         "% Written by offnominal report. Needs \\usepackage{booktabs}; figures in percent.",
-        *(f"% [{number}] {' '.join(text.split())}" for number, text in enumerate(sources, 1)),
+        *(f"% [{n}] {printable(' '.join(words.split()))}" for n, words in enumerate(sources, 1)),
     ]
     for table in tables:
-        rows = [[*map(_escape, names), *map(_latex, entries)] for names, entries in table.rows]
-        text = pd.DataFrame(rows).to_latex(
-            index=False,
-            header=list(map(_escape, (*table.heads, *table.columns))),
-            column_format="l" * len(table.heads) + "r" * len(table.columns),
-            caption=_escape(". ".join(filter(None, (table.caption, table.note)))),
-        )
-        text = text.replace("\nMean &", "\n\\midrule\nMean &").rstrip()
-        parts.append("\n" + text.replace("{table}\n", "{table}\n\\centering\n", 1))
+        caption = _escape(". ".join(filter(None, (table.caption, table.note))))
+        layout = "l" * len(table.heads) + "r" * len(table.columns)
+        head = [*map(_escape, (*table.heads, *table.columns))]
+        parts += ["", r"\begin{table}", r"\centering", rf"\caption{{{caption}}}"]
+        parts += [rf"\begin{{tabular}}{{{layout}}}", r"\toprule", _row(head), r"\midrule"]
+        for names, entries in table.rows:
+            parts += [r"\midrule"] if names == ["Mean"] else []
+            parts.append(_row([*map(_escape, names), *map(_latex, entries)]))
+        parts += [r"\bottomrule", r"\end{tabular}", r"\end{table}"]
     return "\n".join(parts) + "\n"
+
+
+def _row(cells: Sequence[str]) -> str:
+    return " & ".join(cells) + r" \\"
 
 
 def _entries(
@@ -227,7 +233,7 @@ def _shots(shots: int | None) -> int | str:
 
 
 def _escape(text: str) -> str:
-    return text.translate(_LATEX)
+    return printable(text).translate(_LATEX)
 
 
 def _latex(entry: Entry) -> str:
@@ -246,5 +252,7 @@ def _latex(entry: Entry) -> str:
 def _write(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     import pandas as pd
 
+    cells = [{texts.cell(name): texts.cell(value) for name, value in row.items()} for row in rows]
     # Whole numbers that some rows lack stay whole numbers.
-    pd.DataFrame(rows, dtype=object).to_csv(path, index=False, lineterminator="\n")
+    text = pd.DataFrame(cells, dtype=object).to_csv(index=False, lineterminator="\n")
+    path.write_bytes(text.encode())

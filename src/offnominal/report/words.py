@@ -4,6 +4,8 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from offnominal.text import printable
+
 __all__ = ["METRICS", "Metric", "count", "difference", "heading", "join", "not_pretrained"]
 __all__ += ["percent", "setting_words", "spread"]
 
@@ -68,7 +70,7 @@ def heading(name: str) -> str:
     """The name of a figure, a setting, a category or a file, in words that begin large."""
     if name in METRICS:
         return METRICS[name].heading
-    words = name.replace("_", " ").strip()
+    words = printable(name).replace("_", " ").strip()
     return _HEADINGS.get(name, words[:1].upper() + words[1:])
 
 
@@ -94,7 +96,8 @@ def setting_words(axis: str, value: Any, *, alone: bool = False) -> str:
         text = ", ".join(map(str, value))
     text = {"True": "yes", "False": "no", "None": "default"}.get(text, text)
     named = not alone or axis in ("method", "dataset", "backbone")
-    return text if named else f"{axis.replace('_', ' ')} {text}"
+    # In figures too, which no template escapes.
+    return printable(text if named else f"{axis.replace('_', ' ')} {text}")
 
 
 def count(number: int, what: str) -> str:

@@ -1,0 +1,321 @@
+"""A folder of results: claimed by one run, never written outside of, never over foreign files."""
+
+import csv
+import io
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from itertools import takewhile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from filelock import FileLock, Timeout
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from offnominal.atomic import write_atomically
+from offnominal.cli.writer import Sink
+from offnominal.errors import ImageError, OptionError
+from offnominal.paths import is_own
+from offnominal.pictures import beside, save_picture
+from offnominal.text import cell, json_line
+
+if TYPE_CHECKING:
+    from offnominal.prediction import Prediction
+
+__all__ = ["KINDS", "ResultWriter", "parse_save", "picture_names"]
+
+KINDS = ("overlay", "map", "mask", "json", "csv")
+_COLUMNS = (
+    "image", "score", "threshold", "is_anomalous", "p_value", "height", "width",
+    "regions", "left", "top", "region_width", "region_height", "area", "peak", "error",
+)  # fmt: skip
+_LONGEST = 255 - len("~9999.tiff")  # bytes of a file's name
+
+
+def _mask(prediction: "Prediction") -> NDArray[np.uint8]:
+    limit = prediction.region_threshold
+    assert limit is not None, "refused before the run"
+    return ((prediction.anomaly_map > limit) * 255).astype(np.uint8)
+
+
+_PICTURES: dict[str, tuple[str, Callable[["Prediction"], NDArray[Any]]]] = {
+    "overlay": (".png", lambda prediction: beside(prediction.image, prediction.overlay())),
+    "map": (".tiff", lambda prediction: prediction.anomaly_map),  # 32-bit float
+    "mask": (".png", _mask),
+}
+
+
+class _Region(BaseModel):
+    box: tuple[int, int, int, int]
+    area: int
+    peak: float = Field(allow_inf_nan=False)
+
+
+class _Row(BaseModel):
+    """What a line of an earlier run must say to count as done."""
+
+    model_config = ConfigDict(extra="allow", allow_inf_nan=False)
+
+    image: str
+    score: float
+    threshold: float | None
+    is_anomalous: bool | None
+    regions: list[_Region]
+
+
+def parse_save(text: str) -> frozenset[str]:
+    """Kinds of output as ``--save`` takes them; one that is unknown raises an OptionError."""
+    kinds = frozenset(part.strip() for part in text.split(",") if part.strip())
+    if not kinds or kinds - set(KINDS):
+        raise OptionError(f"--save {text}: choose from {','.join(KINDS)}")
+    return kinds
+
+
+class ResultWriter(Sink):
+    """Writes a folder of results, one image at a time, so that a stop loses nothing.
+
+    JSON lines are always written: they are what ``resume`` reads, and what the CSV is made of when
+    a run ends, in whatever way. Images that could not be read are tried again on resuming. While
+    it is open no other run can write into the folder.
+
+    Parameters
+    ----------
+    folder : Path
+    kinds : frozenset of str
+        Some of :data:`KINDS`.
+    images : list of Path
+        All images of the run; their common folder is taken off the names of pictures.
+    run : dict
+        What the results depend on, to tell on resuming that it is the same.
+    resume, overwrite : bool
+        What to do with earlier results; neither: an :class:`OptionError` is raised.
+
+    Raises
+    ------
+    OptionError
+        Also while it writes: where a file cannot be written, is not the program's own, or was
+        taken away since.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        kinds: frozenset[str],
+        images: list[Path],
+        run: dict[str, Any],
+        resume: bool = False,
+        overwrite: bool = False,
+    ) -> None:
+        super().__init__()
+        self.folder = folder
+        self.kinds = kinds
+        self._lines, marker = folder / "results.jsonl", folder / "run.json"
+        self._lock = FileLock(folder / "run.lock")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._inside = os.path.realpath(folder)
+            self._lock.acquire(timeout=0)
+        except Timeout as error:
+            told = "another run is writing into it; wait for it, or name another folder"
+            raise OptionError(f"-o {folder}: {told}") from error
+        except OSError as error:
+            reason = error.strerror or error
+            raise OptionError(f"-o {folder}: cannot be written into ({reason})") from error
+        try:
+            rows = self._earlier(marker, run, resume, overwrite)
+            write_atomically(marker, (json.dumps(run, indent=1) + "\n").encode())
+            write_atomically(self._lines, "".join(json_line(row) + "\n" for row in rows).encode())
+            self._json = self._lines.open("ab", buffering=0)
+        except BaseException:
+            self._lock.release()
+            raise
+        self.done = {row["image"] for row in rows}
+        self._names = picture_names(
+            [image for image in images if str(image) not in self.done],
+            {"/".join(str(row[kind]).split("/")[1:]).rpartition(".")[0]
+             for row in rows for kind in _PICTURES if kind in row},
+        )  # fmt: skip
+        self.anomalous = sum(row["is_anomalous"] is True for row in rows)
+        self.undecided = sum(row["is_anomalous"] is None for row in rows)
+
+    def _earlier(
+        self, marker: Path, run: dict[str, Any], resume: bool, overwrite: bool
+    ) -> list[dict[str, Any]]:
+        """Rows of an earlier run that this one goes on with, if all that is there is ours."""
+        known = _read_run(marker)
+        there = [name for name in ("run.json", "results.jsonl", "results.csv")
+                 if os.path.lexists(self.folder / name)]  # fmt: skip
+        if there and known is None and not (self._lines.exists() and overwrite):
+            told = f"holds {there[0]} of something else, or a damaged one; name another folder"
+            raise OptionError(f"-o {self.folder}: {told}, or take it away")
+        if overwrite:
+            self._clear()
+        if not self._lines.exists() or overwrite:
+            return []
+        if not (resume and known == run):
+            wrong = "its results are of another model or other options"
+            told = wrong if resume else "holds results already; --resume goes on with them"
+            raise OptionError(f"-o {self.folder}: {told}; --overwrite starts afresh")
+        return [row for row in self._written() if "score" in row]
+
+    def _clear(self) -> None:
+        """Take away what an earlier run drew, lest it be taken for this one's."""
+        (self.folder / "results.csv").unlink(missing_ok=True)
+        for kind, (suffix, _) in _PICTURES.items():
+            for picture in (self.folder / f"{kind}s").rglob(f"*{suffix}"):
+                if is_own(picture):
+                    picture.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Close the file, and make the CSV of it."""
+        try:
+            self._check()
+            if "csv" in self.kinds:
+                text = io.StringIO(newline="")
+                table = csv.DictWriter(text, _COLUMNS)
+                table.writeheader()
+                table.writerows(_flat(row) for row in self._written())
+                write_atomically(self.folder / "results.csv", text.getvalue().encode())
+        finally:
+            self._json.close()
+            self._lock.release()
+
+    def write(self, prediction: "Prediction") -> None:
+        """Write one prediction: its pictures first, so that a row means that they are there."""
+        self._check()
+        row = prediction.as_row()
+        for kind in [kind for kind in _PICTURES if kind in self.kinds]:
+            suffix, picture = _PICTURES[kind]
+            row[kind] = f"{kind}s/{self._names[Path(prediction.source)]}{suffix}"
+            save_picture(self._target(row[kind]), picture(prediction))
+        self._append(row)
+        super().write(prediction)
+
+    def write_error(self, error: ImageError) -> None:
+        """Write that an image could not be read."""
+        self._check()
+        self._append({"image": error.source, "error": error.reason})
+
+    def _target(self, name: str) -> Path:
+        """Where a picture goes, if that is inside the folder and nothing of the user's."""
+        target = self.folder / name
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            reason = error.strerror or error
+            raise OptionError(f"{target.parent}: cannot be made ({reason})") from error
+        real = os.path.realpath(target.parent)
+        if os.path.commonpath([real, self._inside]) != self._inside:
+            raise OptionError(f"{target.parent}: leads out of {self.folder}; take the link away")
+        if os.path.lexists(target) and not is_own(target):
+            raise OptionError(f"{target}: not drawn by Offnominal; name another folder with -o")
+        return target
+
+    def _check(self) -> None:
+        """Raise an OptionError if what was written is no longer there."""
+        try:
+            now, ours = self._lines.stat(), os.fstat(self._json.fileno())
+            kept = (now.st_dev, now.st_ino) == (ours.st_dev, ours.st_ino)
+            if kept and ours.st_size >= self._json.tell():
+                return
+        except OSError:
+            pass
+        raise OptionError(
+            f"{self._lines}: was taken away or cut short during the run; its results are lost, "
+            "score the images again"
+        )
+
+    def _append(self, row: dict[str, Any]) -> None:
+        rest = json_line(row).encode() + b"\n"
+        try:
+            while rest:  # a disk that fills takes a part
+                rest = rest[self._json.write(rest) :]
+        except OSError as error:
+            raise OptionError(
+                f"{self._lines}: cannot be written ({error.strerror}); what was written before is "
+                "kept, and --resume goes on from there"
+            ) from error
+
+    def _written(self) -> Iterator[dict[str, Any]]:
+        """Rows that are there; what a stop cut short or nobody here wrote is passed over."""
+        with self._lines.open("rb") as lines:
+            for line in lines:
+                try:
+                    row = json.loads(line)
+                    if "score" in row:
+                        _Row.model_validate(row, strict=False)
+                    elif not (isinstance(row["image"], str) and isinstance(row["error"], str)):
+                        continue
+                except (ValueError, TypeError, KeyError, RecursionError, ValidationError):
+                    continue
+                yield row
+
+
+def _read_run(marker: Path) -> dict[str, Any] | None:
+    """What an earlier run depended on; None where there was none, or it cannot be told."""
+    try:
+        run = json.loads(marker.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    ours = isinstance(run, dict) and any(isinstance(run.get(k), str) for k in ("model", "method"))
+    return run if ours else None
+
+
+def picture_names(images: list[Path], taken: Iterable[str] = ()) -> dict[Path, str]:
+    """A name for the pictures of each image, below the folder of results; no two are the same.
+
+    Without suffix unless that would make two of one name, and without the folders that all have in
+    common. Nothing leads upwards, drives of Windows are folders, and what is too long is cut.
+    Names that are ``taken`` by pictures of other images are not given again.
+    """
+    whole = {path: Path(os.path.abspath(path)) for path in images}  # noqa: PTH100 (links stay)
+    parts = {path: _below(place) for path, place in whole.items()}
+    levels = zip(*(one[:-1] for one in parts.values()), strict=False)
+    common = sum(1 for _ in takewhile(lambda level: len(set(level)) == 1, levels))
+    plain = {path: "/".join(one[common:]) for path, one in parts.items()}
+    bare = {path: str(Path(name).with_suffix("")) for path, name in plain.items()}
+    often = Counter(name.lower() for name in [*bare.values(), *plain.values()])
+    names: dict[Path, str] = {}
+    there = {name.lower() for name in taken}
+    for path in images:
+        alone = often[bare[path].lower()] == 1 + (bare[path] == plain[path])
+        name = unique = _cut(bare[path] if alone else plain[path])
+        number = 2
+        while unique.lower() in there:
+            unique, number = f"{name}~{number}", number + 1
+        there.add(unique.lower())
+        names[path] = unique
+    return names
+
+
+def _below(place: Path) -> tuple[str, ...]:
+    """The parts of an absolute path, a drive or a share as a folder like any other."""
+    drive = "".join(char if char.isalnum() else "_" for char in place.drive).strip("_")
+    return (drive, *place.parts[1:]) if drive else place.parts[1:]
+
+
+def _cut(name: str) -> str:
+    """A name whose last part leaves room for a suffix; what is cut is told by its digest."""
+    import hashlib
+
+    folder, slash, last = name.rpartition("/")
+    raw = os.fsencode(last)
+    if len(raw) <= _LONGEST:
+        return name
+    short = raw[: _LONGEST - 12].decode("utf-8", "ignore")
+    return f"{folder}{slash}{short}-{hashlib.sha256(raw).hexdigest()[:8]}"
+
+
+def _flat(row: dict[str, Any]) -> dict[str, Any]:
+    """A row for the CSV: of the regions, their number and the one with the highest peak."""
+    flat = {name: cell(row.get(name)) for name in _COLUMNS}
+    if (regions := row.get("regions")) is not None:
+        flat["regions"] = len(regions)
+        for first in regions[:1]:
+            names = ("left", "top", "region_width", "region_height")
+            flat |= dict(zip(names, first["box"], strict=True))
+            flat |= {"area": first["area"], "peak": first["peak"]}
+    return flat
