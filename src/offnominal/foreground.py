@@ -65,9 +65,10 @@ def first_component(tokens: Tensor) -> Tensor:
 def _leading(symmetric: Tensor) -> Tensor:
     """The eigenvector of the largest eigenvalue."""
     try:
-        return torch.linalg.eigh(symmetric).eigenvectors[:, -1]
+        vectors: Tensor = torch.linalg.eigh(symmetric).eigenvectors
     except torch.linalg.LinAlgError:  # many alike, as of an image that is blank but for little
-        return torch.linalg.eigh(symmetric.double()).eigenvectors[:, -1].to(symmetric)
+        vectors = torch.linalg.eigh(symmetric.double()).eigenvectors.to(symmetric)
+    return vectors[:, -1]
 
 
 def foreground_mask(
