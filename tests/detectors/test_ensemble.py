@@ -128,7 +128,10 @@ def test_members_that_say_nothing_of_good_parts_are_no_scale() -> None:
     alike = np.full((3, 256, 256, 3), 100, np.uint8)
     alike[:, 0, 0, 0] = 50, 100, 150
     detector = Ensemble(
-        backbone="builtin,builtin", settings=SETTINGS | {"crop": 64}, resolution=256, device="cpu"
+        backbone="builtin,builtin",
+        settings={"coreset": 1.0, "dim": 32, "crop": 64},
+        resolution=256,
+        device="cpu",
     )
     with pytest.raises(OptionError, match="for one of its members they all score 0"):
         detector.fit(list(alike))
