@@ -5,11 +5,12 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format docs clean
+.PHONY: help demo test fuzz lint format docs clean
 
 help:
 	@echo "make demo    install, run the whole path on synthetic parts, name the report to open"
 	@echo "make test    install what tests need and run them all"
+	@echo "make fuzz    damage every kind of file in 10,000 ways"
 	@echo "make lint    ruff and mypy"
 	@echo "make docs    build the documentation into site/"
 
@@ -32,6 +33,9 @@ demo: $(VENV)/.base
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest -n auto --dist loadscope
+
+fuzz: $(VENV)/.test
+	OFFNOMINAL_FUZZ=10000 $(BIN)/python -m pytest -n auto tests/fuzz
 
 lint: $(VENV)/.lint
 	$(BIN)/ruff check .

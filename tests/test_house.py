@@ -13,6 +13,7 @@ import offnominal
 ROOT = Path(offnominal.__file__).parent
 GROUND = {
     *("errors", "text", "atomic", "paths", "prefetch", "pictures", "images", "sizing", "views"),
+    *("depths", "jpeg", "pixel_data"),
     *("scoring", "good_scores", "calibration", "prediction", "modelfile", "_version"),
 }
 # What stands on detectors and is imported by nothing but the command line and whole paths.

@@ -12,6 +12,7 @@ import weakref
 import numpy as np
 import pytest
 
+from offnominal import prefetch as prefetching
 from offnominal.errors import ImageError, OptionError
 from offnominal.images import read_image
 from offnominal.paths import find_images
@@ -239,3 +240,51 @@ def test_ctrl_c_stops_promptly():
         process.kill()
     assert output.splitlines()[-1] == "stopped"
     assert process.returncode == 0
+
+
+@pytest.mark.parametrize("share", [0.3, 0.6, 3.0])
+def test_bytes_in_flight_are_bounded_and_nothing_gets_stuck(share):
+    held = most = 0
+    lock = threading.Lock()
+
+    def work(item):
+        nonlocal held, most
+        with lock:
+            held += 1
+            most = max(most, held)
+        time.sleep(0.002 * (item % 3))
+        if item == 5:
+            raise ImageError(item, "is damaged")
+        return item
+
+    received = []
+    results = prefetch(
+        range(20), work, workers=4, ahead=8, weigh=lambda _: int(share * prefetching.IN_FLIGHT)
+    )
+    for item, _, _ in results:
+        received.append(item)
+        time.sleep(0.001)
+        with lock:
+            held -= 1
+    assert received == list(range(20))
+    assert most == max(1, int(1 / share))
+    assert threads() == []
+
+
+def test_what_waits_for_room_goes_when_the_consumer_does():
+    results = prefetch(range(50), str, workers=4, ahead=20, weigh=lambda _: prefetching.IN_FLIGHT)
+    assert next(results)[0] == 0
+    results.close()
+    assert threads() == []
+
+
+def test_what_cannot_be_weighed_is_raised_at_its_turn():
+    def weigh(item):
+        if item == 2:
+            raise ZeroDivisionError("two")
+        return 1
+
+    received = []
+    with pytest.raises(ZeroDivisionError, match="two"):
+        drain(prefetch(range(9), str, weigh=weigh), received)
+    assert received == [0, 1]

@@ -26,20 +26,25 @@ def noise(height, width, seed=0):
 
 
 @pytest.mark.parametrize(
-    ("size", "resolution", "multiple", "resize", "resized", "cropped"),
+    ("size", "resolution", "multiple", "resize", "resized", "seen"),
     [
-        ((361, 494), 448, 14, "short", (448, 613), (448, 602)),
-        ((494, 361), 448, 14, "short", (613, 448), (602, 448)),
-        ((1000, 1000), 450, 14, "short", (450, 450), (448, 448)),
+        ((361, 494), 448, 14, "short", (448, 613), (448, 616)),
+        ((494, 361), 448, 14, "short", (613, 448), (616, 448)),
+        ((1000, 1000), 450, 14, "short", (450, 450), (462, 462)),
         ((20, 1000), 14, 14, "short", (14, 700), (14, 700)),
+        ((8, 8), 15, 14, "short", (15, 15), (28, 28)),
+        ((361, 494), 448, 14, "crop", (448, 613), (448, 602)),
+        ((494, 361), 448, 14, "crop", (613, 448), (602, 448)),
+        ((1000, 1000), 450, 14, "crop", (450, 450), (448, 448)),
+        ((20, 1000), 14, 14, "crop", (14, 700), (14, 700)),
         ((100, 300), 256, 32, "square", (256, 256), (256, 256)),
         ((100, 300), 250, 14, "square", (238, 238), (238, 238)),
     ],
 )
-def test_fit_size(size, resolution, multiple, resize, resized, cropped):
-    assert fit_size(*size, resolution, multiple, resize) == (resized, cropped)
+def test_fit_size(size, resolution, multiple, resize, resized, seen):
+    assert fit_size(*size, resolution, multiple, resize) == (resized, seen)
     image = resize_image(noise(*size), resolution, multiple, resize)
-    assert image.shape == (*cropped, 3)
+    assert image.shape == (*seen, 3)
     assert image.dtype == np.uint8
     assert image.flags.c_contiguous
 
@@ -52,14 +57,14 @@ def test_sizes_of_the_reference_code(tiles):
         ("test/good/exp1_num_129580.jpg", (46, 32)),
         ("test/crack/exp1_num_249594.jpg", (38, 32)),
     ]:
-        image = resize_image(read_image(tiles / name), 448, 14)
+        image = resize_image(read_image(tiles / name), 448, 14, "crop")
         assert (image.shape[0] // 14, image.shape[1] // 14) == grid
 
 
 def test_bad_sizes():
     with pytest.raises(OptionError, match=r"resolution=13: .*at least 14"):
         fit_size(100, 100, 13, 14, "short")
-    with pytest.raises(OptionError, match=r"resize='long': expected 'short' or 'square'"):
+    with pytest.raises(OptionError, match=r"resize='long': expected 'short', 'crop' or 'square'"):
         resize_image(noise(20, 20), 28, 14, "long")
 
 
@@ -86,11 +91,19 @@ def check_against_torchvision(image, resolution):
             transforms.Normalize(MEAN, STD),
         ]
     )(Image.fromarray(image))
-    height, width = (side - side % 14 for side in reference.shape[1:])
-    pixels = to_pixels(resize_image(image, resolution, 14), MEAN, STD)
+    rows, columns = reference.shape[1:]
+    height, width = rows - rows % 14, columns - columns % 14
+    pixels = to_pixels(resize_image(image, resolution, 14, "crop"), MEAN, STD)
     assert pixels.dtype == np.float32
     assert pixels.flags.c_contiguous
     np.testing.assert_array_equal(pixels, reference[:, :height, :width].numpy())
+    whole = to_pixels(resize_image(image, resolution, 14), MEAN, STD)
+    np.testing.assert_array_equal(whole[:, :rows, :columns], reference.numpy())
+    assert all(
+        0 <= side - own < 14 for side, own in zip(whole.shape[1:], (rows, columns), strict=True)
+    )
+    if whole.shape[1] > rows:  # the border itself is not repeated
+        np.testing.assert_array_equal(whole[:, rows], whole[:, rows - 2])
 
 
 def test_square_equals_torchvision():

@@ -11,13 +11,16 @@ from offnominal.views import (
     AGNOSTIC_ANGLES,
     Flip,
     View,
+    cropped_view,
     flipped,
+    laid_over,
     merge,
     parse_rotations,
     patch_corners,
     quarter_turned,
     rotate_image,
     turned_back,
+    unseen,
     whole_view,
 )
 
@@ -156,3 +159,41 @@ def test_a_single_flipped_view_is_turned_back() -> None:
     merged, window = merge([mirrored], [grid])
     np.testing.assert_array_equal(merged, grid[::-1])
     assert window is None
+
+
+BLACK = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+
+
+@pytest.mark.parametrize("size", [(237, 224), (224, 237), (2370, 2240), (100, 350), (9, 8)])
+def test_the_last_patches_are_completed_and_reach_beyond_the_image(size: tuple[int, int]) -> None:
+    view = whole_view(np.zeros((*size, 3), np.uint8), 224, 14, "short", *BLACK)
+    assert unseen([view], size) is None
+    corners = patch_corners(view, (1, 1), 0)
+    window = view.window or (0, 0, *size)
+    assert np.abs(corners[2] - [window[3], window[2]]).max() <= 0.5
+    assert (corners[2] >= np.array(size[::-1]) - 1e-6).all()
+    last = (view.size[0] // 14, view.size[1] // 14)
+    inner = patch_corners(view, last, last[0] * last[1] - 1)[0]
+    assert (inner < size[::-1]).all(), "every patch shows some of the image"
+
+
+def test_a_crop_says_what_it_leaves_out() -> None:
+    black = np.zeros((2370, 2240, 3), np.uint8)
+    view = whole_view(black, 224, 14, "crop", *BLACK)
+    assert view.window is None
+    told = "the last 130 rows of a picture of 2240 x 2370 are not inspected"
+    assert unseen([view], (2370, 2240)) == told
+    black = np.zeros((300, 400, 3), np.uint8)
+    middle = cropped_view(black, (256, 341), (16, 58, 224, 224), *BLACK)
+    assert unseen([middle], (300, 400)) == (
+        "the first 19 rows, the last 19 rows, the first 69 columns and the last 70 columns of a "
+        "picture of 400 x 300 are not inspected"
+    )
+
+
+def test_values_of_patches_lie_where_their_window_is() -> None:
+    grid = np.arange(6).reshape(2, 3)
+    large = laid_over(grid, (0, 0, 20, 30), (15, 25))
+    assert large.shape == (15, 25)
+    np.testing.assert_array_equal(large[::10, ::10], grid)
+    np.testing.assert_array_equal(laid_over(grid, None, (4, 6)), grid.repeat(2, 0).repeat(2, 1))

@@ -8,6 +8,7 @@ __all__ = [
     "BackboneError",
     "DatasetError",
     "ImageError",
+    "ImageWarning",
     "ModelFileError",
     "NotFittedError",
     "OffnominalError",
@@ -35,6 +36,10 @@ class ImageError(OffnominalError):
         super().__init__(f"{source}: {reason}")
         self.source = str(source)
         self.reason = reason
+
+
+class ImageWarning(UserWarning):
+    """Images can be read, and are hardly what was meant: too dark, or of another depth."""
 
 
 class OptionError(OffnominalError, ValueError):

@@ -12,18 +12,16 @@ import os
 import stat
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageCms, ImageFile
-from PIL.BmpImagePlugin import BmpImageFile
-from PIL.JpegImagePlugin import JpegImageFile
+from PIL import Image, ImageCms
 from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
-from PIL.WebPImagePlugin import WebPImageFile
 
+from offnominal import pixel_data
 from offnominal.errors import ImageError, OptionError
 from offnominal.paths import find_images
 
@@ -41,6 +39,24 @@ _BITS_PER_SAMPLE = 258
 _PHOTOMETRIC = 262
 _SAMPLE_FORMAT = 339
 _AGAIN = "copy, export or record it again"
+
+
+class Picture(NamedTuple):
+    """An image as it was read.
+
+    Attributes
+    ----------
+    pixels : uint8 array of shape (H, W, 3)
+        RGB, upright.
+    bits : {8, 16}
+        Of a channel, as they were stored.
+    brightest : int
+        The largest of the 16-bit values; 255 for 8-bit ones, among which it is not looked for.
+    """
+
+    pixels: NDArray[np.uint8]
+    bits: int
+    brightest: int
 
 
 def read_image(source: ImageSource, sixteen_bit: str = "range") -> NDArray[np.uint8]:
@@ -75,6 +91,11 @@ def read_image(source: ImageSource, sixteen_bit: str = "range") -> NDArray[np.ui
     OptionError
         If `sixteen_bit` is neither ``"range"`` nor two percentiles with 0 <= P1 < P2 <= 100.
     """
+    return read_picture(source, sixteen_bit).pixels
+
+
+def read_picture(source: ImageSource, sixteen_bit: str = "range") -> Picture:
+    """The same, with the depth that the image came in."""
     percentiles = parse_sixteen_bit(sixteen_bit)
     name = describe(source)
     if isinstance(source, np.ndarray):
@@ -101,12 +122,18 @@ def read_image(source: ImageSource, sixteen_bit: str = "range") -> NDArray[np.ui
                 what = "of a type or number of channels that is not supported"
                 raise ImageError(name, _number_type(what)) from error
             raise ImageError(name, f"is truncated or damaged ({detail}); {_AGAIN}") from error
-    eight = _to_eight_bit(values, percentiles) if values.dtype == np.uint16 else values
+    bits, brightest = 8, 255
+    if values.dtype == np.uint16:
+        values = values[..., :3] if values.ndim == 3 else values
+        bits, brightest = 16, int(values.max())
+        values = _to_eight_bit(values, percentiles)
     # Always a copy: Pillow's buffers are read-only, and an array belongs to the caller.
-    if eight.ndim == 2:
-        grey = np.ascontiguousarray(eight)
-        return np.asarray(cv2.cvtColor(grey, cv2.COLOR_GRAY2RGB), dtype=np.uint8)
-    return np.array(eight[..., :3], dtype=np.uint8, order="C")
+    if values.ndim == 2:
+        grey = np.ascontiguousarray(values)
+        pixels = np.asarray(cv2.cvtColor(grey, cv2.COLOR_GRAY2RGB), dtype=np.uint8)
+    else:
+        pixels = np.array(values[..., :3], dtype=np.uint8, order="C")
+    return Picture(pixels, bits, brightest)
 
 
 def several(images: Iterable[ImageSource] | ImageSource) -> Iterable[ImageSource]:
@@ -203,7 +230,7 @@ def _decode(stream: BinaryIO, name: str) -> NDArray[Any]:
     head = stream.read(32)
     if not head:
         raise ImageError(name, f"is empty (0 bytes); {_AGAIN}")
-    plugin = _plugin(head)
+    plugin = pixel_data.plugin(head)
     if plugin is None:
         raise ImageError(name, "is not a JPEG, PNG, BMP, WebP or TIFF image; convert it to PNG")
     stream.seek(0)
@@ -211,31 +238,21 @@ def _decode(stream: BinaryIO, name: str) -> NDArray[Any]:
     # Pillow and lies a little below ours; for TIFF and WebP it cannot be avoided.
     image = plugin(stream)
     _check_picture(image, name)
+    if reason := pixel_data.lacking(image, stream):
+        raise ImageError(name, f"is truncated or damaged ({reason}); {_AGAIN}")
     if isinstance(image, PngImageFile):
         # Reads the checksums, which decoding does not, so it has to come first.
         image.verify()
         stream.seek(0)
         image = plugin(stream)
     image.load()
+    if reason := pixel_data.lost(image, stream):
+        raise ImageError(name, f"is truncated or damaged ({reason}); {_AGAIN}")
     orientation = _orientation(image)
     if _is_deep_colour(image, head):
         stream.seek(0)
         return _deep_colour(stream.read(), image, orientation, name)
     return _turn(_pillow_values(image, name), orientation)
-
-
-def _plugin(head: bytes) -> type[ImageFile.ImageFile] | None:
-    if head.startswith(b"\xff\xd8\xff"):
-        return JpegImageFile
-    if head.startswith(b"\x89PNG\r\n\x1a\n"):
-        return PngImageFile
-    if head.startswith(b"BM"):
-        return BmpImageFile
-    if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
-        return WebPImageFile
-    if head.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")):
-        return TiffImageFile
-    return None
 
 
 def _check_picture(image: Image.Image, name: str) -> None:
@@ -354,11 +371,10 @@ def _turn(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
 def _to_eight_bit(
     values: NDArray[np.uint16], percentiles: tuple[float, float] | None
 ) -> NDArray[np.uint8]:
-    colour = values[..., :3] if values.ndim == 3 else values
-    low, high = (0.0, 65535.0) if percentiles is None else np.percentile(colour, percentiles)
+    low, high = (0.0, 65535.0) if percentiles is None else np.percentile(values, percentiles)
     if low == high:
         low, high = 0.0, 65535.0
     # One table for all 65,536 values: no floating-point copy of the image.
     scaled = (np.arange(65536) - low) / (high - low) * 255
     table = np.rint(np.clip(scaled, 0, 255)).astype(np.uint8)
-    return table[colour]
+    return table[values]

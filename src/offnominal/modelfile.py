@@ -23,6 +23,7 @@ from safetensors.numpy import save_file
 from offnominal._version import __version__
 from offnominal.atomic import replacing
 from offnominal.errors import ModelFileError
+from offnominal.text import brief
 
 __all__ = ["FORMAT", "is_model", "read", "read_header", "write"]
 
@@ -102,8 +103,8 @@ def read_header(path: Path) -> dict[str, Any]:
             metadata = file.metadata() or {}
     except Exception as error:  # the reader has many ways to say that bytes are wrong
         raise ModelFileError(
-            f"{path}: truncated, or not an Offnominal model file ({error}); copy it again or fit "
-            "it anew"
+            f"{path}: truncated, or not an Offnominal model file ({brief(error)}); copy it again "
+            "or fit it anew"
         ) from error
     if _KEY not in metadata:
         raise ModelFileError(
@@ -118,8 +119,9 @@ def read_header(path: Path) -> dict[str, Any]:
     if version != FORMAT:
         remedy = "upgrade with `pip install -U offnominal`" if version > FORMAT else "fit it anew"
         raise ModelFileError(
-            f"{path}: written by Offnominal {header.get('version')} in format {header['format']}; "
-            f"this is {__version__}, which reads format {FORMAT}: {remedy}"
+            f"{path}: written by Offnominal {brief(header.get('version'))} in format "
+            f"{brief(header['format'])}; this is {__version__}, which reads format {FORMAT}: "
+            f"{remedy}"
         )
     if _signed("{" + metadata[_KEY][len(_signed("{")) :]) != metadata[_KEY]:
         raise ModelFileError(
@@ -139,7 +141,7 @@ def _signed(text: str) -> str:
 def first_of(error: ValidationError) -> str:
     """The first thing that is wrong, in a line."""
     one = error.errors(include_url=False)[0]
-    return f"{'.'.join(map(str, one['loc']))}: {one['msg']}"
+    return brief(f"{'.'.join(map(str, one['loc']))}: {one['msg']}")
 
 
 def read(
@@ -162,7 +164,9 @@ def read(
         with safe_open(path, framework=framework) as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except Exception as error:
-        raise ModelFileError(f"{path}: damaged ({error}); copy it again or fit it anew") from error
+        raise ModelFileError(
+            f"{path}: damaged ({brief(error)}); copy it again or fit it anew"
+        ) from error
     sums: dict[str, list[int]] = header[_SUMS]
     wrong = sums.keys() ^ tensors.keys()
     wrong |= {name for name in tensors.keys() & sums.keys() if _sums(tensors[name]) != sums[name]}

@@ -3,13 +3,21 @@
 import glob
 import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path, PureWindowsPath
 
 from offnominal.errors import OptionError
 from offnominal.text import printable
 
-__all__ = ["IMAGE_SUFFIXES", "PassedOver", "find_images", "is_elsewhere", "is_own", "walk"]
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "PassedOver",
+    "find_images",
+    "is_elsewhere",
+    "is_kept_by_system",
+    "is_own",
+    "walk",
+]
 
 IMAGE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff"}
@@ -100,8 +108,23 @@ def find_images(
     return list(found.values())
 
 
-def walk(folder: str | Path, passed: PassedOver | None = None) -> list[Path]:
+def walk(
+    folder: str | Path,
+    passed: PassedOver | None = None,
+    suffixes: Collection[str] = IMAGE_SUFFIXES,
+    deep: bool = True,
+) -> list[Path]:
     """Images in a folder and in all folders below it, as :func:`find_images` has it, in no order.
+
+    Parameters
+    ----------
+    folder : str or pathlib.Path
+    passed : PassedOver or None
+        Told of what was left aside.
+    suffixes : collection of str
+        Those that count, in lower case.
+    deep : bool, default True
+        Whether folders below count.
 
     Raises
     ------
@@ -114,15 +137,15 @@ def walk(folder: str | Path, passed: PassedOver | None = None) -> list[Path]:
 
     left = PassedOver() if passed is None else passed
     images: list[Path] = []
-    seen: set[str] = set()
+    # A link to a folder above would otherwise be followed round and round.
+    seen = set(map(str, Path(os.path.realpath(folder)).parents))
     for here, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
-        # A link to a folder above would otherwise be followed round and round.
         real = os.path.realpath(here)
         if real in seen:
             folders[:] = []
             continue
         seen.add(real)
-        folders[:] = [f for f in sorted(folders) if not _is_kept_by_system(f)]
+        folders[:] = [f for f in sorted(folders) if deep and not is_kept_by_system(f)]
         if set(files) >= _RESULTS:
             results = [f for f in folders if f in _RESULT_FOLDERS]
             left[_OWN] += len(_RESULT_FILES & set(files)) + sum(
@@ -130,7 +153,7 @@ def walk(folder: str | Path, passed: PassedOver | None = None) -> list[Path]:
             )
             folders[:] = [f for f in folders if f not in _RESULT_FOLDERS]
             files = [f for f in files if f not in _RESULT_FILES]
-        images += _pictures([Path(here, f) for f in files if not f.startswith(".")], left)
+        images += _pictures([Path(here, f) for f in files if not f.startswith(".")], left, suffixes)
     return images
 
 
@@ -169,11 +192,13 @@ def _images_of(path: str, left: PassedOver) -> list[Path]:
     return sorted(images)
 
 
-def _pictures(files: list[Path], left: PassedOver) -> list[Path]:
+def _pictures(
+    files: list[Path], left: PassedOver, suffixes: Collection[str] = IMAGE_SUFFIXES
+) -> list[Path]:
     """Those with a picture's name, and not drawn by the program."""
     pictures = []
     for file in files:
-        if file.suffix.lower() in IMAGE_SUFFIXES or file.suffix.lower() == ".offn":
+        if file.suffix.lower() in suffixes or file.suffix.lower() == ".offn":
             pictures.append(file)
         else:
             left.note(file)
@@ -186,5 +211,6 @@ def _unmarked(files: list[Path], left: PassedOver) -> list[Path]:
     return kept
 
 
-def _is_kept_by_system(folder: str) -> bool:
+def is_kept_by_system(folder: str) -> bool:
+    """Whether a name is that of a hidden folder, or where systems keep thumbnails and bins."""
     return folder.startswith(".") or folder.lower() in _SYSTEM

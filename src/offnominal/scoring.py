@@ -22,6 +22,7 @@ __all__ = [
     "check_aggregate",
     "image_score",
     "network_map",
+    "on_grid_of",
     "size_of",
 ]
 
@@ -45,7 +46,8 @@ class Scores(NamedTuple):
         Multiplies the statistic of the patches (PatchCore's eq. 7).
     window : (top, left, height, width) or None
         What the patches cover, in pixels of the image. None: the image. It may reach beyond the
-        image at the bottom and the right (tiles); where it stops short, the map is 0.
+        image at the bottom and the right, where patches were completed; where it stops short, the
+        map is 0.
     stride : int
         Pixels that the network saw to a patch.
     """
@@ -167,6 +169,21 @@ def anomaly_map(
     return np.pad(found, ((top, below), (left, right)))
 
 
+def on_grid_of(scores: Scores, other: Scores, size: Size) -> NDArray[np.float32]:
+    """Patch scores of an image (H, W), interpolated bilinearly on the grid of other ones of it."""
+    if scores.patches.shape == other.patches.shape and scores.window == other.window:
+        return scores.patches
+    mine, theirs = scores.window or (0, 0, *size), other.window or (0, 0, *size)
+    weights = []
+    for axis in (0, 1):
+        grid, count = scores.patches.shape[axis], other.patches.shape[axis]
+        middle = theirs[axis] + (np.arange(count) + 0.5) * float(theirs[axis + 2] / count)
+        place = (middle - mine[axis]) * (grid / mine[axis + 2]) - 0.5
+        each, start, stop = _bilinear(grid, place)
+        weights.append(np.pad(each, ((0, 0), (start, grid - stop))))
+    return (weights[0] @ scores.patches @ weights[1].T).astype(np.float32)
+
+
 _Band = tuple[int, int, NDArray[np.float32]]  # input start, input stop, weights (outputs, inputs)
 
 
@@ -193,13 +210,17 @@ def _interpolation(
     grid: int, full: int, low: int, high: int
 ) -> tuple[NDArray[np.float64], int, int]:
     """Bilinear weights of output rows low to high, and which input rows they touch."""
-    centre = (np.arange(low, high) + 0.5) * (grid / full) - 0.5
+    return _bilinear(grid, (np.arange(low, high) + 0.5) * (grid / full) - 0.5)
+
+
+def _bilinear(grid: int, centre: NDArray[np.floating]) -> tuple[NDArray[np.float64], int, int]:
+    """The same of rows by their places among the input's ones, whose middles are whole numbers."""
     below = np.floor(centre).astype(int)
     share = centre - below
     first, second = np.clip(below, 0, grid - 1), np.clip(below + 1, 0, grid - 1)
     start, stop = int(first.min()), int(second.max()) + 1
-    weights = np.zeros((high - low, stop - start))
-    rows = np.arange(high - low)
+    weights = np.zeros((len(centre), stop - start))
+    rows = np.arange(len(centre))
     np.add.at(weights, (rows, first - start), 1 - share)
     np.add.at(weights, (rows, second - start), share)
     return weights, start, stop

@@ -1,8 +1,9 @@
-"""From an image to a network's grid: resizing, cropping, normalising, and tiles for large images.
+"""From an image to a network's grid: resizing, padding, normalising, and tiles for large images.
 
-The default is what AnomalyDINO's released code does (Damm et al., WACV 2025): the shorter side to a
-resolution by Pillow's antialiased bicubic filter, then a crop at the right and at the bottom to
-whole patches.
+The default is what AnomalyDINO's released code does (Damm et al., WACV 2025), the shorter side to a
+resolution by Pillow's antialiased bicubic filter, but for the last patches at the right and at the
+bottom: there the image is mirrored until they are whole, where the released code (``crop``) cuts
+them off, so that what lies there is never seen.
 """
 
 import math
@@ -17,6 +18,8 @@ from PIL import Image
 
 from offnominal.errors import OptionError
 
+Resize = Literal["short", "crop", "square"]
+
 
 class Tile(NamedTuple):
     """A rectangle of the padded image, in pixels."""
@@ -28,26 +31,28 @@ class Tile(NamedTuple):
 
 
 def fit_size(
-    height: int, width: int, resolution: int, multiple: int, resize: Literal["short", "square"]
+    height: int, width: int, resolution: int, multiple: int, resize: Resize
 ) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Sizes that an image is resized to and then cropped to.
+    """Sizes that an image is resized to, and then padded or cropped to.
 
     Parameters
     ----------
     height, width : int
         Of the image, in pixels.
     resolution : int
-        Pixels of the shorter side (``"short"``) or of both sides (``"square"``).
+        Pixels of the shorter side (``"short"``, ``"crop"``) or of both sides (``"square"``).
     multiple : int
         The network's patch size or stride, in pixels.
-    resize : {"short", "square"}
-        ``"short"`` keeps the shape: the longer side becomes ``int(resolution * longer / shorter)``.
-        ``"square"`` does not: both sides become `resolution`, rounded down to `multiple`.
+    resize : {"short", "crop", "square"}
+        ``"short"`` and ``"crop"`` keep the shape: the longer side becomes
+        ``int(resolution * longer / shorter)``. ``"square"`` does not: both sides become
+        `resolution`, rounded down to `multiple`.
 
     Returns
     -------
-    resized, cropped : tuple of int
-        (height, width) each; `cropped` is a multiple of `multiple`, at most `resized`.
+    resized, seen : tuple of int
+        (height, width) each; `seen` are the next multiples of `multiple`: upwards for ``"short"``,
+        downwards for ``"crop"``.
 
     Raises
     ------
@@ -61,20 +66,24 @@ def fit_size(
     if resize == "square":
         side = resolution - resolution % multiple
         return (side, side), (side, side)
-    if resize != "short":
-        raise OptionError(f"resize={resize!r}: expected 'short' or 'square'")
+    if resize not in ("short", "crop"):
+        raise OptionError(f"resize={resize!r}: expected 'short', 'crop' or 'square'")
     longer = int(resolution * max(height, width) / min(height, width))
     resized = (resolution, longer) if height <= width else (longer, resolution)
-    return resized, (resized[0] - resized[0] % multiple, resized[1] - resized[1] % multiple)
+    whole = math.ceil if resize == "short" else math.floor
+    return resized, (
+        whole(resized[0] / multiple) * multiple,
+        whole(resized[1] / multiple) * multiple,
+    )
 
 
 def resize_image(
     image: NDArray[np.uint8],
     resolution: int,
     multiple: int,
-    resize: Literal["short", "square"] = "short",
+    resize: Resize = "short",
 ) -> NDArray[np.uint8]:
-    """Resize an image and crop it to whole patches; see :func:`fit_size`.
+    """Resize an image, and pad or crop it to whole patches; see :func:`fit_size`.
 
     Parameters
     ----------
@@ -87,9 +96,17 @@ def resize_image(
         uint8, (h, w, 3), contiguous; the pixels of torchvision's ``Resize`` on a Pillow image.
     """
     height, width = image.shape[:2]
-    resized, (rows, columns) = fit_size(height, width, resolution, multiple, resize)
+    resized, seen = fit_size(height, width, resolution, multiple, resize)
     picture = Image.fromarray(image).resize(resized[::-1], Image.Resampling.BICUBIC)
-    return np.array(np.asarray(picture)[:rows, :columns], order="C")
+    return completed(np.asarray(picture), 0, 0, *seen)
+
+
+def completed(
+    image: NDArray[np.uint8], top: int, left: int, height: int, width: int
+) -> NDArray[np.uint8]:
+    """A copy of a window of an image; where it reaches beyond, the image is mirrored."""
+    there = image[top : top + height, left : left + width]
+    return np.array(pad_image(there, height, width), order="C")
 
 
 def to_pixels(

@@ -4,7 +4,7 @@ import json
 import re
 from typing import Any
 
-__all__ = ["cell", "json_line", "printable"]
+__all__ = ["brief", "cell", "json_line", "printable"]
 
 # What a spreadsheet takes for the beginning of a formula; some read the full-width signs as well.
 _FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
@@ -21,6 +21,12 @@ def printable(text: object) -> str:
         return plain
     return "".join(char if char.isprintable() or char == "\u3000" else _escaped(char)
                    for char in plain)  # fmt: skip
+
+
+def brief(text: object, most: int = 200) -> str:
+    """The beginning of what may be long, for a message."""
+    told = printable(text)
+    return told if len(told) <= most else f"{told[:most]} ..."
 
 
 def cell(value: Any) -> Any:

@@ -4,7 +4,6 @@ Zhou et al., ICLR 2024 (arXiv 2310.18961), section 3.3, and the released code; C
 APRIL-GAN's layers go the same way, with learners of their own.
 """
 
-import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
@@ -14,6 +13,7 @@ from typing import Any
 import torch
 
 from offnominal.backbones.cache import FeatureCache
+from offnominal.datasets.contents import read_contents
 from offnominal.datasets.dataset import Dataset
 from offnominal.detectors.language.learned import LearnedDetector
 from offnominal.detectors.language.training.learners import TRAINABLE, LanguageRecipe
@@ -24,7 +24,7 @@ from offnominal.errors import OptionError
 from offnominal.language.learnedfile import LearnedFile, write_learned
 from offnominal.report.training import write_training_page
 from offnominal.report.words import count
-from offnominal.training.checkpoint import Checkpoint, Files, History, mean_losses
+from offnominal.training.checkpoint import Checkpoint, Files, History, claimed, mean_losses
 from offnominal.training.loop import Progress, run
 
 __all__ = ["Outcome", "train"]
@@ -113,9 +113,30 @@ def train(
         raise OptionError(
             f"-o {output}: name a file that ends in .safetensors, in a folder that exists"
         )
-    if detector.resize == "short" or detector.tile:
+    if detector.resize in ("short", "crop") or detector.tile:
         raise OptionError("a training takes whole images: leave --resize and --tile out")
-    method, say = TRAINABLE[detector.method], tell or (lambda line: None)
+    with claimed(files):
+        return _train(
+            detector, dataset, files, recipe, split, dict(settings or {}), dict(class_names or {}),
+            cache, overwrite, on_error, progress, tell or (lambda line: None),
+        )  # fmt: skip
+
+
+def _train(
+    detector: LearnedDetector,
+    dataset: Dataset,
+    files: Files,
+    recipe: LanguageRecipe | None,
+    split: Split,
+    given: dict[str, Any],
+    class_names: dict[str, str],
+    cache: FeatureCache | None,
+    overwrite: bool,
+    on_error: OnError | None,
+    progress: Progress | None,
+    say: Callable[[str], None],
+) -> Outcome:
+    method = TRAINABLE[detector.method]
     recipe = recipe or method.recipe
     masks = recipe.local_weight > 0
     samples, notes = choose_samples(
@@ -130,7 +151,7 @@ def train(
         "split": split,
         "good": len(samples) - defective,
         "defective": defective,
-        "class_names": dict(class_names or {}),
+        "class_names": class_names,
     }
     net = detector.clip
     say(
@@ -140,7 +161,6 @@ def train(
     )
     tower = Tower(detector, samples, masks, cache, class_names, on_error, say, recipe.mosaic)
     generator = torch.Generator().manual_seed(recipe.seed)
-    given = dict(settings or {})
     learner = method.learner(detector, recipe, tower.part_names(), given, generator)
     about = LearnedFile(
         detector.method,
@@ -149,7 +169,9 @@ def train(
         {"name": net.name, "digest": net.digest, "text": learner.digest},
         {key: given[key] for key in ("start_from",) if key in given} | {"data": data},
     )
-    images = "\n".join(f"{s.category} {s.image.name} {s.label}" for s in samples)
+    say(f"reading {len(samples):,} images, to know what it is trained on")
+    read = samples if masks else [replace(sample, mask=None) for sample in samples]
+    contents = read_contents(read, dataset.root)
     identity = {
         "method": about.method,
         "backbone": net.digest,
@@ -158,7 +180,7 @@ def train(
         **about.reading,
         **recipe.identity(),
         "class_names": data["class_names"],
-        "images": hashlib.sha256(images.encode()).hexdigest()[:16],
+        "images": contents.digest,
     }
 
     def described(epochs: int, history: History) -> LearnedFile:
@@ -169,7 +191,7 @@ def train(
     def write(epochs: int, history: History) -> None:
         write_learned(files.learned, learner.learned, described(epochs, history))
 
-    checkpoint = Checkpoint(files, identity, write, overwrite)
+    checkpoint = Checkpoint(files, identity, write, overwrite, contents.files)
     history, began_at = run(learner, tower, recipe, checkpoint, progress, say, generator)
     if tower.from_cache:
         say(f"features of {tower.computed:,} views computed, of {tower.from_cache:,} found")

@@ -15,8 +15,17 @@ from numpy.typing import NDArray
 from PIL import Image as Pillow
 
 from offnominal.errors import OptionError
-from offnominal.scoring import Size, Window
-from offnominal.sizing import blend_tiles, fit_size, pad_image, resize_image, tile_grid, to_pixels
+from offnominal.scoring import Size, Window, size_of
+from offnominal.sizing import (
+    Resize,
+    blend_tiles,
+    completed,
+    fit_size,
+    pad_image,
+    resize_image,
+    tile_grid,
+    to_pixels,
+)
 
 __all__ = [
     "AGNOSTIC_ANGLES",
@@ -26,6 +35,7 @@ __all__ = [
     "cropped_view",
     "enclosing_box",
     "flipped",
+    "laid_over",
     "merge",
     "parse_rotations",
     "patch_corners",
@@ -35,6 +45,7 @@ __all__ = [
     "tiled_views",
     "turned_back",
     "unflipped",
+    "unseen",
     "whole_view",
 ]
 
@@ -59,8 +70,9 @@ class View:
         Takes a point (x, y) of the view to one of the image as it was read, both in pixels, whose
         edges are whole numbers.
     window : (top, left, height, width) or None
-        The part of the image that its patch scores are laid over; None: all of it, which stretches
-        a grid that a crop to whole patches has cut off.
+        What its patch scores are laid over, in whole pixels of the image. It reaches beyond the
+        image where the last patches were completed. None: the image, over which a grid is stretched
+        that a crop to whole patches has cut off.
     angle, flip : float, {"", "rows", "columns"}
         How the image was turned (degrees, anticlockwise) and then flipped (upside down, left to
         right).
@@ -85,15 +97,18 @@ def whole_view(
     image: NDArray[np.uint8],
     resolution: int,
     multiple: int,
-    resize: Literal["short", "square"],
+    resize: Resize,
     mean: Triple,
     std: Triple,
 ) -> View:
     """The whole image, uint8 (H, W, 3), sized as :func:`~offnominal.sizing.fit_size` says."""
     height, width = image.shape[:2]
-    resized, _ = fit_size(height, width, resolution, multiple, resize)
+    resized, seen = fit_size(height, width, resolution, multiple, resize)
     sized = resize_image(image, resolution, multiple, resize)
-    return View(to_pixels(sized, mean, std), _scaling(width / resized[1], height / resized[0]))
+    frame = _scaling(width / resized[1], height / resized[0])
+    # Scores of a crop are stretched, as the released code stretches them.
+    window = None if resize == "crop" else _covered(frame, seen, (height, width))
+    return View(to_pixels(sized, mean, std), frame, window)
 
 
 def cropped_view(
@@ -106,21 +121,24 @@ def cropped_view(
 ) -> View:
     """A window (top, left, height, width) of the image resized bilinearly, as PatchCore looks.
 
-    ``laid_over``: its patch scores are stretched over the whole image.
+    Where it reaches beyond the image, that is mirrored. ``laid_over``: its patch scores are
+    stretched over the whole image.
     """
     top, left, height, width = window
     picture = Pillow.fromarray(image).resize(resized[::-1], Pillow.Resampling.BILINEAR)
-    cut = np.asarray(picture)[top : top + height, left : left + width]
+    cut = completed(np.asarray(picture), top, left, height, width)
     down, across = image.shape[0] / resized[0], image.shape[1] / resized[1]
     frame = _scaling(across, down, left * across, top * down)
-    above, before = round(top * down), round(left * across)
-    seen = (
-        above,
-        before,
-        round((top + height) * down) - above,
-        round((left + width) * across) - before,
-    )
-    return View(to_pixels(cut, mean, std), frame, None if laid_over else seen)
+    covered = None if laid_over else _covered(frame, (height, width), size_of(image))
+    return View(to_pixels(cut, mean, std), frame, covered)
+
+
+def _covered(frame: Affine, seen: Size, size: Size) -> Window | None:
+    """The window that an upright view (h, w) covers of an image (H, W); None: just the image."""
+    left, top = np.rint(frame[:, 2]).astype(int).tolist()
+    right, bottom = np.rint(frame @ [seen[1], seen[0], 1]).astype(int).tolist()
+    window = (top, left, bottom - top, right - left)
+    return None if window == (0, 0, *size) else window
 
 
 def tiled_views(
@@ -164,6 +182,12 @@ def merge(
     cover = (max(t + h for t, _, h, _ in tiles), max(left + w for _, left, _, w in tiles))
     patch = views[0].size[0] // grids[0].shape[0]
     return blend_tiles(upright, tiles, cover, patch), (0, 0, *cover)
+
+
+def laid_over(grid: NDArray[Any], window: Window | None, size: Size) -> NDArray[Any]:
+    """Values of patches (gh, gw) as pixels (H, W) of an image whose upper left their window has."""
+    _, _, height, width = window or (0, 0, *size)
+    return cv2.resize(grid, (width, height), interpolation=cv2.INTER_NEAREST)[: size[0], : size[1]]
 
 
 def unflipped(grid: NDArray[np.float32], view: View) -> NDArray[np.float32]:
@@ -300,6 +324,22 @@ def patch_corners(view: View, grid: Size, patch: int, margin: float = 0) -> NDAr
     top, bottom = (row - margin) * down, (row + 1 + margin) * down
     points = np.array([[left, top], [right, top], [right, bottom], [left, bottom]])
     return np.asarray(points @ view.frame[:, :2].T + view.frame[:, 2], dtype=np.float64)
+
+
+def unseen(views: Sequence[View], size: Size) -> str | None:
+    """The margins of an image (H, W) that lie outside all of its views, in words; None: none."""
+    corners = np.concatenate([patch_corners(view, (1, 1), 0) for view in views])
+    (left, top), (right, bottom) = corners.min(0), corners.max(0)
+    margins = {
+        "the first {} rows": top,
+        "the last {} rows": size[0] - bottom,
+        "the first {} columns": left,
+        "the last {} columns": size[1] - right,
+    }
+    # A row of which only a part is seen counts; sums leave a hair's breadth that does not.
+    told = [words.format(math.ceil(n - 1e-6)) for words, n in margins.items() if n > 1e-6]
+    listed = f"{', '.join(told[:-1])} and {told[-1]}" if told[1:] else "".join(told)
+    return f"{listed} of a picture of {size[1]} x {size[0]} are not inspected" if told else None
 
 
 def reflected(points: NDArray[np.float64], size: Size) -> tuple[NDArray[np.float64], bool]:

@@ -2,9 +2,11 @@
 
 import hashlib
 import os
+import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -18,7 +20,7 @@ from PIL import Image
 from safetensors.torch import save
 from typer.testing import CliRunner
 
-from offnominal.backbones import load_backbone
+from offnominal.backbones import load_backbone, weights
 from offnominal.cli import app
 from offnominal.errors import WeightsError
 
@@ -73,6 +75,7 @@ def hub(content: bytes) -> Iterator[tuple[str, list[str]]]:
 
 def set_up(patch: pytest.MonkeyPatch, home: Path, address: str | None = None) -> None:
     """What the client reads from the environment when it is imported: offline without a hub."""
+    patch.setattr(weights, "_silence", (0.0, ""))
     patch.setattr(constants, "HF_HUB_CACHE", str(home / "hub"))
     patch.setattr(constants, "HF_HUB_OFFLINE", address is None)
     patch.setattr(constants, "HF_HUB_DISABLE_XET", True)
@@ -148,3 +151,20 @@ def test_no_network_no_fallback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     set_up(monkeypatch, tmp_path)
     with pytest.raises(WeightsError, match=r"HF_HUB_OFFLINE is set.*pull open_clip:ViT-B-16"):
         load_backbone("open_clip:ViT-B-16")
+
+
+@pytest.mark.parametrize("listens", [False, True])
+def test_a_hub_that_does_not_answer_is_asked_once_and_shortly(
+    listens: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(weights, "_PATIENCE", 0.2)
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        if listens:  # and takes connections, but says nothing
+            silent.listen()
+        set_up(monkeypatch, tmp_path, f"http://127.0.0.1:{silent.getsockname()[1]}")
+        began = time.monotonic()
+        for name in ("resnet18", "open_clip:ViT-B-16", "wide_resnet50_2"):
+            with pytest.raises(WeightsError, match=f"cannot be fetched.*pull {name}"):
+                load_backbone(name)
+        assert time.monotonic() - began < 8, "open_clip alone takes seconds to import"

@@ -1,5 +1,7 @@
 """The runner on real parts: what it writes, that it resumes, and that several share the work."""
 
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +14,7 @@ from offnominal import AnomalyDINO
 from offnominal.backbones.cache import FeatureCache
 from offnominal.benchmark.evaluate import evaluate_detector
 from offnominal.benchmark.plan import Request, Work, make_plan
-from offnominal.benchmark.runner import Runner
+from offnominal.benchmark.runner import Outcome, Runner
 from offnominal.benchmark.store import FinishedCell, Store, read_runs
 from offnominal.datasets import Dataset, open_dataset, read_mask
 from offnominal.detectors.base import Detector
@@ -275,7 +277,7 @@ from pathlib import Path
 import torch
 from offnominal.benchmark.evaluate import evaluate_detector
 from offnominal.benchmark.plan import Request, make_plan
-from offnominal.benchmark.runner import Runner
+from offnominal.benchmark.runner import Outcome, Runner
 from offnominal.benchmark.store import Store
 from offnominal.datasets import open_dataset
 torch.set_num_threads(1)
@@ -318,6 +320,59 @@ def test_processes_share_a_folder_and_a_killed_one_leaves_nothing_half_done(
     assert not list(tmp_path.glob("claims/*"))
     for cell in cells:
         assert len(cell.scores["score"]) == len(cell.patch_scores())
+
+
+def test_what_was_changed_since_is_run_anew_and_named(dataset: Dataset, tmp_path: Path) -> None:
+    root = tmp_path / "parts"
+    shutil.copytree(dataset.root, root)
+
+    def run() -> tuple[Outcome, str]:
+        work = plan(open_dataset(root, categories=["fabric"]), shots=(2,), seeds=1, sets={})
+        store = Store(tmp_path / "runs")
+        [(place, contents)] = work.contents.items()
+        return Runner(work, store).run(), store.note(*place, contents)
+
+    first, nothing = run()
+    assert (first.finished, nothing, run()[0].before) == (1, "", 1)
+    # Another picture of the same name, size and time.
+    one, two = sorted((root / "fabric" / "test" / "good").iterdir())[:2]
+    before = one.stat()
+    one.write_bytes(two.read_bytes()[: before.st_size].ljust(before.st_size, b"\0"))
+    os.utime(one, ns=(before.st_atime_ns, before.st_mtime_ns))
+    again, told = run()
+    assert (again.finished, again.before) == (1, 0)
+    assert told.startswith("1 files are not as they were")
+    assert one.name in told
+
+
+def test_a_cell_that_is_not_as_it_was_written_is_refused_and_run_anew(
+    dataset: Dataset, tmp_path: Path
+) -> None:
+    work = plan(dataset, shots=(2,), seeds=1, sets={"rotations": ["none"]})
+    Runner(work, Store(tmp_path)).run()
+    [cell] = read_runs(tmp_path)[0]
+    for name in ("metrics.json", "scores.parquet", "patch_scores.npz"):
+        damaged = cell.folder / name
+        whole = damaged.read_bytes()
+        damaged.write_bytes(whole[:-3] + b"!" + whole[-2:])
+        with pytest.raises(DatasetError, match=rf"{name}: damaged.*sha256sums.*delete"):
+            _ = [(each.scores, each.patch_scores()) for each in read_runs(tmp_path)[0]]
+        assert Runner(work, Store(tmp_path)).run().finished == 1
+        [again] = read_runs(tmp_path)[0]
+        assert again.scores["score"] == cell.scores["score"]
+
+
+def test_a_picture_changed_during_the_run_fails_its_cell(dataset: Dataset, tmp_path: Path) -> None:
+    shutil.copytree(dataset.root, tmp_path / "parts")
+    work = plan(open_dataset(tmp_path / "parts", categories=["fabric"]), shots=(2,), seeds=1)
+    victim = next((tmp_path / "parts" / "fabric" / "train" / "good").iterdir())
+    victim.touch()  # another time, the same picture
+    assert Runner(work, Store(tmp_path / "runs")).run().failed == []
+    shutil.rmtree(tmp_path / "runs")
+    victim.write_bytes(victim.read_bytes() + b" ")
+    outcome = Runner(work, Store(tmp_path / "runs")).run()
+    assert len(outcome.failed) == len(AGGREGATES)
+    assert all(f"{victim}: changed during the run" in line for line in outcome.failed)
 
 
 def test_an_empty_or_damaged_folder_is_named(tmp_path: Path, runs: Path) -> None:

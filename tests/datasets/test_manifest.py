@@ -118,3 +118,86 @@ def test_a_manifest_that_is_no_text(home: Path) -> None:
     (home / "manifest.csv").write_bytes(b"image,label\n\xff\xfe\x00,0\n")
     with pytest.raises(DatasetError, match=r"cannot be read .*save it as UTF-8"):
         open_dataset(home)
+
+
+def as_excel(text: str, separator: str = ";") -> str:
+    return text.replace(",", separator).replace("\n", "\r\n")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        "sep=;\r\n" + as_excel(CSV),
+        '\ufeff"sep=;"\r\n' + as_excel(CSV),
+        "SEP=|\n" + as_excel(CSV, "|"),
+        as_excel(CSV, "\t").encode("utf-16"),
+        CSV.encode("utf-16-le"),
+        ";;;;;\r\n" + as_excel(CSV) + ";;;;;\r\n\r\n",
+        CSV.replace("\n", "\n\n"),
+        CSV.replace("\n", ",,,\n"),
+        CSV.replace("in/", ".\\in\\").replace("truth/", "truth\\"),
+        CSV.replace("image,label,mask", "Image Path;LABEL;Mask-Path").replace(",", ";"),
+        CSV.replace("in/1.png,good", '"in/1.png", "Good"'),
+        CSV.replace("\n", "\r"),
+    ],
+)
+def test_tables_from_excel_and_windows(home: Path, data: str | bytes) -> None:
+    raw = data if isinstance(data, bytes) else data.encode()
+    (home / "manifest.csv").write_bytes(raw)
+    assert open_dataset(home).samples == expected(home)
+    (home / "list.txt").write_bytes(raw)
+    assert open_dataset(home / "list.txt").samples == expected(home)
+
+
+def test_names_in_the_encodings_of_other_systems(home: Path) -> None:
+    image(home, "in/pièce.png")
+    (home / "manifest.csv").write_bytes(CSV.replace("in/0", "in/pièce").encode("cp1252"))
+    dataset = open_dataset(home)
+    assert dataset.train("nut")[0].image == home / "in/pièce.png"
+    assert "read as Windows-1252; save it as UTF-8" in dataset.notes[0]
+    (home / "manifest.csv").write_text(CSV.replace("in/0", "in/pie\u0300ce"), encoding="utf-8")
+    assert open_dataset(home).train("nut")[0].image == home / "in/pièce.png"
+    # U+2028 ends no line of JSON.
+    image(home, "in/a\u2028b.png")
+    rows = [{"image": "in/a\u2028b.png", "label": 0}, {"image": "in/2.png", "label": 1}]
+    text = "\r\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
+    (home / "list.jsonl").write_text(text, encoding="utf-8")
+    assert len(open_dataset(home / "list.jsonl").samples) == 2
+
+
+def test_paths_that_lead_elsewhere_are_named(home: Path) -> None:
+    image(home.parent, "elsewhere/x.png")
+    row = "../elsewhere/x.png,1,truth/2.png,,nut,test\n"
+    text = CSV.replace("in/0.png", "IN/0.PNG") + row
+    (home / "manifest.csv").write_text(text.replace("in/1.png,good,", "in/1.png,good,truth/2.png"))
+    notes = open_dataset(home).notes
+    assert "1 file outside of" in (said := "\n".join(notes))
+    assert "../elsewhere/x.png: used as named" in said
+    assert "1 path in other capitals than the file, such as IN/0.PNG: found all the same" in said
+    assert "1 good image with a mask, such as truth/2.png: the mask is not used" in said
+    assert "masks of more than one image: 1, such as truth/2.png" in said
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            CSV + "./in/../in/1.png,1,,,nut,test\n",
+            r":6: ./in/../in/1.png is in line 3 too, as in/1",
+        ),
+        (CSV + "in/link.png,0,,,nut,train\n", r":6: in/link.png is in line 3 too, as in/1.png"),
+        (CSV.replace("truth/2", "in/2"), r":4: in/2.png is its own mask"),
+        (CSV.replace("split", "label"), r":1: two columns are called 'label'"),
+        (CSV.replace("split", ""), r":2: 'train' is in a column without a name"),
+        (CSV.replace("in/1.png", "x" * 5000), r":3: no such image .*x\.\.\.x"),
+        (CSV.replace("in/1.png", "x" * 200_000), r":3: no line of a table"),
+        (CSV.replace("in/1.png", '"in/1.png'), r":5: no line of a table"),
+        (CSV.replace("in/1.png", "in"), r":3: no such image .*/in; paths start"),
+        (CSV.replace("in/1.png", "in/1\0.png"), "cannot be read as text"),
+    ],
+)
+def test_what_tables_cannot_mean(home: Path, text: str, message: str) -> None:
+    (home / "in/link.png").symlink_to(home / "in/1.png")
+    (home / "manifest.csv").write_text(text)
+    with pytest.raises(DatasetError, match=message):
+        open_dataset(home)

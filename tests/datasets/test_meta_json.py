@@ -66,6 +66,11 @@ def test_both_splits_and_paths_of_another_machine(tmp_path: Path) -> None:
         ({"test": {"nut": [entry("b.png", 0)]}}, r"test/nut\[0\]: no such file .*b.png"),
         ({"test": {"nut": [entry("/else/b.png", 0)]}}, "no such file /else/b.png"),
         ({"test": {}}, "no images in meta layout"),
+        ({"test": {"nut": 5}}, "test/nut is no list"),
+        ({"test": {"nut": [entry("a.png", 0, ""), entry("./a.png", 1)]}}, r"a.png is in test/nut"),
+        ({"test": {"nut": [entry(7, 0)]}}, r"test/nut\[0\]: img_path is 7"),  # type: ignore[arg-type]
+        ({"test": {"nut": [entry("x" * 5000, 0)]}}, r"no such file .*x\.\.\.x"),
+        ({"test": {"nut": [entry(".", 0)]}}, "no such file"),
     ],
 )
 def test_files_of_another_form(tmp_path: Path, meta: Any, message: str) -> None:
@@ -76,6 +81,14 @@ def test_files_of_another_form(tmp_path: Path, meta: Any, message: str) -> None:
 
 
 def test_a_file_that_is_not_json(tmp_path: Path) -> None:
-    (tmp_path / "meta.json").write_text("{")
-    with pytest.raises(DatasetError, match=r"meta.json: cannot be read .*generate it again"):
-        open_dataset(tmp_path)
+    for text in ("{", "[" * 100_000, '{"test": {}, "test": {}}'):
+        (tmp_path / "meta.json").write_text(text)
+        with pytest.raises(DatasetError, match=r"meta.json: cannot be read .*generate it again"):
+            open_dataset(tmp_path)
+
+
+def test_paths_of_windows(tmp_path: Path) -> None:
+    image(tmp_path, "nut/a.png", "nut/b.png")
+    entries = [entry("nut\\a.png", 0), entry("D:\\data\\set\\nut\\b.png", 1)]
+    (tmp_path / "meta.json").write_text("\ufeff" + json.dumps({"test": {"nut": entries}}))
+    assert [s.image.name for s in open_dataset(tmp_path).test("nut")] == ["a.png", "b.png"]

@@ -137,7 +137,8 @@ def test_what_is_not_used_is_said(tmp_path: Path) -> None:
     assert "several masks fit 1 image, such as dent/3.png" in text
     assert "1 image directly in train or test" in text
     assert "1 defective image in the training split" in text
-    assert len(dataset.notes) == 4
+    assert dataset.notes[-1] == "1 file passed over: 1 .txt"
+    assert len(dataset.notes) == 5
 
 
 def test_a_label_does_not_come_from_the_mask(tmp_path: Path) -> None:

@@ -89,3 +89,16 @@ def test_the_one_class_layout_is_mvtec_layout(tmp_path: Path) -> None:
     bad = dataset.test("candle")[0]
     assert bad.mask == tmp_path / "candle/ground_truth/bad/2.png"
     assert bad.mask_threshold == 128
+
+
+def test_tables_that_contradict_themselves(visa: Path) -> None:
+    table = visa / "split_csv/1cls.csv"
+    table.write_bytes(("sep=;\r\n" + SPLIT.replace(",", ";")).encode("utf-16"))
+    assert len(open_dataset(visa).samples) == 4
+    for text, message in [
+        (SPLIT.replace("train", "trian"), r"1cls.csv:2: split 'trian'; it must be train or test"),
+        (SPLIT + "candle,test,x,candle/Data/Images/Normal/0000.JPG,\n", r":6: .* there twice"),
+    ]:
+        table.write_text(text)
+        with pytest.raises(DatasetError, match=message):
+            open_dataset(visa)

@@ -331,7 +331,7 @@ def test_not_fitted() -> None:
         ({"neighbours": 0}, "--neighbours 0"),
         ({"aggregate": "median"}, "--aggregate median"),
         ({"precision": "int8"}, "precision"),
-        ({"resize": "crop"}, "resize"),
+        ({"resize": "long"}, "resize"),
         ({"false_reject": 0}, "--false-reject 0"),
         ({"sixteen_bit": "9"}, "sixteen"),
         ({"smoothing": -1}, "smoothing"),

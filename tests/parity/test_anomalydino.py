@@ -37,7 +37,8 @@ def weights_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(case: Case, tiles: Path, folder: Path, **options: object) -> dict[str, Prediction]:
     weights = save_dinov2_vits14(folder, case.config["norm_scale"])
-    detector = AnomalyDINO(weights=weights, resolution=case.config["resolution"], **options)
+    size = {"resolution": case.config["resolution"], "resize": "crop"}
+    detector = AnomalyDINO(weights=weights, **size, **options)
     detector.fit(case.files(tiles, "refs"))
     assert tuple(detector.bank.rows.shape) == case.bank_shape
     some = case.config["tests"][::2]
@@ -81,6 +82,7 @@ def test_batched(shared: Path, tiles: Path, weights_folder: Path) -> None:
     detector = BatchedAnomalyDINO(
         weights=save_dinov2_vits14(weights_folder, case.config["norm_scale"]),
         resolution=case.config["resolution"],
+        resize="crop",
         quantile=case.config["quantile"],
         mask="off",
     )

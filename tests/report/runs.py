@@ -11,7 +11,8 @@ import numpy.typing as npt
 from sklearn.metrics import precision_recall_curve, roc_curve
 
 from offnominal.benchmark.cell import Cell
-from offnominal.benchmark.store import Plan, Store, write_json, write_patch_scores, write_scores
+from offnominal.benchmark.files import write_json, write_patch_scores, write_scores
+from offnominal.benchmark.store import Plan, Store
 from offnominal.datasets.sample import Sample
 
 OPTIONS: dict[str, Any] = {

@@ -247,7 +247,7 @@ def write_bad(path: Path, kind: str) -> None:
         ("empty", "truncated, or no file"),
         ("cut", "truncated, or no file"),
         ("newer", "upgrade"),
-        ("header", "header is damaged"),
+        ("header", "not as it was written"),
         ("method", "which this version lacks"),
         ("settings", "do not fit its settings"),
     ],

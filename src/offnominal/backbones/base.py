@@ -8,11 +8,11 @@ from typing import Literal, NamedTuple, Self
 from torch import Tensor, nn
 
 from offnominal.errors import BackboneError, OptionError
+from offnominal.sizing import Resize
 
 __all__ = ["Backbone", "Levels", "Normalize", "Resize"]
 
 Normalize = Literal["l2", "standardize", "none"]
-Resize = Literal["short", "square"]
 
 
 class Levels(NamedTuple):
@@ -50,7 +50,7 @@ class Backbone(nn.Module, ABC):
         How pixels on [0, 1] are shifted and scaled before ``forward``.
     resolution : int
         Image size when the user names none, in pixels.
-    resize : {"short", "square"}
+    resize : {"short", "crop", "square"}
         How images are sized when the user does not say.
     normalize : {"l2", "standardize", "none"}
         What a detector does to the features before it measures distances, unless told otherwise.

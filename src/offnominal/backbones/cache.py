@@ -11,10 +11,9 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Protocol, Self
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -24,8 +23,11 @@ from offnominal.atomic import replacing
 from offnominal.backbones.base import Backbone, Levels
 from offnominal.backbones.clip import ClipBackbone, Tokens
 from offnominal.errors import OptionError
+from offnominal.npz import read_npz
 
 __all__ = ["FeatureCache", "Meter", "cached", "default_cache"]
+
+_SUM = "sum"
 
 # From pixels (B, 3, h, w) to tensors (B, ...), those of one entry together.
 Compute = Callable[[Tensor], list[list[Tensor]]]
@@ -69,14 +71,18 @@ class FeatureCache:
         """An entry, or None; a damaged one is removed, and made again by whoever needs it."""
         path = self._path(key)
         try:
-            with np.load(path, allow_pickle=False) as stored:
-                entry = [stored[f"arr_{number}"] for number in range(len(stored.files))]
-            os.utime(path)
+            stored = read_npz(path.read_bytes())
+            entry = [stored[f"arr_{number}"] for number in range(len(stored) - 1)]
+            if stored[_SUM].tobytes() != _sum(key, entry):
+                raise ValueError("not as it was written, or of another key")
         except FileNotFoundError:
             return None
-        except (ValueError, EOFError, KeyError, OSError, BadZipFile):
-            path.unlink(missing_ok=True)
+        except (ValueError, KeyError, OSError):
+            with suppress(OSError):
+                path.unlink()
             return None
+        with suppress(OSError):  # a folder that others keep, to be read only
+            os.utime(path)
         return entry
 
     def put(self, key: str, entry: Sequence[np.ndarray]) -> None:
@@ -85,13 +91,13 @@ class FeatureCache:
         if self.size + needed > self.limit and not self._make_room(needed):
             return
         path = self._path(key)
-        path.parent.mkdir(exist_ok=True)
         try:
+            path.parent.mkdir(exist_ok=True)
             with replacing(path) as temporary, temporary.open("wb") as file:
-                np.savez(file, *entry)
+                np.savez(file, *entry, **{_SUM: np.frombuffer(_sum(key, entry), np.uint8)})
             self.size += needed
         except OSError:
-            # A full disk must not end a benchmark: it only loses the gain.
+            # A disk that is full or read-only must not end a benchmark: it only loses the gain.
             self.limit = 0
 
     def _path(self, key: str) -> Path:
@@ -113,6 +119,15 @@ class FeatureCache:
             path.unlink(missing_ok=True)
             self.size -= size
         return self.size + needed <= self.limit
+
+
+def _sum(key: str, entry: Sequence[np.ndarray]) -> bytes:
+    """A digest of an entry and of what it is for: a zip's own sums say nothing of shapes."""
+    total = hashlib.blake2b(key.encode(), digest_size=16)
+    for array in entry:
+        total.update(f"{array.dtype} {array.shape}".encode())
+        total.update(np.ascontiguousarray(array).data)
+    return total.digest()
 
 
 def _entries(folder: Path) -> list[Path]:
@@ -137,8 +152,8 @@ class _Lookup:
 
     def __init__(self, cache: FeatureCache | None, conditions: Sequence[str], meter: Meter) -> None:
         self.cache = cache
-        # The first word tells entries from those of earlier versions, which kept no time.
-        self.conditions = ("timed", torch.__version__, *conditions)
+        # The first word tells entries from those of earlier versions, which had no digest.
+        self.conditions = ("summed", torch.__version__, *conditions)
         self.meter = meter
 
     def __call__(

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping
-from contextlib import suppress
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -136,12 +135,9 @@ def weights_file(name: str) -> Path:
     WeightsError
         If it cannot be had.
     """
-    # What is here goes first; a repository has one file or the other.
-    *others, last = sorted(hub_files(name), key=lambda place: files.cached_file(*place) is None)
-    for place in others:
-        with suppress(WeightsError):
-            return files.download(*place, name)
-    return files.download(*last, name)
+    # A repository has one file or the other.
+    places = hub_files(name)
+    return files.download(places[0][0], [filename for _, filename in places], name)
 
 
 def fit(tower: nn.Module, path: Path, name: str, image: bool) -> None:

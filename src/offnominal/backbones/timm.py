@@ -47,7 +47,8 @@ class TimmBackbone(Backbone):
         timm_name = _timm_name(name)
         self.model = _create(timm_name, files.build_arguments(metadata))
         if path is None:
-            path = files.download(*hub_file(timm_name), name)
+            repository, filename = hub_file(timm_name)
+            path = files.download(repository, [filename], name)
         files.fit_to(self.model, files.read_weights(path), str(path), name)
         self.digest = files.digest(self.model)
         self.untrained = files.untrained_reason(metadata)

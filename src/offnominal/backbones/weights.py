@@ -8,7 +8,9 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Mapping
+import threading
+import time
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -33,6 +35,10 @@ __all__ = [
 ]
 
 Floats = tuple[float, float, float]
+
+_PATIENCE = 4  # seconds for the hub to take a connection, and again to answer
+_SILENT = 60.0  # seconds for which a hub that did not answer is not asked again
+_silence = (0.0, "")  # when the hub was asked, and why it did not answer
 
 _WRAPPERS = ("state_dict", "model", "teacher", "student")
 _BUILT_BY = ("pad_type", "act_layer", "global_pool", "img_size")
@@ -172,32 +178,78 @@ def cached_file(repository: str, filename: str) -> Path | None:
     return Path(found) if isinstance(found, str) else None
 
 
-def download(repository: str, filename: str, name: str) -> Path:
-    """A hub file's path, fetched if it is not on this machine; respects ``HF_HUB_OFFLINE``.
+def download(repository: str, filenames: Sequence[str], name: str) -> Path:
+    """The path of the first of some files of a hub's repository that there is.
+
+    What is on this machine is taken as it is. Otherwise the hub is asked once, and fetched from if
+    it answers; respects ``HF_HUB_OFFLINE``, ``HF_ENDPOINT`` and proxies.
 
     Raises
     ------
     WeightsError
-        If it cannot be had; the message names the ways out.
+        If none can be had; the message names the ways out.
     """
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
 
-    cached = cached_file(repository, filename)
-    if cached is not None:
-        return cached
-    try:
-        return Path(hf_hub_download(repository, filename))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
-        why = f"{type(error).__name__}: {str(error).strip()[:160]}".splitlines()[0]
-        if os.environ.get("HF_HUB_OFFLINE", "") not in ("", "0"):
-            why = "HF_HUB_OFFLINE is set"
-        raise WeightsError(
-            f"the weights of {name} are not on this machine and cannot be fetched from "
-            f"{repository} ({why}). Ways out: connect and run `offnominal backbones pull {name}`; "
-            "give a local file with --weights FILE; or, where the method takes it, use --backbone "
-            "builtin, which needs no weights and is weaker"
-        ) from error
+    for each in filenames:
+        if (cached := cached_file(repository, each)) is not None:
+            return cached
+    error: Exception | None = None
+    if os.environ.get("HF_HUB_OFFLINE", "") not in ("", "0"):
+        why = "HF_HUB_OFFLINE is set"
+    elif not (why := _unreachable(repository, filenames[0])):
+        for each in filenames:
+            try:
+                return Path(hf_hub_download(repository, each))
+            except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as failed:
+                error, why = failed, _in_short(failed)
+                if not isinstance(failed, EntryNotFoundError):
+                    break
+    raise WeightsError(
+        f"the weights of {name} are not on this machine and cannot be fetched from "
+        f"{repository} ({why}). Ways out: connect and run `offnominal backbones pull {name}`; "
+        "give a local file with --weights FILE; or, where the method takes it, use --backbone "
+        "builtin, which needs no weights and is weaker"
+    ) from error
+
+
+def _unreachable(repository: str, filename: str) -> str:
+    """Why the hub does not answer, or nothing if it does, whatever it says.
+
+    Its client would ask for half a minute, and for every network anew.
+    """
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+    from huggingface_hub.errors import HfHubHTTPError
+
+    global _silence
+    since, why = _silence
+    if why and time.monotonic() - since < _SILENT:
+        return why
+    found: list[str] = []
+
+    def ask() -> None:
+        try:
+            get_hf_file_metadata(hf_hub_url(repository, filename), timeout=_PATIENCE)
+        except HfHubHTTPError:
+            pass
+        except Exception as error:  # of the transport's own kinds, which change with the client
+            found.append(_in_short(error))
+            return
+        found.append("")
+
+    # Name servers and dead addresses, one by one, take longer than any timeout says.
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(2 * _PATIENCE)
+    why = found[0] if found else f"no answer within {2 * _PATIENCE} seconds"
+    _silence = time.monotonic(), why
+    return why
+
+
+def _in_short(error: Exception) -> str:
+    text = str(error).strip() or "no reason given"
+    return f"{type(error).__name__}: {text.splitlines()[0][:160]}"
 
 
 def build_arguments(metadata: Mapping[str, str]) -> dict[str, Any]:

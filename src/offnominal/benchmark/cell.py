@@ -25,7 +25,8 @@ class Cell:
         Name of the data set.
     category : str
     samples : str
-        Digest of the category's files and labels: a data set that changed gives other cells.
+        Digest of what the category's files hold, and their labels: a data set that changed gives
+        other cells.
     method : str
         As the registry names it.
     shots : int or None

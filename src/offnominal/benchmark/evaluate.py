@@ -9,10 +9,10 @@ from pathlib import Path
 
 from offnominal.benchmark.cell import Cell
 from offnominal.benchmark.measure import measure
-from offnominal.benchmark.plan import samples_digest
 from offnominal.benchmark.record import Record
 from offnominal.benchmark.store import Plan, Store
 from offnominal.datasets import Dataset
+from offnominal.datasets.contents import named, read_contents
 from offnominal.detectors.base import Detector
 from offnominal.detectors.features import FeatureDetector
 from offnominal.errors import DatasetError, ImageError
@@ -89,10 +89,14 @@ def evaluate_detector(
                 f"{dataset.root}: {category} has no test image; `offnominal datasets check` says "
                 "what was understood"
             )
-        cell = _cell(detector, digest, dataset, category, len(files))
+        own = [sample for sample in dataset.samples if sample.category == category]
+        contents = read_contents(own, dataset.root)
+        cell = _cell(detector, digest, dataset, category, contents.digest, len(files))
         with store.draft(cell) if store is not None else nullcontext() as folder:
             record = Record(cell, detector, dataset, files, folder, keep_maps)
             measure([record], test, on_error, progress, skip_references=True)
+            if changed := contents.changed():
+                raise DatasetError(f"{named(changed)}: changed during the run; run it again")
             figures = record.write()
         good, bad = record.labels.count(0), record.labels.count(1)
         found.append(Evaluation(category, figures, record.intervals(), good, bad, record.notes))
@@ -103,7 +107,9 @@ def evaluate_detector(
     return found
 
 
-def _cell(detector: Detector, digest: str, dataset: Dataset, category: str, shots: int) -> Cell:
+def _cell(
+    detector: Detector, digest: str, dataset: Dataset, category: str, samples: str, shots: int
+) -> Cell:
     """The cell of a saved detector, whose digest stands for all that it was made with."""
     options = detector.options()
     if isinstance(detector, FeatureDetector):
@@ -113,7 +119,7 @@ def _cell(detector: Detector, digest: str, dataset: Dataset, category: str, shot
     return Cell(
         dataset=dataset.name,
         category=category,
-        samples=samples_digest(dataset, category),
+        samples=samples,
         method=detector.method,
         shots=shots,
         seed=0,

@@ -1,5 +1,6 @@
 """Test images through one detector, into the records of every cell that it serves."""
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 
@@ -8,12 +9,15 @@ import numpy as np
 from offnominal.benchmark.machine import NetworkMeter
 from offnominal.benchmark.record import Record
 from offnominal.chat.endpoint import AnswerError
-from offnominal.datasets import Sample, sample_mask
+from offnominal.datasets import Sample
+from offnominal.datasets.doubts import Doubts
+from offnominal.datasets.masks import inspect_mask
 from offnominal.detectors.batch.base import BatchDetector
 from offnominal.errors import DatasetError, ImageError
 from offnominal.images import content_digest
 from offnominal.metrics import PixelMetrics
 from offnominal.prediction import Prediction
+from offnominal.text import printable
 
 __all__ = ["measure"]
 
@@ -44,6 +48,7 @@ def measure(
     by_file = {str(sample.image): sample for sample in test}
     copies: list[str] = []
     notes: list[str] = []
+    doubts = Doubts()
     unscored: list[Sample] = []
     reason = "all are copies of references"
     times: list[tuple[float, float]] = []
@@ -67,13 +72,15 @@ def measure(
         if copy:
             copies.append(sample.image.name)
         if not (copy and skip_references):
-            notes += _add(records, sample, prediction, seconds)
+            _add(records, sample, prediction, seconds, doubts)
     if not first.labels:
         raise DatasetError(f"none of {len(test)} test images has a score: {reason}")
     if copies:
         done = "left out" if skip_references else "counted all the same"
-        listed = ", ".join(copies[:5])
-        notes.append(f"{len(copies)} test images are exact copies of references, {done}: {listed}")
+        listed = ", ".join(map(printable, copies[:5]))
+        alike = "image is an exact copy" if len(copies) == 1 else "images are exact copies"
+        notes.append(f"{len(copies)} test {alike} of references, {done}: {listed}")
+    notes += [printable(note) for note in (*_undefined(first, test), *doubts.notes())]
     # A batch does nearly all of its work before its first prediction.
     typical = np.mean if isinstance(first.detector, BatchDetector) else np.median
     spent, image = float(np.sum(times, axis=0)[0]), typical(times, axis=0)
@@ -97,19 +104,24 @@ def _timed(
 
 
 def _add(
-    records: Sequence[Record], sample: Sample, prediction: Prediction, seconds: float
-) -> list[str]:
-    """Take an image into every record; why it is not in the pixel metrics, where it should be."""
-    why_not, mask = [], None
+    records: Sequence[Record],
+    sample: Sample,
+    prediction: Prediction,
+    seconds: float,
+    doubts: Doubts,
+) -> None:
+    """Take an image into every record; what is odd about its mask into the doubts."""
+    mask = None
     if records[0].pixels is not None:
         height, width = prediction.image.shape[:2]
-        try:
-            mask = sample_mask(sample, (height, width))
-        except DatasetError as error:
-            why_not = [f"left out of the pixel metrics: {error}"]
-    # A defective image whose mask is empty says nothing about which of its pixels are good.
-    if mask is not None and sample.label and not mask.any():
-        mask = None
+        mask, odd = inspect_mask(sample, (height, width))
+        for kind, detail in odd:
+            doubts.add(kind, sample.mask or sample.image, records[0].dataset.root, detail)
+        if not sample.label:
+            mask = np.zeros((height, width), np.bool_)
+        # An empty mask says nothing about which pixels of a defective image are good.
+        elif mask is not None and not mask.any():
+            mask = None
     measured: list[PixelMetrics] = []
     for record in records:
         own = prediction if record is records[0] else record.detector.rescore(prediction)
@@ -117,4 +129,23 @@ def _add(
         if mask is not None and record.pixels is not None and record.pixels not in measured:
             record.pixels.update(own.anomaly_map, mask)
             measured.append(record.pixels)
-    return why_not
+
+
+def _undefined(record: Record, test: Sequence[Sample]) -> list[str]:
+    """Why figures are missing, where they are."""
+    notes, labels = [], record.labels
+    for label, kind in enumerate(("good", "defective")):
+        if label not in labels:
+            what = "figures of images and of pixels" if label else "figures of images"
+            notes.append(f"no {kind} test image has a score: {what} are undefined")
+    bare = [sample for sample in test if sample.label and sample.mask is None]
+    if record.pixels is None:
+        if 1 in labels:
+            notes.append("no test image has a mask: there are no figures of pixels")
+        return notes
+    if 1 in labels and math.isnan(record.pixels.compute()["pixel_auroc"]):
+        notes.append("no mask of a test image can be used: figures of pixels are undefined")
+    if bare:
+        notes.append(f"defective images without a mask: {len(bare)}, such as {bare[0].image.name}: "
+                     "left out of the figures of pixels")  # fmt: skip
+    return notes

@@ -1,20 +1,19 @@
 """From what was asked for to cells: every data set, category, method, setting, shots and seed."""
 
-import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from offnominal.benchmark.cell import Cell
 from offnominal.benchmark.grid import chosen_for, of_method, variants
-from offnominal.benchmark.store import relative
 from offnominal.datasets import Dataset, Sample, draw_shots
+from offnominal.datasets.contents import Contents, read_contents
 from offnominal.datasets.shots import Sampling
 from offnominal.detectors.batch.base import BatchDetector
 from offnominal.detectors.registry import detector_class
 from offnominal.errors import OptionError
 
-__all__ = ["Request", "Work", "make_plan", "samples_digest", "varied"]
+__all__ = ["Request", "Work", "make_plan", "varied"]
 
 Draws = list[tuple[int | None, int]]
 
@@ -67,16 +66,25 @@ class Work:
         Files that options name, by their digest, which stands for them in the cells.
     impossible : list of str
         Cells that cannot be had, and why, in words.
+    contents : dict of (str, str) to Contents
+        What the files of each data set's categories held when the plan was made.
     """
 
     cells: list[Cell]
     datasets: dict[str, Dataset]
     files: dict[str, str]
     impossible: list[str]
+    contents: dict[tuple[str, str], Contents] = field(default_factory=dict)
 
 
-def make_plan(datasets: Sequence[Dataset], request: Request) -> Work:
-    """List the cells of a request.
+def make_plan(
+    datasets: Sequence[Dataset],
+    request: Request,
+    progress: Callable[[str, int], None] | None = None,
+) -> Work:
+    """List the cells of a request; every file of the data sets is read, to know what they are of.
+
+    ``progress`` hears of the category and how many of its files have been read.
 
     Raises
     ------
@@ -97,7 +105,7 @@ def make_plan(datasets: Sequence[Dataset], request: Request) -> Work:
     groups: dict[str, dict[str, Cell]] = {}
     for dataset in datasets:
         for category in dataset.categories:
-            for cell in _cells(dataset, category, wanted, request, work.impossible):
+            for cell in _cells(dataset, category, wanted, request, work, progress):
                 groups.setdefault(cell.group, {})[cell.name] = cell
     work.cells = [cell for group in groups.values() for cell in group.values()]
     work.impossible = list(dict.fromkeys(work.impossible))
@@ -123,16 +131,6 @@ def takes_images(method: str) -> bool:
     return kind.accepts_references and not issubclass(kind, BatchDetector)
 
 
-def samples_digest(dataset: Dataset, category: str) -> str:
-    """Which files a category has and what they are said to be, wherever the root lies."""
-    lines = sorted(
-        f"{relative(s.image, dataset.root)}\t{s.label}\t{s.split}\t{s.mask is not None}\n"
-        for s in dataset.samples
-        if s.category == category
-    )
-    return hashlib.sha256("".join(lines).encode()).hexdigest()[:16]
-
-
 def _draws(method: str, request: Request, impossible: list[str]) -> Draws:
     """Shots and seeds for a method; where nothing is drawn at random there is one seed only."""
     if request.seeds < 1:
@@ -155,14 +153,22 @@ def _cells(
     category: str,
     wanted: Sequence[tuple[str, dict[str, Any], Draws]],
     request: Request,
-    impossible: list[str],
+    work: Work,
+    progress: Callable[[str, int], None] | None,
 ) -> Iterator[Cell]:
-    """The cells of a category; ``impossible`` gets why some cannot be had."""
+    """The cells of a category; ``work`` gets why some cannot be had, and what its files hold."""
+    impossible = work.impossible
     place, train = f"{dataset.name}, {category}", dataset.train(category)
     if not dataset.test(category):
         impossible.append(f"{place}: has no test image")
         return
-    samples = samples_digest(dataset, category)
+    files = [sample for sample in dataset.samples if sample.category == category]
+    contents = read_contents(
+        files,
+        dataset.root,
+        (lambda done: progress(f"{category}: read", done)) if progress else None,
+    )
+    work.contents[dataset.name, category] = contents
     for method, options, draws in wanted:
         named = options
         if request.class_names is not None and "class_name" in options:
@@ -175,7 +181,7 @@ def _cells(
             yield Cell(
                 dataset.name,
                 category,
-                samples,
+                contents.digest,
                 method,
                 shots,
                 seed,

@@ -16,16 +16,12 @@ import torch
 from offnominal._version import __version__
 from offnominal.backbones.weights import read_metadata, untrained_reason
 from offnominal.benchmark.cell import Cell
+from offnominal.benchmark.files import seal, write_json, write_patch_scores, write_scores
 from offnominal.benchmark.machine import cpu_name, device_name, is_busy
-from offnominal.benchmark.store import (
-    FORMAT,
-    relative,
-    write_json,
-    write_patch_scores,
-    write_scores,
-)
+from offnominal.benchmark.store import FORMAT
 from offnominal.calibration import Threshold
 from offnominal.datasets import Dataset, Sample
+from offnominal.datasets.contents import relative
 from offnominal.detectors.base import Detector
 from offnominal.detectors.ensemble import Ensemble
 from offnominal.detectors.features import FeatureDetector
@@ -180,6 +176,7 @@ class Record:
         write_json(self.folder / "metrics.json", metrics)
         write_json(self.folder / "settings.json", self._settings())
         write_json(self.folder / "run.json", self._run())
+        seal(self.folder)
         return figures
 
     def _settings(self) -> dict[str, Any]:
@@ -241,5 +238,6 @@ def _backbone(detectors: Sequence[FeatureDetector]) -> dict[str, Any] | None:
         "dim": sum(net.dim for net in nets),
         "stride": min(net.stride for net in nets),
         "resolution": first.resolution or first.default_resolution(nets[0]),
+        "resize": first.resize or nets[0].resize,
         "parameters": sum(p.numel() for net in nets for p in net.parameters()),
     }

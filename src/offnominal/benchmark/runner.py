@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -15,18 +16,21 @@ from offnominal.benchmark.machine import NetworkMeter, device_name
 from offnominal.benchmark.measure import measure
 from offnominal.benchmark.plan import Work
 from offnominal.benchmark.record import Record, untrained, with_networks
-from offnominal.benchmark.store import Store, relative
+from offnominal.benchmark.store import Store, StoreError
 from offnominal.datasets import draw_shots
+from offnominal.datasets.contents import named, relative
 from offnominal.detectors.base import Detector
 from offnominal.detectors.batch.base import BatchDetector
 from offnominal.detectors.options import choose_device
 from offnominal.detectors.registry import detector_class
-from offnominal.errors import ImageError, OffnominalError
+from offnominal.errors import DatasetError, ImageError, OffnominalError
+from offnominal.text import printable
 
 __all__ = ["Outcome", "Runner"]
 
 Progress = Callable[[str, int], None]
 Finished = Callable[[Cell, dict[str, float]], None]
+Waiting = Callable[[Cell], object]
 
 
 @dataclass
@@ -35,8 +39,8 @@ class Outcome:
 
     Attributes
     ----------
-    finished, before, elsewhere : int
-        Cells run now, those that were there already, and those that another process is at.
+    finished, before : int
+        Cells run now, and those that were there already, or that another process has run.
     failed : list of str
         Cells that could not be run, and why.
     computed, from_cache : int
@@ -45,16 +49,18 @@ class Outcome:
         Images that were left out, and why.
     untrained : set of str
         Methods whose figures say nothing, as their weights were not pretrained, and why.
+    notes : dict of str
+        What is odd about masks, or was left out, by category; each once, in order.
     """
 
     finished: int = 0
     before: int = 0
-    elsewhere: int = 0
     failed: list[str] = field(default_factory=list)
     computed: int = 0
     from_cache: int = 0
     unreadable: set[str] = field(default_factory=set)
     untrained: set[str] = field(default_factory=set)
+    notes: dict[str, None] = field(default_factory=dict)
 
 
 class Runner:
@@ -86,8 +92,13 @@ class Runner:
         self.keep_maps = keep_maps
         self._networks: dict[str, Backbone] = {}
 
-    def run(self, progress: Progress | None = None, finished: Finished | None = None) -> Outcome:
-        """Run what is missing.
+    def run(
+        self,
+        progress: Progress | None = None,
+        finished: Finished | None = None,
+        waiting: Waiting | None = None,
+    ) -> Outcome:
+        """Run what is missing; afterwards every cell is there, or among those that failed.
 
         Parameters
         ----------
@@ -95,24 +106,51 @@ class Runner:
             Called with what is being done and how many images of it are done.
         finished : callable or None
             Called with each cell that has been written, and its figures.
+        waiting : callable or None
+            Called now and then with a cell that another process is at, where nothing else is left.
+
+        Raises
+        ------
+        StoreError
+            If the folder of results cannot be written.
         """
         outcome = Outcome()
         groups: dict[str, list[Cell]] = {}
         for cell in self.work.cells:
             groups.setdefault(cell.group, []).append(cell)
-        for name, cells in groups.items():
-            if all(self.store.has(cell) for cell in cells):
-                outcome.before += len(cells)
-                continue
-            with self.store.claim(name) as mine:
-                # Another may have finished some between the look and the claim.
-                left = [cell for cell in cells if not self.store.has(cell)]
-                outcome.before += len(cells) - len(left)
-                if not mine:
-                    outcome.elsewhere += len(left)
-                elif left:
-                    self._run_group(left, outcome, progress, finished)
+        others = {
+            name: cells
+            for name, cells in groups.items()
+            if not self._run_if_free(name, cells, outcome, progress, finished)
+        }
+        # What another process is at is waited for: it may fail, or be killed.
+        for name, cells in others.items():
+            self._run_if_free(name, cells, outcome, progress, finished, waiting or (lambda c: None))
         return outcome
+
+    def _run_if_free(
+        self,
+        name: str,
+        cells: Sequence[Cell],
+        outcome: Outcome,
+        progress: Progress | None,
+        finished: Finished | None,
+        waiting: Waiting | None = None,
+    ) -> bool:
+        """Run what is missing of a group, unless another process is at it; wait, if asked to."""
+        if all(self.store.has(cell) for cell in cells):
+            outcome.before += len(cells)
+            return True
+        hear = partial(waiting, cells[0]) if waiting else None
+        with self.store.claim(name, hear) as mine:
+            if not mine:
+                return False
+            # Another may have finished some between the look and the claim.
+            left = [cell for cell in cells if not self.store.has(cell)]
+            outcome.before += len(cells) - len(left)
+            if left:
+                self._run_group(left, outcome, progress, finished)
+            return True
 
     def _run_group(
         self,
@@ -128,10 +166,14 @@ class Runner:
                 progress(f"{words}: {stage}", done)
 
         try:
+            for cell in cells:
+                self.store.clean(cell)
             with ExitStack() as drafts:
                 folders = [drafts.enter_context(self.store.draft(cell)) for cell in cells]
                 records = self._score(cells, folders, tell)
                 figures = [record.write() for record in records]
+        except StoreError:
+            raise
         except (OffnominalError, MemoryError, torch.OutOfMemoryError) as error:
             # One combination that cannot be run must not end the other hundred.
             outcome.failed += [f"{cell.name}: {error}" for cell in cells]
@@ -141,6 +183,8 @@ class Runner:
         outcome.computed += first.more["features"]["computed"]
         outcome.from_cache += first.more["features"]["from_cache"]
         outcome.unreadable |= set(first.more["unreadable"])
+        category = printable(first.cell.category)
+        outcome.notes |= dict.fromkeys(f"{category}: {note}" for note in first.notes)
         if reason := untrained(first.detector):
             outcome.untrained.add(f"{first.cell.method}: {reason}")
         for cell, own in zip(cells, figures, strict=True):
@@ -168,6 +212,8 @@ class Runner:
             own = detector if cell is first else detector.rescored(**scoring)
             records.append(Record(cell, own, dataset, files, folder, self.keep_maps))
         measure(records, dataset.test(first.category), unreadable.append, tell, meter=meter)
+        if changed := self.work.contents[first.dataset, first.category].changed():
+            raise DatasetError(f"{named(changed)}: changed during the run; run it again")
         times |= {"network": meter.seconds, "network_spared": meter.spared}
         more = {
             "features": {"computed": meter.computed, "from_cache": meter.from_cache},

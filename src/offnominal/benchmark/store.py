@@ -6,11 +6,13 @@ where they were asked for, ``maps/``. ``RUNS/plans/NAME.json`` says which cells 
 question, for the report.
 """
 
-import json
+import errno
+import hashlib
 import math
 import shutil
+import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,27 +21,36 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from filelock import FileLock, Timeout
 
 from offnominal.atomic import replacing
 from offnominal.benchmark.cell import Cell
+from offnominal.benchmark.files import (
+    ContentsFile,
+    Metrics,
+    PlanFile,
+    Run,
+    Settings,
+    check_sums,
+    read_json,
+    read_patch_scores,
+    read_scores,
+    write_json,
+)
+from offnominal.datasets.contents import Contents, named
 from offnominal.errors import DatasetError, OptionError
 
-__all__ = [
-    "FORMAT",
-    "FinishedCell",
-    "Plan",
-    "Store",
-    "read_runs",
-    "relative",
-    "require",
-    "write_json",
-    "write_patch_scores",
-    "write_scores",
-]
+__all__ = ["FORMAT", "FinishedCell", "Plan", "Store", "StoreError", "read_runs", "require"]
 
 Floats = npt.NDArray[np.float32]
 
-FORMAT = 1
+# 2: cells are told apart by what the files of the data set hold.
+FORMAT = 2
+_PAUSE = 0.5  # seconds between two looks at what another process is at
+
+
+class StoreError(OptionError):
+    """The folder of results cannot be written, so that nothing more can be run into it."""
 
 
 @dataclass(frozen=True)
@@ -82,19 +93,11 @@ class FinishedCell:
     @cached_property
     def scores(self) -> dict[str, list[Any]]:
         """Columns of ``scores.parquet``, one entry an image."""
-        from pyarrow import parquet
-
-        columns: dict[str, list[Any]] = parquet.read_table(
-            self.folder / "scores.parquet"
-        ).to_pydict()
-        return columns
+        return read_scores(self.folder)
 
     def patch_scores(self) -> list[Floats]:
         """Patch scores of every image, each of shape (gh, gw), in the order of `scores`."""
-        with np.load(self.folder / "patch_scores.npz", allow_pickle=False) as stored:
-            values, shapes = stored["values"], stored["shapes"]
-        pieces = np.split(values, np.cumsum(shapes.prod(1))[:-1])
-        return [piece.reshape(shape) for piece, shape in zip(pieces, shapes, strict=True)]
+        return read_patch_scores(self.folder)
 
 
 @dataclass(frozen=True)
@@ -131,32 +134,44 @@ class Store:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.cells = root / "cells"
-        try:
-            for folder in (self.cells, root / "plans"):
+        self._whole: set[str] = set()
+        with self._writing():
+            for folder in (self.cells, root / "plans", root / "claims", root / "contents"):
                 folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OptionError(f"-o {root}: cannot be written ({error.strerror})") from error
 
     def has(self, cell: Cell) -> bool:
-        """Whether a cell is finished."""
-        return (self.cells / cell.name).is_dir()
+        """Whether a cell is finished, and as it was written; one that is not is run again."""
+        folder = self.cells / cell.name
+        if cell.name not in self._whole and folder.is_dir():
+            with suppress(DatasetError):
+                if not check_sums(folder):
+                    _read_cell(folder)
+                    read_scores(folder)
+                    read_patch_scores(folder)
+                self._whole.add(cell.name)
+        return cell.name in self._whole and folder.is_dir()
 
     @contextmanager
-    def claim(self, group: str) -> Iterator[bool]:
+    def claim(self, group: str, waiting: Callable[[], None] | None = None) -> Iterator[bool]:
         """Claim a group of cells for the length of the block; whether no other process has it.
 
-        The system takes the lock from a process that dies, so that none is ever in the way.
+        With ``waiting``, which is called now and then, until that is so. The system takes the lock
+        from a process that dies, so that none is ever in the way.
         """
-        from filelock import FileLock, Timeout
-
         path = self.root / "claims" / f"{group}.lock"
-        path.parent.mkdir(exist_ok=True)
-        lock = FileLock(path)
-        try:
-            lock.acquire(blocking=False)
-        except Timeout:
-            yield False
-            return
+        with self._writing():
+            lock = FileLock(path)
+        while True:
+            try:
+                with self._writing():
+                    lock.acquire(blocking=False)
+                break
+            except Timeout:
+                if waiting is None:
+                    yield False
+                    return
+                waiting()
+                time.sleep(_PAUSE)
         try:
             yield True
         finally:
@@ -168,48 +183,73 @@ class Store:
     @contextmanager
     def draft(self, cell: Cell) -> Iterator[Path]:
         """A folder to write a cell into; it takes its name when the block ends without an error."""
-        folder = self.cells / f".{cell.name}.{uuid.uuid4().hex}"
-        folder.mkdir()
+        folder, place = self.cells / f"{_draft(cell)}{uuid.uuid4().hex[:8]}", self.cells / cell.name
         try:
-            yield folder
-            try:
-                folder.rename(self.cells / cell.name)
-            except OSError:
-                # Another process finished the same cell first; its result is as good.
-                if not self.has(cell):
-                    raise
+            with self._writing():
+                folder.mkdir()
+                yield folder
+                if place.exists() and not self.has(cell):
+                    shutil.rmtree(place)  # damaged, which is why it was run again
+                try:
+                    folder.rename(place)
+                except OSError:
+                    # Another process finished the same cell first; its result is as good.
+                    if not self.has(cell):
+                        raise
         finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def clean(self, cell: Cell) -> None:
+        """Take away what a killed process left of a cell that this one has claimed."""
+        for folder in self.cells.glob(f"{_draft(cell)}*"):
             shutil.rmtree(folder, ignore_errors=True)
 
     def add_plan(self, plan: Plan) -> None:
         """Write a plan down; cells that an earlier plan of the same name had stay in it."""
         path = self.root / "plans" / f"{plan.name}.json"
-        old = _read_json(path) if path.exists() else {"cells": [], "axes": []}
+        old = read_json(path, PlanFile) if path.exists() else {"cells": [], "axes": []}
         cells = list(dict.fromkeys([*old["cells"], *plan.cells]))
         axes = list(dict.fromkeys([*plan.axes, *old["axes"]]))
-        with replacing(path) as temporary:
+        with self._writing(), replacing(path) as temporary:
             write_json(temporary, {"title": plan.title, "axes": axes, "cells": cells})
 
+    def note(self, dataset: str, category: str, contents: Contents) -> str:
+        """Write down what files cells are of; in words, how they differ from what was there last.
 
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write plain values; what is not finite becomes null, which every reader of JSON takes."""
-    text = json.dumps(_finite(content), indent=1, ensure_ascii=False)
-    path.write_text(f"{text}\n", encoding="utf-8")
+        Empty where the same files were there before, or none.
+        """
+        place = hashlib.sha256(f"{dataset}\n{category}".encode("utf-8", "surrogateescape"))
+        own = self.root / "contents" / f"{place.hexdigest()[:16]}-{contents.digest}.json"
+        if own.exists():
+            return ""
+        earlier = sorted(
+            (path.stat().st_mtime, path, known["files"])
+            for path in own.parent.glob(f"{own.name[:16]}-*.json")
+            if (known := _read_contents(path))
+        )
+        content = {"dataset": dataset, "category": category, "files": contents.files}
+        with self._writing(), replacing(own) as temporary:
+            write_json(temporary, content)
+        if not earlier:
+            return ""
+        unlike = contents.unlike(earlier[-1][2])
+        return f"{len(unlike)} files are not as they were for earlier cells ({named(unlike)})"
 
-
-def write_scores(folder: Path, columns: Mapping[str, Sequence[Any]]) -> None:
-    """Write ``scores.parquet`` of a cell."""
-    import pyarrow as pa
-    from pyarrow import parquet
-
-    parquet.write_table(pa.table(dict(columns)), folder / "scores.parquet")
-
-
-def write_patch_scores(folder: Path, grids: Sequence[Floats]) -> None:
-    """Write ``patch_scores.npz`` of a cell."""
-    shapes = np.array([grid.shape for grid in grids], np.int32).reshape(-1, 2)
-    values = np.concatenate([np.empty(0, np.float32), *(grid.ravel() for grid in grids)])
-    np.savez_compressed(folder / "patch_scores.npz", values=values, shapes=shapes)
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Say where the folder of results cannot be written."""
+        try:
+            yield
+        except Timeout:  # of a lock: an OSError as well
+            raise
+        except OSError as error:
+            reason = error.strerror or str(error)
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            told = "make room" if full else "name another"
+            raise StoreError(
+                f"-o {self.root}: cannot be written ({reason}); finished cells are kept: {told}, "
+                "and run the same command again"
+            ) from error
 
 
 def read_runs(root: Path) -> tuple[list[FinishedCell], list[Plan]]:
@@ -228,15 +268,9 @@ def read_runs(root: Path) -> tuple[list[FinishedCell], list[Plan]]:
         )
     plans = []
     for path in sorted((root / "plans").glob("*.json")):
-        plan = _read_json(path)
+        plan = read_json(path, PlanFile)
         plans.append(Plan(path.stem, plan["title"], tuple(plan["axes"]), tuple(plan["cells"])))
     return [_read_cell(folder) for folder in folders], plans
-
-
-def relative(path: Path, root: Path) -> str:
-    """A file's place under the data set's root, with forward slashes; absolute if outside."""
-    inside = path.is_relative_to(root)
-    return (path.relative_to(root) if inside else path.absolute()).as_posix()
 
 
 def require(package: str, command: str) -> None:
@@ -249,33 +283,26 @@ def require(package: str, command: str) -> None:
         )
 
 
+def _draft(cell: Cell) -> str:
+    return f".{cell.name[-10:]}-"
+
+
 def _read_cell(folder: Path) -> FinishedCell:
-    settings, run, metrics = (
-        _read_json(folder / f"{name}.json") for name in ("settings", "run", "metrics")
-    )
-    if settings.get("format", 0) > FORMAT:
+    settings = read_json(folder / "settings.json", Settings)
+    if settings["format"] > FORMAT:
         raise DatasetError(
             f"{folder}: written by a newer Offnominal; upgrade with `pip install -U offnominal`"
         )
+    run, metrics = read_json(folder / "run.json", Run), read_json(folder / "metrics.json", Metrics)
     for name in ("figures", "failures_as_wrong"):
-        figures = metrics.get(name, {}).items()
+        figures = metrics[name].items()
         metrics[name] = {key: math.nan if value is None else value for key, value in figures}
     return FinishedCell(folder, settings, run, metrics)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_contents(path: Path) -> dict[str, Any] | None:
+    """What files earlier cells were of; None where it cannot be told."""
     try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DatasetError(
-            f"{path}: damaged or absent ({error}); delete its folder, and run the benchmark again"
-        ) from error
-    return content
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _finite(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(entry) for entry in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+        return read_json(path, ContentsFile)
+    except DatasetError:
+        return None

@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import traceback
+import warnings
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -29,7 +30,7 @@ from offnominal.cli.predict import predict, predict_options
 from offnominal.cli.report import report
 from offnominal.cli.terminal import INTERNAL, USAGE, print_error, say
 from offnominal.cli.train import train, train_options
-from offnominal.errors import OffnominalError
+from offnominal.errors import ImageWarning, OffnominalError
 
 __all__ = ["app", "main"]
 
@@ -133,6 +134,9 @@ def main() -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    # Once for each kind and run, by whoever warns; the place in the program is nothing to a user.
+    warnings.showwarning = lambda message, *_: say(f"warning: {message}")
+    warnings.simplefilter("always", ImageWarning)
     app()
     sys.exit(0)
 

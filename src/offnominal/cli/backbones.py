@@ -60,12 +60,12 @@ def _fetched(name: str) -> Path:
 
         return weights_file(name)
     from offnominal.backbones.timm import hub_file
-    from offnominal.backbones.weights import cached_file, download
+    from offnominal.backbones.weights import download
 
     if name not in CATALOGUE and "_" not in name:
         raise BackboneError(f"unknown backbone {name!r}: {closest(name)}")
     repository, filename = hub_file(CATALOGUE[name].timm if name in CATALOGUE else name)
-    return cached_file(repository, filename) or download(repository, filename, name)
+    return download(repository, [filename], name)
 
 
 def is_offline() -> bool:

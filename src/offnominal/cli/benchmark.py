@@ -92,10 +92,9 @@ def benchmark(
     from offnominal.benchmark.grid import parse_sets
     from offnominal.benchmark.plan import Request, make_plan, varied
     from offnominal.benchmark.runner import Runner
-    from offnominal.benchmark.store import Plan, Store, require
+    from offnominal.benchmark.store import Plan, Store, StoreError, require
 
-    for package in ("pyarrow", "filelock"):
-        require(package, "benchmark")
+    require("pyarrow", "benchmark")
     asked = _preset(preset)
     wanted = ",".join(categories) if categories else None
     roots: list[Path | None] = [*data] if data else [None]
@@ -112,16 +111,34 @@ def benchmark(
         cached=asked.cached,
         class_names=_names(class_names, datasets),
     )
-    work, store = make_plan(datasets, request), Store(output)
+    store = Store(output)
+    images = sum(len(dataset.samples) for dataset in datasets)
+    say(f"reading {images:,} images, to know what the cells are of")
+    with progress_bar(None) as advance:
+        work = make_plan(datasets, request, advance)
     _announce(datasets, work, store, dry_run)
     if dry_run:
         return
+    for (dataset, category), contents in work.contents.items():
+        if changes := store.note(dataset, category, contents):
+            say(f"{dataset}, {category}: {changes}; these are cells of their own")
     axes = (*(asked.axes if preset else ()), *varied(request)) or ("shots",)
     cells = tuple(cell.name for cell in work.cells)
     store.add_plan(Plan(asked.name, asked.title, tuple(dict.fromkeys(axes)), cells))
     kept = None if no_cache or not request.cached else options.open_cache(cache, cache_limit)
-    with progress_bar(None) as advance:
-        outcome = Runner(work, store, kept, device, maps).run(advance, _tell)
+    done = 0
+
+    def finished(cell: "Cell", figures: dict[str, float]) -> None:
+        nonlocal done
+        done += 1
+        _tell(cell, figures)
+
+    try:
+        with progress_bar(None) as advance:
+            outcome = Runner(work, store, kept, device, maps).run(advance, finished, _Waiting())
+    except (KeyboardInterrupt, SystemExit, StoreError):
+        say(f"{done} cells run and kept in {output}; the same command goes on with the others")
+        raise
     _sum_up(outcome, output, bool(kept))
 
 
@@ -185,6 +202,18 @@ def _shots(text: str) -> int | None:
     return int(text)
 
 
+class _Waiting:
+    """Says once of each cell that another process is at it."""
+
+    def __init__(self) -> None:
+        self._told: set[str] = set()
+
+    def __call__(self, cell: "Cell") -> None:
+        if cell.name not in self._told:
+            self._told.add(cell.name)
+            say(f"{cell.name}: another process is at it; waiting for that one to end")
+
+
 def _tell(cell: "Cell", figures: dict[str, float]) -> None:
     wanted = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "aupro": "AUPRO"}
     known = [f"{words} {100 * figures[key]:.1f}" for key, words in wanted.items()
@@ -197,13 +226,14 @@ def _sum_up(outcome: "Outcome", output: Path, cached: bool) -> None:
     facts = [
         (True, f"{outcome.finished} cells run"),
         (outcome.before, f"{outcome.before} were there"),
-        (outcome.elsewhere, f"{outcome.elsewhere} are being run by another process"),
         (cached and outcome.finished, features),
     ]
     say("; ".join(words for told, words in facts if told))
     if outcome.untrained:
         reasons = "; ".join(sorted(outcome.untrained))
         say(f"weights not pretrained ({reasons}): these figures say nothing about the methods")
+    for text in outcome.notes:
+        say(text)
     for text in sorted(outcome.unreadable):
         say(f"left out: {text}")
     for text in outcome.failed:

@@ -10,6 +10,7 @@ import typer
 from offnominal.cli import options
 from offnominal.cli.command import add_command, parameters_of
 from offnominal.cli.terminal import UNREADABLE, console, progress_bar, say, table
+from offnominal.text import printable
 
 if TYPE_CHECKING:
     from offnominal.datasets.dataset import Dataset
@@ -111,7 +112,10 @@ add_command(app, check, dataset_options())
 
 
 def _print(report: "Report") -> None:
-    from rich.markup import escape
+    from rich.markup import escape as escape_markup
+
+    def escape(text: str) -> str:
+        return escape_markup(printable(text))
 
     screen = console(110)
     images = sum(n for entry in report.categories for _, _, n in entry.sizes)
@@ -129,8 +133,15 @@ def _print(report: "Report") -> None:
         kinds = entry.test_defective
         counts = {"train": entry.train, "validation": entry.validation, "masks": entry.masks,
                   "test good": entry.test_good, "defective": sum(kinds.values())}  # fmt: skip
-        told = ", ".join(f"{kind} {number}" for kind, number in kinds.items())
-        rows.append((entry.category, *(str(counts[n]) for n in numbers), told, _sizes(entry.sizes)))
+        told = ", ".join(f"{printable(kind)} {number}" for kind, number in kinds.items())
+        rows.append(
+            (
+                printable(entry.category),
+                *(str(counts[n]) for n in numbers),
+                told,
+                _sizes(entry.sizes),
+            )
+        )
     headings = ("category", *numbers, "kinds of defect", "sizes (width x height)")
     screen.print(table(headings, rows, numbers))
     for finding in report.findings:

@@ -11,6 +11,7 @@ import typer
 from offnominal.cli import options
 from offnominal.cli.datasets import open_from_options
 from offnominal.cli.terminal import Unreadable, progress_bar, say, warn_untrained
+from offnominal.text import printable
 
 if TYPE_CHECKING:
     from offnominal.benchmark.evaluate import Evaluation
@@ -65,6 +66,8 @@ def evaluate(
     warn_untrained(detector)
     # Of plain folders all the good images are tested on: the detector has learned elsewhere.
     found = open_from_options(**data, train_share=0.0)
+    for note in found.notes:
+        say(note)
     unreadable = Unreadable(strict)
     with progress_bar(sum(len(found.test(c)) for c in found.categories)) as advance:
         results = evaluate_detector(detector, model, found, output, maps, unreadable, advance)
@@ -76,14 +79,16 @@ def evaluate(
         if not as_json:
             _print(result)
         for note in result.notes:
-            say(note)
+            say(note if len(results) == 1 else f"{printable(result.category)}: {note}")
     if output is not None:
         say(f"Make a page of it with: offnominal report {output}")
     unreadable.finish()
 
 
 def _print(result: "Evaluation") -> None:
-    typer.echo(f"{result.category}: {result.good} good and {result.defective} defective images")
+    images = "image" if result.good + result.defective == 1 else "images"
+    name = printable(result.category)
+    typer.echo(f"{name}: {result.good} good and {result.defective} defective {images}")
     for key, words in _ROWS.items():
         value = result.figures.get(key, math.nan)
         low, high = result.intervals.get(key, (math.nan, math.nan))

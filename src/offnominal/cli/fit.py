@@ -1,11 +1,12 @@
 """``offnominal fit``: good images in, a model file out."""
 
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
 
 from offnominal.cli import options
 from offnominal.cli.command import MethodOptions, method_options, named
-from offnominal.cli.info import describe
+from offnominal.cli.info import describe, not_inspected
 from offnominal.cli.terminal import Unreadable, count, progress_bar, say, tell, warn_untrained
 from offnominal.errors import OptionError
 
@@ -80,7 +81,9 @@ def _draw(files: list[Path], shots: int | None, seed: int) -> list[Path]:
 def _report(detector: Any, output: Path, picture: Path) -> None:
     say(f"{output}: {detector.method} on {count(len(detector.references), 'good image')}")
     copies = f"{detector.copies} exact copies of others" if detector.copies else ""
-    tell(("left out", copies), *describe(detector, detector.header()))
+    sizes = Counter((one.size[0], one.size[1]) for one in detector.references)
+    unseen = [("unseen", words) for words in not_inspected(detector, sizes)]
+    tell(("left out", copies), *describe(detector, detector.header()), *unseen)
     if not hasattr(detector, "foreground_picture"):
         return
     test = detector.masking_test_

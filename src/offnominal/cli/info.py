@@ -1,6 +1,7 @@
 """``offnominal info``: what a model file holds."""
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -64,6 +65,15 @@ def describe(detector: "Detector", header: Mapping[str, Any]) -> list[tuple[str,
         ("backbone", "; ".join(names)),
         ("bank", rows if detector.bank_rows else ""),
         ("threshold", describe_threshold(detector)),
+    ]
+
+
+def not_inspected(detector: "Detector", sizes: Counter[tuple[int, int]]) -> list[str]:
+    """What is never looked at of images of some sizes (H, W), most images first."""
+    return [
+        f"of {count(number, 'image')} of {width} x {height} pixels, {words}"
+        for (height, width), number in sizes.most_common()
+        if (words := detector.not_inspected((height, width)))
     ]
 
 

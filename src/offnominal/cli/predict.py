@@ -4,6 +4,7 @@ import json
 import math
 import os
 import sys
+from collections import Counter
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -13,9 +14,11 @@ import typer
 
 from offnominal.cli import options
 from offnominal.cli.command import MethodOptions, method_options, named
+from offnominal.cli.info import not_inspected
 from offnominal.cli.terminal import ANOMALIES, Unreadable, count, progress_bar, say, warn_untrained
 from offnominal.errors import ImageError, OptionError
 from offnominal.paths import PassedOver, find_images
+from offnominal.scoring import size_of
 
 if TYPE_CHECKING:
     from offnominal.cli.writer import Sink
@@ -217,7 +220,7 @@ def _score(
         sink.write_error(error)
         unreadable(error)
 
-    began = task.standing()
+    began, sizes = task.standing(), Counter[tuple[int, int]]()
     with progress_bar(len(todo)) as advance:
 
         def progress(stage: str, done: int) -> None:
@@ -234,4 +237,7 @@ def _score(
                 prediction = replace(prediction, threshold=threshold)
             if prediction.source not in sink.done:
                 sink.write(prediction)
+                sizes[size_of(prediction.image)] += 1
+    for words in not_inspected(task.detector, sizes):
+        say(f"not inspected: {words}")
     return len(task.files) - len(todo)

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from offnominal.datasets.dataset import Dataset
-from offnominal.datasets.masks import mask_files, mask_levels, same_aspect
+from offnominal.datasets.doubts import Doubts, named
+from offnominal.datasets.masks import inspect_mask
 from offnominal.datasets.report import Contents, Finding, Report, Severity
 from offnominal.datasets.sample import Sample
-from offnominal.errors import DatasetError
 from offnominal.images import content_digest, read_image
 from offnominal.prefetch import prefetch
 
@@ -24,27 +24,10 @@ class _Facts(NamedTuple):
 
     size: tuple[int, int]
     digest: str
-    mask: str = ""  # one of `_MASK_PROBLEMS`, or empty
-    detail: str = ""
+    doubts: list[tuple[str, str]]  # about the mask, as `inspect_mask` has them
 
 
 Read = Sequence[tuple[Sample, _Facts]]
-
-# Problem, severity, what it is called, what follows from it.
-_MASK_PROBLEMS: tuple[tuple[str, Severity, str, str], ...] = (
-    ("unreadable", "error", "masks that cannot be read",
-     "their images count for image metrics and not for pixel metrics; export them again"),
-    ("misshapen", "error", "masks of another shape than their image",
-     "they are left out of pixel metrics; export them at the image's size"),
-    ("faint", "warning", "masks in which no pixel reaches the threshold",
-     "they count as empty; if they hold class numbers, use --mask-threshold 1"),
-    ("empty", "warning", "empty masks of defective images",
-     "the images count as defective for image metrics and add nothing to pixel metrics"),
-    ("resized", "note", "masks of another size than their image, but of its shape",
-     "they are resized to the image by nearest neighbour"),
-    ("noisy", "note", "masks with grey levels between 0 and the threshold",
-     "those pixels count as good; --mask-threshold sets another border"),
-)  # fmt: skip
 
 # One side, the other, severity, what the same picture on both is called, what follows from it.
 _DUPLICATES: tuple[tuple[str, str, Severity, str, str], ...] = (
@@ -103,9 +86,11 @@ def check(
         *(Finding("note", note, 0, (), "") for note in dataset.notes),
     ]  # fmt: skip
     findings.sort(key=lambda finding: ("error", "warning", "note").index(finding.severity))
-    unreadable = len(broken) + sum(facts.mask == "unreadable" for _, facts in read)
+    masks = sum(kind == "unreadable" for _, facts in read for kind, _ in facts.doubts)
     root = str(dataset.root)
-    return Report(dataset.name, root, dataset.layout, contents, tuple(findings), unreadable)
+    return Report(
+        dataset.name, root, dataset.layout, contents, tuple(findings), len(broken) + masks
+    )
 
 
 def _found(severity: Severity, what: str, hits: Sequence[str], action: str) -> list[Finding]:
@@ -114,46 +99,22 @@ def _found(severity: Severity, what: str, hits: Sequence[str], action: str) -> l
 
 def _look(sample: Sample) -> _Facts:
     image = read_image(sample.image)
-    size = image.shape[:2]
-    return _Facts((size[0], size[1]), content_digest(image), *_mask_problem(sample, size))
-
-
-def _mask_problem(sample: Sample, size: tuple[int, ...]) -> tuple[str, str]:
-    """What is odd about a mask, the worst first, and a detail; two empty texts if nothing is."""
-    if sample.mask is None:
-        return "", ""
-    try:
-        levels = [mask_levels(file) for file in mask_files(sample.mask)]
-    except DatasetError as error:
-        return "unreadable", str(error)
-    for mask in levels:
-        if not same_aspect(mask.shape, size):
-            return "misshapen", f"{mask.shape[1]}x{mask.shape[0]} for {size[1]}x{size[0]}"
-    largest = max(int(mask.max()) for mask in levels)
-    if largest == 0:
-        return "empty", ""
-    if largest < sample.mask_threshold:
-        return "faint", f"largest level {largest}"
-    if any(mask.shape != size for mask in levels):
-        return "resized", f"{levels[0].shape[1]}x{levels[0].shape[0]} for {size[1]}x{size[0]}"
-    noisy = any(bool(((mask > 0) & (mask < sample.mask_threshold)).any()) for mask in levels)
-    return ("noisy" if noisy else ""), ""
+    size = (image.shape[0], image.shape[1])
+    return _Facts(size, content_digest(image), inspect_mask(sample, size)[1])
 
 
 def _mask_findings(root: Path, read: Read) -> Iterable[Finding]:
-    for problem, severity, what, action in _MASK_PROBLEMS:
-        hits = [
-            # A mask that cannot be read is named in the message itself.
-            facts.detail if problem == "unreadable" else _named(s.mask, root, facts.detail)
-            for s, facts in read
-            if facts.mask == problem
-        ]
+    doubts = Doubts()
+    for s, facts in read:
+        for kind, detail in facts.doubts:
+            doubts.add(kind, s.mask or s.image, root, detail)
+    for severity, what, hits, action in doubts:
         yield from _found(severity, what, hits, action)
     masked = {s.category for s, _ in read if s.mask is not None}
     bare = [s for s, _ in read if s.label and s.split == "test" and s.mask is None]
     yield from _found(
         "warning", "defective images without a mask",
-        [_named(s.image, root) for s in bare if s.category in masked],
+        [named(s.image, root) for s in bare if s.category in masked],
         "they count for image metrics and are left out of pixel metrics",
     )  # fmt: skip
     if without := sorted({s.category for s in bare} - masked):
@@ -166,7 +127,7 @@ def _duplicates(root: Path, read: Read) -> Iterable[Finding]:
     groups: dict[tuple[str, str], list[tuple[str, str]]] = defaultdict(list)
     for s, facts in read:
         use = {"train": "" if s.label else "learned", "test": "defective" if s.label else "good"}
-        groups[s.category, facts.digest].append((use.get(s.split, ""), _named(s.image, root)))
+        groups[s.category, facts.digest].append((use.get(s.split, ""), named(s.image, root)))
     for first, second, severity, what, action in _DUPLICATES:
         pairs = []
         for group in groups.values():
@@ -201,9 +162,3 @@ def _gaps(contents: Sequence[Contents]) -> Iterable[Finding]:
     ):
         if lacking := [each.category for each in contents if not getattr(each, part)]:
             yield Finding("warning", f"{what} in {', '.join(lacking)}", 0, (), action)
-
-
-def _named(path: Path | None, root: Path, detail: str = "") -> str:
-    assert path is not None
-    name = str(path.relative_to(root) if path.is_relative_to(root) else path)
-    return f"{name} ({detail})" if detail else name

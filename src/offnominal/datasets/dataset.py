@@ -8,9 +8,11 @@ from pathlib import Path
 
 from offnominal.datasets import folders, manifest, meta_json, patterns, video, visa
 from offnominal.datasets.catalogue import LAYOUTS, PRESETS
-from offnominal.datasets.reading import Options, Reading, counted, listed, slug, subfolders
+from offnominal.datasets.doubts import named
+from offnominal.datasets.reading import Options, Reading, counted, listed, slug, subfolders, such_as
 from offnominal.datasets.sample import Sample
 from offnominal.errors import DatasetError, OptionError
+from offnominal.text import printable
 
 __all__ = ["Dataset", "open_dataset"]
 
@@ -146,7 +148,10 @@ def open_dataset(
     # Each medical set has a pattern of its own.
     pattern = layout if chosen == "medical" else chosen
     options = Options(title, pattern, only, train_share, frame_step)
-    reading = read(options)
+    try:
+        reading = read(options)
+    except OSError as error:  # rights, names that are too long, disks that went away
+        raise DatasetError(f"{error.filename}: cannot be read ({error.strerror})") from error
     found = {sample.category for sample in reading.samples}
     if only and (unknown := sorted(only - found)):
         known = {s.category for s in read(dataclasses.replace(options, only=None)).samples}
@@ -168,9 +173,36 @@ def open_dataset(
                 "out, nothing learns from defects"
             )
     samples = reading.samples
+    reading.notes += _doubtful_files(samples, home)
+    if reading.passed.total():
+        reading.notes.append(str(reading.passed))
     if mask_threshold is not None:
         samples = [dataclasses.replace(s, mask_threshold=mask_threshold) for s in samples]
-    return Dataset(title, home, chosen, tuple(samples), tuple(reading.notes))
+    return Dataset(title, home, chosen, tuple(samples), tuple(map(printable, reading.notes)))
+
+
+def _doubtful_files(samples: Sequence[Sample], root: Path) -> list[str]:
+    """What the names alone say against a data set."""
+    images = {sample.image for sample in samples}
+    users: dict[Path, list[Path]] = {}
+    for sample in samples:
+        if sample.mask is not None:
+            users.setdefault(sample.mask, []).append(sample.image)
+    several = [mask for mask, own in users.items() if len(own) > 1]
+    both = [mask for mask in users if mask in images]
+    folded: dict[str, list[Path]] = {}
+    for image in images:
+        folded.setdefault(str(image).lower(), []).append(image)
+    alike = sorted(path for own in folded.values() if len(own) > 1 for path in own)
+    return [
+        f"{what}: {len(paths)}, {such_as(named(path, root) for path in paths)}: {action}"
+        for what, paths, action in (
+            ("masks of more than one image", several, "each marks its place in all of them"),
+            ("images that are masks of others", both, "used as both"),
+            ("names that differ in capitals only", alike, "Windows and macOS keep one of each"),
+        )
+        if paths
+    ]
 
 
 def _check_options(root: object, layout: str, good: object, defects: object, *rest: object) -> None:
@@ -207,9 +239,10 @@ def _choose(root: Path, layout: str) -> str:
         raise DatasetError(
             f"{root}: several layouts fit, {both}; choose with --layout {fitting[0]}"
         )
-    looked = "\n".join(f"  {entry.name}: {entry.looks_for}" for entry in LAYOUTS.values())
+    # One line: names in a message could otherwise forge lines of their own.
+    looked = ";".join(f"  {entry.name}: {entry.looks_for}" for entry in LAYOUTS.values())
     raise DatasetError(
-        f"{root}: no known layout. Looked for\n{looked}\nFound {_contents(root)}.\n{_advice(root)}"
+        f"{root}: no known layout. Looked for{looked}. Found {_contents(root)}. {_advice(root)}"
     )
 
 
@@ -225,6 +258,8 @@ def _contents(root: Path) -> str:
 
 
 def _advice(root: Path) -> str:
+    if root.is_file():
+        return "A manifest is a table saved as CSV, or JSON lines: save it as one of them."
     for folder in subfolders(root):
         for name in LAYOUTS:
             if _fits(folder, name):

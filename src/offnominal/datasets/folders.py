@@ -13,12 +13,13 @@ masks, and every other folder the defective ones.
 
 import glob
 import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from offnominal.datasets.pairing import MaskFolder, set_masks_aside
 from offnominal.datasets.reading import (
     GOOD_NAMES,
-    MaskFolder,
     Options,
     Reading,
     counted,
@@ -35,7 +36,8 @@ __all__ = ["GOOD_FOLDERS", "fits", "fixed_part", "read", "read_named"]
 Paths = str | Path | Sequence[str | Path]
 
 GOOD_FOLDERS = GOOD_NAMES | {"no"}
-_MASKS = frozenset({"mask", "masks", "ground_truth"})
+# Folders called otherwise, as "label", are masks if their pictures look like it.
+_MASKS = re.compile(r"masks?|gt|ground[ _.-]?truth")
 # Folders of other layouts: a folder called "good" beside them is not the whole story.
 _OTHERS = frozenset({"train", "test", "training", "testing", "data"})
 
@@ -59,20 +61,29 @@ def read(root: Path, options: Options) -> Reading:
             f"{root}: needs one folder called {', '.join(sorted(GOOD_FOLDERS))}, and others for "
             "the defects; or name the folders with --good and --defects"
         )
+    reading = Reading()
+    # Every kind has a folder here, so that its place below the root names it.
+    found = [i for folder in defects for i in images_below(folder, reading.passed)]
+    good_images = find_images([good[0]], reading.passed)
+    both, beside = set_masks_aside([*good_images, *found], root, reading.notes)
+    images = set(both)
+    defects = [folder for folder in defects if any(i.is_relative_to(folder) for i in images)]
     if unclear := [f for f in defects if GOOD_FOLDERS & set(re.findall("[a-z]+", f.name.lower()))]:
         raise DatasetError(
             f"{unclear[0]}: good or defective? Name the folders with --good, --test-good and "
             "--defects"
         )
-    # Every kind has a folder here, so that its place below the root names it.
-    found = [
-        (image, image.relative_to(root)) for folder in defects for image in images_below(folder)
-    ]
-    masks_at = masks[0] if masks else None
-    reading = _join(find_images([good[0]]), found, masks_at, None, options, root)
     kinds = ", ".join(folder.name for folder in defects)
     note = f"good images from {good[0].name}, defective ones from {kinds}"
     reading.notes.insert(0, f"{note}, masks from {masks[0].name}" if masks else note)
+    for other in masks[1:]:
+        reading.notes.append(f"{other.name} is another folder of masks: not used; name one only")
+    pairs = [(image, image.relative_to(root)) for image in found if image in images]
+    masks_at = masks[0] if masks else None
+    kept = [image for image in good_images if image in images]
+    for image in kept:
+        beside.find(image.relative_to(root))  # so that their masks are not said to have none
+    _join(kept, pairs, masks_at, None, options, root, reading, [beside])
     return reading
 
 
@@ -98,21 +109,34 @@ def read_named(
     """
     if masks is not None and not Path(masks).is_dir():
         raise DatasetError(f"{masks}: no such folder of masks; check --masks")
-    found = [
-        (image, image.relative_to(fixed_part(root)))
-        for root in _several(defects)
-        for image in find_images([root])
-    ]
-    tests = None if test_good is None else find_images(_several(test_good))
+    reading, beside = Reading(), []
+    found: list[tuple[Path, Path]] = []
+    for root in _several(defects):
+        base, listed = fixed_part(root), find_images([root], reading.passed)
+        if masks is not None and any(image.is_relative_to(masks) for image in listed):
+            reading.notes.append(f"{masks} lies among the defects: its images are masks only")
+            listed = [image for image in listed if not image.is_relative_to(masks)]
+        images, own = set_masks_aside(listed, base, reading.notes)
+        found += [(image, image.relative_to(base)) for image in images]
+        beside.append(own)
+
+    def parts(paths: Paths) -> list[Path]:
+        every = [(root, find_images([root], reading.passed)) for root in _several(paths)]
+        kept = [i for root, own in every
+                for i in set_masks_aside(own, fixed_part(root), reading.notes)[0]]  # fmt: skip
+        return list(dict.fromkeys(kept))
+
+    tests = None if test_good is None else parts(test_good)
     masks_at = None if masks is None else Path(masks)
-    base = fixed_part(_several(good)[0])
-    return _join(find_images(_several(good)), found, masks_at, tests, options, base)
+    first = fixed_part(_several(good)[0])
+    _join(parts(good), found, masks_at, tests, options, first, reading, beside)
+    return reading
 
 
 def _parts(root: Path) -> tuple[list[Path], list[Path], list[Path]]:
     folders = subfolders(root)
     good = [f for f in folders if f.name.lower() in GOOD_FOLDERS]
-    masks = [f for f in folders if f.name.lower() in _MASKS]
+    masks = [f for f in folders if _MASKS.fullmatch(f.name.lower())]
     return good, [f for f in folders if f not in good and f not in masks], masks
 
 
@@ -123,11 +147,10 @@ def _join(
     tests: list[Path] | None,
     options: Options,
     base: Path,
-) -> Reading:
-    reading, category = Reading(), options.name
-    if masks is not None and any(image.is_relative_to(masks) for image, _ in defects):
-        reading.notes.append(f"{masks} lies among the defects: its images are masks only")
-        defects = [pair for pair in defects if not pair[0].is_relative_to(masks)]
+    reading: Reading,
+    beside: list[MaskFolder],
+) -> None:
+    category = options.name
     bad = [image for image, _ in defects]
     _refuse_shared(good, bad, "--good and --defects")
     _refuse_shared(tests or [], bad, "--test-good and --defects")
@@ -136,14 +159,18 @@ def _join(
     for images, split in ((good, "" if tests is None else "train"), (tests or [], "test")):
         reading.samples += [Sample(image, 0, None, "good", category, split) for image in images]
     reading.divide(lambda sample: _name(sample.image, base), options.train_share)
-    folder = MaskFolder(masks, anywhere=True) if masks is not None else None
+    names = Counter(relative.stem.lower() for _, relative in defects)
+    shared = frozenset(name for name, number in names.items() if number > 1)
+    folder = [MaskFolder(masks, anywhere=True, shared=shared)] if masks is not None else []
+    for own in beside:
+        own.anywhere, own.shared = True, shared
     for image, relative in defects:
         kind = relative.parts[0] if len(relative.parts) > 1 else "defect"
-        mask = folder.find(relative) if folder else None
+        found = [own for own in (m.find(relative) for m in (*folder, *beside)) if own]
+        mask = found[0] if found else None
         reading.samples.append(Sample(image, 1, mask, kind, category, "test"))
-    if folder:
-        reading.notes += folder.notes()
-    return reading
+    for own in (*folder, *beside):
+        reading.notes += own.notes()
 
 
 def _refuse_shared(images: list[Path], others: list[Path], options: str) -> None:

@@ -4,15 +4,17 @@ Columns ``image`` and ``label``, and if wanted ``mask``, ``defect``, ``category`
 Paths are relative to the manifest's folder, or absolute.
 """
 
-import csv
 import difflib
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from offnominal.datasets.reading import GOOD_NAMES, Options, Reading
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from offnominal.datasets.reading import GOOD_NAMES, Options, Reading, counted, such_as
 from offnominal.datasets.sample import Sample
+from offnominal.datasets.tables import Files, plain, read_csv, read_text, shortened
 from offnominal.errors import DatasetError
 
 __all__ = ["fits", "read"]
@@ -29,7 +31,24 @@ _ALIASES = {
 }
 _FILES = ("manifest.csv", "manifest.jsonl")
 
-Row = dict[str, Any]
+_TABLES = (".csv", ".tsv", ".txt")
+
+
+class _Row(BaseModel):
+    """What a row says; numbers may stand for names."""
+
+    model_config = ConfigDict(coerce_numbers_to_str=True, str_strip_whitespace=True)
+    image: str = Field(min_length=1)
+    label: Any
+    mask: str = ""
+    defect: str = ""
+    category: str = ""
+    split: str = ""
+
+    @field_validator("mask", "defect", "category", "split", mode="before")
+    @classmethod
+    def _none_is_empty(cls, value: Any) -> Any:
+        return "" if value is None else value
 
 
 def fits(root: Path) -> bool:
@@ -39,7 +58,7 @@ def fits(root: Path) -> bool:
 
 def _file(root: Path) -> Path | None:
     if root.is_file():
-        return root if root.suffix.lower() in (".csv", ".jsonl") else None
+        return root if root.suffix.lower() in (*_TABLES, ".jsonl") else None
     found = [root / name for name in _FILES if (root / name).is_file()]
     return found[0] if len(found) == 1 else None
 
@@ -53,93 +72,98 @@ def read(root: Path, options: Options) -> Reading:
     divided with a note. Every mistake is an error that names file and line.
     """
     file = root if root.is_file() else _file(root) or root / _FILES[0]
-    reading = Reading()
-    lines: dict[Path, int] = {}
+    reading, files = Reading(), Files(file.parent)
     names: dict[Path, str] = {}
-    try:
-        for line, row in _rows(file, reading.notes):
-            where = f"{file}:{line}"
-            sample = _sample(row, where, file.parent, options.name)
-            if earlier := lines.get(sample.image):
-                raise DatasetError(f"{where}: {row['image']} is in line {earlier} too; remove one")
-            lines[sample.image], names[sample.image] = line, str(row["image"])
-            if options.wants(sample.category):
-                reading.samples.append(sample)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DatasetError(f"{file}: cannot be read ({error}); save it as UTF-8") from error
+    masks_of_good: list[str] = []
+    for line, row in _rows(file, reading.notes):
+        sample = _sample(row, f"{file}:{line}", f"line {line}", files, options.name)
+        names[sample.image] = row.image
+        masks_of_good += [row.mask] if row.mask and not sample.label else []
+        if options.wants(sample.category):
+            reading.samples.append(sample)
+    reading.notes += files.notes()
+    if masks_of_good:
+        reading.notes.append(
+            f"{counted(masks_of_good, 'good image')} with a mask, {such_as(masks_of_good)}: the "
+            "mask is not used, the label says good"
+        )
     reading.divide(lambda s: names[s.image], options.train_share, " ({} without a split)")
     return reading
 
 
-def _rows(file: Path, notes: list[str]) -> Iterator[tuple[int, Row]]:
+def _rows(file: Path, notes: list[str]) -> Iterator[tuple[int, _Row]]:
     """Line numbers and rows, under the names of `COLUMNS`."""
     ignored: set[str] = set()
-    # utf-8-sig: spreadsheets put a byte order mark before the first column's name.
-    with file.open(newline="", encoding="utf-8-sig") as lines:
-        if file.suffix.lower() == ".jsonl":
-            for number, text in enumerate(lines, 1):
-                if text.strip():
-                    where = f"{file}:{number}"
-                    yield number, _named(_parse(text, where), where, ignored)
-        else:
-            head = lines.readline()
-            lines.seek(0)
-            delimiter = max(",;\t", key=head.count)
-            table = csv.DictReader(lines, delimiter=delimiter, restkey="", strict=True)
-            for entry in table:
-                where = f"{file}:{table.line_num}"
-                if "" in entry:
-                    raise DatasetError(
-                        f"{where}: more values than columns; quote values with commas"
-                    )
-                yield table.line_num, _named(entry, where, ignored)
+    if file.suffix.lower() == ".jsonl":
+        # Not splitlines, which takes U+2028 in a name for the end of a line.
+        lines = read_text(file, notes).replace("\r\n", "\n").split("\n")
+        rows = (
+            (number, _parse(text, f"{file}:{number}"))
+            for number, text in enumerate(lines, 1)
+            if text.strip()
+        )
+        for number, entry in rows:
+            yield number, _named(entry, f"{file}:{number}", ignored)
+    else:
+        for number, cells in read_csv(file, notes):
+            yield number, _named(cells, f"{file}:{number}", ignored)
     if ignored:
         notes.append(f"{file.name}: columns not known and not used: {', '.join(sorted(ignored))}")
 
 
-def _parse(text: str, where: str) -> Row:
+def _parse(text: str, where: str) -> dict[str, Any]:
     try:
         row = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DatasetError(f"{where}: not JSON ({error}); write one object a line") from error
     if not isinstance(row, dict):
         raise DatasetError(f"{where}: not an object; write one object a line, with image and label")
     return row
 
 
-def _named(entry: Row, where: str, ignored: set[str]) -> Row:
-    row: Row = {}
+def _named(entry: dict[str, Any], where: str, ignored: set[str]) -> _Row:
+    row: dict[str, Any] = {}
     for name, value in entry.items():
-        plain = str(name).strip()
-        plain = _ALIASES.get(plain, plain)
-        if plain not in COLUMNS:
+        column = "_".join(name.lower().replace("-", " ").replace("_", " ").split())
+        column = _ALIASES.get(column, column)
+        if column in row:
+            raise DatasetError(f"{where}: two columns are called {column!r}; remove one")
+        if column not in COLUMNS:
             # A column of masks under a wrong name would be lost without a word.
-            if close := difflib.get_close_matches(plain.lower(), COLUMNS, 1, 0.75):
-                raise DatasetError(f"{where}: column {name!r}: call it {close[0]!r}, or remove it")
-            ignored.add(plain)
+            if close := difflib.get_close_matches(column, COLUMNS, 1, 0.75):
+                told = f"column {plain(name)}: call it {close[0]!r}, or remove it"
+                raise DatasetError(f"{where}: {told}")
+            ignored.add(name.strip())
         else:
-            row[plain] = value.strip() if isinstance(value, str) else value
+            row[column] = value
     for needed in ("image", "label"):
         if row.get(needed) in (None, ""):
             raise DatasetError(f"{where}: no {needed}; the columns image and label are needed")
-    return row
+    try:
+        return _Row.model_validate(row)
+    except ValidationError as error:
+        first = error.errors()[0]
+        value = plain(first["input"])
+        raise DatasetError(
+            f"{where}: {first['loc'][0]} {value}: {first['msg']}; write a text"
+        ) from error
 
 
-def _sample(row: Row, where: str, home: Path, name: str) -> Sample:
-    label = _label(row["label"], where)
-    split = str(row.get("split") or "").lower()
+def _sample(row: _Row, where: str, place: str, files: Files, name: str) -> Sample:
+    label = _label(row.label, where)
+    split = row.split.lower()
     if split and split not in _SPLITS:
-        raise DatasetError(f"{where}: split {row['split']!r}; write train, test or validation")
+        raise DatasetError(f"{where}: split {plain(row.split)}; write train, test or validation")
     if not split and label:
         split = "test"
-    image = home / str(row["image"])
-    if not image.is_file():
-        raise DatasetError(f"{where}: no such image {image}; paths start at the manifest's folder")
-    mask = home / str(row["mask"]) if row.get("mask") else None
-    if mask is not None and not mask.exists():
-        raise DatasetError(f"{where}: no such mask {mask}; leave the field empty if there is none")
-    defect = str(row.get("defect") or "defect") if label else "good"
-    category = str(row.get("category") or name)
+    image = files.image(row.image, where, place)
+    mask = files.mask(row.mask, where) if row.mask else None
+    if mask is not None and mask == image:
+        raise DatasetError(
+            f"{where}: {shortened(row.image)} is its own mask; leave the field empty"
+        )
+    defect = (row.defect or "defect") if label else "good"
+    category = row.category or name
     return Sample(image, label, mask if label else None, defect, category, _SPLITS.get(split, ""))
 
 
@@ -149,4 +173,4 @@ def _label(value: Any, where: str) -> int:
         return 0
     if text in ("1", "1.0") or text in _BAD_NAMES:
         return 1
-    raise DatasetError(f"{where}: label {value!r}; write 0 (good) or 1 (defective)")
+    raise DatasetError(f"{where}: label {plain(value)}; write 0 (good) or 1 (defective)")

@@ -10,15 +10,24 @@ looked for by their last parts.
 """
 
 import json
-from collections import Counter
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
+
+from pydantic import BaseModel, Field, ValidationError
 
 from offnominal.datasets.reading import Options, Reading
 from offnominal.datasets.sample import Sample
+from offnominal.datasets.tables import Files, plain, read_text, shortened
 from offnominal.errors import DatasetError
 
 __all__ = ["fits", "read"]
+
+
+class _Entry(BaseModel):
+    img_path: str = Field(min_length=1)
+    anomaly: int = Field(ge=0, le=1)
+    mask_path: str | None = None
+    specie_name: str | None = None
 
 
 def fits(root: Path) -> bool:
@@ -30,56 +39,53 @@ def fits(root: Path) -> bool:
 def read(root: Path, options: Options) -> Reading:
     """Read a ``meta.json``, or the one in a folder; all files that it names have to be there."""
     file = root if root.is_file() else root / "meta.json"
+    reading, files = Reading(), Files(file.parent)
     try:
-        meta = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        meta = json.loads(read_text(file, reading.notes), object_pairs_hook=_once)
+    except (ValueError, RecursionError) as error:
         raise DatasetError(f"{file}: cannot be read ({error}); generate it again") from error
     if not isinstance(meta, dict) or not {str(k).lower() for k in meta} & {"train", "test"}:
         raise DatasetError(f"{file}: no 'train' and no 'test' in it; generate it again")
-    reading = Reading()
-    moved: Counter[str] = Counter()
     for split, classes in meta.items():
         if split.lower() not in ("train", "test") or not isinstance(classes, dict):
-            raise DatasetError(f"{file}: {split!r} is not 'train' or 'test' with classes in it")
+            raise DatasetError(
+                f"{file}: {plain(split)} is not 'train' or 'test' with classes in it"
+            )
         for category, entries in classes.items():
-            if not options.wants(category):
-                continue
-            for number, entry in enumerate(entries):
-                where = f"{file}: {split}/{category}[{number}]"
-                sample = _sample(entry, where, file.parent, category, split.lower(), moved)
+            home = f"{split}/{shortened(category)}"
+            if not isinstance(entries, list):
+                raise DatasetError(f"{file}: {home} is no list; generate it again")
+            for number, entry in enumerate(entries) if options.wants(category) else ():
+                place = f"{home}[{number}]"
+                sample = _sample(entry, f"{file}: {place}", place, files, category, split.lower())
                 reading.samples.append(sample)
-    if count := moved["found"]:
-        reading.notes.append(f"{count} paths of another machine: found by their last parts")
+    reading.notes += files.notes()
     return reading
 
 
-def _sample(
-    entry: Any, where: str, home: Path, category: str, split: str, moved: Counter[str]
-) -> Sample:
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{max(names, key=names.count)!r} is in one object twice")
+    return found
+
+
+def _sample(entry: Any, where: str, place: str, files: Files, category: str, split: str) -> Sample:
     if not isinstance(entry, dict) or not entry.get("img_path") or "anomaly" not in entry:
         raise DatasetError(f"{where}: img_path and anomaly are needed; generate it again")
-    if entry["anomaly"] not in (0, 1):
-        raise DatasetError(f"{where}: anomaly is {entry['anomaly']!r}; it must be 0 or 1")
-    label = int(entry["anomaly"])
-    image = _locate(entry["img_path"], home, where, moved)
-    if not label:
+    try:
+        row = _Entry.model_validate(entry)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name, value = first["loc"][0], plain(first["input"])
+        raise DatasetError(
+            f"{where}: {name} is {value}: {first['msg']}; generate it again"
+        ) from error
+    image = files.image(row.img_path, where, place, moved=True)
+    if not row.anomaly:
         return Sample(image, 0, None, "good", category, split)
-    path = entry.get("mask_path")
-    mask = _locate(path, home, where, moved) if path else None
+    mask = files.mask(row.mask_path, where, moved=True) if row.mask_path else None
     # VisA's own masks hold class numbers, and its meta.json names them as they are.
     threshold = 1 if mask is not None and mask.parts[-4:-1] == ("Data", "Masks", "Anomaly") else 128
-    defect = str(entry.get("specie_name") or "defect")
-    return Sample(image, 1, mask, defect, category, split, threshold)
-
-
-def _locate(text: str, home: Path, where: str, moved: Counter[str]) -> Path:
-    path = home / text
-    if path.exists():
-        return path
-    if PurePosixPath(text).is_absolute():
-        parts = PurePosixPath(text).parts[1:]
-        for start in range(1, len(parts)):
-            if (found := home.joinpath(*parts[start:])).exists():
-                moved["found"] += 1
-                return found
-    raise DatasetError(f"{where}: no such file {path}; put meta.json into the data set's folder")
+    return Sample(image, 1, mask, row.specie_name or "defect", category, split, threshold)

@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from offnominal.datasets.catalogue import LAYOUTS
+from offnominal.datasets.pairing import MaskFolder, is_mask_folder, set_masks_aside
 from offnominal.datasets.reading import (
     GOOD_NAMES,
-    MaskFolder,
+    MASK_SUFFIXES,
     Options,
     Reading,
     counted,
@@ -108,7 +109,7 @@ PATTERNS: dict[str, Pattern] = {
     ),
     # DAGM 2007 (Wieler and Hahn): the masks are ellipses around the defects.
     "dagm": Pattern(
-        ("Train", "Test/Label"),
+        (r"Train/.*\.\w+", "Test/Label"),
         (("Train", "train", "Train/Label"), ("Test", "test", "Test/Label")),
         label="mask", defect="defect",
     ),
@@ -162,12 +163,14 @@ def read(root: Path, options: Options) -> Reading:
     homes = _homes(root, pattern)
     if not homes:
         raise DatasetError(f"{root}: nothing in {name} layout, which needs {needs}")
-    if name == "mvtec":
-        reading.notes += [
-            f"{folder.name} has train or test, but no folder called good in it: not used"
-            for folder in subfolders(root)
-            if folder not in homes and _at(folder, "train|test")
-        ]
+    if name == "mvtec" and root not in homes:
+        for folder in subfolders(root):
+            if folder not in homes and _at(folder, "train|test"):
+                why = "has train or test, but no folder called good in it"
+                reading.notes.append(f"{folder.name} {why}: not used")
+            elif folder not in homes and (images := images_below(folder)):
+                why = f"{counted(images, 'image')}, but neither train nor test"
+                reading.notes.append(f"{folder.name} has {why}: not used")
     for home in homes:
         category = pattern.category or home.name
         if not options.wants(category):
@@ -179,6 +182,7 @@ def read(root: Path, options: Options) -> Reading:
                 "leave this category out with --categories"
             )
         reading.samples += own.samples
+        reading.passed.update(own.passed)
         reading.notes += own.notes if pattern.category else [f"{category}: {n}" for n in own.notes]
     reading.divide(lambda sample: sample.image.parent.name, options.train_share, ", by part")
     return reading
@@ -190,27 +194,41 @@ def _read_category(home: Path, category: str, pattern: Pattern) -> Reading:
     for place, what in pattern.unused.items():
         for folder in _at(home, place):
             apart.append(folder)
-            about = what.format(counted(images_below(folder), "mask"))
+            about = what.format(counted(images_below(folder, suffixes=MASK_SUFFIXES), "mask"))
             reading.notes.append(f"{folder.relative_to(home)}{about}: not used")
     loose: list[Path] = []
     for place, split, masks_at in pattern.images:
-        beside, masks = masks_at == place, None
-        if masks_at and not beside:
-            masks_in = _at(home, masks_at) or [home / masks_at]
+        masks: list[MaskFolder] = []
+        at = _at(home, place)
+        loose += [file for file in at if file.is_file()]
+        if masks_at and masks_at != place:
+            masks_in = _mask_folders(home, masks_at, pattern, reading.notes)
             apart += masks_in
-            masks = MaskFolder(masks_in[0], anywhere=pattern.anywhere)
-        for folder in _at(home, place):
-            if folder.is_file():
-                loose += [folder] if folder.suffix.lower() in IMAGE_SUFFIXES else []
-            elif folder not in apart:
-                own = MaskFolder(folder, pattern.ending) if beside else masks
-                _read_folder(folder, split, category, pattern, own, apart, reading)
-        reading.notes += masks.notes() if masks else []
-    if loose and not pattern.category:
-        reading.notes.append(
-            f"{counted(loose, 'image')} directly in train or test, {such_as(loose)}: not used, "
-            "since images belong into folders named good or after their defect"
-        )
+            masks.append(MaskFolder(masks_in[0], anywhere=pattern.anywhere))
+        folders = {
+            folder: [
+                image
+                for image in images_below(folder, reading.passed)
+                if not any(image.is_relative_to(other) for other in apart)
+            ]
+            for folder in at
+            if folder.is_dir() and folder not in apart
+        }
+        # Where masks have no folder of their own, they may lie among the images.
+        kept = {image for images in folders.values() for image in images}
+        if pattern.good and pattern.label == "folder":
+            images, beside = set_masks_aside(sorted(kept), home, reading.notes)
+            kept = set(images)
+            masks.append(beside)
+        for folder, found in folders.items():
+            images = [image for image in found if image in kept]
+            own = [MaskFolder(folder, pattern.ending)] if masks_at == place else masks
+            _read_folder(folder, images, split, category, pattern, own, home, reading)
+        for each in masks:
+            reading.notes += each.notes()
+    apart += [folder for place, *_ in pattern.images for folder in _at(home, place.split("/")[0])]
+    if not pattern.category:
+        _note_unused(home, apart, loose, reading)
     if validation := [s for s in reading.samples if s.split == "validation"]:
         reading.notes.append(
             f"{counted(validation, 'image')} for validation: neither learned from nor tested"
@@ -218,26 +236,58 @@ def _read_category(home: Path, category: str, pattern: Pattern) -> Reading:
     return reading
 
 
+def _mask_folders(home: Path, place: str, pattern: Pattern, notes: list[str]) -> list[Path]:
+    """The folder of masks, or where it should be; one of another name is taken with a note."""
+    if found := _at(home, place):
+        return found
+    other = [f for f in subfolders((home / place).parent) if is_mask_folder(f.name)]
+    if pattern.category or not other:
+        return [home / place]
+    notes.append(f"masks from {other[0].relative_to(home)}, as there is no {place}")
+    return other[:1]
+
+
+def _note_unused(home: Path, known: list[Path], loose: list[Path], reading: Reading) -> None:
+    """Say what lies where the layout has no place for it."""
+    for folder in subfolders(home):
+        if folder not in known and (images := images_below(folder)):
+            reading.notes.append(
+                f"{folder.name} has {counted(images, 'image')}, but no place in the layout: "
+                "not used"
+            )
+    images = [file for file in loose if file.suffix.lower() in IMAGE_SUFFIXES]
+    for file in set(loose) - set(images):
+        reading.passed.note(file)
+    if images:
+        reading.notes.append(
+            f"{counted(images, 'image')} directly in train or test, {such_as(images)}: not used, "
+            "since images belong into folders named good or after their defect"
+        )
+
+
 def _read_folder(
     folder: Path,
+    images: list[Path],
     split: str,
     category: str,
     pattern: Pattern,
-    masks: MaskFolder | None,
-    apart: list[Path],
+    masks: list[MaskFolder],
+    home: Path,
     reading: Reading,
 ) -> None:
-    """Take in one folder of images, but for what lies in the folders `apart`."""
+    """Take in the images of one folder."""
     by_folder, by_pixels = pattern.label == "folder", pattern.label == "pixels"
     good = by_folder and folder.name.lower() in pattern.good
-    base = folder.parent if by_folder else folder
     bare: list[Path] = []
-    for image in images_below(folder):
+    of_good: list[Path] = []
+    for image in images:
         # SDD2 holds a stray copy of a mask, "NAME_GT (copy).png": no image, and no mask.
-        is_mask = bool(pattern.ending) and pattern.ending in image.stem.lower()
-        if is_mask or any(image.is_relative_to(other) for other in apart):
+        if pattern.ending and pattern.ending in image.stem.lower():
             continue
-        mask = masks.find(image.relative_to(base)) if masks and not good else None
+        # Those of good images are not used, but they have an image.
+        found = [own for each in masks if (own := _mask_of(image, folder, home, each, by_folder))]
+        of_good += found[:1] if good else []
+        mask = found[0] if found and not good else None
         if by_pixels and mask is None:
             bare.append(image)
             continue
@@ -249,8 +299,22 @@ def _read_folder(
         reading.samples.append(
             Sample(image, int(label), mask, kind, category, side, pattern.threshold)
         )
+    if of_good:
+        reading.notes.append(
+            f"masks of good images: {len(of_good)}, {such_as(f.relative_to(home) for f in of_good)}"
+            ": not used, the label comes from the folder"
+        )
     if bare:
         reading.notes.append(f"{counted(bare, 'image')} without a mask, {such_as(bare)}: not used")
+
+
+def _mask_of(
+    image: Path, folder: Path, home: Path, masks: MaskFolder, by_folder: bool
+) -> Path | None:
+    """The mask of an image in a folder of its own, which mirrors the kinds; or among the images."""
+    if masks.folder == home:
+        return masks.find(image.relative_to(home))
+    return masks.find(image.relative_to(folder.parent if by_folder else folder))
 
 
 def _any_level(mask: Path) -> bool:

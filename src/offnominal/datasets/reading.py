@@ -1,23 +1,25 @@
 """What the readers of all layouts share: listing files, pairing masks, dividing good images."""
 
 import hashlib
+import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 
 from offnominal.datasets.sample import Sample
 from offnominal.errors import DatasetError
-from offnominal.paths import IMAGE_SUFFIXES, walk
+from offnominal.paths import IMAGE_SUFFIXES, PassedOver, is_kept_by_system, walk
 
-__all__ = ["GOOD_NAMES", "MaskFolder", "Options", "Reading", "counted", "images_below"]
+__all__ = ["GOOD_NAMES", "MASK_SUFFIXES", "Options", "Reading", "counted", "images_below"]
 __all__ += ["images_in", "listed", "slug", "subfolders", "such_as"]
 
 GOOD_NAMES = frozenset({"good", "ok", "normal"})
 """Names, in lower case, of folders that hold good images."""
 
-# What stands after the image's name in the name of its mask, the usual one first.
-_MASK_ENDINGS = ("_mask", "", "_gt", "_label", "_segmentation", "-mask", "_ground_truth")
+MASK_SUFFIXES = IMAGE_SUFFIXES | {".gif", ".pgm", ".pbm"}
+"""Of masks, in lower case."""
 
 
 @dataclass(frozen=True)
@@ -37,10 +39,11 @@ class Options:
 
 @dataclass
 class Reading:
-    """What a reader found: samples, and notes in words on what it decided on its own."""
+    """What a reader found: samples, notes in words on what it decided on its own, other files."""
 
     samples: list[Sample] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    passed: PassedOver = field(default_factory=PassedOver)
 
     def divide(self, key: Callable[[Sample], str], share: float, which: str = "") -> None:
         """Give the good images without a split one, by category, with a note.
@@ -67,6 +70,8 @@ class Reading:
             for number, place in zip(numbers, places, strict=True):
                 split = "train" if place < border else "test"
                 self.samples[number] = replace(self.samples[number], split=split)
+            if not 0 < share < 1:
+                continue  # all on one side, as was asked for
             self.notes.append(
                 f"{category}{which.format(counted(numbers, 'good image'))}: the good images were "
                 f"divided here, {train} to learn from and {len(numbers) - train} to test on, by a "
@@ -76,15 +81,18 @@ class Reading:
 
 def _unit(key: str) -> float:
     """A number in [0, 1) from a text."""
-    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:6]) / 2**48
+    return int.from_bytes(hashlib.sha256(os.fsencode(key)).digest()[:6]) / 2**48
 
 
 def listed(folder: Path, wanted: Callable[[Path], bool] = Path.exists) -> list[Path]:
-    """What is wanted of a folder, sorted, without hidden names; nothing if there is no folder."""
+    """What is wanted of a folder, sorted; nothing if there is no folder.
+
+    Hidden names do not count, nor folders where systems keep thumbnails and what was thrown away.
+    """
     if not folder.is_dir():
         return []
     try:
-        return sorted(p for p in folder.iterdir() if not p.name.startswith(".") and wanted(p))
+        return sorted(p for p in folder.iterdir() if not is_kept_by_system(p.name) and wanted(p))
     except OSError as error:
         raise DatasetError(
             f"{folder}: cannot be listed ({error.strerror}); check the rights"
@@ -96,70 +104,22 @@ def subfolders(folder: Path) -> list[Path]:
     return listed(folder, Path.is_dir)
 
 
-def images_in(folder: Path) -> list[Path]:
-    """Images directly in a folder, sorted, without hidden ones; none if it does not exist."""
-    return listed(folder, lambda path: path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+def images_in(
+    folder: Path,
+    passed: PassedOver | None = None,
+    suffixes: Collection[str] = IMAGE_SUFFIXES,
+) -> list[Path]:
+    """Images directly in a folder, sorted, as `walk` has them; none if it does not exist."""
+    return sorted(walk(folder, passed, suffixes, deep=False)) if folder.is_dir() else []
 
 
-def images_below(folder: Path) -> list[Path]:
+def images_below(
+    folder: Path,
+    passed: PassedOver | None = None,
+    suffixes: Collection[str] = IMAGE_SUFFIXES,
+) -> list[Path]:
     """Images in a folder and in all folders below it, sorted by path."""
-    return sorted(walk(folder)) if folder.is_dir() else []
-
-
-class MaskFolder:
-    """The masks of a folder, found by the name of their image.
-
-    An image ``a/007.png`` finds ``a/007_mask.png``, ``a/007.png``, ``a/007_GT.bmp`` and the like,
-    whatever the suffix, or a folder ``a/007`` of several masks. Case does not matter. Only files
-    whose name has the `ending` are masks. `anywhere`: where the places do not match, a mask of the
-    right name is taken from any place, if there is only one.
-    """
-
-    def __init__(self, folder: Path, ending: str = "", anywhere: bool = False) -> None:
-        self.anywhere = anywhere
-        self.taken: set[Path] = set()
-        self.ambiguous: list[Path] = []
-        self._by_place: dict[str, list[Path]] = {}
-        self._by_stem: dict[str, list[Path]] = {}
-        self.files = [f for f in images_below(folder) if f.stem.lower().endswith(ending)]
-        for file in self.files:
-            self._by_place.setdefault(_place(file.relative_to(folder)), []).append(file)
-            self._by_stem.setdefault(file.stem.lower(), []).append(file)
-        for home in sorted({file.parent for file in self.files} - {folder}):
-            self._by_place.setdefault(home.relative_to(folder).as_posix().lower(), []).append(home)
-
-    def find(self, relative: Path) -> Path | None:
-        """The mask of an image, whose place below its own folder is given."""
-        place, stem = _place(relative), relative.stem.lower()
-        found = [p for ending in _MASK_ENDINGS for p in self._by_place.get(place + ending, ())]
-        sure = bool(found)
-        if not found and self.anywhere:
-            found = [p for ending in _MASK_ENDINGS for p in self._by_stem.get(stem + ending, ())]
-        if len(found) > 1:
-            self.ambiguous.append(relative)
-        if not found or (len(found) > 1 and not sure):
-            return None
-        self.taken.update(found)
-        return found[0]
-
-    def notes(self) -> list[str]:
-        """What to say of masks that fit no image, or of images that several fit."""
-        notes = []
-        left = [f for f in self.files if f not in self.taken and f.parent not in self.taken]
-        if left:
-            notes.append(
-                f"{counted(left, 'mask')} without an image of that name, {such_as(left)}: not used"
-            )
-        if self.ambiguous:
-            notes.append(
-                f"several masks fit {counted(self.ambiguous, 'image')}, {such_as(self.ambiguous)}: "
-                "NAME_mask is taken before NAME, and none from other folders"
-            )
-        return notes
-
-
-def _place(relative: Path) -> str:
-    return relative.with_suffix("").as_posix().lower()
+    return sorted(walk(folder, passed, suffixes)) if folder.is_dir() else []
 
 
 def counted(items: Sequence[object], noun: str) -> str:
@@ -168,8 +128,8 @@ def counted(items: Sequence[object], noun: str) -> str:
 
 
 def such_as(items: Iterable[object]) -> str:
-    """``such as a.png``, the first of them."""
-    return f"such as {next(iter(items))}"
+    """``such as a.png, b.png``, the first of them."""
+    return f"such as {', '.join(map(str, islice(items, 3)))}"
 
 
 def slug(name: str) -> str:

@@ -43,7 +43,7 @@ def read(root: Path, options: Options) -> Reading:
             category = clip.name.split("_")[0] if scenes else options.name
             if not options.wants(category):
                 continue
-            frames = sorted(images_in(clip), key=_frame_number)
+            frames = sorted(images_in(clip, reading.passed), key=_frame_number)
             values = [0] * len(frames)
             if split == "test":
                 values = _frame_labels(labels, clip, len(frames))
@@ -82,13 +82,14 @@ def _frame_labels(folder: Path, clip: Path, frames: int) -> list[int]:
         labels = np.load(file, allow_pickle=False).squeeze()
     except FileNotFoundError as error:
         raise DatasetError(f"{file}: no labels for the frames of {clip}; add them") from error
-    except (OSError, ValueError, EOFError) as error:
+    # A damaged header makes NumPy raise nearly anything, and an archive is no array.
+    except Exception as error:
         raise DatasetError(f"{file}: cannot be read ({error}); copy it again") from error
     if labels.ndim != 1 or len(labels) != frames:
         raise DatasetError(
             f"{file}: holds labels of shape {labels.shape} and {clip} {frames} frames; "
             "give one label for each frame"
         )
-    if not np.isin(labels, (0, 1)).all():
+    if labels.dtype.kind not in "biuf" or not np.isin(labels, (0, 1)).all():
         raise DatasetError(f"{file}: holds labels other than 0 and 1; 1 means anomalous")
     return [int(label) for label in labels]

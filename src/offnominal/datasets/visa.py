@@ -11,11 +11,10 @@
 The one-class layout that VisA's own script writes is MVTec layout, and is read as that.
 """
 
-import csv
 from pathlib import Path
 
+from offnominal.datasets.pairing import MaskFolder
 from offnominal.datasets.reading import (
-    MaskFolder,
     Options,
     Reading,
     counted,
@@ -24,6 +23,7 @@ from offnominal.datasets.reading import (
     such_as,
 )
 from offnominal.datasets.sample import Sample
+from offnominal.datasets.tables import plain, read_csv
 from offnominal.errors import DatasetError
 
 __all__ = ["fits", "read"]
@@ -60,10 +60,14 @@ def _homes(root: Path) -> list[Path]:
 
 def _read_object(home: Path, category: str, reading: Reading) -> None:
     masks = MaskFolder(home / "Data/Masks/Anomaly")
-    normal, anomalous = (images_in(home / "Data/Images" / kind) for kind in ("Normal", "Anomaly"))
+    normal, anomalous = (
+        images_in(home / "Data/Images" / kind, reading.passed) for kind in ("Normal", "Anomaly")
+    )
     images = [*normal, *anomalous]
-    splits = _table(home.parent / "split_csv" / "1cls.csv", "split", category, images)
-    kinds = _table(home / "image_anno.csv", "label", category, images) or {}
+    splits = _table(
+        home.parent / "split_csv" / "1cls.csv", "split", category, images, reading.notes
+    )
+    kinds = _table(home / "image_anno.csv", "label", category, images, reading.notes) or {}
     unlisted = []
     for image in images:
         label = int(image.parent.name == "Anomaly")
@@ -88,23 +92,25 @@ def _key(path: Path) -> tuple[str, ...]:
     return path.parts[-2:]
 
 
-def _table(path: Path, column: str, category: str, images: list[Path]) -> Table | None:
+def _table(
+    path: Path, column: str, category: str, images: list[Path], notes: list[str]
+) -> Table | None:
     """A column of a table by folder and name of the image, or None if there is no such file."""
     if not path.is_file():
         return None
     known = {_key(image) for image in images}
     table: Table = {}
-    with path.open(newline="", encoding="utf-8-sig") as lines:
-        rows = csv.DictReader(lines)
-        if missing := {"image", column} - set(rows.fieldnames or ()):
+    for line, row in read_csv(path, notes):
+        where = f"{path}:{line}"
+        if missing := {"image", column} - set(row):
             raise DatasetError(f"{path}: no column {missing.pop()!r}; copy the file again")
-        for row in rows:
-            image = Path(row["image"] or "")
-            if image.parts[:1] != (category,):
-                continue
-            if _key(image) not in known:
-                raise DatasetError(
-                    f"{path}:{rows.line_num}: no such image {image}; unpack the data set again"
-                )
-            table[_key(image)] = (row[column] or "").strip()
+        image, value = Path(row["image"]), row[column]
+        if image.parts[:1] != (category,):
+            continue
+        if _key(image) not in known:
+            raise DatasetError(f"{where}: no such image {image}; unpack the data set again")
+        if column == "split" and value not in ("train", "test"):
+            raise DatasetError(f"{where}: split {plain(value)}; it must be train or test")
+        if table.setdefault(_key(image), value) != value:
+            raise DatasetError(f"{where}: {image} is there twice, once as {table[_key(image)]}")
     return table

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from offnominal import modelfile
 from offnominal.calibration import check_rate
+from offnominal.depths import read_images
 from offnominal.detectors.judging import Judge
 from offnominal.detectors.learned_state import (
     learned_tensors,
@@ -29,11 +30,10 @@ from offnominal.detectors.options import (
 from offnominal.detectors.references import References, Sample, Standing, Version
 from offnominal.errors import NotFittedError, OptionError
 from offnominal.good_scores import CalibrationScores, GoodScores
-from offnominal.images import ImageSource, content_digest, describe, read_image, several
+from offnominal.images import ImageSource, content_digest, describe, several
 from offnominal.images import parse_sixteen_bit as check_sixteen_bit
 from offnominal.memory import MemoryBank
 from offnominal.prediction import Prediction
-from offnominal.prefetch import read_ahead
 from offnominal.scoring import Scores, Size, check_aggregate, size_of
 
 __all__ = ["Detector"]
@@ -99,6 +99,7 @@ class Detector(Judge, ABC):
         self.fitted, self.copies = False, 0
         self.references = References()
         self.good = GoodScores()
+        self.depths_: list[int] = []  # bits of a channel, 8 or 16, of what was learned from
 
     # -- what a method writes -----------------------------------------------------------------
 
@@ -125,6 +126,7 @@ class Detector(Judge, ABC):
     def check_learned(self) -> None:
         """Raise a ValueError unless what a file gave fits together: sizes, numbers, ranges."""
         known = range(len(self.references))
+        must(set(self.depths_) <= {8, 16}, "depths of pictures that there are not")
         must(all(n in known for n in self.good.references.numbers), "scores of no reference")
         for bank in self.modules():
             if isinstance(bank, MemoryBank) and len(bank):
@@ -139,6 +141,9 @@ class Detector(Judge, ABC):
     @abstractmethod
     def score_reference(self, number: int, kept: Any) -> Scores:
         """Score a reference as if it had never been learned; ``leave_one_out`` says if it is so."""
+
+    def not_inspected(self, size: Size) -> str | None:
+        """What of an image (H, W) is never looked at, in words; None: all of it is."""
 
     # -- the estimator's contract -------------------------------------------------------------
 
@@ -334,9 +339,8 @@ class Detector(Judge, ABC):
         self, images: Iterable[ImageSource], on_error: OnError | None
     ) -> Iterator[tuple[ImageSource, np.ndarray]]:
         """Images as uint8 (H, W, 3) arrays, read ahead; bad ones are handed to ``on_error``."""
-        return read_ahead(
-            several(images), lambda source: read_image(source, self.sixteen_bit), on_error
-        )
+        known, learning = self.depths_, not self.fitted
+        return read_images(several(images), self.sixteen_bit, on_error, known, learning)
 
     def check_fitted(self) -> None:
         """Raise a :class:`NotFittedError` unless something was learned."""

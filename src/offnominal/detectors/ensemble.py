@@ -11,7 +11,6 @@ each scored without itself.
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -22,7 +21,7 @@ from offnominal.detectors.learned_state import must, must_fit
 from offnominal.detectors.options import LeaveOneOut, Precision, Progress
 from offnominal.detectors.registry import detector_class
 from offnominal.errors import OptionError
-from offnominal.scoring import Scores, Size
+from offnominal.scoring import Scores, Size, on_grid_of
 
 __all__ = ["PAPER_BACKBONES", "Ensemble"]
 
@@ -204,6 +203,11 @@ class Ensemble(Detector):
         size = (image.shape[0], image.shape[1])
         return self._mean([member.score(image) for member in self.members], size)
 
+    def not_inspected(self, size: Size) -> str | None:
+        """What of an image (H, W) no member sees, in words; None: all of it is looked at."""
+        told = [member.not_inspected(size) for member in self.members]
+        return None if None in told else told[0]
+
     def _mean(self, found: Sequence[Scores], size: Size) -> Scores:
         scales = self.scales_.tolist()
         images = [
@@ -211,13 +215,7 @@ class Ensemble(Detector):
             for member, one, scale in zip(self.members, found, scales, strict=True)
         ]
         finest = max(found, key=lambda one: one.patches.size)
-        height, width = finest.patches.shape
-        grids = [
-            cv2.resize(one.patches, (width, height), interpolation=cv2.INTER_LINEAR)
-            if one.patches.shape != finest.patches.shape
-            else one.patches
-            for one in found
-        ]
+        grids = [on_grid_of(one, finest, size) for one in found]
         mean = np.mean([g / np.float32(k) for g, k in zip(grids, scales, strict=True)], axis=0)
         return finest._replace(patches=mean, image=float(np.mean(images)), weight=1.0)
 

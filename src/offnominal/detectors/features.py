@@ -19,7 +19,7 @@ from offnominal.detectors.options import (
 )
 from offnominal.errors import ModelFileError, OptionError
 from offnominal.scoring import Scores, Size
-from offnominal.views import View, merge, tiled_views, whole_view
+from offnominal.views import View, merge, tiled_views, unseen, whole_view
 
 __all__ = [
     "FeatureDetector",
@@ -74,9 +74,10 @@ class FeatureDetector(Detector):
     resolution : int or None
         Length of the image's smaller side in pixels (of both with ``resize="square"``); None: the
         backbone's default, which is 448 for DINOv2.
-    resize : {"short", "square"} or None
-        ``short`` keeps the aspect ratio and crops at the right and the bottom to whole patches;
-        ``square`` squashes. None: the backbone's default.
+    resize : {"short", "crop", "square"} or None
+        ``short`` keeps the aspect ratio and completes the last patches at the right and the bottom
+        by mirroring, so that all of the image is seen; ``crop`` cuts them off, as the released
+        codes do; ``square`` squashes. None: the backbone's default.
     tile : int or None
         Side of overlapping tiles at full resolution, in pixels, for very large images.
     precision : {"fp32", "bf16", "fp16"}
@@ -95,6 +96,8 @@ class FeatureDetector(Detector):
     # The paper's resolution for families of backbones; others have their own.
     default_resolutions: ClassVar[Mapping[str, int]] = {}
     takes_tiles: ClassVar[bool] = True
+    # The options by which a part of the image can be left out.
+    cropping: ClassVar[str] = "--resize crop"
 
     def __init__(
         self,
@@ -112,8 +115,11 @@ class FeatureDetector(Detector):
         check_choice("precision", precision, Precision)
         if resize is not None:
             check_choice("resize", resize, Resize)
-        if resolution is not None:
-            check_range("resolution", resolution, least=1, most=_LARGEST)
+        for name, pixels in (("resolution", resolution), ("tile", tile)):
+            if pixels is not None:
+                check_range(name, pixels, least=1, most=_LARGEST)
+                if pixels != int(pixels):
+                    raise OptionError(f"--{name} {pixels}: give a whole number of pixels")
         if tile and not self.takes_tiles:
             raise OptionError(
                 f"--tile {tile}: {self.method} looks at images as a whole; leave it out, or "
@@ -231,6 +237,11 @@ class FeatureDetector(Detector):
                 self._geometry.clear()
             self._geometry[size] = self.views(np.zeros((*size, 3), np.uint8))
         return self._geometry[size]
+
+    def not_inspected(self, size: Size) -> str | None:
+        """What of an image (H, W) no view shows, in words; None: all of it is looked at."""
+        told = unseen(self.views_of(size), size)
+        return told and f"{told}; leave out {self.cropping} to see all of it"
 
     # -- the backbone -------------------------------------------------------------------------
 

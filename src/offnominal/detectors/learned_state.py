@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from offnominal.errors import ModelFileError
 from offnominal.memory import MemoryBank
+from offnominal.text import brief
 
 __all__ = ["learned_tensors", "learned_values", "must", "must_fit", "restore_learned"]
 
@@ -38,7 +39,7 @@ def must_fit() -> Iterator[None]:
         yield
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError,
             RuntimeError) as error:  # fmt: skip
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        reason = brief(f"{type(error).__name__}: {error}".splitlines()[0])
         raise ModelFileError(f"its contents do not fit its method ({reason})") from error
 
 

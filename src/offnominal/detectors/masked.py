@@ -3,7 +3,6 @@
 from dataclasses import asdict
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -13,7 +12,7 @@ from torch import Tensor
 from offnominal.backbones.base import Normalize
 from offnominal.detectors.features import FeatureDetector, tokens_of
 from offnominal.detectors.learned_state import must
-from offnominal.detectors.options import check_choice
+from offnominal.detectors.options import check_choice, check_range
 from offnominal.errors import OptionError
 from offnominal.foreground import (
     MaskingTest,
@@ -25,6 +24,8 @@ from offnominal.foreground import (
 )
 from offnominal.memory import MemoryBank
 from offnominal.pictures import beside, colour_map, outline
+from offnominal.scoring import size_of
+from offnominal.views import laid_over
 
 __all__ = ["MaskedFeatures"]
 
@@ -61,6 +62,8 @@ class MaskedFeatures(FeatureDetector):
         check_choice("morphology", morphology, Morphology)
         if normalize is not None:
             check_choice("normalize", normalize, Normalize)
+        if mask_threshold is not None:
+            check_range("mask_threshold", mask_threshold, least=0, most=1e30)
         if mask == "on" and self.tile:
             raise OptionError("--mask on does not go with --tile: a tile rarely shows an object")
         self.mask: MaskMode = mask
@@ -154,15 +157,13 @@ class MaskedFeatures(FeatureDetector):
         uint8 array of shape (H, 3 W + gaps, 3)
             The outline is what the mask would be, whether or not it is used.
         """
-        features = self.features(torch.from_numpy(self.views(image)[0].pixels)[None])[0]
+        [view, *_] = self.views(image)
+        features = self.features(torch.from_numpy(view.pixels)[None])[0]
         tokens, grid = tokens_of(features), _grid(features)
-        size = (image.shape[1], image.shape[0])
         component = first_component(tokens).reshape(grid).cpu().numpy().astype(np.float32)
         mask = foreground_mask(tokens, grid, self.component_threshold, self.morphology)
-        large = cv2.resize(
-            mask.cpu().numpy().astype(np.uint8), size, interpolation=cv2.INTER_NEAREST
-        )
-        heat = cv2.resize(component, size, interpolation=cv2.INTER_NEAREST).astype(np.float32)
+        large = laid_over(mask.cpu().numpy().astype(np.uint8), view.window, size_of(image))
+        heat = laid_over(component, view.window, size_of(image))
         shaded = np.where(large[..., None] > 0, image, image // 3)
         return beside(
             image,

@@ -122,7 +122,8 @@ def checked_options(kind: type, options: dict[str, Any]) -> dict[str, Any]:
             raise OptionError(f"{name}: there is no such option")
         try:  # as JSON: there a tuple is a list, and nothing else is taken for another
             adapter: TypeAdapter[Any] = TypeAdapter(hints[name])
-            checked[name] = adapter.validate_json(json.dumps(value), strict=True)
+            read = adapter.validate_json(json.dumps(value), strict=True)
+            checked[name] = value if read == value else read  # 1 stays 1 where 1.0 is as good
         except ValidationError as error:
             reason = error.errors(include_url=False)[0]["msg"]
             raise OptionError(f"{name} {str(value)[:60]!r}: {reason}") from error

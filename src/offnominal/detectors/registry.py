@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from offnominal.errors import ModelFileError, OptionError
+from offnominal.text import brief
 
 if TYPE_CHECKING:
     from offnominal.detectors.base import Detector
@@ -294,7 +295,9 @@ def load(
     header = modelfile.read_header(path)
     method = header.get("method")
     if method not in METHODS:
-        raise ModelFileError(f"{path}: made by the method {method!r}, which this version lacks")
+        raise ModelFileError(
+            f"{path}: made by the method {brief(repr(method))}, which this version lacks"
+        )
     kind = detector_class(method)
     said = {"endpoint": endpoint, "key_variable": key_variable}
     said = {name: value for name, value in said.items() if value is not None}
@@ -309,7 +312,9 @@ def load(
     try:
         detector = kind(**(checked_options(kind, header["options"]) | known | said))
     except (ValueError, TypeError) as error:
-        raise ModelFileError(f"{path}: its options do not fit its method ({error})") from error
+        raise ModelFileError(
+            f"{path}: its options do not fit its method ({brief(error)})"
+        ) from error
     tensors = modelfile.read(path, header, "pt")
     try:
         detector.restore(header, tensors)

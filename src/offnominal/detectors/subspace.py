@@ -149,7 +149,7 @@ class SubspaceModel(FeatureDetector):
         18, those from a quarter to a half of the way up, which is the same in a ViT-L.
     resolution : int or None
         None: 672 with DINOv2, as in the paper, otherwise the backbone's default.
-    resize : {"short", "square"} or None
+    resize : {"short", "crop", "square"} or None
         The paper squashes images to a square.
     smoothing : float
         Of the anomaly map. 0.8 pixels is what the released 3 x 3 blur comes to.

@@ -138,7 +138,9 @@ def _distinct(
     corners = nearest[0].corners(0)
     longest = max(np.linalg.norm(corners[1] - corners[0]), np.linalg.norm(corners[3] - corners[0]))
     apart = max(_MARGIN * float(longest), _APART * min(size))
-    inside = (centres < np.array([size[1], size[0]])).all(1)  # tiles reach beyond the image
+    # The last patches reach beyond the image, and of tiles the last ones may lie outside.
+    least = np.array([nearest[at].corners(patch).min(0) for at, patch in places])
+    inside = (least < np.array([size[1], size[0]])).all(1)
     x, y = np.minimum(centres.astype(int), [size[1] - 1, size[0] - 1]).T
     left = np.where(inside, scores, -np.inf)
     chosen: list[tuple[int, int]] = []

@@ -7,21 +7,21 @@ with and the digest of its weights, and how it was trained. The checkpoints that
 APRIL-GAN's authors released are read as well.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save
+from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from offnominal._version import __version__
 from offnominal.atomic import write_atomically
 from offnominal.errors import ModelFileError, OptionError
 from offnominal.language.learned import AnomalyCLIPPrompts, CoOpPrompts, LearnedModule, Projections
+from offnominal.sealed import Damaged, open_sealed, sealed, validated
+from offnominal.text import printable
 
 __all__ = ["LearnedFile", "read_learned", "write_learned"]
 
@@ -81,7 +81,7 @@ def write_learned(path: Path, learned: LearnedModule, about: LearnedFile) -> Non
     for name in ("method", "learner", "reading", "backbone", "training"):
         header[name] = getattr(about, name)
     tensors = {name: t.detach().cpu().contiguous() for name, t in learned.state_dict().items()}
-    write_atomically(path, save(tensors, metadata={_KEY: json.dumps(header)}))
+    write_atomically(path, sealed(_KEY, header, tensors))
 
 
 def read_learned(path: Path, kind: type[L]) -> tuple[L, LearnedFile]:
@@ -113,10 +113,10 @@ def read_learned(path: Path, kind: type[L]) -> tuple[L, LearnedFile]:
     except _NotLearnedError as error:
         raise ModelFileError(f"{path}: {error}; {_ADVICE}") from error.__cause__
     try:
-        learned = _LEARNED[about.method](**about.learner)
-        learned.load_state_dict(tensors)
+        learned = _filled(_LEARNED[about.method], about.learner, tensors)
     except (TypeError, ValueError, RuntimeError, OptionError) as error:
-        raise ModelFileError(f"{path}: its tensors do not fit its settings ({error})") from error
+        reason = str(error)[:300]
+        raise ModelFileError(f"{path}: its tensors do not fit its settings ({reason})") from error
     if not isinstance(learned, kind):
         wanted = kind.holds if kind.holds != learned.holds else f"those of {kind.method}"
         raise ModelFileError(
@@ -127,38 +127,71 @@ def read_learned(path: Path, kind: type[L]) -> tuple[L, LearnedFile]:
     return learned, about
 
 
+def _filled(kind: type[LearnedModule], settings: dict[str, Any], tensors: Tensors) -> LearnedModule:
+    """Prompts or layers of some settings, made of tensors; nothing is made that these do not have.
+
+    Raises
+    ------
+    ValueError, TypeError, RuntimeError, OptionError
+        If the two do not fit, or a number is not finite.
+    """
+    sizes = [len(tensors) + 1, *(side for tensor in tensors.values() for side in tensor.shape)]
+    if any(isinstance(value, int) and value > max(sizes) for value in settings.values()):
+        raise ValueError(f"settings {settings} are larger than the tensors")
+    if not all(each.is_floating_point() and each.isfinite().all() for each in tensors.values()):
+        raise ValueError("numbers that are not finite")
+    with torch.device("meta"):
+        learned = kind(**settings)
+    learned.load_state_dict({name: t.float() for name, t in tensors.items()}, assign=True)
+    return learned
+
+
+class _Header(BaseModel):
+    """What the header of a file says."""
+
+    model_config = ConfigDict(strict=True)
+
+    format: int
+    version: str = "?"
+    method: str
+    learner: dict[str, bool | int | str]
+    reading: dict[str, bool | int | float | str | list[int] | None] = {}
+    backbone: dict[str, str] = {}
+    training: dict[str, Any] = {}
+
+
 class _NotLearnedError(Exception):
     """What a file is instead, or what is wrong with it."""
 
 
 def _read_ours(path: Path, wanted: str) -> tuple[Tensors, LearnedFile]:
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-        tensors = load_file(path)
-    except (SafetensorError, OSError) as error:
+        content, tensors, metadata = open_sealed(path, _KEY, always=False)
+    except Damaged as error:
         raise _NotLearnedError(
             f"truncated, or no file of learned {wanted} ({error}); copy it again"
         ) from error
-    if _KEY not in metadata:
+    if content is None:
         kinds = {"offnominal": "a fitted detector", "offnominal_training": "a training's state"}
         other = next((kinds[key] for key in kinds if key in metadata), "a safetensors file")
         raise _NotLearnedError(f"{other}, but no learned {wanted}")
+    version = content.get("format")
+    if isinstance(version, int) and version > FORMAT:
+        writer = printable(content.get("version", "?"))[:40]
+        raise ModelFileError(
+            f"{path}: written by Offnominal {writer} in format {version}; this is {__version__}, "
+            f"which reads up to format {FORMAT}: upgrade with `pip install -U offnominal`"
+        )
     try:
-        header: dict[str, Any] = json.loads(metadata[_KEY])
-        version, writer = int(header.pop("format")), header.pop("version", "?")
-        if version > FORMAT:
-            raise ModelFileError(
-                f"{path}: written by Offnominal {writer} in format {version}; this is "
-                f"{__version__}, which reads up to format {FORMAT}: upgrade with `pip install -U "
-                "offnominal`"
-            )
-        about = LearnedFile(**header)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise _NotLearnedError(f"its header is damaged ({error})") from error
+        header = validated(_Header, content)
+    except Damaged as error:
+        raise _NotLearnedError(str(error)) from error
+    about = LearnedFile(
+        header.method, dict(header.learner), header.reading, header.backbone, header.training
+    )
     if about.method not in _LEARNED:
         raise ModelFileError(
-            f"{path}: {wanted} of the method {about.method!r}, which this version lacks"
+            f"{path}: {wanted} of the method {about.method[:80]!r}, which this version lacks"
         )
     return tensors, about
 

@@ -1,15 +1,14 @@
 """The report of a benchmark: one HTML page, and its tables as CSV and LaTeX."""
 
-import math
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from io import BytesIO
 from pathlib import Path
 
 from offnominal.atomic import writing
 from offnominal.benchmark.store import FinishedCell, Plan, read_runs, require
-from offnominal.errors import DatasetError, OptionError
+from offnominal.errors import OptionError
 from offnominal.report import sections
 from offnominal.report.conditions import conditions
 from offnominal.report.gallery import choose, foremost, make_cards
@@ -81,7 +80,6 @@ def write_report(
     told = [plan for plan in _told(plans, cells) if plan.cells]
     parts = [sections.plan_section(plan, setups, sources) for plan in told]
     shown = sections.shown_cells(setups)
-    _check(cell for group in shown.values() for cell in group)
     pictured = sections.best_cells(shown)
     if sum(map(len, shown.values())) > _MOST_CURVES:
         shown = {"best of each category": pictured[:_MOST_CURVES]}
@@ -139,19 +137,6 @@ def _check_room(output: Path) -> None:
         )
     if not os.access(output, os.W_OK):
         raise OptionError(f"-o {output}: nothing can be written there; name another folder")
-
-
-def _check(cells: Iterable[FinishedCell]) -> None:
-    """Read the scores of the cells whose curves are shown."""
-    for cell in cells:
-        try:
-            if not cell.scores["score"] or not all(map(math.isfinite, cell.scores["score"])):
-                raise ValueError("a score is not finite, or there is none")
-        except (OSError, ValueError, TypeError, LookupError) as error:
-            raise DatasetError(
-                f"{cell.folder / 'scores.parquet'}: damaged or absent ({error}); delete the cell's "
-                "folder, and run the benchmark again"
-            ) from error
 
 
 def _told(plans: Sequence[Plan], cells: Sequence[FinishedCell]) -> list[Plan]:

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
+from offnominal.benchmark.files import read_map, read_patch_scores
 from offnominal.benchmark.store import FinishedCell
 from offnominal.datasets.masks import read_mask
 from offnominal.errors import DatasetError, ImageError
@@ -111,10 +111,7 @@ def foremost(choices: Sequence[Choice]) -> list[Choice]:
 
 @lru_cache(maxsize=1)
 def _patch_scores(folder: Path) -> list[Floats]:
-    try:
-        return FinishedCell(folder, {}, {}, {}).patch_scores()
-    except (OSError, ValueError, KeyError, BadZipFile) as error:
-        raise DatasetError(f"{folder / 'patch_scores.npz'}: damaged ({error})") from error
+    return read_patch_scores(folder)
 
 
 def _card(choice: Choice, data: Path | None, several: bool) -> Card:
@@ -169,16 +166,22 @@ def _heat(choice: Choice, full: tuple[int, int], small: tuple[int, int]) -> Floa
     """The anomaly map at the picture's size."""
     stored = choice.cell.folder / "maps" / f"{choice.index:05d}.npy"
     if stored.is_file():
-        whole = np.load(stored, allow_pickle=False).astype(np.float32)
-        return np.asarray(_reduce(whole, small), np.float32)
-    options = choice.cell.settings["options"]
-    grid = _patch_scores(choice.cell.folder)[choice.index]
+        return np.asarray(_reduce(read_map(stored), small), np.float32)
+    options, grids = choice.cell.settings["options"], _patch_scores(choice.cell.folder)
+    if len(grids) != len(choice.cell.scores["image"]):
+        raise DatasetError(
+            f"{choice.cell.folder}: patch scores are not of the images; run it again"
+        )
+    grid = grids[choice.index]
     scale = small[0] / full[0]
-    window = None
-    if options.get("tile"):
-        # Tiles cover whole patches, a little more than the image at the bottom and the right.
-        side = choice.cell.run["backbone"]["stride"] * scale
-        window = 0, 0, round(grid.shape[0] * side), round(grid.shape[1] * side)
+    window, network = None, choice.cell.run["backbone"] or {}
+    if options.get("tile") or network.get("resize") == "short":
+        # Whole patches cover a little more than the image at the bottom and the right.
+        side = network["stride"] * scale
+        if not options.get("tile"):
+            side *= min(full) / network["resolution"]
+        rows, columns = (round(patches * side) for patches in grid.shape)
+        window = 0, 0, max(rows, small[0]), max(columns, small[1])
     # Smoothed at the picture's own scale, which spares the map of a large image.
     return anomaly_map(grid, small, float(options.get("smoothing", 4.0)) * scale, window)
 

@@ -11,7 +11,6 @@ import numpy as np
 
 from offnominal.benchmark.published import Published, find_published
 from offnominal.benchmark.store import FinishedCell
-from offnominal.errors import DatasetError
 from offnominal.report.words import METRICS, setting_words
 from offnominal.text import printable
 
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
 __all__ = ["Setup", "Summary", "best_setup", "gather", "label_setups", "varying"]
 
 _SETTINGS = ("dataset", "method", "shots", "sampling")
-_NEEDED = (*_SETTINGS, "options", "category", "seed", "cached", "samples", "data")
 _WRONG = ", failures as wrong"
 
 
@@ -164,28 +162,19 @@ def gather(cells: Sequence[FinishedCell]) -> list[Setup]:
 
     Cells that differ only in whether features came from a cache have equal figures, and are one
     cell here; the one that was timed without a cache stands for both.
-
-    Raises
-    ------
-    DatasetError
-        If the settings of a cell lack something.
+    Of cells of other files, where a data set was changed, the one that was run last stands for all.
     """
     import pandas as pd
 
     setups: dict[str, Setup] = {}
     for cell in cells:
-        if lacks := [name for name in _NEEDED if name not in cell.settings]:
-            raise DatasetError(
-                f"{cell.folder / 'settings.json'}: lacks {', '.join(lacks)}; delete the cell's "
-                "folder, and run the benchmark again"
-            )
         settings = {name: cell.settings[name] for name in (*_SETTINGS, "options")}
         settings["untrained"] = cell.untrained
         setup = setups.setdefault(json.dumps(settings, sort_keys=True), Setup(settings))
         setup.names.add(cell.name)
         # pandas keeps names in Arrow, which has no place for bytes that are no UTF-8.
         place = printable(cell.settings["category"]), cell.settings["seed"]
-        if place not in setup.cells or not cell.settings["cached"]:
+        if place not in setup.cells or _stands_before(cell, setup.cells[place]):
             setup.cells[place] = cell
     found = sorted(setups.values(), key=_order)
     for setup, label in zip(found, label_setups(found), strict=True):
@@ -227,6 +216,12 @@ def best_setup(setups: Sequence[Setup], metric: str = "image_auroc") -> Setup | 
     sign = 1 if METRICS[metric].higher else -1
     known = [(s, summary.mean) for s in setups if (summary := s.compared(metric)).whole]
     return max(known, key=lambda each: sign * each[1])[0] if known else None
+
+
+def _stands_before(cell: FinishedCell, other: FinishedCell) -> bool:
+    if cell.settings["samples"] == other.settings["samples"]:
+        return not cell.settings["cached"]
+    return str(cell.run.get("finished", "")) > str(other.run.get("finished", ""))
 
 
 def _order(setup: Setup) -> tuple[Any, ...]:

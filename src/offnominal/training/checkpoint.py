@@ -1,31 +1,39 @@
 """Where a training stands, and its files: what is learned, the losses, the state to go on from.
 
 The state is one safetensors file; its metadata's one entry, ``offnominal_training``, is a JSON
-object with the format's version, the training's identity, and the epoch and step that come next.
+object with the format's version, the training's identity, the files that it learns from, the epoch
+and step that come next, and a digest over all of it and the tensors.
 """
 
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from filelock import FileLock, Timeout
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from offnominal.atomic import write_atomically
 from offnominal.errors import DatasetError, ModelFileError, OptionError
+from offnominal.sealed import Damaged, open_sealed, sealed, validated
 
-__all__ = ["Checkpoint", "Files", "History", "Learner", "State", "mean_losses", "read_losses"]
+__all__ = ["Checkpoint", "Files", "History", "Learner", "State", "claimed", "mean_losses"]
+__all__ += ["read_losses", "unusable"]
 
-FORMAT = 2
+FORMAT = 3
 _KEY = "offnominal_training"
 _LEARNED, _OPTIMISER = "learned.", "optimiser."
 
+# What an optimiser keeps of each parameter, by its class.
+_KEPT = {"Adam": {"step", "exp_avg", "exp_avg_sq"}, "SGD": {"momentum_buffer"}}
+
+Count = Annotated[int, Field(ge=0, le=2**40)]
 History = list[dict[str, float]]
 """One row a step: ``epoch`` and ``step``, both from 1, and the parts of the loss by their names."""
 
@@ -115,7 +123,8 @@ class State:
         return cls(epoch, step, copies, random, list(history))
 
     def restore(self, learner: Learner, optimiser: Optimizer) -> None:
-        """Put the numbers back where they came from."""
+        """Put the numbers back where they came from; if they do not fit there, Damaged."""
+        self._check(learner, optimiser)
         learner.load_state_dict(_under(self.tensors, _LEARNED), strict=False)
         numbers: dict[int, dict[str, Tensor]] = {}
         for key, value in _under(self.tensors, _OPTIMISER).items():
@@ -124,6 +133,71 @@ class State:
             numbers.setdefault(int(number), {})[name] = value.clone()
         groups = optimiser.state_dict()["param_groups"]
         optimiser.load_state_dict({"state": numbers, "param_groups": groups})
+
+    def _check(self, learner: Learner, optimiser: Optimizer) -> None:
+        frozen = {name for name, each in learner.named_parameters() if not each.requires_grad}
+        shapes = {name: each.shape for name, each in learner.state_dict().items()}
+        own = {name: each.shape for name, each in _under(self.tensors, _LEARNED).items()}
+        if own != {name: shape for name, shape in shapes.items() if name not in frozen}:
+            raise Damaged("what it has learned does not fit")
+        parameters = [each for group in optimiser.param_groups for each in group["params"]]
+        kept: dict[str, set[str]] = {}
+        for key, value in _under(self.tensors, _OPTIMISER).items():
+            number, _, name = key.partition(".")
+            kept.setdefault(number, set()).add(name)
+            known = {str(place): each.shape for place, each in enumerate(parameters)}
+            if number not in known or value.shape not in (known[number], torch.Size()):
+                raise Damaged("what its optimiser keeps does not fit")
+        if any(names != _KEPT.get(type(optimiser).__name__, names) for names in kept.values()):
+            raise Damaged("its optimiser keeps other numbers")
+        if not all(each.isfinite().all() for each in self.tensors.values()):
+            raise Damaged("holds numbers that are not finite")
+        if not all(math.isfinite(value) for row in self.history for value in row.values()):
+            raise Damaged("holds losses that are not finite")
+        try:
+            torch.Generator().set_state(self.random)
+        except (RuntimeError, TypeError) as error:
+            raise Damaged("its random numbers cannot go on") from error
+
+
+class _Header(BaseModel):
+    """What the header of a state says."""
+
+    model_config = ConfigDict(strict=True)
+
+    format: int
+    identity: dict[str, Any]
+    files: dict[str, str]
+    epoch: Count
+    step: Count
+    columns: list[str]
+
+
+@contextmanager
+def claimed(files: Files) -> Iterator[None]:
+    """Keep others from writing the same files for the length of the block, or until we die.
+
+    Raises
+    ------
+    OptionError
+        If another process is at it, or nothing can be written there.
+    """
+    path = files.learned.with_name(f".{files.learned.stem[:200]}.lock")
+    lock = FileLock(path)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout as error:
+        told = "another process is training into it; wait for it, or name another file"
+        raise OptionError(f"-o {files.learned}: {told}") from error
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise OptionError(f"-o {files.learned}: cannot be written ({reason})") from error
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # Windows refuses
+            path.unlink()
+        lock.release()
 
 
 @dataclass(frozen=True)
@@ -140,12 +214,15 @@ class Checkpoint:
         history.
     overwrite : bool
         Whether files of another training that lie there are of no account.
+    sources : mapping of str to str
+        Digest of each file that is learned from, by its name: the same for the whole training.
     """
 
     files: Files
     identity: Mapping[str, Any]
     write_learned: Callable[[int, History], None]
     overwrite: bool = False
+    sources: Mapping[str, str] = field(default_factory=dict)
 
     def find(self) -> State | None:
         """The state to go on from, or None to begin.
@@ -167,7 +244,20 @@ class Checkpoint:
                     "does not; name another file, or give --overwrite"
                 )
             return None
-        state, identity = _read(path)
+        if path.is_dir():
+            raise OptionError(f"{path}: is a folder, where the state of the training would be")
+        state, identity, sources = _read(path)
+        if differ := sorted(
+            name
+            for name in sources.keys() | self.sources.keys()
+            if sources.get(name) != self.sources.get(name)
+        ):
+            more = f" and {len(differ) - 5} more" if len(differ) > 5 else ""
+            raise OptionError(
+                f"-o {learned}: belongs to a training on other files, of which "
+                f"{', '.join(differ[:5])}{more} differ; put them back to go on, name another file, "
+                "or give --overwrite"
+            )
         for name, ours in self.identity.items():
             theirs = identity.get(name)
             if theirs != ours:
@@ -184,6 +274,7 @@ class Checkpoint:
         header = {
             "format": FORMAT,
             "identity": dict(self.identity),
+            "files": dict(self.sources),
             "epoch": state.epoch,
             "step": state.step,
             "columns": columns,
@@ -193,8 +284,7 @@ class Checkpoint:
             "random": state.random,
             "history": rows.reshape(len(state.history), len(columns)),
         }
-        content = save(state.tensors | tensors, metadata={_KEY: json.dumps(header)})
-        write_atomically(self.files.state, content)
+        write_atomically(self.files.state, sealed(_KEY, header, state.tensors | tensors))
 
     def write(self, state: State) -> None:
         """Write all files.
@@ -207,22 +297,29 @@ class Checkpoint:
         write_atomically(self.files.losses, lines.encode())
 
 
-def _read(path: Path) -> tuple[State, dict[str, Any]]:
-    """A state and its training's identity."""
-    again = "delete it, or give --overwrite, to begin anew"
+def unusable(path: Path, why: object) -> ModelFileError:
+    """The error of a state that a training cannot go on from."""
+    return ModelFileError(
+        f"{path}: damaged, or not the state of a training ({why}); delete it, or give --overwrite, "
+        "to begin anew"
+    )
+
+
+def _read(path: Path) -> tuple[State, dict[str, Any], dict[str, str]]:
+    """A state, its training's identity and the digests of its files."""
     try:
-        with safe_open(path, framework="pt") as file:
-            header = json.loads((file.metadata() or {})[_KEY])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        if header["format"] != FORMAT:
-            raise ModelFileError(f"{path}: written by another version of Offnominal; {again}")
+        content, tensors, _ = open_sealed(path, _KEY)
+        if content is not None and content.get("format") != FORMAT:
+            raise Damaged("written by another version of Offnominal")
+        header = validated(_Header, content)
+        if header.columns and not {"epoch", "step", "total"} <= set(header.columns):
+            raise Damaged("its losses lack epoch, step or total")
         random, rows = tensors.pop("random"), tensors.pop("history").tolist()
-        history = [_row(dict(zip(header["columns"], row, strict=True))) for row in rows]
-        return State(header["epoch"], header["step"], tensors, random, history), header["identity"]
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelFileError(
-            f"{path}: damaged, or not the state of a training ({error}); {again}"
-        ) from error
+        history = [_row(dict(zip(header.columns, row, strict=True))) for row in rows]
+    except (Damaged, ValueError, KeyError, TypeError, OverflowError) as error:
+        raise unusable(path, str(error)[:300]) from error
+    state = State(header.epoch, header.step, tensors, random, history)
+    return state, header.identity, header.files
 
 
 def _row(values: Mapping[str, float]) -> dict[str, float]:
@@ -234,7 +331,7 @@ def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def read_losses(path: Path) -> History:
-    """The JSON lines of a training's losses.
+    """The JSON lines of a training's losses, all of them numbers.
 
     Raises
     ------
@@ -244,8 +341,9 @@ def read_losses(path: Path) -> History:
     try:
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         return [_row(row) for row in rows]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DatasetError(f"{path}: no losses of a training ({error})") from error
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+        reason = str(error)[:200]
+        raise DatasetError(f"{path}: no losses of a training ({reason})") from error
 
 
 def mean_losses(history: History) -> list[dict[str, float]]:

@@ -13,7 +13,15 @@ from typing import Any, NamedTuple, Protocol
 import torch
 
 from offnominal.errors import OptionError
-from offnominal.training.checkpoint import Checkpoint, History, Learner, State, mean_losses
+from offnominal.sealed import Damaged
+from offnominal.training.checkpoint import (
+    Checkpoint,
+    History,
+    Learner,
+    State,
+    mean_losses,
+    unusable,
+)
 from offnominal.training.recipe import Recipe
 
 __all__ = ["Batches", "Progress", "Run", "run"]
@@ -88,7 +96,10 @@ def run(
     before = checkpoint.find()
     if before is not None:
         _check_epochs(recipe, before, checkpoint)
-        before.restore(learner, optimiser)
+        try:
+            before.restore(learner, optimiser)
+        except Damaged as error:
+            raise unusable(checkpoint.files.state, error) from error
         kept = before
         say(f"{checkpoint.files.learned}: goes on after epoch {kept.epoch}, step {kept.step}")
     began_at = kept.epoch, kept.step
@@ -98,6 +109,8 @@ def run(
             epoch, random = kept.epoch, kept.random
             generator.set_state(random)
             plan = batches.plan(recipe.batch, generator)
+            if kept.step >= len(plan):
+                raise unusable(checkpoint.files.state, f"step {kept.step} of {len(plan)}")
             for group in optimiser.param_groups:
                 group["lr"] = recipe.rate(epoch)
             for step in range(kept.step, len(plan)):

@@ -77,7 +77,7 @@ class MuSc(BatchDetector):
         the backbone's default.
     resolution : int or None
         None: 518 where patches are 14 pixels wide, otherwise the backbone's default.
-    resize : {"short", "square"} or None
+    resize : {"short", "crop", "square"} or None
         The paper squashes images to a square.
     smoothing : float
         Of the anomaly map; the paper has none.

@@ -18,7 +18,7 @@ from offnominal.detectors.distribution.gaussians import PENDING, RunningGaussian
 from offnominal.detectors.features import FeatureDetector, ViewScores
 from offnominal.detectors.learned_state import must
 from offnominal.detectors.options import LeaveOneOut, Progress, check_choice, check_range
-from offnominal.errors import OptionError
+from offnominal.errors import ModelFileError, OptionError
 from offnominal.scoring import Scores
 
 __all__ = ["PaDiM", "Reduction"]
@@ -61,8 +61,8 @@ class PaDiM(FeatureDetector):
         random.
     aggregate : str
         ``map-max`` as in the paper, or as for every method.
-    resize : {"short", "square"}
-        ``square``, so that all images have one grid; ``short`` needs images of one shape.
+    resize : {"short", "crop", "square"}
+        ``square``, so that all images have one grid; the others need images of one shape.
     **options
         See :class:`~offnominal.detectors.features.FeatureDetector`. The paper's networks are
         ResNet-18, the default, and WideResNet-50-2.
@@ -240,4 +240,8 @@ class PaDiM(FeatureDetector):
     def _reduced(self, every: Tensor) -> Tensor:
         if self.components_.numel():
             return every @ self.components_
-        return every[:, self.channels_]
+        try:
+            return every[:, self.channels_]
+        except IndexError as error:
+            told = "the model keeps channels that its network does not have; fit it anew"
+            raise ModelFileError(f"channels_: {told}") from error

@@ -53,7 +53,7 @@ class MultiLayerNN(AnomalyDINO):
     layers : sequence of int or None
         None: from a sixth to three quarters of the way up a transformer: blocks 4 to 18 of a ViT-L,
         2 to 9 of a ViT-B, counted from 0.
-    resize : {"short", "square"} or None
+    resize : {"short", "crop", "square"} or None
         ``square`` as in the released code.
     mask : {"auto", "on", "off"}
         ``off`` as in the released code. With a mask, Otsu's threshold parts object and background
@@ -186,7 +186,9 @@ def _parse_query_views(value: str | Sequence[str]) -> list[QueryView]:
         check_choice("query_views", name, QueryView)
     if not names:
         raise OptionError("query_views: give at least one, as plain")
-    return list(dict.fromkeys(names))  # type: ignore[arg-type]  # checked just above
+    if len(set(names)) < len(names):
+        raise OptionError(f"--query-views {','.join(names)}: name each way to look once")
+    return list(names)  # type: ignore[arg-type]  # checked just above
 
 
 def _query_view(view: View, name: QueryView) -> View:

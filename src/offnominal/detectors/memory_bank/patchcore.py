@@ -95,6 +95,7 @@ class PatchCore(BankDetector):
 
     method: ClassVar[str] = "patchcore"
     default_backbone: ClassVar[str] = "wide_resnet50_2"
+    cropping: ClassVar[str] = "--crop and --resize crop"
 
     def __init__(
         self,
@@ -116,8 +117,8 @@ class PatchCore(BankDetector):
         check_choice("distance", distance, Distance)
         check_range("reweight_neighbours", reweight_neighbours, least=2)
         check_range("crop", crop, least=0)
-        check_range("level_dim", level_dim, least=1)
-        check_range("dim", dim, least=1)
+        check_range("level_dim", level_dim, least=1, most=65_536)
+        check_range("dim", dim, least=1, most=65_536)
         check_range("project", project, least=0)
         check_range("seed", seed, least=0, below=2**32)
         if patch < 1 or patch % 2 == 0:
@@ -171,19 +172,21 @@ class PatchCore(BankDetector):
         net = self.load_network()
         resolution = self.resolution or self.default_resolution(net)
         size = (image.shape[0], image.shape[1])
-        resized, (height, width) = fit_size(
-            *size, resolution, net.multiple, self.resize or net.resize
-        )
+        resize = self.resize or net.resize
+        resized, (height, width) = fit_size(*size, resolution, net.multiple, resize)
         top = left = 0
         if self.crop:
             step = net.multiple
-            height, width = (min(self.crop, side) // step * step for side in resized)
-            if not height or not width:
-                raise OptionError(f"crop {self.crop}: {net.name} takes at least {step} px")
+            if self.crop > min(resized):
+                told = f"an image is sized to {resized[1]} x {resized[0]}; give that or less"
+                raise OptionError(f"--crop {self.crop}: {told}, or raise --resolution")
+            height = width = self.crop // step * step
+            if not height:
+                raise OptionError(f"--crop {self.crop}: {net.name} takes at least {step} px")
             # Rounded as torchvision's CenterCrop rounds.
             top, left = round((resized[0] - height) / 2), round((resized[1] - width) / 2)
-        window = (top, left, height, width)
-        return [cropped_view(image, resized, window, net.mean, net.std, laid_over=not self.crop)]
+        window, stretched = (top, left, height, width), resize == "crop" and not self.crop
+        return [cropped_view(image, resized, window, net.mean, net.std, laid_over=stretched)]
 
     def embed(self, pixels: Tensor) -> Tensor:
         """Locally aware features (dim, gh, gw)."""

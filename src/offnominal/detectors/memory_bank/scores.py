@@ -10,6 +10,7 @@ from torch import Tensor
 from offnominal.detectors.features import FeatureDetector, ViewScores, joined
 from offnominal.detectors.learned_state import must
 from offnominal.detectors.options import Progress, check_choice, check_range
+from offnominal.errors import ModelFileError
 from offnominal.memory import MemoryBank, leave_one_out
 from offnominal.scoring import Scores, Size
 from offnominal.views import View
@@ -159,7 +160,8 @@ class BankScores(FeatureDetector):
             else:
                 scores, weight = self.judge(self.bank.take(own), number)
             places = self.bank.patch[own].long()
-            must(int(places.max()) < len(patches), f"rows of reference {number} lie outside it")
+            if int(places.max()) >= len(patches):
+                raise ModelFileError(f"rows of reference {number} lie outside it; fit anew")
             patches[places] = scores
         return ViewScores(patches.reshape(grid), None, weight)
 

@@ -110,7 +110,7 @@ class MAEDAY(FeatureDetector):
         ``mae_vitb16`` (None), ``mae_vitl16`` or ``mae_vith14``.
     weights : str
         A file with encoder and decoder; see :class:`~offnominal.backbones.mae.MaskedAutoencoder`.
-    resize : {"short", "square"} or None
+    resize : {"short", "crop", "square"} or None
         The network takes squares of 224 pixels; ``tile=224`` covers larger images with them.
     smoothing : float
         Of the anomaly map, beside ``blur``.
