@@ -71,7 +71,7 @@ class Threshold:
 
 def check_rate(false_reject: float) -> None:
     """Raise an :class:`OptionError` if the rate is not inside (0, 1)."""
-    if not 0 < false_reject < 1:
+    if not isinstance(false_reject, int | float) or not 0 < false_reject < 1:
         raise OptionError(f"--false-reject {false_reject}: give a rate between 0 and 1, as 0.01")
 
 

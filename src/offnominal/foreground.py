@@ -28,6 +28,7 @@ Morphology = Literal["2d", "reference"]
 _BORDER = 0.2  # the centre is what lies inside this share of each side
 _CENTRE_SHARE = 0.35  # of the centre the object must keep, else the sign is turned
 _KERNEL = 3
+_ALIKE = 1e-6  # of the largest entry, which is what float32 leaves of no difference
 
 # The masking test. Each limit is loose on its own; together they leave objects before a background.
 _COVERAGE = (0.03, 0.80)  # share of the patches that an object takes
@@ -48,16 +49,26 @@ def first_component(tokens: Tensor) -> Tensor:
     -------
     Tensor of shape (N,), float32
         Its sign is that which makes the largest absolute entry of the direction positive, as
-        scikit-learn's PCA has it.
+        scikit-learn's PCA has it. 0 where the features are all alike, as those of a blank image.
     """
     centred = tokens - tokens.mean(0)
+    if centred.abs().max() <= _ALIKE * tokens.abs().max():
+        return centred.new_zeros(len(centred))
     if centred.shape[0] < centred.shape[1]:
         # The smaller Gram matrix has the same leading direction.
-        vectors = torch.linalg.eigh(centred @ centred.T).eigenvectors
-        axis = F.normalize(centred.T @ vectors[:, -1], dim=0)
+        axis = F.normalize(centred.T @ _leading(centred @ centred.T), dim=0)
     else:
-        axis = torch.linalg.eigh(centred.T @ centred).eigenvectors[:, -1]
+        axis = _leading(centred.T @ centred)
     return centred @ (axis * torch.sign(axis[axis.abs().argmax()]))
+
+
+def _leading(symmetric: Tensor) -> Tensor:
+    """The eigenvector of the largest eigenvalue."""
+    try:
+        vectors: Tensor = torch.linalg.eigh(symmetric).eigenvectors
+    except torch.linalg.LinAlgError:  # many alike, as of an image that is blank but for little
+        vectors = torch.linalg.eigh(symmetric.double()).eigenvectors.to(symmetric)
+    return vectors[:, -1]
 
 
 def foreground_mask(
@@ -129,6 +140,8 @@ def _between_classes(component: Tensor) -> tuple[Tensor, Tensor]:
 
 def _otsu(component: Tensor) -> Tensor:
     """The exact Otsu threshold: half way between the two values that the best cut parts."""
+    if len(component) < 2:
+        return component.max()
     values, between = _between_classes(component)
     best = between.argmax()
     return ((values[best] + values[best + 1]) / 2).to(component.dtype)

@@ -188,7 +188,7 @@ def parse_sixteen_bit(value: str) -> tuple[float, float] | None:
         return None
     try:
         low, high = (float(part) for part in value.split(","))
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, TypeError):
         low, high = math.nan, math.nan
     if not 0 <= low < high <= 100:
         raise OptionError(

@@ -71,7 +71,7 @@ def check_aggregate(how: str, own: str | None = None) -> None:
     """
     if how in ("max", "mean", "map-max", "quantile") or (own and how == own):
         return
-    match = _PERCENT.fullmatch(how)
+    match = _PERCENT.fullmatch(str(how))
     if match is None or not 0 < float(match[2]) <= 100:
         mine = f"{own} (the method's own), " if own else ""
         raise OptionError(

@@ -1,5 +1,6 @@
 """Every pixel of an image is looked at, or it is said which ones are not."""
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ from PIL import Image
 
 import offnominal
 from offnominal import AnomalyDINO, PatchCore
+from offnominal.detectors.base import Detector
 from offnominal.detectors.memory_bank.multilayer import MultiLayerNN
 from offnominal.errors import OptionError
 from offnominal.explain.explanation import explain
@@ -118,3 +120,53 @@ def test_one_image_or_many_in_any_order_give_the_same_bits() -> None:
         assert one.score == two.score == three.score
         np.testing.assert_array_equal(one.anomaly_map, two.anomaly_map)
         np.testing.assert_array_equal(one.anomaly_map, three.anomaly_map)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        *((AnomalyDINO, {"mask_threshold": value}) for value in (math.nan, math.inf, -1, "10")),
+        *((AnomalyDINO, {"resolution": value}) for value in (0, math.nan, 63.5, "64", 2**40)),
+        *((AnomalyDINO, {"tile": value}) for value in (0, -8, math.nan, 100.5)),
+        *((AnomalyDINO, {"layers": value}) for value in (1, [0.5], "2,3")),
+        *((MultiLayerNN, {"query_views": value}) for value in ("plain,plain", "", "up", 3)),
+        *((PatchCore, {"patch": value}) for value in (2, 1.5, math.nan, "3")),
+        *((PatchCore, {"crop": value}) for value in (-1, math.nan, "224")),
+        *((AnomalyDINO, {"aggregate": value}) for value in (3, math.nan, "top0", "top101")),
+        *((AnomalyDINO, {"sixteen_bit": value}) for value in (b"1,2", 3, "nan,nan")),
+    ],
+    ids=str,
+)
+def test_a_value_that_cannot_be_is_refused_by_its_option_s_name(
+    kind: type[Detector], options: dict[str, object]
+) -> None:
+    [name] = options
+    with pytest.raises(OptionError, match=f"{name}|{name.replace('_', '-')}"):
+        kind(**{"backbone": "builtin"} | options)
+
+
+def test_an_image_without_an_object_is_not_good_for_that() -> None:
+    """A mask that leaves nothing to look at would let a black picture pass."""
+    ring = [plate(n) // 4 for n in range(5)]
+    for image in ring:
+        image[40:100, 40:100] = 220
+    detector = fitted(mask="on", false_reject=0.3).fit(ring)
+    blank = [np.full((*SIZE, 3), grey, np.uint8) for grey in (0, 128, 255)]
+    for found in detector.predict(blank):
+        assert found.is_anomalous
+    [good] = detector.predict(ring[:1])
+    assert (good.patch_scores == 0).any(), "the background does not count otherwise"
+
+
+@pytest.mark.parametrize("options", [{}, {"mask": "on"}, {"resolution": 8}, {"tile": 32}], ids=str)
+def test_blank_and_tiny_and_very_different_images(options: dict[str, object]) -> None:
+    noise = np.random.default_rng(0).integers
+    shapes = [(8, 8, 3), (64, 80, 3), (320, 8, 3), (120, 200, 3)]
+    images = [noise(0, 256, shape, dtype=np.uint8) for shape in shapes]
+    images += [np.full((64, 80, 3), grey, np.uint8) for grey in (0, 200)]
+    same = {"backbone": "builtin", "resolution": 64, "rotations": "none", "false_reject": 0.3}
+    detector = AnomalyDINO(**same | options).fit(images)
+    for found in detector.predict([*images, np.full((9, 9, 3), 40, np.uint8)]):
+        assert np.isfinite(found.score)
+        assert np.isfinite(found.anomaly_map).all()
+        assert found.anomaly_map.shape == found.image.shape[:2]

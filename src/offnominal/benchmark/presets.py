@@ -3,7 +3,8 @@
 Damm et al., 2024 (arXiv 2405.14529), sections 4 and 5 and the appendices.
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 __all__ = ["PRESETS", "Preset"]
@@ -27,6 +28,8 @@ class Preset:
     shots : tuple of int
     cached : bool
         Whether features may come from the cache; not where time is what is measured.
+    resize : str or None
+        How the paper's code sizes images for ``method``.
     """
 
     name: str
@@ -35,11 +38,17 @@ class Preset:
     method: str = "anomalydino"
     shots: tuple[int, ...] = (1,)
     cached: bool = True
+    resize: str | None = None
 
     @property
     def axes(self) -> tuple[str, ...]:
         """What varies, first what the figure shows."""
         return tuple(self.sets) or ("shots",)
+
+    def sets_for(self, methods: Sequence[str]) -> dict[str, Sequence[Any]]:
+        """Values of options for some methods; the paper's sizing is for the paper's method only."""
+        alone = self.resize is not None and list(methods) == [self.method]
+        return {**self.sets, **({"resize": [self.resize]} if alone else {})}
 
 
 _PRESETS = (
@@ -75,4 +84,5 @@ _PRESETS = (
         shots=(0,),
     ),
 )
-PRESETS = {preset.name: preset for preset in _PRESETS}
+# All of them set out to meet printed figures, which come from images that were cropped.
+PRESETS = {preset.name: replace(preset, resize="crop") for preset in _PRESETS}

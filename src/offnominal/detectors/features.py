@@ -1,5 +1,6 @@
 """Detectors over a backbone: pixels in, features compared with what good parts showed."""
 
+import operator
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, NamedTuple, Self
@@ -127,7 +128,7 @@ class FeatureDetector(Detector):
             )
         self.backbone = backbone
         self.weights = str(weights) if weights is not None else None
-        self.layers = tuple(layers) if layers is not None else None
+        self.layers = whole_numbers("layers", layers) if layers is not None else None
         self.resolution = resolution
         self.resize = resize
         self.tile = tile
@@ -313,6 +314,14 @@ class FeatureDetector(Detector):
             for name, tensor in tensors.items()
         }
         super().restore(header, here)
+
+
+def whole_numbers(option: str, values: Sequence[int]) -> tuple[int, ...]:
+    """A sequence of whole numbers as a tuple, or an :class:`OptionError` that names the option."""
+    try:
+        return tuple(operator.index(value) for value in values)
+    except TypeError as error:
+        raise OptionError(f"--{option} {values!r}: give whole numbers, as 2,3") from error
 
 
 def one_view(found: ViewScores, seen: Size) -> Scores:

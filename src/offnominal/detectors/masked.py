@@ -63,7 +63,7 @@ class MaskedFeatures(FeatureDetector):
         if normalize is not None:
             check_choice("normalize", normalize, Normalize)
         if mask_threshold is not None:
-            check_range("mask_threshold", mask_threshold, least=0, most=1e30)
+            check_range("mask_threshold", mask_threshold, least=0, most=1e15)
         if mask == "on" and self.tile:
             raise OptionError("--mask on does not go with --tile: a tile rarely shows an object")
         self.mask: MaskMode = mask
@@ -137,7 +137,16 @@ class MaskedFeatures(FeatureDetector):
         return self.load_network().mask_threshold
 
     def foreground(self, features: Tensor) -> Tensor:
-        """Mask (gh, gw) of the patches that count: all of them when the mask is off."""
+        """Mask (gh, gw) of the patches that count: all of them when the mask is off.
+
+        They all count, too, where it would leave none: an image in which no object is found, as a
+        black one, is not good for having nothing to look at.
+        """
+        mask = self.object_mask(features)
+        return mask if mask.any() else torch.ones_like(mask)
+
+    def object_mask(self, features: Tensor) -> Tensor:
+        """The mask as it comes out, which may leave no patch at all."""
         grid = _grid(features)
         if not self.masks_:
             return torch.ones(grid, dtype=torch.bool, device=features.device)

@@ -283,7 +283,7 @@ def _sizes(option: str, value: str | Sequence[int]) -> list[int]:
     """Whole numbers from 1, from text or a sequence."""
     try:
         sizes = [int(part) for part in (value.split(",") if isinstance(value, str) else value)]
-    except ValueError:
+    except (TypeError, ValueError):
         sizes = []
     if not sizes or min(sizes) < 1:
         raise OptionError(f"{option} {value!r}: give whole numbers from 1, as 1,3,5")

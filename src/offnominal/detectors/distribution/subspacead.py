@@ -18,6 +18,7 @@ from offnominal.detectors.features import ViewScores, joined, tokens_of
 from offnominal.detectors.options import OnError, Progress, check_choice, check_range
 from offnominal.detectors.references import Change, Rescored
 from offnominal.detectors.subspace import Moments, Subspace, SubspaceModel
+from offnominal.errors import OptionError
 from offnominal.images import ImageSource
 from offnominal.memory import MemoryBank
 from offnominal.scoring import Scores
@@ -87,6 +88,9 @@ class SubspaceAD(SubspaceModel):
         **options: Any,
     ) -> None:
         super().__init__(**options)
+        check_range("seed", seed, least=0, below=2**32)
+        if seed != int(seed):
+            raise OptionError(f"--seed {seed}: give a whole number")
         reference_angles(rotations, seed, 0)
         check_choice("rotation_border", rotation_border, Border)
         check_range("nearest", nearest, least=0, most=1)

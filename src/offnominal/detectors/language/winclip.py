@@ -172,7 +172,7 @@ def _sides(windows: Sequence[int] | str) -> tuple[int, ...]:
     try:
         parts = windows.split(",") if isinstance(windows, str) else windows
         sides = tuple(int(part) for part in parts)
-    except ValueError:
+    except (TypeError, ValueError):
         sides = ()
     if not sides or min(sides) < 1:
         raise OptionError(f"windows {windows!r}: give sides of 1 patch or more, as 3,2")

@@ -90,7 +90,8 @@ class AnomalyDINO(MaskedFeatures, BankDetector):
         # A fit standardises all rows at its end; later ones take what it found.
         rows, patch, counts = self.rows(features), None, None
         if upright or self.mask_references:
-            counts = self.foreground(features).flatten()
+            mask = self.object_mask if self.mask_references else self.foreground
+            counts = mask(features).flatten()
         if counts is not None and self.mask_references:
             patch = counts.nonzero()[:, 0]
             rows, counts = rows[patch], counts[patch]

@@ -87,9 +87,9 @@ class MultiLayerNN(AnomalyDINO):
         check_range("summary_weight", summary_weight, least=0)
         self.fusion = fusion
         self.reference_flips = reference_flips
+        self._names = _parse_query_views(query_views)
         self.query_views = query_views if isinstance(query_views, str) else tuple(query_views)
         self.summary_weight = summary_weight
-        self._names = _parse_query_views(query_views)
 
     def begin(self) -> None:
         """Empty banks: of patches, and of class tokens."""
@@ -181,7 +181,11 @@ class MultiLayerNN(AnomalyDINO):
 
 def _parse_query_views(value: str | Sequence[str]) -> list[QueryView]:
     """Names of the query views, each once, in the order given."""
-    names = value.split(",") if isinstance(value, str) else list(value)
+    names = value.split(",") if isinstance(value, str) else value
+    if not isinstance(names, Sequence):
+        raise OptionError(
+            f"--query-views {value!r}: give names with commas between, as plain,vflip"
+        )
     for name in names:
         check_choice("query_views", name, QueryView)
     if not names:

@@ -121,8 +121,9 @@ class PatchCore(BankDetector):
         check_range("dim", dim, least=1, most=65_536)
         check_range("project", project, least=0)
         check_range("seed", seed, least=0, below=2**32)
-        if patch < 1 or patch % 2 == 0:
-            raise OptionError(f"patch {patch}: give an odd number of positions, as 3")
+        check_range("patch", patch, least=1)
+        if patch % 2 != 1:
+            raise OptionError(f"--patch {patch}: give an odd number of positions, as 3")
         self.coreset = coreset
         self.reweight = reweight
         self.reweight_neighbours = reweight_neighbours
