@@ -153,6 +153,7 @@ def test_files_of_what_was_learned(tmp_path: Path) -> None:
     prompts = AnomalyCLIPPrompts(16, 3, 2, 2)
     about = LearnedFile("anomalyclip", prompts.settings(), {"layers": [1, 2]}, {"name": "clip"})
     write_learned(path, prompts, about)
+    read_learned(path, LearnedPrompts)  # the first one imports for seconds
     attack(path, lambda: read_learned(path, LearnedPrompts), mutations, safetensors_mutations)
     released = {"ctx_pos": torch.zeros(1, 1, 3, 16), "ctx_neg": torch.ones(1, 1, 3, 16)}
     torch.save({"prompt_learner": released}, path)
