@@ -92,44 +92,8 @@ def benchmark(
         return
     done: list[str] = []
 
-<<<<<<< HEAD
     def left() -> str:
         return f"{len(done)} cells run and kept in {output}; the same command goes on with the rest"
-=======
-    require("pyarrow", "benchmark")
-    asked = _preset(preset)
-    wanted = ",".join(categories) if categories else None
-    roots: list[Path | None] = [*data] if data else [None]
-    datasets = [open_from_options(root, categories=wanted, **folders) for root in roots]
-    methods = _split(method) or [asked.method]
-    texts = [f"{name}={','.join(values)}" for name, values in given.items() if values]
-    request = Request(
-        methods=methods,
-        shots=[_shots(text) for text in _split(shots)] or asked.shots,
-        seeds=seeds,
-        sampling=sampling,
-        backbones=_split(backbone),
-        sets={**asked.sets_for(methods), **parse_sets([*(sets or []), *texts], methods)},
-        cached=asked.cached,
-        class_names=_names(class_names, datasets),
-    )
-    store = Store(output)
-    images = sum(len(dataset.samples) for dataset in datasets)
-    say(f"reading {images:,} images, to know what the cells are of")
-    with progress_bar(None) as advance:
-        work = make_plan(datasets, request, advance)
-    _announce(datasets, work, store, dry_run)
-    if dry_run:
-        return
-    for (dataset, category), contents in work.contents.items():
-        if changes := store.note(dataset, category, contents):
-            say(f"{dataset}, {category}: {changes}; these are cells of their own")
-    axes = (*(asked.axes if preset else ()), *varied(request)) or ("shots",)
-    cells = tuple(cell.name for cell in work.cells)
-    store.add_plan(Plan(asked.name, asked.title, tuple(dict.fromkeys(axes)), cells))
-    kept = None if no_cache or not request.cached else options.open_cache(cache, cache_limit)
-    done = 0
->>>>>>> w-images
 
     with telling(left):
         from offnominal.benchmark.grid import parse_sets
@@ -150,7 +114,7 @@ def benchmark(
             seeds=seeds,
             sampling=sampling,
             backbones=_split(backbone),
-            sets={**asked.sets, **parse_sets([*(sets or []), *texts], methods)},
+            sets={**asked.sets_for(methods), **parse_sets([*(sets or []), *texts], methods)},
             cached=asked.cached,
             class_names=_names(class_names, datasets),
         )
