@@ -40,6 +40,7 @@ Count = Annotated[int, Field(ge=0, le=2**40)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Figure = Number | None
 Texts = list[str]
+Name = Annotated[str, Field(min_length=1)]
 Plain = None | bool | Annotated[int, Field(ge=-(2**53), le=2**53)] | Number | str
 
 
@@ -59,10 +60,10 @@ class Settings(_Part):
     """``settings.json``: what was run."""
 
     format: Count = 0
-    dataset: str
-    category: str
+    dataset: Name
+    category: Name
     samples: str
-    method: str
+    method: Name
     shots: Count | None
     seed: Count
     sampling: str
