@@ -66,7 +66,7 @@ def _leading(symmetric: Tensor) -> Tensor:
     """The eigenvector of the largest eigenvalue."""
     try:
         vectors: Tensor = torch.linalg.eigh(symmetric).eigenvectors
-    except RuntimeError:  # no convergence: many are alike, as of an image that is nearly blank
+    except RuntimeError:  # LinAlgError: many alike, as of an image that is blank but for little
         vectors = torch.linalg.eigh(symmetric.double()).eigenvectors.to(symmetric)
     return vectors[:, -1]
 

@@ -1,11 +1,12 @@
 """``benchmark`` and ``evaluate`` as a user runs them."""
 
 import json
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.cli.conftest import Done, offnominal
+from tests.cli.conftest import Done, offnominal, passed
 
 from offnominal.benchmark.presets import PRESETS
 from offnominal.benchmark.store import read_runs
@@ -44,6 +45,44 @@ def test_a_grid_then_a_rerun_then_more(run: Run, parts: Path, tmp_path: Path) ->
     assert len(cells) == 8
     assert set(plan.cells) == {cell.name for cell in cells}
     assert plan.axes == ("shots", "aggregate")
+
+
+def test_a_stop_says_what_is_kept(run: Run, parts: Path, tmp_path: Path) -> None:
+    grid = ["benchmark", "--data", parts / "fabric", "--backbone", "builtin", "--no-cache"]
+    grid += ["-o", tmp_path]
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    # A stop in the middle of an import would spoil it for the tests that follow.
+    passed(run(*grid, "--shots", 1, "--seeds", 1))
+    before = signal.signal(signal.SIGALRM, stop)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 1.0)
+        done = run(*grid, "--shots", 1, 2, 3, 4, "--seeds", 9)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert done.returncode == 130
+    count = len(list((tmp_path / "cells").glob("[!.]*"))) - 1
+    assert f"stopped; {count} cells run and kept in {tmp_path}" in done.stderr
+    assert not list((tmp_path / "cells").glob(".*"))
+    assert not list((tmp_path / "claims").iterdir())
+
+
+def test_a_folder_that_cannot_be_written_is_named_before_anything_is_run(
+    run: Run, parts: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    for command in (
+        ["benchmark", "--data", parts / "fabric", "--backbone", "builtin", "-o"],
+        ["report", parts, "-o"],
+        ["demo", "-o"],
+    ):
+        done = run(*command, tmp_path / "file")
+        assert done.returncode == 2, done.stderr
+        assert "Traceback" not in done.stderr
+    assert (tmp_path / "file").read_bytes() == b""
 
 
 def test_presets_are_listed_and_can_be_changed(run: Run, parts: Path, tmp_path: Path) -> None:

@@ -189,7 +189,7 @@ def test_paths_that_lead_elsewhere_are_named(home: Path) -> None:
         (CSV.replace("truth/2", "in/2"), r":4: in/2.png is its own mask"),
         (CSV.replace("split", "label"), r":1: two columns are called 'label'"),
         (CSV.replace("split", ""), r":2: 'train' is in a column without a name"),
-        (CSV.replace("in/1.png", "x" * 5000), r":3: no such image .*x\.\.\.x"),
+        (CSV.replace("in/1.png", "x" * 5000), r":3: no such image .*x \.\.\."),
         (CSV.replace("in/1.png", "x" * 200_000), r":3: no line of a table"),
         (CSV.replace("in/1.png", '"in/1.png'), r":5: no line of a table"),
         (CSV.replace("in/1.png", "in"), r":3: no such image .*/in; paths start"),

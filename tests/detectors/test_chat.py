@@ -286,6 +286,8 @@ def test_a_refusal_is_not_asked_again(serve: Serve, behaviour: Behaviour) -> Non
         (sends(200, b"{", Content_Type="application/json"), "no chat completion"),
         (sends(200, b"[" * 100_000, Content_Type="application/json"), "no chat completion"),
         (sends(200, {"choices": []}), "no chat completion"),
+        (sends(200, {"choices": {}}), "no chat completion"),
+        (sends(200, {"choices": "\ud800"}), "no chat completion"),
         (sends(200, {"choices": [{"message": "hello"}]}), "no chat completion"),
         (sends(200, {"error": {"message": "model is loading"}}), "model is loading"),
         (sends(200, [1]), "no chat completion"),

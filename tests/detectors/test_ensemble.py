@@ -121,3 +121,17 @@ def test_options_are_checked_at_once(options: dict[str, object], message: str) -
 def test_one_reference_is_not_enough(files: list[Path]) -> None:
     with pytest.raises(OptionError, match="2 or more"):
         build().fit(files[:1])
+
+
+def test_members_that_say_nothing_of_good_parts_are_no_scale() -> None:
+    """Good images that are alike wherever it looks: any other would score what is no number."""
+    alike = np.full((3, 256, 256, 3), 100, np.uint8)
+    alike[:, 0, 0, 0] = 50, 100, 150
+    detector = Ensemble(
+        backbone="builtin,builtin",
+        settings={"coreset": 1.0, "dim": 32, "crop": 64},
+        resolution=256,
+        device="cpu",
+    )
+    with pytest.raises(OptionError, match="for one of its members they all score 0"):
+        detector.fit(list(alike))

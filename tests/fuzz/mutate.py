@@ -115,7 +115,7 @@ def attack(
         for way in ways or (mutations,):
             for turn, made in enumerate(way(data, seed, count)):
                 path.write_bytes(made)
-                if fault := _fault(read):
+                if fault := fault_of(read):
                     faults.append(f"{way.__name__} {turn}: {fault}")
                 if _peak() - started > MEMORY:
                     faults.append(f"{way.__name__} {turn}: {_peak() - started:,} bytes")
@@ -129,7 +129,7 @@ class _Hangs(BaseException):
     """No reader catches it."""
 
 
-def _fault(read: Callable[[], object]) -> str:
+def fault_of(read: Callable[[], object]) -> str:
     def stop(*_: object) -> None:
         raise _Hangs
 

@@ -170,7 +170,7 @@ def test_a_score_that_is_no_number_makes_no_report(tmp_path: Path) -> None:
     for path in runs.glob("cells/*/scores.parquet"):
         columns = parquet.read_table(path).to_pydict()
         parquet.write_table(table(columns | {"score": [float("nan"), *columns["score"][1:]]}), path)
-    with pytest.raises(DatasetError, match=r"scores.parquet: damaged.*not finite"):
+    with pytest.raises(DatasetError, match=r"scores\.parquet: damaged"):
         write_report(runs)
 
 

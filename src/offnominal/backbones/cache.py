@@ -27,8 +27,6 @@ from offnominal.npz import read_npz
 
 __all__ = ["FeatureCache", "Meter", "cached", "default_cache"]
 
-_SUM = "sum"
-
 # From pixels (B, 3, h, w) to tensors (B, ...), those of one entry together.
 Compute = Callable[[Tensor], list[list[Tensor]]]
 
@@ -73,7 +71,7 @@ class FeatureCache:
         try:
             stored = read_npz(path.read_bytes())
             entry = [stored[f"arr_{number}"] for number in range(len(stored) - 1)]
-            if stored[_SUM].tobytes() != _sum(key, entry):
+            if stored["sum"].tobytes() != _sum(key, entry):
                 raise ValueError("not as it was written, or of another key")
         except FileNotFoundError:
             return None
@@ -94,7 +92,7 @@ class FeatureCache:
         try:
             path.parent.mkdir(exist_ok=True)
             with replacing(path) as temporary, temporary.open("wb") as file:
-                np.savez(file, *entry, **{_SUM: np.frombuffer(_sum(key, entry), np.uint8)})
+                np.savez(file, *entry, sum=np.frombuffer(_sum(key, entry), np.uint8))
             self.size += needed
         except OSError:
             # A disk that is full or read-only must not end a benchmark: it only loses the gain.

@@ -51,6 +51,8 @@ class _Part(BaseModel):
 
 class _Data(_Part):
     root: str = ""
+    test_good: Count = 0
+    test_defective: Count = 0
 
 
 class Settings(_Part):

@@ -6,7 +6,6 @@ where they were asked for, ``maps/``. ``RUNS/plans/NAME.json`` says which cells 
 question, for the report.
 """
 
-import errno
 import hashlib
 import math
 import shutil
@@ -152,7 +151,7 @@ class Store:
         return cell.name in self._whole and folder.is_dir()
 
     @contextmanager
-    def claim(self, group: str, waiting: Callable[[], None] | None = None) -> Iterator[bool]:
+    def claim(self, group: str, waiting: Callable[[], object] | None = None) -> Iterator[bool]:
         """Claim a group of cells for the length of the block; whether no other process has it.
 
         With ``waiting``, which is called now and then, until that is so. The system takes the lock
@@ -223,9 +222,9 @@ class Store:
         if own.exists():
             return ""
         earlier = sorted(
-            (path.stat().st_mtime, path, known["files"])
+            (path.stat().st_mtime, path, files)
             for path in own.parent.glob(f"{own.name[:16]}-*.json")
-            if (known := _read_contents(path))
+            if (files := self.earlier_files(path))
         )
         content = {"dataset": dataset, "category": category, "files": contents.files}
         with self._writing(), replacing(own) as temporary:
@@ -234,6 +233,15 @@ class Store:
             return ""
         unlike = contents.unlike(earlier[-1][2])
         return f"{len(unlike)} files are not as they were for earlier cells ({named(unlike)})"
+
+    @staticmethod
+    def earlier_files(path: Path) -> dict[str, str] | None:
+        """Digests of the files that earlier cells were of; None where it cannot be told."""
+        try:
+            files: dict[str, str] = read_json(path, ContentsFile)["files"]
+        except DatasetError:
+            return None
+        return files
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -244,11 +252,9 @@ class Store:
             raise
         except OSError as error:
             reason = error.strerror or str(error)
-            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-            told = "make room" if full else "name another"
             raise StoreError(
-                f"-o {self.root}: cannot be written ({reason}); finished cells are kept: {told}, "
-                "and run the same command again"
+                f"-o {self.root}: cannot be written ({reason}); finished cells are kept; make "
+                "room, or name another folder, and run the same command again"
             ) from error
 
 
@@ -298,11 +304,3 @@ def _read_cell(folder: Path) -> FinishedCell:
         figures = metrics[name].items()
         metrics[name] = {key: math.nan if value is None else value for key, value in figures}
     return FinishedCell(folder, settings, run, metrics)
-
-
-def _read_contents(path: Path) -> dict[str, Any] | None:
-    """What files earlier cells were of; None where it cannot be told."""
-    try:
-        return read_json(path, ContentsFile)
-    except DatasetError:
-        return None

@@ -1,5 +1,6 @@
 """Sending questions to an OpenAI-compatible endpoint, several at a time and within limits."""
 
+import json
 from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping
 from functools import partial
 from typing import Any, NoReturn, TypeVar
@@ -199,7 +200,7 @@ class Client:
             choice = completion.choices[0]
             text, refusal = choice.message.content, choice.message.refusal
             ended = choice.finish_reason
-        except (AttributeError, TypeError, IndexError):
+        except (AttributeError, TypeError, LookupError):
             raise self._no_completion(completion) from None
         if refusal or ended == "content_filter":
             why = self._clean(str(refusal or "its content filter"))
@@ -223,7 +224,8 @@ class Client:
     def _no_completion(self, found: object) -> NoAnswerError:
         text = str(found)
         if isinstance(found, openai.BaseModel):
-            text = found.model_dump_json(exclude_none=True, warnings=False)
+            # Not pydantic's JSON, which ends at what has no encoding.
+            text = json.dumps(found.model_dump(exclude_none=True, warnings=False), default=str)
         reason = f"sent no chat completion ({self._clean(text) or 'empty'})"
         return NoAnswerError(reason, f"{_PLACE}; it usually ends in /v1", again=True)
 

@@ -84,7 +84,8 @@ def correction(answer: str, problem: str) -> list[dict[str, Any]]:
         f"This answer cannot be used: {problem}. Answer again with the JSON object alone, with all "
         "of its fields and no others."
     )
-    shown = answer[:_LONGEST] or "(nothing)"
+    # What has no encoding cannot be sent.
+    shown = answer[:_LONGEST].encode(errors="replace").decode() or "(nothing)"
     return [{"role": "assistant", "content": shown}, {"role": "user", "content": text}]
 
 

@@ -9,6 +9,7 @@ import typer
 from offnominal.cli import options
 from offnominal.cli.command import MethodOptions, Option, method_options, named
 from offnominal.cli.datasets import open_from_options
+from offnominal.cli.stop import telling
 from offnominal.cli.terminal import UNREADABLE, USAGE, progress_bar, say
 from offnominal.errors import OptionError
 
@@ -89,57 +90,61 @@ def benchmark(
         for known in PRESETS.values():
             typer.echo(f"{known.name:<22}{known.title}")
         return
-    from offnominal.benchmark.grid import parse_sets
-    from offnominal.benchmark.plan import Request, make_plan, varied
-    from offnominal.benchmark.runner import Runner
-    from offnominal.benchmark.store import Plan, Store, StoreError, require
+    done: list[str] = []
 
-    require("pyarrow", "benchmark")
-    asked = _preset(preset)
-    wanted = ",".join(categories) if categories else None
-    roots: list[Path | None] = [*data] if data else [None]
-    datasets = [open_from_options(root, categories=wanted, **folders) for root in roots]
-    methods = _split(method) or [asked.method]
-    texts = [f"{name}={','.join(values)}" for name, values in given.items() if values]
-    request = Request(
-        methods=methods,
-        shots=[_shots(text) for text in _split(shots)] or asked.shots,
-        seeds=seeds,
-        sampling=sampling,
-        backbones=_split(backbone),
-        sets={**asked.sets_for(methods), **parse_sets([*(sets or []), *texts], methods)},
-        cached=asked.cached,
-        class_names=_names(class_names, datasets),
-    )
-    store = Store(output)
-    images = sum(len(dataset.samples) for dataset in datasets)
-    say(f"reading {images:,} images, to know what the cells are of")
-    with progress_bar(None) as advance:
-        work = make_plan(datasets, request, advance)
-    _announce(datasets, work, store, dry_run)
-    if dry_run:
-        return
-    for (dataset, category), contents in work.contents.items():
-        if changes := store.note(dataset, category, contents):
-            say(f"{dataset}, {category}: {changes}; these are cells of their own")
-    axes = (*(asked.axes if preset else ()), *varied(request)) or ("shots",)
-    cells = tuple(cell.name for cell in work.cells)
-    store.add_plan(Plan(asked.name, asked.title, tuple(dict.fromkeys(axes)), cells))
-    kept = None if no_cache or not request.cached else options.open_cache(cache, cache_limit)
-    done = 0
+    def left() -> str:
+        return f"{len(done)} cells run and kept in {output}; the same command goes on with the rest"
 
-    def finished(cell: "Cell", figures: dict[str, float]) -> None:
-        nonlocal done
-        done += 1
-        _tell(cell, figures)
+    with telling(left):
+        from offnominal.benchmark.grid import parse_sets
+        from offnominal.benchmark.plan import Request, make_plan, varied
+        from offnominal.benchmark.runner import Runner
+        from offnominal.benchmark.store import Plan, Store, StoreError, require
 
-    try:
+        require("pyarrow", "benchmark")
+        asked = _preset(preset)
+        wanted = ",".join(categories) if categories else None
+        roots: list[Path | None] = [*data] if data else [None]
+        datasets = [open_from_options(root, categories=wanted, **folders) for root in roots]
+        methods = _split(method) or [asked.method]
+        texts = [f"{name}={','.join(values)}" for name, values in given.items() if values]
+        request = Request(
+            methods=methods,
+            shots=[_shots(text) for text in _split(shots)] or asked.shots,
+            seeds=seeds,
+            sampling=sampling,
+            backbones=_split(backbone),
+            sets={**asked.sets_for(methods), **parse_sets([*(sets or []), *texts], methods)},
+            cached=asked.cached,
+            class_names=_names(class_names, datasets),
+        )
+        store = Store(output)
+        images = sum(len(dataset.samples) for dataset in datasets)
+        say(f"reading {images:,} images, to know what the cells are of")
         with progress_bar(None) as advance:
-            outcome = Runner(work, store, kept, device, maps).run(advance, finished, _Waiting())
-    except (KeyboardInterrupt, SystemExit, StoreError):
-        say(f"{done} cells run and kept in {output}; the same command goes on with the others")
-        raise
-    _sum_up(outcome, output, bool(kept))
+            work = make_plan(datasets, request, advance)
+        _announce(datasets, work, store, dry_run)
+        if dry_run:
+            return
+        for (dataset, category), contents in work.contents.items():
+            if changes := store.note(dataset, category, contents):
+                say(f"{dataset}, {category}: {changes}; these are cells of their own")
+        axes = (*(asked.axes if preset else ()), *varied(request)) or ("shots",)
+        cells = tuple(cell.name for cell in work.cells)
+        store.add_plan(Plan(asked.name, asked.title, tuple(dict.fromkeys(axes)), cells))
+        kept = None if no_cache or not request.cached else options.open_cache(cache, cache_limit)
+
+        def finished(cell: "Cell", figures: dict[str, float]) -> None:
+            done.append(cell.name)
+            _tell(cell, figures)
+
+        try:
+            with progress_bar(None) as advance:
+                outcome = Runner(work, store, kept, device, maps).run(advance, finished, _Waiting())
+        except StoreError:
+            say(left())
+            raise
+        _sum_up(outcome, output, bool(kept))
 
 
 def benchmark_options(args: list[str]) -> MethodOptions:

@@ -31,14 +31,13 @@ def calibrate(
     false_reject : float or None
         Rate of good parts that may be rejected; else as it was fitted.
     """
-    from offnominal.detectors.registry import load
     from offnominal.paths import PassedOver, find_images
 
     options.check_model(output or model)
     passed = PassedOver()
     files = find_images(good, passed)
     defective = find_images(defects, passed) if defects else []
-    detector = load(model, weights, device, endpoint, key_variable)
+    detector = options.open_model(model, weights, device, endpoint, key_variable)
     shared = {file.absolute().parent for file in files} & {f.absolute().parent for f in defective}
     if shared:
         raise OptionError(

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from offnominal.cli.stop import telling
 from offnominal.cli.terminal import console, progress_bar, say, table
 from offnominal.text import printable
 
@@ -30,13 +31,15 @@ def demo(
     seed : int
         Seed of the parts.
     """
-    from offnominal.demo import run_demo
+    told = f"no page was written; {output} has what was there before, and what is done so far"
+    with telling(lambda: told):
+        from offnominal.demo import run_demo
 
-    if backbone is None and weights is None:
-        backbone = "builtin-aligned"  # the parts lie in one place
-    say("drawing parts of two looks, with defects")
-    with progress_bar(None) as advance:
-        result = run_demo(output, backbone, weights, seed, progress=advance)
+        if backbone is None and weights is None:
+            backbone = "builtin-aligned"  # the parts lie in one place
+        say("drawing parts of two looks, with defects")
+        with progress_bar(None) as advance:
+            result = run_demo(output, backbone, weights, seed, progress=advance)
     names = list(result.figures[0])
     rows = [[f"{v:.3f}" if isinstance(v, float) else str(v) for v in row.values()]
             for row in result.figures]  # fmt: skip

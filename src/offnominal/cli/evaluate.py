@@ -58,11 +58,10 @@ def evaluate(
     """
     from offnominal.benchmark.evaluate import evaluate_detector
     from offnominal.benchmark.store import require
-    from offnominal.detectors.registry import load
 
     if output is not None:
         require("pyarrow", "evaluate -o")
-    detector = load(model, weights, device, endpoint, key_variable)
+    detector = options.open_model(model, weights, device, endpoint, key_variable)
     warn_untrained(detector)
     # Of plain folders all the good images are tested on: the detector has learned elsewhere.
     found = open_from_options(**data, train_share=0.0)

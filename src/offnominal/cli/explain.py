@@ -35,7 +35,6 @@ def explain(
     references : list of str or None
         Where to look for references that are no longer where they were; repeatable.
     """
-    from offnominal.detectors.registry import load
     from offnominal.explain.explanation import explain as explained
     from offnominal.explain.picture import draw
     from offnominal.paths import is_own
@@ -48,7 +47,9 @@ def explain(
     options.check_picture(target)
     if is_own(image):
         raise OptionError(f"{image}: drawn by Offnominal, not a picture of a part")
-    explanation = explained(load(model, weights, device), image, worst, references or ())
+    explanation = explained(
+        options.open_model(model, weights, device), image, worst, references or ()
+    )
     line = json_line(explanation.as_row())
     save_picture(target, draw(explanation))
     if sys.stdout.isatty():

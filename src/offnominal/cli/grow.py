@@ -122,7 +122,7 @@ def history(model: options.Model, as_json: options.Json = False) -> None:
 
 def _load(step: str, model: Path, weights: str | None, device: str) -> Any:
     """The detector of a model file, if its method can take a step without another fit."""
-    from offnominal.detectors.registry import METHODS, load
+    from offnominal.detectors.registry import METHODS
     from offnominal.modelfile import read_header
 
     able = {"all": ("add", "forget", "undo"), "adds": ("add",), "no": ()}
@@ -133,7 +133,7 @@ def _load(step: str, model: Path, weights: str | None, device: str) -> Any:
             f"{method} cannot {step}: it does not keep what it learned image by image. Fit it anew "
             f"with the images that it should know, or choose another method ({others})"
         )
-    return load(model, weights, device)
+    return options.open_model(model, weights, device)
 
 
 def _time(text: str | None) -> datetime | None:

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from offnominal.cli.terminal import waiting
 from offnominal.errors import OptionError
+from offnominal.text import printable
 
 if TYPE_CHECKING:
     from offnominal.backbones.cache import FeatureCache
@@ -84,6 +86,20 @@ def open_cache(folder: Path | None, gigabytes: float) -> "FeatureCache":
     return FeatureCache(folder or default_cache(), int(gigabytes * 10**9))
 
 
+def open_model(
+    model: Path | str,
+    weights: str | None,
+    device: str,
+    endpoint: str | None = None,
+    key_variable: str | None = None,
+) -> "Detector":
+    """:func:`offnominal.load`, which takes its time where torch is still to be imported."""
+    with waiting(f"opening {printable(model)}"):
+        from offnominal.detectors.registry import load
+
+        return load(model, weights, device, endpoint, key_variable)
+
+
 def build_detector(method: str, given: dict[str, Any], sets: list[str] | None = None) -> "Detector":
     """Construct a method with the options that were given; the others keep their defaults."""
     from offnominal.benchmark.grid import parse_sets
@@ -96,7 +112,8 @@ def build_detector(method: str, given: dict[str, Any], sets: list[str] | None = 
         chosen[name] = values[0]
     if "weights" in chosen:
         chosen["weights"] = _absolute(chosen["weights"])
-    return detector_class(method)(**chosen)
+    with waiting(f"preparing {printable(method)}"):
+        return detector_class(method)(**chosen)
 
 
 def _absolute(files: str) -> str:

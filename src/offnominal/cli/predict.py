@@ -18,7 +18,6 @@ from offnominal.cli.info import not_inspected
 from offnominal.cli.terminal import ANOMALIES, Unreadable, count, progress_bar, say, warn_untrained
 from offnominal.errors import ImageError, OptionError
 from offnominal.paths import PassedOver, find_images
-from offnominal.scoring import size_of
 
 if TYPE_CHECKING:
     from offnominal.cli.writer import Sink
@@ -170,8 +169,6 @@ def _of_model(
 ) -> _Task:
     import hashlib
 
-    from offnominal.detectors.registry import load
-
     if len(arguments) < 2:
         raise OptionError("give a model file and at least one image, folder or glob")
     for name in [name for name, value in of_batch.items() if value is not None]:
@@ -183,7 +180,7 @@ def _of_model(
     with Path(model).open("rb") if Path(model).is_file() else nullcontext() as file:
         # Tells model files apart, thresholds included; of the file as it is opened, not replaced.
         digest = hashlib.file_digest(file, "sha256").hexdigest() if file else ""
-    detector = load(model, weights, device, *asked)
+    detector = options.open_model(model, weights, device, *asked)
     detector.predict([])  # raises what every image would meet, before there is a folder
     # Whoever is asked elsewhere is another model.
     run = {"model": digest} | ({"endpoint": asked[0]} if asked[0] else {})
@@ -237,7 +234,7 @@ def _score(
                 prediction = replace(prediction, threshold=threshold)
             if prediction.source not in sink.done:
                 sink.write(prediction)
-                sizes[size_of(prediction.image)] += 1
+                sizes[prediction.image.shape[0], prediction.image.shape[1]] += 1
     for words in not_inspected(task.detector, sizes):
         say(f"not inspected: {words}")
     return len(task.files) - len(todo)

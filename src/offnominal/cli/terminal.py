@@ -128,6 +128,18 @@ Advance = Callable[[str, int], None]
 _UNITS = {"coreset": "patches", "distributions": "places"}
 
 
+@contextmanager
+def waiting(what: str) -> Iterator[None]:
+    """Say on a terminal what takes its time before there is any progress to show."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status(what):
+        yield
+
+
 def _lines_of_progress(total: int | None) -> Advance:
     """A line now and then: a log shows that something goes on, and how far it is."""
     began = last = time.monotonic()
@@ -161,9 +173,11 @@ def progress_bar(total: int | None) -> Iterator[Advance]:
     )
     tasks: dict[str, bars.TaskID] = {}
     with bars.Progress(*columns, console=Console(stderr=True)) as bar:
+        first = bar.add_task("starting", total=None, rate="")
 
         def advance(stage: str, done: int) -> None:
             unit = _UNITS.get(stage, "images")
+            bar.update(first, visible=False)
             if stage not in tasks:
                 known = total if unit == "images" else None
                 tasks[stage] = bar.add_task(stage, total=known, rate="")

@@ -9,6 +9,7 @@ import typer
 from offnominal.cli import options
 from offnominal.cli.command import MethodOptions, Option, method_options, options_of
 from offnominal.cli.datasets import open_from_options
+from offnominal.cli.stop import telling
 from offnominal.cli.terminal import Unreadable, progress_bar, say, warn_untrained
 from offnominal.errors import OptionError
 
@@ -48,20 +49,20 @@ def train(
     overwrite : bool
         Begin anew where files of another training are.
     """
-    from offnominal.detectors.language.training.learners import TRAINABLE
-    from offnominal.detectors.language.training.samples import choose_samples
-    from offnominal.language.names import read_class_names
-    from offnominal.train import train as train_on
+    with telling(lambda: f"the same command goes on with {output}"):
+        from offnominal.detectors.language.training.learners import TRAINABLE
+        from offnominal.detectors.language.training.samples import choose_samples
+        from offnominal.language.names import read_class_names
+        from offnominal.train import train as train_on
 
-    of_recipe, of_learner = _recipe(method), _settings(method)
-    recipe = replace(TRAINABLE[method].recipe, **_taken(given, of_recipe))
-    settings = _taken(given, of_learner)
-    detector: Any = options.build_detector(method, given, sets)
-    dataset = open_from_options(data, **folders)
-    masks, advice = recipe.local_weight > 0, TRAINABLE[method].learner.else_masks
-    images = choose_samples(dataset.samples, split, masks, data, advice).samples
-    unreadable = Unreadable(strict)
-    try:
+        of_recipe, of_learner = _recipe(method), _settings(method)
+        recipe = replace(TRAINABLE[method].recipe, **_taken(given, of_recipe))
+        settings = _taken(given, of_learner)
+        detector: Any = options.build_detector(method, given, sets)
+        dataset = open_from_options(data, **folders)
+        masks, advice = recipe.local_weight > 0, TRAINABLE[method].learner.else_masks
+        images = choose_samples(dataset.samples, split, masks, data, advice).samples
+        unreadable = Unreadable(strict)
         with progress_bar(len(images) * recipe.epochs) as advance:
             outcome = train_on(
                 detector,
@@ -77,17 +78,16 @@ def train(
                 progress=advance,
                 tell=say,
             )
-    except (KeyboardInterrupt, SystemExit):
-        say(f"stopped; the same command goes on with {output}")
-        raise
-    for path in (outcome.files.losses, outcome.files.page, outcome.files.learned):
-        if path.exists():
-            say(f"wrote {path}")
-    warn_untrained(detector)
-    [option] = detector.file_options
-    use = f"offnominal fit --method {method} --{option.replace('_', '-')} {outcome.files.learned}"
-    typer.echo(f"Use them with: {use} -o MODEL")
-    unreadable.finish()
+        for path in (outcome.files.losses, outcome.files.page, outcome.files.learned):
+            if path.exists():
+                say(f"wrote {path}")
+        warn_untrained(detector)
+        [option] = detector.file_options
+        use = (
+            f"offnominal fit --method {method} --{option.replace('_', '-')} {outcome.files.learned}"
+        )
+        typer.echo(f"Use them with: {use} -o MODEL")
+        unreadable.finish()
 
 
 def train_options(args: list[str]) -> MethodOptions:

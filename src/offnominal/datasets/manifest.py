@@ -12,10 +12,11 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from offnominal.datasets.reading import GOOD_NAMES, Options, Reading, counted, such_as
+from offnominal.datasets.reading import GOOD_NAMES, Options, Reading, counted, listed, such_as
 from offnominal.datasets.sample import Sample
-from offnominal.datasets.tables import Files, plain, read_csv, read_text, shortened
+from offnominal.datasets.tables import Files, plain, read_csv, read_text
 from offnominal.errors import DatasetError
+from offnominal.text import brief
 
 __all__ = ["fits", "read"]
 
@@ -59,7 +60,7 @@ def fits(root: Path) -> bool:
 def _file(root: Path) -> Path | None:
     if root.is_file():
         return root if root.suffix.lower() in (*_TABLES, ".jsonl") else None
-    found = [root / name for name in _FILES if (root / name).is_file()]
+    found = listed(root, lambda path: path.name.lower() in _FILES and path.is_file())
     return found[0] if len(found) == 1 else None
 
 
@@ -159,9 +160,7 @@ def _sample(row: _Row, where: str, place: str, files: Files, name: str) -> Sampl
     image = files.image(row.image, where, place)
     mask = files.mask(row.mask, where) if row.mask else None
     if mask is not None and mask == image:
-        raise DatasetError(
-            f"{where}: {shortened(row.image)} is its own mask; leave the field empty"
-        )
+        raise DatasetError(f"{where}: {brief(row.image)} is its own mask; leave the field empty")
     defect = (row.defect or "defect") if label else "good"
     category = row.category or name
     return Sample(image, label, mask if label else None, defect, category, _SPLITS.get(split, ""))

@@ -1,5 +1,7 @@
 """Ground-truth masks: files or folders of files in, boolean arrays out."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -107,12 +109,13 @@ def inspect_mask(
     turns, largest = set(), 0
     try:
         for file in mask_files(sample.mask):
-            levels, turn, odd = _decode(file)
-            size = f"{levels.shape[1]}x{levels.shape[0]} for {shape[1]}x{shape[0]}"
-            if not same_aspect(levels.shape, shape):
-                if same_aspect(levels.shape, shape[::-1]) and _turn_of_file(sample.image) > 4:
+            own = _size_of(file)
+            size = f"{own[1]}x{own[0]} for {shape[1]}x{shape[0]}"
+            if not same_aspect(own, shape):
+                if same_aspect(own, shape[::-1]) and _turn_of_file(sample.image) > 4:
                     size += ", as its image was before its EXIF turn"
                 return None, [("misshapen", size)]
+            levels, turn, odd = _decode(file)
             marked = levels >= threshold
             union |= _fit(marked, shape, file)
             turns.add(turn)
@@ -147,7 +150,7 @@ def looks_like_mask(path: Path) -> bool:
         return False
     counts = np.bincount(levels.ravel(), minlength=256)
     between = int(counts[_BLACK:_WHITE].sum())
-    return between <= 0.05 * levels.size or np.count_nonzero(counts) <= 8
+    return between <= 0.05 * levels.size or int(np.count_nonzero(counts)) <= 8
 
 
 def mask_files(path: Path) -> list[Path]:
@@ -177,6 +180,21 @@ def same_aspect(size: tuple[int, ...], shape: tuple[int, ...]) -> bool:
 
 def _decode(path: Path) -> tuple[Levels, int, set[str]]:
     """Levels of a mask file, upright; its EXIF turn; and what is odd about it."""
+    with _opened(path) as picture:
+        turn = _turn_of(picture)
+        levels, odd = _levels(picture if turn == 1 else ImageOps.exif_transpose(picture))
+        return levels, turn, odd
+
+
+def _size_of(path: Path) -> tuple[int, int]:
+    """Height and width of a mask file, upright, before anything is decoded."""
+    with _opened(path) as picture:
+        size = picture.height, picture.width
+        return size[::-1] if _turn_of(picture) > 4 else size
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
     try:
         with Image.open(path) as picture:
             if picture.mode.startswith(("I", "F")):
@@ -188,9 +206,7 @@ def _decode(path: Path) -> tuple[Levels, int, set[str]]:
                 )
             if picture.width * picture.height > MAX_PIXELS:
                 raise DatasetError(f"{path}: the mask is larger than any image; export it again")
-            turn = _turn_of(picture)
-            levels, odd = _levels(picture if turn == 1 else ImageOps.exif_transpose(picture))
-            return levels, turn, odd
+            yield picture
     except DatasetError:
         raise
     except FileNotFoundError as error:
@@ -207,9 +223,11 @@ def _levels(picture: Image.Image) -> tuple[Levels, set[str]]:
     else:
         # Modes that reach RGBA only by way of another.
         by_way_of = {"La": "LA", "RGBa": "RGBA"}.get(picture.mode)
-        whole = (picture.convert(by_way_of) if by_way_of else picture).convert("RGBA")
-        colours, alpha = np.asarray(whole)[..., :3], np.asarray(whole)[..., 3]
-        if alpha.min() < 255:
+        whole = picture.convert(by_way_of) if by_way_of else picture
+        clear = "A" in whole.getbands() or "transparency" in whole.info
+        pixels = np.asarray(whole.convert("RGBA" if clear else "RGB"))
+        colours, alpha = pixels[..., :3], pixels[..., 3:].squeeze(2) if clear else None
+        if alpha is not None and alpha.min() < 255:
             odd.add("alpha")
             colours = (colours.astype(np.uint16) * alpha[..., None] // 255).astype(np.uint8)
         bright, dark = colours.max(axis=2), colours.min(axis=2)
@@ -218,7 +236,7 @@ def _levels(picture: Image.Image) -> tuple[Levels, set[str]]:
             odd.add("colour")
             if np.count_nonzero(dark >= 128) > dark.size / 2:
                 levels = bright - dark
-        if "alpha" in odd and levels.max() < 128:
+        if alpha is not None and "alpha" in odd and levels.max() < 128:
             levels = alpha  # black on nothing, or all of one colour
     counts = np.bincount(levels.ravel(), minlength=256)[_BLACK:_WHITE]
     if counts.sum() > levels.size / 10 and np.count_nonzero(counts) > _FEW_LEVELS:

@@ -17,8 +17,9 @@ from pydantic import BaseModel, Field, ValidationError
 
 from offnominal.datasets.reading import Options, Reading
 from offnominal.datasets.sample import Sample
-from offnominal.datasets.tables import Files, plain, read_text, shortened
+from offnominal.datasets.tables import Files, plain, read_text
 from offnominal.errors import DatasetError
+from offnominal.text import brief
 
 __all__ = ["fits", "read"]
 
@@ -52,7 +53,7 @@ def read(root: Path, options: Options) -> Reading:
                 f"{file}: {plain(split)} is not 'train' or 'test' with classes in it"
             )
         for category, entries in classes.items():
-            home = f"{split}/{shortened(category)}"
+            home = f"{split}/{brief(category)}"
             if not isinstance(entries, list):
                 raise DatasetError(f"{file}: {home} is no list; generate it again")
             for number, entry in enumerate(entries) if options.wants(category) else ():

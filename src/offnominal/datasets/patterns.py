@@ -128,10 +128,10 @@ PATTERNS: dict[str, Pattern] = {
 
 def _at(home: Path, place: str) -> list[Path]:
     """What lies at a place below a folder."""
-    found = [home]
+    found, how = [home], re.IGNORECASE | re.DOTALL  # a name may hold line breaks
     for step in place.split("/"):
         inside = [path for folder in found for path in listed(folder)]
-        found = [path for path in inside if re.fullmatch(step, path.name, re.IGNORECASE)]
+        found = [path for path in inside if re.fullmatch(step, path.name, how)]
     return found
 
 

@@ -12,8 +12,9 @@ from typing import Any
 
 from offnominal.datasets.reading import counted, such_as
 from offnominal.errors import DatasetError
+from offnominal.text import brief
 
-__all__ = ["Files", "plain", "read_csv", "read_text", "shortened"]
+__all__ = ["Files", "plain", "read_csv", "read_text"]
 
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
@@ -128,12 +129,12 @@ class Files:
                 else ("paths start at the manifest's folder")
             )
             thing = "file" if moved else "image"
-            raise DatasetError(f"{where}: no such {thing} {self.home / shortened(text)}; {start}")
+            raise DatasetError(f"{where}: no such {thing} {self.home / brief(text)}; {start}")
         real = os.path.realpath(path)
         if real in self._seen:
             earlier, name = self._seen[real]
             same = "" if name == text else f", as {name}"
-            raise DatasetError(f"{where}: {shortened(text)} is in {earlier} too{same}; remove one")
+            raise DatasetError(f"{where}: {brief(text)} is in {earlier} too{same}; remove one")
         self._seen[real] = place, text
         return path
 
@@ -141,7 +142,7 @@ class Files:
         """The mask at a path: a file, or a folder of several."""
         path = self._find(text, moved)
         if path is None:
-            missing = self.home / shortened(text)
+            missing = self.home / brief(text)
             raise DatasetError(f"{where}: no such mask {missing}; leave it empty if there is none")
         return path
 
@@ -213,9 +214,4 @@ def _exists(path: Path) -> bool:
 
 def plain(value: Any) -> str:
     """A value for a message, not too long."""
-    return shortened(repr(value))
-
-
-def shortened(text: str) -> str:
-    """A text for a message, without its middle if it is long."""
-    return text if len(text) <= 200 else f"{text[:120]}...{text[-60:]}"
+    return brief(repr(value))

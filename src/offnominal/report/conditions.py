@@ -20,7 +20,8 @@ def conditions(cells: Sequence[FinishedCell], setups: Sequence[Setup]) -> dict[s
     packages = sorted({name for cell in cells for name in cell.run.get("packages") or {}})
     for name, term in (_STATED | _MACHINE | {name: name for name in packages}).items():
         runs = [(cell.run.get("packages") or {}) | cell.run for cell in cells]
-        values = list(dict.fromkeys(str(run.get(name, "not known")) for run in runs))
+        known = ["not known" if run.get(name) is None else str(run[name]) for run in runs]
+        values = list(dict.fromkeys(known))
         rows.append((term, join(values)))
         if len(values) > 1:
             effect = "times" if name in _MACHINE else "figures"

@@ -90,7 +90,7 @@ def write(
     paragraphs = [headline] if isinstance(headline, str) else list(headline)
     common = {"title": title, "headline": paragraphs, "version": __version__, "warning": ""}
     html = _templates().get_template(template).render(common | values)
-    write_atomically(path, html.encode())
+    write_atomically(path, html.encode("utf-8", "backslashreplace"))
     return path
 
 

@@ -126,5 +126,6 @@ def _machine(setup: Setup) -> str:
     device = str(run.get("device", "not known"))
     if device != "cpu":
         return printable(device)
-    threads = count(run["threads"], "thread") if "threads" in run else "threads not known"
+    known = run.get("threads")
+    threads = "threads not known" if known is None else count(known, "thread")
     return printable(f"{run.get('cpu', 'CPU')}, {threads}")
