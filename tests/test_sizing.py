@@ -28,11 +28,11 @@ def noise(height, width, seed=0):
 @pytest.mark.parametrize(
     ("size", "resolution", "multiple", "resize", "resized", "seen"),
     [
-        ((361, 494), 448, 14, "short", (448, 613), (448, 616)),
-        ((494, 361), 448, 14, "short", (613, 448), (616, 448)),
-        ((1000, 1000), 450, 14, "short", (450, 450), (462, 462)),
+        ((361, 494), 448, 14, "short", (448, 616), (448, 616)),
+        ((494, 361), 448, 14, "short", (616, 448), (616, 448)),
+        ((1000, 1000), 450, 14, "short", (448, 448), (448, 448)),
         ((20, 1000), 14, 14, "short", (14, 700), (14, 700)),
-        ((8, 8), 15, 14, "short", (15, 15), (28, 28)),
+        ((8, 8), 20, 14, "short", (14, 14), (14, 14)),
         ((361, 494), 448, 14, "crop", (448, 613), (448, 602)),
         ((494, 361), 448, 14, "crop", (613, 448), (602, 448)),
         ((1000, 1000), 450, 14, "crop", (450, 450), (448, 448)),
@@ -97,13 +97,9 @@ def check_against_torchvision(image, resolution):
     assert pixels.dtype == np.float32
     assert pixels.flags.c_contiguous
     np.testing.assert_array_equal(pixels, reference[:, :height, :width].numpy())
-    whole = to_pixels(resize_image(image, resolution, 14), MEAN, STD)
-    np.testing.assert_array_equal(whole[:, :rows, :columns], reference.numpy())
-    assert all(
-        0 <= side - own < 14 for side, own in zip(whole.shape[1:], (rows, columns), strict=True)
-    )
-    if whole.shape[1] > rows:  # the border itself is not repeated
-        np.testing.assert_array_equal(whole[:, rows], whole[:, rows - 2])
+    whole = resize_image(image, resolution, 14)
+    sides = zip(whole.shape[:2], (rows, columns), strict=True)
+    assert all(side % 14 == 0 and abs(side - own) <= 7 for side, own in sides)
 
 
 def test_square_equals_torchvision():

@@ -46,8 +46,7 @@ class Scores(NamedTuple):
         Multiplies the statistic of the patches (PatchCore's eq. 7).
     window : (top, left, height, width) or None
         What the patches cover, in pixels of the image. None: the image. It may reach beyond the
-        image at the bottom and the right, where patches were completed; where it stops short, the
-        map is 0.
+        image at the bottom and the right (tiles); where it stops short, the map is 0.
     stride : int
         Pixels that the network saw to a patch.
     """

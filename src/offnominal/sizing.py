@@ -1,9 +1,9 @@
-"""From an image to a network's grid: resizing, padding, normalising, and tiles for large images.
+"""From an image to a network's grid: resizing, cropping, normalising, and tiles for large images.
 
 The default is what AnomalyDINO's released code does (Damm et al., WACV 2025), the shorter side to a
 resolution by Pillow's antialiased bicubic filter, but for the last patches at the right and at the
-bottom: there the image is mirrored until they are whole, where the released code (``crop``) cuts
-them off, so that what lies there is never seen.
+bottom: each side is rounded to whole patches, where the released code (``crop``) cuts off what does
+not fill one, so that what lies there is never seen.
 """
 
 import math
@@ -33,7 +33,7 @@ class Tile(NamedTuple):
 def fit_size(
     height: int, width: int, resolution: int, multiple: int, resize: Resize
 ) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Sizes that an image is resized to, and then padded or cropped to.
+    """Sizes that an image is resized to, and then cropped to.
 
     Parameters
     ----------
@@ -45,14 +45,16 @@ def fit_size(
         The network's patch size or stride, in pixels.
     resize : {"short", "crop", "square"}
         ``"short"`` and ``"crop"`` keep the shape: the longer side becomes
-        ``int(resolution * longer / shorter)``. ``"square"`` does not: both sides become
-        `resolution`, rounded down to `multiple`.
+        ``int(resolution * longer / shorter)``. With ``"short"`` each side then becomes the nearest
+        multiple of `multiple`, which stretches the image by less than half a patch and leaves
+        nothing out. ``"square"`` does not keep it: both sides become `resolution`, rounded down to
+        `multiple`.
 
     Returns
     -------
     resized, seen : tuple of int
-        (height, width) each; `seen` are the next multiples of `multiple`: upwards for ``"short"``,
-        downwards for ``"crop"``.
+        (height, width) each; `seen` is less than `resized` with ``"crop"`` only, a multiple of
+        `multiple`.
 
     Raises
     ------
@@ -70,11 +72,15 @@ def fit_size(
         raise OptionError(f"resize={resize!r}: expected 'short', 'crop' or 'square'")
     longer = int(resolution * max(height, width) / min(height, width))
     resized = (resolution, longer) if height <= width else (longer, resolution)
-    whole = math.ceil if resize == "short" else math.floor
-    return resized, (
-        whole(resized[0] / multiple) * multiple,
-        whole(resized[1] / multiple) * multiple,
-    )
+    if resize == "crop":
+        return resized, (resized[0] - resized[0] % multiple, resized[1] - resized[1] % multiple)
+    whole = nearest(resized[0], multiple), nearest(resized[1], multiple)
+    return whole, whole
+
+
+def nearest(side: int, multiple: int) -> int:
+    """The multiple that is nearest to a length of at least half of it."""
+    return max(1, round(side / multiple)) * multiple
 
 
 def resize_image(
@@ -83,7 +89,7 @@ def resize_image(
     multiple: int,
     resize: Resize = "short",
 ) -> NDArray[np.uint8]:
-    """Resize an image, and pad or crop it to whole patches; see :func:`fit_size`.
+    """Resize an image, and crop it if asked to; see :func:`fit_size`.
 
     Parameters
     ----------
@@ -98,15 +104,7 @@ def resize_image(
     height, width = image.shape[:2]
     resized, seen = fit_size(height, width, resolution, multiple, resize)
     picture = Image.fromarray(image).resize(resized[::-1], Image.Resampling.BICUBIC)
-    return completed(np.asarray(picture), 0, 0, *seen)
-
-
-def completed(
-    image: NDArray[np.uint8], top: int, left: int, height: int, width: int
-) -> NDArray[np.uint8]:
-    """A copy of a window of an image; where it reaches beyond, the image is mirrored."""
-    there = image[top : top + height, left : left + width]
-    return np.array(pad_image(there, height, width), order="C")
+    return np.array(np.asarray(picture)[: seen[0], : seen[1]], order="C")
 
 
 def to_pixels(

@@ -19,7 +19,6 @@ from offnominal.scoring import Size, Window, size_of
 from offnominal.sizing import (
     Resize,
     blend_tiles,
-    completed,
     fit_size,
     pad_image,
     resize_image,
@@ -71,7 +70,7 @@ class View:
         edges are whole numbers.
     window : (top, left, height, width) or None
         What its patch scores are laid over, in whole pixels of the image. It reaches beyond the
-        image where the last patches were completed. None: the image, over which a grid is stretched
+        image where tiles were completed. None: the image, over which a grid is stretched
         that a crop to whole patches has cut off.
     angle, flip : float, {"", "rows", "columns"}
         How the image was turned (degrees, anticlockwise) and then flipped (upside down, left to
@@ -103,12 +102,9 @@ def whole_view(
 ) -> View:
     """The whole image, uint8 (H, W, 3), sized as :func:`~offnominal.sizing.fit_size` says."""
     height, width = image.shape[:2]
-    resized, seen = fit_size(height, width, resolution, multiple, resize)
+    resized, _ = fit_size(height, width, resolution, multiple, resize)
     sized = resize_image(image, resolution, multiple, resize)
-    frame = _scaling(width / resized[1], height / resized[0])
-    # Scores of a crop are stretched, as the released code stretches them.
-    window = None if resize == "crop" else _covered(frame, seen, (height, width))
-    return View(to_pixels(sized, mean, std), frame, window)
+    return View(to_pixels(sized, mean, std), _scaling(width / resized[1], height / resized[0]))
 
 
 def cropped_view(
@@ -121,24 +117,22 @@ def cropped_view(
 ) -> View:
     """A window (top, left, height, width) of the image resized bilinearly, as PatchCore looks.
 
-    Where it reaches beyond the image, that is mirrored. ``laid_over``: its patch scores are
-    stretched over the whole image.
+    ``laid_over``: its patch scores are stretched over the whole image.
     """
     top, left, height, width = window
     picture = Pillow.fromarray(image).resize(resized[::-1], Pillow.Resampling.BILINEAR)
-    cut = completed(np.asarray(picture), top, left, height, width)
+    cut = np.asarray(picture)[top : top + height, left : left + width]
     down, across = image.shape[0] / resized[0], image.shape[1] / resized[1]
     frame = _scaling(across, down, left * across, top * down)
-    covered = None if laid_over else _covered(frame, (height, width), size_of(image))
-    return View(to_pixels(cut, mean, std), frame, covered)
-
-
-def _covered(frame: Affine, seen: Size, size: Size) -> Window | None:
-    """The window that an upright view (h, w) covers of an image (H, W); None: just the image."""
-    left, top = np.rint(frame[:, 2]).astype(int).tolist()
-    right, bottom = np.rint(frame @ [seen[1], seen[0], 1]).astype(int).tolist()
-    window = (top, left, bottom - top, right - left)
-    return None if window == (0, 0, *size) else window
+    above, before = round(top * down), round(left * across)
+    seen = (
+        above,
+        before,
+        round((top + height) * down) - above,
+        round((left + width) * across) - before,
+    )
+    whole = laid_over or seen == (0, 0, *size_of(image))
+    return View(to_pixels(cut, mean, std), frame, None if whole else seen)
 
 
 def tiled_views(

@@ -1,6 +1,5 @@
 """SubspaceAD: its sums against recomputation, and the detector on drawn and real parts."""
 
-import json
 from pathlib import Path
 
 import cv2
@@ -8,13 +7,12 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from sklearn.decomposition import PCA
 from sklearn.metrics import roc_auc_score
 from tests.looks import pixels_of
 from tests.seeded import save_dinov2_vits14
 
-from offnominal import load
+from offnominal import load, modelfile
 from offnominal.detectors.batch.subspacead_batched import BatchedSubspaceAD
 from offnominal.detectors.distribution.subspacead import SubspaceAD, reference_angles
 from offnominal.detectors.subspace import Moments, Subspace
@@ -239,9 +237,7 @@ def test_options_and_the_number_of_components_are_in_the_file(
     assert header["options"]["variance"] == 0.9
     assert header["learned"]["kept_"] > 0
     header["learned"]["kept_"] = 1
-    with safe_open(path, framework="pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    save_file(tensors, tmp_path / "b.offn", metadata={"offnominal": json.dumps(header)})
+    modelfile.write(tmp_path / "b.offn", header, modelfile.read(path, header))
     first, second = (
         load(tmp_path / name, device="cpu").predict(fabrics[3])[0].score
         for name in ("a.offn", "b.offn")

@@ -174,6 +174,8 @@ class PatchCore(BankDetector):
         resolution = self.resolution or self.default_resolution(net)
         size = (image.shape[0], image.shape[1])
         resize = self.resize or net.resize
+        if self.crop and resize == "short":
+            resize = "crop"  # the shape to the pixel: what is seen is settled by the crop itself
         resized, (height, width) = fit_size(*size, resolution, net.multiple, resize)
         top = left = 0
         if self.crop:
@@ -186,7 +188,7 @@ class PatchCore(BankDetector):
                 raise OptionError(f"--crop {self.crop}: {net.name} takes at least {step} px")
             # Rounded as torchvision's CenterCrop rounds.
             top, left = round((resized[0] - height) / 2), round((resized[1] - width) / 2)
-        window, stretched = (top, left, height, width), resize == "crop" and not self.crop
+        window, stretched = (top, left, height, width), not self.crop
         return [cropped_view(image, resized, window, net.mean, net.std, laid_over=stretched)]
 
     def embed(self, pixels: Tensor) -> Tensor:
