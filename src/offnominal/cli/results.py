@@ -159,7 +159,8 @@ class ResultWriter(Sink):
             wrong = "its results are of another model or other options"
             told = wrong if resume else "holds results already; --resume goes on with them"
             raise OptionError(f"-o {self.folder}: {told}; --overwrite starts afresh")
-        return [row for row in self._written() if "score" in row]
+        rows = {row["image"]: row for row in self._written() if "score" in row}
+        return list(rows.values())
 
     def _clear(self) -> None:
         """Take away what an earlier run drew, lest it be taken for this one's."""
@@ -245,6 +246,7 @@ class ResultWriter(Sink):
             for line in lines:
                 try:
                     row = json.loads(line)
+                    json_line(row)  # what cannot be written again was not written here
                     if "score" in row:
                         _Row.model_validate(row, strict=False)
                     elif not (isinstance(row["image"], str) and isinstance(row["error"], str)):
