@@ -170,7 +170,7 @@ def read_json(path: Path, schema: type[M]) -> dict[str, Any]:
         If it cannot be read, is not as it was written, or does not say what it must.
     """
     try:
-        content = json.loads(_read(path))
+        content = _each_encoded(json.loads(_read(path)))
         return schema.model_validate(content).model_dump()
     except ValidationError as error:
         one = error.errors(include_url=False)[0]
@@ -320,6 +320,13 @@ def _encoded(value: Any) -> Any:
         except UnicodeEncodeError:
             return printable(value)
     return value
+
+
+def _each_encoded(value: Any) -> Any:
+    """Values of JSON, their texts such as every table and page can hold."""
+    if isinstance(value, dict):
+        return {_encoded(key): _each_encoded(entry) for key, entry in value.items()}
+    return [*map(_each_encoded, value)] if isinstance(value, list) else _encoded(value)
 
 
 def _nulls(value: Any) -> Any:
