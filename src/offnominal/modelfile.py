@@ -9,7 +9,7 @@ anything is decided with it. Nothing here knows what a detector is.
 import hashlib
 import json
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
@@ -25,7 +25,7 @@ from offnominal.atomic import replacing
 from offnominal.errors import ModelFileError
 from offnominal.text import brief
 
-__all__ = ["FORMAT", "is_model", "read", "read_header", "write"]
+__all__ = ["FORMAT", "is_model", "read", "read_header", "verify", "write"]
 
 # 4: checksums, and sizes that complete the last patch; 3 and before had neither.
 FORMAT = 4
@@ -145,7 +145,10 @@ def first_of(error: ValidationError) -> str:
 
 
 def read(
-    path: Path, header: Mapping[str, Any], framework: Literal["np", "pt"] = "np"
+    path: Path,
+    header: Mapping[str, Any],
+    framework: Literal["np", "pt"] = "np",
+    later: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The tensors of a model file by name: numpy arrays, or PyTorch's, which are memory-mapped.
 
@@ -154,6 +157,10 @@ def read(
     path : Path
     header : mapping
         What :func:`read_header` gave: its checksums are held against the tensors.
+    framework : {"np", "pt"}
+    later : dict or None
+        Takes the large tensors, whose checksums :func:`verify` is to compare before they are used:
+        to read all of a bank takes longer than to map it.
 
     Raises
     ------
@@ -167,15 +174,30 @@ def read(
         raise ModelFileError(
             f"{path}: damaged ({brief(error)}); copy it again or fit it anew"
         ) from error
-    sums: dict[str, list[int]] = header[_SUMS]
-    wrong = sums.keys() ^ tensors.keys()
-    wrong |= {name for name in tensors.keys() & sums.keys() if _sums(tensors[name]) != sums[name]}
-    if wrong:
-        raise ModelFileError(
-            f"{path}: {', '.join(sorted(wrong))} not as written (checksum); copy it again or fit "
-            "it anew"
-        )
+    if odd := header[_SUMS].keys() ^ tensors.keys():
+        raise _changed(path, odd)
+    large = {name: t for name, t in tensors.items() if t.nbytes > _PIECE and later is not None}
+    verify(path, header, {name: t for name, t in tensors.items() if name not in large})
+    if later is not None:
+        later |= large
     return tensors
+
+
+def verify(path: Path, header: Mapping[str, Any], tensors: Mapping[str, Any]) -> None:
+    """Hold tensors of a model file against their checksums.
+
+    Raises
+    ------
+    ModelFileError
+        If they are not as they were written.
+    """
+    if wrong := {name for name, tensor in tensors.items() if _sums(tensor) != header[_SUMS][name]}:
+        raise _changed(path, wrong)
+
+
+def _changed(path: Path, names: Iterable[str]) -> ModelFileError:
+    told = "not as written (checksum); copy it again or fit it anew"
+    return ModelFileError(f"{path}: {', '.join(sorted(names))} {told}")
 
 
 def _sums(tensor: Any) -> list[int]:

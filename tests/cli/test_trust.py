@@ -18,7 +18,8 @@ from tests.cli.conftest import offnominal as run
 
 from offnominal import AnomalyDINO, load, modelfile
 from offnominal.cli.results import ResultWriter, picture_names
-from offnominal.errors import ImageError, OptionError
+from offnominal.cli.writer import Printer
+from offnominal.errors import ImageError, ModelFileError, OptionError
 from offnominal.paths import is_own
 from offnominal.prediction import Prediction
 from offnominal.scoring import Scores
@@ -219,21 +220,20 @@ def test_a_fresh_start_takes_old_pictures_away(models: Path, tmp_path: Path) -> 
 # -- nothing is said to be done that is not -------------------------------------------------------
 
 
-def test_results_taken_away_during_the_run_are_an_error(models: Path, tmp_path: Path) -> None:
-    names = "\n".join([str(models / f"{n % 9}.png") for n in range(9)])
-    out = tmp_path / "out"
-    code = (
-        "import shutil, sys; from offnominal.cli import app, results\n"
-        "write = results.ResultWriter.write\n"
-        "def gone(self, prediction):\n"
-        "    write(self, prediction)\n"
-        "    if self.rows == 3: shutil.rmtree(self.folder)\n"
-        "results.ResultWriter.write = gone\n"
-        f"app(['predict', {str(models / 'part.offn')!r}, '-', '-o', {str(out)!r}])\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], input=names, capture_output=True, text=True,
-                          check=False)  # fmt: skip
-    assert done.returncode == 2, done.stderr
+def test_results_taken_away_during_the_run_are_an_error(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = ResultWriter.write
+
+    def gone(self: ResultWriter, prediction: Prediction) -> None:
+        write(self, prediction)
+        if self.rows == 3:
+            shutil.rmtree(self.folder)
+
+    monkeypatch.setattr(ResultWriter, "write", gone)
+    images = [models / f"{n}.png" for n in range(9)]
+    done = run("predict", models / "part.offn", *images, "-o", tmp_path / "out")
+    assert done.returncode == 2
     assert "was taken away" in done.stderr
     assert "results in" not in done.stderr
 
@@ -374,22 +374,23 @@ def test_a_stop_by_the_system_says_what_is_kept(models: Path, tmp_path: Path) ->
     assert (out / "results.csv").exists()
 
 
-def test_a_model_that_is_written_into_during_a_run_stops_it(models: Path, tmp_path: Path) -> None:
+def test_a_model_that_is_written_into_during_a_run_stops_it(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = tmp_path / "part.offn"
     shutil.copy(models / "part.offn", model)
-    code = (
-        "import os, sys; from offnominal.cli import app, writer\n"
-        "write = writer.Printer.write\n"
-        "def change(self, prediction):\n"
-        "    write(self, prediction)\n"
-        "    with open(sys.argv[1], 'r+b') as file: file.seek(-1, 2); file.write(b'x')\n"
-        "writer.Printer.write = change\n"
-        "app(['predict', *sys.argv[1:]])\n"
-    )
-    told = [sys.executable, "-c", code, str(model), str(models / "0.png"), str(models / "1.png")]
-    done = subprocess.run(told, capture_output=True, text=True, check=False)
-    assert done.returncode == 2, done.stderr
+    write = Printer.write
+
+    def change(self: Printer, prediction: Prediction) -> None:
+        write(self, prediction)
+        with model.open("r+b") as file:
+            file.seek(-1, 2)
+            file.write(b"x")
+
+    monkeypatch.setattr(Printer, "write", change)
+    done = run("predict", model, models / "0.png", models / "1.png")
+    assert done.returncode == 2
     assert "was written into during the run" in done.stderr
     assert len(done.stdout.splitlines()) == 1
-    with pytest.raises(Exception, match="checksum"):
+    with pytest.raises(ModelFileError, match="checksum"):
         modelfile.read(model, modelfile.read_header(model))

@@ -171,6 +171,33 @@ def test_a_flipped_bit_anywhere_is_found(fabric_model: Path, tmp_path: Path, pla
         load(path)
 
 
+def test_a_flipped_bit_of_a_large_bank_is_found_before_it_is_used(
+    fabric_model: Path, tmp_path: Path, parts: Path
+) -> None:
+    """Such a bank is mapped, and only read when it is looked into."""
+    tensors, path = tensors_of(fabric_model), tmp_path / "large.offn"
+    rows = 6 * 2**20 // (4 * tensors["bank.rows"].shape[1])
+    for name in [name for name in tensors if name.startswith("bank.")]:
+        column = tensors[name]
+        tensors[name] = column.repeat(1 + rows // len(column), *([1] * (column.ndim - 1)))
+    rewrite(fabric_model, path, tensors)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    detector = load(path, device="cpu")
+    test = next((parts / "fabric" / "test").rglob("*.png"))
+    for use in (
+        lambda: detector.predict(test),
+        lambda: detector.predict(test),
+        lambda: detector.save(tmp_path / "again.offn"),
+        lambda: detector.rescored(aggregate="max"),
+        lambda: detector.add([test]),
+        lambda: detector.forward(torch.zeros(1, 3, 64, 64)),
+    ):
+        with pytest.raises(ModelFileError, match=r"large.offn: bank.rows not as written"):
+            use()
+
+
 def test_a_changed_header_is_found(fabric_model: Path, tmp_path: Path) -> None:
     content = fabric_model.read_bytes()
     path = tmp_path / "changed.offn"

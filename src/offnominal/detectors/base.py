@@ -1,7 +1,7 @@
 """What every detector shares: images in, leave-one-out, calibration, predictions out."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -92,6 +92,7 @@ class Detector(Judge, ABC):
         self.sixteen_bit = sixteen_bit
         self.smoothing = smoothing
         self.false_reject = false_reject
+        self.unverified: Callable[[], None] | None = None
         self.expected: int | None = None  # how many images a fit was given, where that is known
         self._forget_references()
 
@@ -177,6 +178,7 @@ class Detector(Judge, ABC):
         """
         images = several(images)
         self._forget_references()
+        self.unverified = None
         self.expected = len(images) if isinstance(images, Sequence) else None
         copies: list[str] = []
         kept = Sample(self.calibrate_on, self.seed)
@@ -278,6 +280,7 @@ class Detector(Judge, ABC):
         for name in changes:
             if name not in ("aggregate", "smoothing", "false_reject"):
                 raise OptionError(f"{name}: takes another fit; only the scoring can be changed")
+        self.verify()
         other = self.twin(changes)
         other.restore(deepcopy(self.header()), self.tensors())  # nothing that changes is shared
         other.good.remeasure(other.judged, other.references.active)
@@ -346,3 +349,10 @@ class Detector(Judge, ABC):
         """Raise a :class:`NotFittedError` unless something was learned."""
         if not self.fitted:
             raise NotFittedError(f"this {type(self).__name__} has learned nothing yet: call fit")
+        self.verify()
+
+    def verify(self) -> None:
+        """Compare what a file's large arrays hold with their checksums, before their first use."""
+        if self.unverified:
+            self.unverified()
+            self.unverified = None

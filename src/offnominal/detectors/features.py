@@ -223,6 +223,7 @@ class FeatureDetector(Detector):
         scores : Tensor of shape (B,), float32
         patch_scores : Tensor of shape (B, gh, gw), float32
         """
+        self.verify()
         seen: Size = (pixels.shape[-2], pixels.shape[-1])
         window = None if size is None or self.tile else self.views_of(size)[0].window
         found = [self.compare(self.embed(one)) for one in pixels]

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -315,11 +316,13 @@ def load(
         raise ModelFileError(
             f"{path}: its options do not fit its method ({brief(error)})"
         ) from error
-    tensors = modelfile.read(path, header, "pt")
+    large: dict[str, Any] = {}
+    tensors = modelfile.read(path, header, "pt", large)
     try:
         detector.restore(header, tensors)
     except ModelFileError as error:
         raise ModelFileError(f"{path}: {error}") from error
+    detector.unverified = partial(modelfile.verify, path, header, large) if large else None
     named = {name for name in kind.confirmed_options if getattr(detector, name) is not None}
     detector.unconfirmed = frozenset(named - said.keys())
     return detector
