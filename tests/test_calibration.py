@@ -83,3 +83,14 @@ def test_p_value_counts_good_images_at_least_as_high() -> None:
 def test_impossible_rates_are_refused(rate: float) -> None:
     with pytest.raises(OptionError, match="--false-reject"):
         choose_threshold([1.0, 2.0], rate)
+
+
+@pytest.mark.parametrize("scores", [[0] * 200, [0, 0, 0, 0], [1e-9, 1, 1e9, 1e-9]])
+def test_scores_that_tell_nothing_apart_set_no_threshold(scores: list[float]) -> None:
+    assert choose_threshold(scores, 0.01) is None
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_scores_that_are_no_numbers_are_refused(value: float) -> None:
+    with pytest.raises(OptionError, match="not finite"):
+        choose_threshold([1, 2, value], 0.3)

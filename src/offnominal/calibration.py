@@ -18,6 +18,10 @@ from offnominal.errors import OptionError
 __all__ = ["Threshold", "check_rate", "choose_threshold", "p_value"]
 
 
+# Times the largest score of a good image: a threshold beyond it would pass whatever comes.
+_FARTHEST = 100
+
+
 @dataclass(frozen=True)
 class Threshold:
     """A threshold and what it promises.
@@ -91,8 +95,8 @@ def choose_threshold(scores: ArrayLike, false_reject: float) -> Threshold | None
         The conformal threshold where n >= 1 / rate - 1. Otherwise an estimate: the upper prediction
         bound of the next score with the logarithms of the scores taken as normal (mean + t s
         sqrt(1 + 1/n), Student's t with n - 1 degrees of freedom), never under the largest score.
-        None where even that cannot be had: with fewer than three scores, or where the bound is
-        beyond all numbers.
+        None where even that cannot be had: with fewer than three scores, where the bound lies a
+        hundred times above the largest, or where all are 0, so that nothing was told apart.
 
     Raises
     ------
@@ -104,6 +108,8 @@ def choose_threshold(scores: ArrayLike, false_reject: float) -> Threshold | None
     if not np.isfinite(values).all():
         raise OptionError("scores: some are not finite, so no threshold follows from them")
     n = len(values)
+    if not values.any():  # nothing was told apart, so nothing can be decided by it
+        return None
     # The tolerance keeps (n + 1) * (1 - rate) that is whole in exact arithmetic from rounding up.
     rank = math.ceil((n + 1) * (1 - false_reject) - 1e-9)
     if rank <= n:
@@ -114,7 +120,7 @@ def choose_threshold(scores: ArrayLike, false_reject: float) -> Threshold | None
 
     logs = np.log(np.maximum(values, np.finfo(np.float64).tiny))
     bound = logs.mean() + t.ppf(1 - false_reject, n - 1) * logs.std(ddof=1) * math.sqrt(1 + 1 / n)
-    if bound > math.log(np.finfo(np.float64).max):
+    if bound > math.log(_FARTHEST * max(float(values[-1]), np.finfo(np.float64).tiny)):
         return None
     return Threshold(max(float(np.exp(bound)), float(values[-1])), "estimate", false_reject, n)
 

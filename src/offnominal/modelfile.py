@@ -8,6 +8,7 @@ anything is decided with it. Nothing here knows what a detector is.
 
 import hashlib
 import json
+import os
 import zlib
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -64,7 +65,7 @@ def write(path: Path, header: Mapping[str, Any], tensors: Mapping[str, NDArray[A
     arrays = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
     sums = {name: _sums(array) for name, array in arrays.items()}
     full = {"format": FORMAT, "version": __version__, **header, _SUMS: sums}
-    path = path.absolute()
+    path = Path(os.path.realpath(path))  # a link leads to the model that is meant
     try:
         text = json.dumps(full, allow_nan=False)
         with replacing(path) as temporary:

@@ -163,6 +163,8 @@ def is_own(path: str | Path) -> bool:
     if suffix not in IMAGE_SUFFIXES:
         return suffix == ".offn"
     try:
+        if not Path(path).is_file():  # opening a pipe would wait for whoever writes into it
+            return False
         with Path(path).open("rb") as file:
             return MARK.encode() in file.read(256)
     except (OSError, ValueError):

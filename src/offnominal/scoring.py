@@ -198,7 +198,7 @@ def _bands(grid: int, full: int, size: int, sigma: float) -> list[_Band]:
         # Rows beyond the block that the Gaussian sees; at a true border they are reflected.
         low, high = max(0, top - reach), min(size, bottom + reach)
         weights, start, stop = _interpolation(grid, full, low, high)
-        if sigma > 0:
+        if reach:  # a narrower one is no blur
             weights = gaussian_filter1d(weights, sigma, axis=0, mode="reflect")
         kept = np.ascontiguousarray(weights[top - low : bottom - low], dtype=np.float32)
         bands.append((start, stop, kept))

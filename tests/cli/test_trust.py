@@ -17,6 +17,7 @@ from tests.cli.conftest import ENVIRONMENT, MAIN
 from tests.cli.conftest import offnominal as run
 
 from offnominal import AnomalyDINO, load, modelfile
+from offnominal.cli.options import changing
 from offnominal.cli.results import ResultWriter, picture_names
 from offnominal.cli.writer import Printer
 from offnominal.errors import ImageError, ModelFileError, OptionError
@@ -162,7 +163,7 @@ def test_results_of_something_else_stay(models: Path, tmp_path: Path, name: str)
 
 
 def test_a_model_takes_the_place_of_models_only(models: Path, tmp_path: Path) -> None:
-    mine = picture(tmp_path / "photo.png")
+    mine = picture(tmp_path / "photo.png").rename(tmp_path / "photo")
     before = mine.read_bytes()
     part = models / "part.offn"
     for command in (
@@ -297,7 +298,8 @@ def test_names_of_all_kinds(models: Path, tmp_path: Path) -> None:
     assert "\x1b" not in done.stderr
     lines = (tmp_path / "out" / "results.jsonl").read_text("utf-8").splitlines()
     rows = [json.loads(line) for line in lines]
-    assert {Path(row["image"]).stem for row in rows if "score" in row} == set(WILD)
+    told_of = {Path(row["image"]).stem for row in rows if "score" in row}
+    assert told_of == {name.replace("\udce9", r"\xe9") for name in WILD}
     assert all((tmp_path / "out" / row["overlay"]).is_file() for row in rows if "score" in row)
     with (tmp_path / "out" / "results.csv").open(encoding="utf-8", newline="") as file:
         cells = [row["image"] for row in csv.DictReader(file)]
@@ -310,9 +312,8 @@ def test_names_of_all_kinds(models: Path, tmp_path: Path) -> None:
                              check=False)  # fmt: skip
     assert printed.returncode == 3
     assert len(printed.stdout.splitlines()) == len(WILD)
-    assert {Path(json.loads(line)["image"]).stem for line in printed.stdout.splitlines()} == set(
-        WILD
-    )
+    stems = {Path(json.loads(line)["image"]).stem for line in printed.stdout.splitlines()}
+    assert stems == told_of
 
 
 def test_names_on_stdin_are_whole_lines(models: Path, tmp_path: Path) -> None:
@@ -322,7 +323,8 @@ def test_names_on_stdin_are_whole_lines(models: Path, tmp_path: Path) -> None:
     done = subprocess.run(told, input=os.fsencode(name) + b"\r\n\n", capture_output=True,
                           check=False)  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["image"] == str(name)
+    assert bytes.fromhex(json.loads(done.stdout)["image_bytes"]) == os.fsencode(name)
+    assert run("predict", models / "part.offn", "-", stdin="\n\n").returncode == 2
 
 
 def test_reasons_are_told_where_no_image_can_be_used(models: Path, tmp_path: Path) -> None:
@@ -394,3 +396,51 @@ def test_a_model_that_is_written_into_during_a_run_stops_it(
     assert len(done.stdout.splitlines()) == 1
     with pytest.raises(ModelFileError, match="checksum"):
         modelfile.read(model, modelfile.read_header(model))
+
+
+def test_another_picture_under_the_same_name_is_scored(models: Path, tmp_path: Path) -> None:
+    part = shutil.copy(models / "0.png", tmp_path / "part.png")
+    told = ["predict", models / "part.offn", part, "-o", tmp_path / "out"]
+    assert run(*told).returncode == 0
+    picture(Path(part), 99)
+    done = run(*told, "--resume", "--fail-on-anomaly", "--threshold", "0")
+    assert done.returncode == 2  # another threshold is another run
+    done = run(*told, "--resume")
+    assert "1 image, " in done.stderr
+    assert "done before" not in done.stderr
+    assert len((tmp_path / "out" / "results.jsonl").read_text().splitlines()) == 1
+
+
+def test_a_model_belongs_to_one_command_at_a_time(models: Path, tmp_path: Path) -> None:
+    model = Path(shutil.copy(models / "part.offn", tmp_path / "part.offn"))
+    before = model.read_bytes()
+    new = picture(tmp_path / "new.png", 50)
+    with changing(model):
+        for command in (["add", model, new], ["forget", model, models / "0.png"], ["undo", model],
+                        ["calibrate", model, new]):  # fmt: skip
+            done = run(*command)
+            assert done.returncode == 2, command
+            assert "another command is changing it" in done.stderr
+    assert model.read_bytes() == before
+    assert run("add", model, new).returncode == 0
+    assert {one.name for one in tmp_path.iterdir()} == {"part.offn", "new.png"}
+
+
+def test_a_link_leads_to_the_model_that_is_meant(models: Path, tmp_path: Path) -> None:
+    model = Path(shutil.copy(models / "part.offn", tmp_path / "part.offn"))
+    (tmp_path / "link.offn").symlink_to(model)
+    before = model.read_bytes()
+    assert run("add", tmp_path / "link.offn", picture(tmp_path / "n.png", 51)).returncode == 0
+    assert (tmp_path / "link.offn").is_symlink()
+    assert model.read_bytes() != before
+    for odd in ("/dev/null", "/dev/stdout", tmp_path / "model.png", tmp_path / "caf\udce9.offn"):
+        done = run("fit", models / "0.png", "--backbone", "builtin", "-o", odd)
+        assert done.returncode == 2, odd
+
+
+def test_a_pipe_with_a_picture_s_name_is_not_waited_for(models: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    shutil.copy(models / "0.png", tmp_path)
+    done = run("predict", models / "part.offn", tmp_path)
+    assert done.returncode == 3
+    assert "pipe.png: is not a regular file" in done.stderr

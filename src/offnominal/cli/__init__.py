@@ -35,11 +35,10 @@ from offnominal.errors import ImageWarning, OffnominalError
 __all__ = ["app", "main"]
 
 
-# What a stop leaves, by command; None: the command says so itself.
-_KEPT: dict[str, str | None] = {
+# What a stop leaves, by command, where the command does not say so itself.
+_KEPT = {
     "fit": "no model was written, and an earlier file is as it was",
     **dict.fromkeys(("add", "forget", "undo", "calibrate"), "the model file is as it was"),
-    **dict.fromkeys(("predict", "benchmark", "train", "demo"), None),
 }
 
 
@@ -56,7 +55,8 @@ class _Program(TyperGroup):
             return super().invoke(ctx)
         except (KeyboardInterrupt, _Terminated) as stop:
             code = 130 if isinstance(stop, KeyboardInterrupt) else 143
-            if (kept := _KEPT.get(ctx.invoked_subcommand or "", "")) is not None:
+            if not getattr(stop, "told", False):
+                kept = _KEPT.get(ctx.invoked_subcommand or "", "")
                 say(f"stopped; {kept}" if kept else "stopped")
             sys.exit(code)
         except BrokenPipeError:
@@ -74,7 +74,7 @@ class _Program(TyperGroup):
             print_error(str(error))
             sys.exit(USAGE)
         except OSError as error:  # a disk that is full or failing, a folder taken away
-            where = f"{error.filename}: " if error.filename else ""
+            where = f"{error.filename}: " if error.filename else "writing what the command says: "
             print_error(f"{where}{error.strerror or error}; mend that and run the command again")
             sys.exit(USAGE)
         except Exception:  # a defect of ours: never exit code 1, which means an anomaly

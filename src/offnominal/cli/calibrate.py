@@ -37,14 +37,14 @@ def calibrate(
     passed = PassedOver()
     files = find_images(good, passed)
     defective = find_images(defects, passed) if defects else []
-    detector = options.open_model(model, weights, device, endpoint, key_variable)
     shared = {file.absolute().parent for file in files} & {f.absolute().parent for f in defective}
     if shared:
         raise OptionError(
             f"--defects: good and defective images both come from {shared.pop()}; name folders, or "
             "quote the pattern so that the shell does not take it apart"
         )
-    with Unreadable(strict) as unreadable:
+    with options.changing(output or model), Unreadable(strict) as unreadable:
+        detector = options.open_model(model, weights, device, endpoint, key_variable)
         with progress_bar(len(files)) as advance:
             skipped = detector.calibrate(files, false_reject, unreadable, advance)
         detector.save(output or model)
@@ -55,7 +55,7 @@ def calibrate(
             with progress_bar(len(defective)) as advance:
                 found = detector.stream(defective, unreadable, advance)
                 decisions = [prediction.is_anomalous for prediction in found]
-            missed = sum(decision is False for decision in decisions)
+            missed = sum(decision is not True for decision in decisions)
             share = f"{100 * missed / len(decisions):.1f} %" if decisions else "none readable"
             tell(("miss rate", f"{share} ({missed} of {len(decisions)} defective images pass)"))
         tell(("", str(passed)))

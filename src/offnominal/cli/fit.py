@@ -52,7 +52,7 @@ def fit(
         told = "nothing to fit: it scores the images of a batch; use `predict --zero-shot-batch`"
         raise OptionError(f"--method {method}: {told}")
     files = _draw(find_images(good, passed), shots, seed) if good else []
-    with Unreadable(strict) as unreadable:
+    with options.changing(output), Unreadable(strict) as unreadable:
         with progress_bar(len(files)) as advance:
             detector.fit(files, on_error=unreadable, progress=advance)
         detector.save(output)

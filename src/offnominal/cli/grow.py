@@ -46,8 +46,8 @@ def add(
     time, passed = _time(when), PassedOver()
     options.check_model(output or model)
     files = find_images(images, passed)
-    detector = _load("add", model, weights, device)
-    with Unreadable(strict) as unreadable:
+    with options.changing(output or model), Unreadable(strict) as unreadable:
+        detector = _load("add", model, weights, device)
         with progress_bar(len(files)) as advance:
             change = detector.add(files, unreadable, advance, time)
         _keep(change, detector, model, output)
@@ -74,12 +74,14 @@ def forget(
         Drop it from the file as well: no undo, a smaller file.
     """
     options.check_model(output or model)
-    time, detector = _time(when), _load("forget", model, weights, device)
-    with progress_bar(None) as advance:
-        change = detector.forget(images, time, advance)
-    if compact:
-        detector.compact()
-    _keep(change, detector, model, output)
+    time = _time(when)
+    with options.changing(output or model):
+        detector = _load("forget", model, weights, device)
+        with progress_bar(None) as advance:
+            change = detector.forget(images, time, advance)
+        if compact:
+            detector.compact()
+        _keep(change, detector, model, output)
 
 
 def undo(
@@ -90,10 +92,11 @@ def undo(
 ) -> None:
     """Go back to before the last add or forget, exactly."""
     options.check_model(output or model)
-    detector = _load("undo", model, weights, device)
-    with progress_bar(None) as advance:
-        change = detector.undo(advance)
-    _keep(change, detector, model, output)
+    with options.changing(output or model):
+        detector = _load("undo", model, weights, device)
+        with progress_bar(None) as advance:
+            change = detector.undo(advance)
+        _keep(change, detector, model, output)
 
 
 def history(model: options.Model, as_json: options.Json = False) -> None:

@@ -1,13 +1,19 @@
 """Arguments and options that several commands take, declared once."""
 
+import hashlib
+import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from filelock import FileLock, Timeout
 
 from offnominal.cli.terminal import waiting
 from offnominal.errors import OptionError
+from offnominal.paths import IMAGE_SUFFIXES
 from offnominal.text import printable
 
 if TYPE_CHECKING:
@@ -47,8 +53,11 @@ def check_folder(output: Path) -> None:
         raise OptionError(f"-o {output}: the folder {output.parent} does not exist; create it")
     if output.is_dir():
         raise OptionError(f"-o {output}: is a folder; name a file in it, as {output / 'part.offn'}")
-    if output.exists() and not output.is_file():
+    real = Path(os.path.realpath(output))
+    if (real.exists() and not real.is_file()) or real.parts[1:2] in (("dev",), ("proc",)):
         raise OptionError(f"-o {output}: is no regular file; name another")
+    if output.absolute().parts[1:2] in (("dev",), ("proc",)):
+        raise OptionError(f"-o {output}: is a device; name a file")
     try:
         with tempfile.TemporaryFile(dir=output.absolute().parent):
             pass
@@ -62,10 +71,43 @@ def check_model(output: Path) -> None:
     from offnominal.modelfile import is_model
 
     check_folder(output)
+    if output.suffix.lower() in IMAGE_SUFFIXES:
+        raise OptionError(f"-o {output}: is a picture's name; end a model's with .offn")
+    if printable(output) != str(output):
+        raise OptionError(f"-o {printable(output)}: cannot be a model's name; use plain characters")
     if output.exists() and output.stat().st_size and not is_model(output):
         raise OptionError(
             f"-o {output}: is there, and no model of Offnominal; name another file, or remove it"
         )
+
+
+@contextmanager
+def changing(model: Path) -> Iterator[None]:
+    """Keep a model file to one command from when it is read until it is written.
+
+    Raises
+    ------
+    OptionError
+        If another command is changing it.
+    """
+    real = Path(os.path.realpath(model))
+    digest = hashlib.sha256(os.fsencode(real.name)).hexdigest()[:16]
+    lock = FileLock(real.with_name(f".offnominal-{digest}.lock"))
+    told = f"{model}: another command is changing it; run this one again when that has ended"
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise OptionError(told) from error
+    except OSError as error:
+        reason = error.strerror or error
+        raise OptionError(f"{model}: cannot be written there ({reason})") from error
+    try:
+        if not Path(lock.lock_file).exists():  # taken away by who held it as this one opened it
+            raise OptionError(told)
+        yield
+    finally:
+        Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()
 
 
 def check_picture(output: Path) -> None:

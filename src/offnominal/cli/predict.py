@@ -92,6 +92,8 @@ def predict(
     """
     if output in (None, "-") and (resume or overwrite):
         raise OptionError("--resume and --overwrite need a folder: -o DIR")
+    if output == "":
+        raise OptionError("-o '': the name of the folder is empty; give one, or leave -o out")
     if threshold is not None and not math.isfinite(threshold):
         raise OptionError(f"--threshold {threshold}: give a number")
     passed = PassedOver()
@@ -118,9 +120,10 @@ def predict(
             warn_untrained(task.detector)
             try:
                 before = _score(task, sink, unreadable, threshold, whole=bool(zero_shot_batch))
-            except (KeyboardInterrupt, SystemExit):
-                kept = f"{where}, and --resume goes on with them" if where else ""
+            except (KeyboardInterrupt, SystemExit) as stop:
+                kept = f"{where}, and --resume goes on with them" if where and sink.rows else ""
                 say(f"stopped after {count(sink.rows, 'image', '0')}{kept}")
+                stop.told = True  # type: ignore[union-attr]  # for whoever catches it last
                 raise
         said = [count(sink.rows, "image", "0"), *([f"{before} done before"] if before else [])]
         undecided = f"{sink.undecided} without a decision (no threshold)"
@@ -190,7 +193,10 @@ def _of_model(
 def _names_from_stdin() -> list[str]:
     """One name a line; names may hold whatever file systems allow but a line feed."""
     lines = sys.stdin.buffer.read().split(b"\n")
-    return [name for line in lines if (name := os.fsdecode(line.removesuffix(b"\r")))]
+    names = [name for line in lines if (name := os.fsdecode(line.removesuffix(b"\r")))]
+    if not names:
+        raise OptionError("-: no names of images came on stdin, one a line")
+    return names
 
 
 def _open_sink(task: _Task, output: str | None, save: str, resume: bool, overwrite: bool) -> "Sink":
@@ -237,4 +243,4 @@ def _score(
                 sizes[prediction.image.shape[0], prediction.image.shape[1]] += 1
     for words in not_inspected(task.detector, sizes):
         say(f"not inspected: {words}")
-    return len(task.files) - len(todo)
+    return sum(str(file) in sink.done for file in task.files)

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from offnominal.atomic import write_atomically
-from offnominal.cli.writer import Sink
+from offnominal.cli.writer import Sink, readable
 from offnominal.errors import ImageError, OptionError
 from offnominal.paths import is_own
 from offnominal.pictures import beside, save_picture
@@ -126,20 +126,29 @@ class ResultWriter(Sink):
             raise OptionError(f"-o {folder}: cannot be written into ({reason})") from error
         try:
             rows = self._earlier(marker, run, resume, overwrite)
+            taken = {"/".join(str(row[kind]).split("/")[1:]).rpartition(".")[0]
+                     for row in rows for kind in _PICTURES if kind in row}  # fmt: skip
+            self.done = {_name(row) for row in rows}
+            self._names = picture_names([one for one in images if str(one) not in self.done], taken)
+            self._check_targets()
             write_atomically(marker, (json.dumps(run, indent=1) + "\n").encode())
             write_atomically(self._lines, "".join(json_line(row) + "\n" for row in rows).encode())
             self._json = self._lines.open("ab", buffering=0)
         except BaseException:
             self._lock.release()
             raise
-        self.done = {row["image"] for row in rows}
-        self._names = picture_names(
-            [image for image in images if str(image) not in self.done],
-            {"/".join(str(row[kind]).split("/")[1:]).rpartition(".")[0]
-             for row in rows for kind in _PICTURES if kind in row},
-        )  # fmt: skip
-        self.anomalous = sum(row["is_anomalous"] is True for row in rows)
-        self.undecided = sum(row["is_anomalous"] is None for row in rows)
+        asked = {str(image) for image in images}
+        mine = [row["is_anomalous"] for row in rows if _name(row) in asked]
+        self.anomalous = sum(decision is True for decision in mine)
+        self.undecided = sum(decision is None for decision in mine)
+
+    def _check_targets(self) -> None:
+        """Raise an OptionError, before any work is done, if a picture cannot go where it is to."""
+        for kind in [kind for kind in _PICTURES if kind in self.kinds]:
+            suffix, _ = _PICTURES[kind]
+            if os.path.lexists(self.folder / f"{kind}s"):
+                for name in self._names.values():
+                    self._target(f"{kind}s/{name}{suffix}")
 
     def _earlier(
         self, marker: Path, run: dict[str, Any], resume: bool, overwrite: bool
@@ -153,14 +162,15 @@ class ResultWriter(Sink):
             raise OptionError(f"-o {self.folder}: {told}, or take it away")
         if overwrite:
             self._clear()
-        if not self._lines.exists() or overwrite:
+        if overwrite or not self._lines.exists() or not self._lines.stat().st_size:
             return []
         if not (resume and known == run):
             wrong = "its results are of another model or other options"
             told = wrong if resume else "holds results already; --resume goes on with them"
             raise OptionError(f"-o {self.folder}: {told}; --overwrite starts afresh")
-        rows = {row["image"]: row for row in self._written() if "score" in row}
-        return list(rows.values())
+        rows = {_name(row): row for row in self._written() if "score" in row}
+        # Another picture under the same name is not the one that was scored.
+        return [row for name, row in rows.items() if row.get("file") == _stamp(name)]
 
     def _clear(self) -> None:
         """Take away what an earlier run drew, lest it be taken for this one's."""
@@ -187,11 +197,17 @@ class ResultWriter(Sink):
     def write(self, prediction: "Prediction") -> None:
         """Write one prediction: its pictures first, so that a row means that they are there."""
         self._check()
-        row = prediction.as_row()
+        row = prediction.as_row() | {"file": _stamp(prediction.source)}
         for kind in [kind for kind in _PICTURES if kind in self.kinds]:
             suffix, picture = _PICTURES[kind]
             row[kind] = f"{kind}s/{self._names[Path(prediction.source)]}{suffix}"
-            save_picture(self._target(row[kind]), picture(prediction))
+            target = self._target(row[kind])
+            try:
+                target.parent.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                reason = error.strerror or error
+                raise OptionError(f"{target.parent}: cannot be made ({reason})") from error
+            save_picture(target, picture(prediction))
         self._append(row)
         super().write(prediction)
 
@@ -203,11 +219,6 @@ class ResultWriter(Sink):
     def _target(self, name: str) -> Path:
         """Where a picture goes, if that is inside the folder and nothing of the user's."""
         target = self.folder / name
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            reason = error.strerror or error
-            raise OptionError(f"{target.parent}: cannot be made ({reason})") from error
         real = os.path.realpath(target.parent)
         if os.path.commonpath([real, self._inside]) != self._inside:
             raise OptionError(f"{target.parent}: leads out of {self.folder}; take the link away")
@@ -230,7 +241,7 @@ class ResultWriter(Sink):
         )
 
     def _append(self, row: dict[str, Any]) -> None:
-        rest = json_line(row).encode() + b"\n"
+        rest = json_line(readable(row)).encode() + b"\n"
         try:
             while rest:  # a disk that fills takes a part
                 rest = rest[self._json.write(rest) :]
@@ -246,14 +257,29 @@ class ResultWriter(Sink):
             for line in lines:
                 try:
                     row = json.loads(line)
-                    json_line(row)  # what cannot be written again was not written here
+                    _name(row), json_line(row)  # what cannot be written again was not written here
                     if "score" in row:
                         _Row.model_validate(row, strict=False)
                     elif not (isinstance(row["image"], str) and isinstance(row["error"], str)):
                         continue
-                except (ValueError, TypeError, KeyError, RecursionError, ValidationError):
+                except (AttributeError, ValueError, TypeError, KeyError, RecursionError):
                     continue
                 yield row
+
+
+def _stamp(image: str) -> str:
+    """What tells a file from another that took its place: its size, and when it was changed."""
+    try:
+        now = Path(image).stat()
+    except (OSError, ValueError):
+        return ""
+    return f"{now.st_size} bytes, {now.st_mtime_ns} ns"
+
+
+def _name(row: dict[str, Any]) -> str:
+    """The image of a row as it was named."""
+    raw = row.get("image_bytes")
+    return os.fsdecode(bytes.fromhex(raw)) if isinstance(raw, str) else str(row["image"])
 
 
 def _read_run(marker: Path) -> dict[str, Any] | None:
@@ -277,7 +303,10 @@ def picture_names(images: list[Path], taken: Iterable[str] = ()) -> dict[Path, s
     parts = {path: _below(place) for path, place in whole.items()}
     levels = zip(*(one[:-1] for one in parts.values()), strict=False)
     common = sum(1 for _ in takewhile(lambda level: len(set(level)) == 1, levels))
-    plain = {path: "/".join(one[common:]) for path, one in parts.items()}
+    plain = {
+        path: os.fsencode("/".join(one[common:])).decode("utf-8", "backslashreplace")
+        for path, one in parts.items()
+    }
     bare = {path: str(Path(name).with_suffix("")) for path, name in plain.items()}
     often = Counter(name.lower() for name in [*bare.values(), *plain.values()])
     names: dict[Path, str] = {}

@@ -13,6 +13,7 @@ def telling(kept: Callable[[], str]) -> Iterator[None]:
     """Say what was kept, if Ctrl-C or a signal ends the block."""
     try:
         yield
-    except (KeyboardInterrupt, SystemExit):
+    except (KeyboardInterrupt, SystemExit) as stop:
         say(f"stopped; {kept()}")
+        stop.told = True  # type: ignore[union-attr]  # for whoever catches it last
         raise

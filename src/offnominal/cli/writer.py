@@ -4,9 +4,10 @@ A sink takes predictions and imports nothing that makes them.
 """
 
 import json
+import os
 import sys
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from offnominal.errors import ImageError, OffnominalError
 from offnominal.text import json_line, printable
@@ -14,7 +15,7 @@ from offnominal.text import json_line, printable
 if TYPE_CHECKING:
     from offnominal.prediction import Prediction
 
-__all__ = ["Printer", "Sink"]
+__all__ = ["Printer", "Sink", "readable"]
 
 
 class Sink:
@@ -60,7 +61,7 @@ class Printer(Sink):
     def write(self, prediction: "Prediction") -> None:
         """Print one prediction; errors are for stderr."""
         if self.as_json:
-            line = json_line(prediction.as_row())
+            line = json_line(readable(prediction.as_row()))
             if "utf" not in (sys.stdout.encoding or "").lower():
                 line = json.dumps(json.loads(line))  # in ASCII, which every encoding holds
         else:
@@ -68,3 +69,15 @@ class Printer(Sink):
             line = f"{verdict:<7}{prediction.score:<10.4g}{printable(prediction.source)}"
         print(line, flush=True)
         super().write(prediction)
+
+
+def readable(row: dict[str, Any]) -> dict[str, Any]:
+    """A row whose name every reader of JSON takes; ``image_bytes`` has it to the byte."""
+    name: str = row["image"]
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        plain = os.fsencode(name)
+        return row | {"image": plain.decode("utf-8", "backslashreplace"),
+                      "image_bytes": plain.hex()}  # fmt: skip
+    return row
