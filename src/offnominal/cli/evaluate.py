@@ -67,21 +67,20 @@ def evaluate(
     found = open_from_options(**data, train_share=0.0)
     for note in found.notes:
         say(note)
-    unreadable = Unreadable(strict)
-    with progress_bar(sum(len(found.test(c)) for c in found.categories)) as advance:
-        results = evaluate_detector(detector, model, found, output, maps, unreadable, advance)
-    if as_json:
-        text = json.dumps([asdict(result) for result in results])
-        # What is not a number is null in JSON.
-        typer.echo(json.dumps(json.loads(text, parse_constant=lambda name: None), indent=1))
-    for result in results:
-        if not as_json:
-            _print(result)
-        for note in result.notes:
-            say(note if len(results) == 1 else f"{printable(result.category)}: {note}")
-    if output is not None:
-        say(f"Make a page of it with: offnominal report {output}")
-    unreadable.finish()
+    with Unreadable(strict) as unreadable:
+        with progress_bar(sum(len(found.test(c)) for c in found.categories)) as advance:
+            results = evaluate_detector(detector, model, found, output, maps, unreadable, advance)
+        if as_json:
+            text = json.dumps([asdict(result) for result in results])
+            # What is not a number is null in JSON.
+            typer.echo(json.dumps(json.loads(text, parse_constant=lambda name: None), indent=1))
+        for result in results:
+            if not as_json:
+                _print(result)
+            for note in result.notes:
+                say(note if len(results) == 1 else f"{printable(result.category)}: {note}")
+        if output is not None:
+            say(f"Make a page of it with: offnominal report {output}")
 
 
 def _print(result: "Evaluation") -> None:
