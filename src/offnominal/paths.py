@@ -16,6 +16,7 @@ __all__ = [
     "is_elsewhere",
     "is_kept_by_system",
     "is_own",
+    "stamp",
     "walk",
 ]
 
@@ -169,6 +170,15 @@ def is_own(path: str | Path) -> bool:
             return MARK.encode() in file.read(256)
     except (OSError, ValueError):
         return False  # reading it will say what is wrong
+
+
+def stamp(image: str | Path) -> str:
+    """What tells a file from another that took its place: its size, and when it was changed."""
+    try:
+        now = Path(image).stat()
+    except (OSError, ValueError):
+        return ""
+    return f"{now.st_size} bytes, {now.st_mtime_ns} ns"
 
 
 def is_elsewhere(path: str | Path) -> bool:

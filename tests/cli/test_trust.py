@@ -409,6 +409,23 @@ def test_another_picture_under_the_same_name_is_scored(models: Path, tmp_path: P
     assert "1 image, " in done.stderr
     assert "done before" not in done.stderr
     assert len((tmp_path / "out" / "results.jsonl").read_text().splitlines()) == 1
+    Path(part).unlink()  # a row stays where its picture was taken away
+    told[2] = models / "1.png"
+    assert run(*told, "--resume").returncode == 0
+    assert len((tmp_path / "out" / "results.jsonl").read_text().splitlines()) == 2
+
+
+def test_a_batch_is_another_one_when_a_picture_of_it_changed(models: Path, tmp_path: Path) -> None:
+    for n in range(3):
+        shutil.copy(models / f"{n}.png", tmp_path)
+    told = ["predict", "--zero-shot-batch", tmp_path, "--backbone", "builtin", "--resolution", 48,
+            "-o", tmp_path / "out"]  # fmt: skip
+    assert run(*told).returncode == 0
+    assert "0 images, 3 done before" in run(*told, "--resume").stderr
+    picture(tmp_path / "1.png", 77)
+    done = run(*told, "--resume")
+    assert done.returncode == 2
+    assert "--overwrite" in done.stderr
 
 
 def test_a_model_belongs_to_one_command_at_a_time(models: Path, tmp_path: Path) -> None:

@@ -131,6 +131,7 @@ def test_one_image_or_many_in_any_order_give_the_same_bits() -> None:
         *((AnomalyDINO, {"layers": value}) for value in (1, [0.5], "2,3")),
         *((MultiLayerNN, {"query_views": value}) for value in ("plain,plain", "", "up", 3)),
         *((PatchCore, {"patch": value}) for value in (2, 1.5, math.nan, "3")),
+        *((AnomalyDINO, {"neighbours": value}) for value in (0, 1.5, True, "3", math.nan)),
         *((PatchCore, {"crop": value}) for value in (-1, math.nan, "224")),
         *((AnomalyDINO, {"aggregate": value}) for value in (3, math.nan, "top0", "top101")),
         *((AnomalyDINO, {"sixteen_bit": value}) for value in (b"1,2", 3, "nan,nan")),

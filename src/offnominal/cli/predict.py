@@ -17,7 +17,7 @@ from offnominal.cli.command import MethodOptions, method_options, named
 from offnominal.cli.info import not_inspected
 from offnominal.cli.terminal import ANOMALIES, Unreadable, count, progress_bar, say, warn_untrained
 from offnominal.errors import ImageError, OptionError
-from offnominal.paths import PassedOver, find_images
+from offnominal.paths import PassedOver, find_images, stamp
 
 if TYPE_CHECKING:
     from offnominal.cli.writer import Sink
@@ -158,7 +158,7 @@ def _of_batch(
         raise OptionError(told)
     files = find_images(folders, passed)
     # Every score of a batch depends on all of its images.
-    run = {"method": method, "images": [str(file) for file in files]}
+    run = {"method": method, "images": [[str(file), stamp(file)] for file in files]}
     return _Task(detector, files, run | {"options": json.loads(json.dumps(detector.options()))})
 
 

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from offnominal.atomic import write_atomically
 from offnominal.cli.writer import Sink, readable
 from offnominal.errors import ImageError, OptionError
-from offnominal.paths import is_own
+from offnominal.paths import is_own, stamp
 from offnominal.pictures import beside, save_picture
 from offnominal.text import cell, json_line
 
@@ -125,7 +125,10 @@ class ResultWriter(Sink):
             reason = error.strerror or error
             raise OptionError(f"-o {folder}: cannot be written into ({reason})") from error
         try:
-            rows = self._earlier(marker, run, resume, overwrite)
+            asked = {str(image) for image in images}
+            # Another picture under the same name is not the one that was scored.
+            rows = [row for row in self._earlier(marker, run, resume, overwrite)
+                    if _name(row) not in asked or row.get("file") == stamp(_name(row))]  # fmt: skip
             taken = {"/".join(str(row[kind]).split("/")[1:]).rpartition(".")[0]
                      for row in rows for kind in _PICTURES if kind in row}  # fmt: skip
             self.done = {_name(row) for row in rows}
@@ -137,7 +140,6 @@ class ResultWriter(Sink):
         except BaseException:
             self._lock.release()
             raise
-        asked = {str(image) for image in images}
         mine = [row["is_anomalous"] for row in rows if _name(row) in asked]
         self.anomalous = sum(decision is True for decision in mine)
         self.undecided = sum(decision is None for decision in mine)
@@ -169,8 +171,7 @@ class ResultWriter(Sink):
             told = wrong if resume else "holds results already; --resume goes on with them"
             raise OptionError(f"-o {self.folder}: {told}; --overwrite starts afresh")
         rows = {_name(row): row for row in self._written() if "score" in row}
-        # Another picture under the same name is not the one that was scored.
-        return [row for name, row in rows.items() if row.get("file") == _stamp(name)]
+        return list(rows.values())
 
     def _clear(self) -> None:
         """Take away what an earlier run drew, lest it be taken for this one's."""
@@ -197,7 +198,7 @@ class ResultWriter(Sink):
     def write(self, prediction: "Prediction") -> None:
         """Write one prediction: its pictures first, so that a row means that they are there."""
         self._check()
-        row = prediction.as_row() | {"file": _stamp(prediction.source)}
+        row = prediction.as_row() | {"file": stamp(prediction.source)}
         for kind in [kind for kind in _PICTURES if kind in self.kinds]:
             suffix, picture = _PICTURES[kind]
             row[kind] = f"{kind}s/{self._names[Path(prediction.source)]}{suffix}"
@@ -265,15 +266,6 @@ class ResultWriter(Sink):
                 except (AttributeError, ValueError, TypeError, KeyError, RecursionError):
                     continue
                 yield row
-
-
-def _stamp(image: str) -> str:
-    """What tells a file from another that took its place: its size, and when it was changed."""
-    try:
-        now = Path(image).stat()
-    except (OSError, ValueError):
-        return ""
-    return f"{now.st_size} bytes, {now.st_mtime_ns} ns"
 
 
 def _name(row: dict[str, Any]) -> str:

@@ -178,12 +178,13 @@ class ChatModel(Detector):
     ) -> None:
         super().__init__(aggregate=aggregate, **options)
         check_choice("response_format", response_format, ResponseFormat)
-        check_range("examples", examples or 0, least=0)
-        check_range("max_side", max_side, least=32, most=65_500)  # the most that JPEG can hold
-        check_range("max_tokens", max_tokens, least=1, most=10**7)
+        check_range("examples", examples or 0, whole=True, least=0)
+        # The most that JPEG can hold.
+        check_range("max_side", max_side, whole=True, least=32, most=65_500)
+        check_range("max_tokens", max_tokens, whole=True, least=1, most=10**7)
         check_range("timeout", timeout, above=0, most=86_400)
-        check_range("retries", retries, least=0, most=100)
-        check_range("concurrency", concurrency, least=1, most=1000)
+        check_range("retries", retries, whole=True, least=0, most=100)
+        check_range("concurrency", concurrency, whole=True, least=1, most=1000)
         if not model or not isinstance(model, str):
             raise OptionError("model: give the name by which the endpoint knows the model")
         self.endpoint = places.check_endpoint(endpoint)

@@ -4,7 +4,7 @@ import inspect
 import json
 import math
 from collections.abc import Callable
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any, Literal, get_args, get_type_hints
 
 import torch
@@ -45,10 +45,11 @@ def check_range(
     above: float | None = None,
     most: float | None = None,
     below: float | None = None,
+    whole: bool = False,
 ) -> None:
     """Raise an :class:`OptionError` that names the range, unless a number lies in it."""
     fine = (
-        _is_number(value)
+        _is_number(value, whole)
         and (least is None or value >= least)
         and (above is None or value > above)
         and (most is None or value <= most)
@@ -60,12 +61,14 @@ def check_range(
         some = most is None and below is None
         told = (f"{least} or more" if above is None else f"more than {above}") if some else low
         name = option.replace("_", "-")
-        raise OptionError(f"--{name} {value}: give {told}{'' if some else high}")
+        kind = "a whole number, " if whole and not _is_number(value, whole) else ""
+        raise OptionError(f"--{name} {value}: give {kind}{told}{'' if some else high}")
 
 
-def _is_number(value: object) -> bool:
+def _is_number(value: object, whole: bool) -> bool:
     truth = isinstance(value, bool)  # which Python takes for a number
-    return not truth and isinstance(value, Real) and math.isfinite(value)
+    kind = Integral if whole else Real
+    return not truth and isinstance(value, kind) and math.isfinite(value)
 
 
 def choose_device(device: str) -> torch.device:

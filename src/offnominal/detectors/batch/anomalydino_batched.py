@@ -47,7 +47,7 @@ class BatchedAnomalyDINO(BatchDetector, MaskedFeatures):
     def __init__(self, quantile: float = 0.001, search_memory: int = 512, **options: Any) -> None:
         super().__init__(**options)
         check_range("quantile", quantile, above=0, below=1)
-        check_range("search_memory", search_memory, least=1)
+        check_range("search_memory", search_memory, whole=True, least=1)
         self.quantile = quantile
         self.search_memory = search_memory
         self.begin()

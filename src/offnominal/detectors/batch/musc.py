@@ -119,7 +119,7 @@ class MuSc(BatchDetector):
             raise OptionError(f"neighbourhoods {neighbourhoods}: give odd numbers such as 1,3,5")
         check_range("share", share, above=0, most=1)
         _sizes("rscin", rscin)
-        check_range("search_memory", search_memory, least=1)
+        check_range("search_memory", search_memory, whole=True, least=1)
         if activation is not None:
             check_choice("activation", activation, Activation)
         check_choice("positions", positions, Positions)

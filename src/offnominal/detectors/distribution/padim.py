@@ -112,9 +112,9 @@ class PaDiM(FeatureDetector):
         super().__init__(aggregate=aggregate, resize=resize, **options)
         check_choice("reduction", reduction, Reduction)
         if dimensions is not None:
-            check_range("dimensions", dimensions, least=1)
+            check_range("dimensions", dimensions, whole=True, least=1)
         check_range("ridge", ridge, above=0)
-        check_range("calibrate_on", calibrate_on, least=0)
+        check_range("calibrate_on", calibrate_on, whole=True, least=0)
         self.dimensions = dimensions
         self.reduction: Reduction = reduction
         self.ridge = ridge

@@ -88,13 +88,13 @@ class SubspaceAD(SubspaceModel):
         **options: Any,
     ) -> None:
         super().__init__(**options)
-        check_range("seed", seed, least=0, below=2**32)
+        check_range("seed", seed, whole=True, least=0, below=2**32)
         if seed != int(seed):
             raise OptionError(f"--seed {seed}: give a whole number")
         reference_angles(rotations, seed, 0)
         check_choice("rotation_border", rotation_border, Border)
         check_range("nearest", nearest, least=0, most=1)
-        check_range("calibrate_on", calibrate_on, least=0)
+        check_range("calibrate_on", calibrate_on, whole=True, least=0)
         self.rotations = rotations if isinstance(rotations, str) else tuple(rotations)
         self.rotation_border: Border = rotation_border
         self.seed = seed

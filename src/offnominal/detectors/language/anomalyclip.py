@@ -61,7 +61,7 @@ class AnomalyCLIP(PromptedDetector):
     ) -> None:
         super().__init__(positions=positions, **options)
         if value_blocks is not None:
-            check_range("value_blocks", value_blocks, least=1)
+            check_range("value_blocks", value_blocks, whole=True, least=1)
         self.value_blocks = value_blocks
 
     def reading(self) -> dict[str, Any]:

@@ -93,7 +93,7 @@ class AprilGAN(LearnedDetector):
             activation=activation, temperature=temperature, smoothing=smoothing, **options
         )
         check_choice("softmax", softmax, Softmax)
-        check_range("search_memory", search_memory, least=1)
+        check_range("search_memory", search_memory, whole=True, least=1)
         self.projections = str(projections) if projections is not None else None
         self.softmax: Softmax = softmax
         self.search_memory = search_memory

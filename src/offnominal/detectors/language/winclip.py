@@ -94,7 +94,7 @@ class WinCLIP(LanguageDetector):
         super().__init__(smoothing=smoothing, **options)
         check_choice("prompts", prompts, Prompts)
         check_choice("fuse", fuse, Fuse)
-        check_range("search_memory", search_memory, least=1)
+        check_range("search_memory", search_memory, whole=True, least=1)
         self.windows = _sides(windows)
         self.prompts: Prompts = prompts
         self.fuse: Fuse = fuse

@@ -94,7 +94,7 @@ class DN2(FeatureDetector):
 
     def __init__(self, neighbours: int = 2, aggregate: str = "max", **options: Any) -> None:
         super().__init__(aggregate=aggregate, **options)
-        check_range("neighbours", neighbours, least=1)
+        check_range("neighbours", neighbours, whole=True, least=1)
         self.neighbours = neighbours
         self.begin()
 

@@ -52,9 +52,9 @@ class BankScores(FeatureDetector):
         **options: Any,
     ) -> None:
         super().__init__(**options)
-        check_range("neighbours", neighbours, least=1)
-        check_range("calibrate_on", calibrate_on, least=0)
-        check_range("search_memory", search_memory, least=1)
+        check_range("neighbours", neighbours, whole=True, least=1)
+        check_range("calibrate_on", calibrate_on, whole=True, least=0)
+        check_range("search_memory", search_memory, whole=True, least=1)
         check_choice("storage", storage, Storage)
         self.neighbours = neighbours
         self.calibrate_on = calibrate_on

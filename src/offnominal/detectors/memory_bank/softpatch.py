@@ -98,7 +98,7 @@ class SoftPatch(PatchCore):
         check_choice("discriminator", discriminator, Discriminator)
         check_range("noise", noise, least=0, below=1)
         check_range("contamination", contamination, least=0, below=1)
-        check_range("lof_neighbours", lof_neighbours, least=1)
+        check_range("lof_neighbours", lof_neighbours, whole=True, least=1)
         self.discriminator = discriminator
         self.noise = noise
         self.lof_neighbours = lof_neighbours

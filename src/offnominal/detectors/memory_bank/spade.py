@@ -91,9 +91,9 @@ class SPADE(FeatureDetector):
         **options: Any,
     ) -> None:
         super().__init__(aggregate=aggregate, **options)
-        check_range("neighbours", neighbours, least=1)
-        check_range("correspondences", correspondences, least=1)
-        check_range("calibrate_on", calibrate_on, least=0)
+        check_range("neighbours", neighbours, whole=True, least=1)
+        check_range("correspondences", correspondences, whole=True, least=1)
+        check_range("calibrate_on", calibrate_on, whole=True, least=0)
         self.neighbours = neighbours
         self.correspondences = correspondences
         self.calibrate_on = calibrate_on
