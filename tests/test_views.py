@@ -13,7 +13,6 @@ from offnominal.views import (
     View,
     cropped_view,
     flipped,
-    laid_over,
     merge,
     parse_rotations,
     patch_corners,
@@ -184,11 +183,3 @@ def test_a_crop_says_what_it_leaves_out() -> None:
         "the first 19 rows, the last 19 rows, the first 69 columns and the last 70 columns of a "
         "picture of 400 x 300 are not inspected"
     )
-
-
-def test_values_of_patches_lie_where_their_window_is() -> None:
-    grid = np.arange(6).reshape(2, 3)
-    large = laid_over(grid, (0, 0, 20, 30), (15, 25))
-    assert large.shape == (15, 25)
-    np.testing.assert_array_equal(large[::10, ::10], grid)
-    np.testing.assert_array_equal(laid_over(grid, None, (4, 6)), grid.repeat(2, 0).repeat(2, 1))

@@ -34,7 +34,6 @@ __all__ = [
     "cropped_view",
     "enclosing_box",
     "flipped",
-    "laid_over",
     "merge",
     "parse_rotations",
     "patch_corners",
@@ -176,12 +175,6 @@ def merge(
     cover = (max(t + h for t, _, h, _ in tiles), max(left + w for _, left, _, w in tiles))
     patch = views[0].size[0] // grids[0].shape[0]
     return blend_tiles(upright, tiles, cover, patch), (0, 0, *cover)
-
-
-def laid_over(grid: NDArray[Any], window: Window | None, size: Size) -> NDArray[Any]:
-    """Values of patches (gh, gw) as pixels (H, W) of an image whose upper left their window has."""
-    _, _, height, width = window or (0, 0, *size)
-    return cv2.resize(grid, (width, height), interpolation=cv2.INTER_NEAREST)[: size[0], : size[1]]
 
 
 def unflipped(grid: NDArray[np.float32], view: View) -> NDArray[np.float32]:

@@ -76,9 +76,9 @@ class FeatureDetector(Detector):
         Length of the image's smaller side in pixels (of both with ``resize="square"``); None: the
         backbone's default, which is 448 for DINOv2.
     resize : {"short", "crop", "square"} or None
-        ``short`` keeps the aspect ratio and completes the last patches at the right and the bottom
-        by mirroring, so that all of the image is seen; ``crop`` cuts them off, as the released
-        codes do; ``square`` squashes. None: the backbone's default.
+        ``short`` keeps the aspect ratio but for less than half a patch: each side is rounded to
+        whole patches, so that all of the image is seen; ``crop`` keeps it and cuts off what does
+        not fill a patch, as the released codes do; ``square`` squashes. None: the backbone's.
     tile : int or None
         Side of overlapping tiles at full resolution, in pixels, for very large images.
     precision : {"fp32", "bf16", "fp16"}

@@ -3,6 +3,7 @@
 from dataclasses import asdict
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -24,8 +25,6 @@ from offnominal.foreground import (
 )
 from offnominal.memory import MemoryBank
 from offnominal.pictures import beside, colour_map, outline
-from offnominal.scoring import size_of
-from offnominal.views import laid_over
 
 __all__ = ["MaskedFeatures"]
 
@@ -171,8 +170,9 @@ class MaskedFeatures(FeatureDetector):
         tokens, grid = tokens_of(features), _grid(features)
         component = first_component(tokens).reshape(grid).cpu().numpy().astype(np.float32)
         mask = foreground_mask(tokens, grid, self.component_threshold, self.morphology)
-        large = laid_over(mask.cpu().numpy().astype(np.uint8), view.window, size_of(image))
-        heat = laid_over(component, view.window, size_of(image))
+        size, nearest = (image.shape[1], image.shape[0]), cv2.INTER_NEAREST
+        large = cv2.resize(mask.cpu().numpy().astype(np.uint8), size, interpolation=nearest)
+        heat = cv2.resize(component, size, interpolation=nearest).astype(np.float32)
         shaded = np.where(large[..., None] > 0, image, image // 3)
         return beside(
             image,
