@@ -23,7 +23,7 @@ from offnominal.orientation import (
     MOST_TESTED,
     OrientationTest,
     lone_reference,
-    mean_distance,
+    mean_square_distance,
     orientation_test,
 )
 from offnominal.views import View, parse_rotations, rotate_image, turned_back
@@ -107,7 +107,7 @@ class AnomalyDINO(MaskedFeatures, BankDetector):
 
     @property
     def angles(self) -> tuple[float, ...]:
-        """Degrees that references are turned by; all that there are while ``auto`` is open."""
+        """Degrees that references are turned by; while ``auto`` is open, all that it may choose."""
         return parse_rotations(self.rotations_ or "agnostic")
 
     def learn(self, number: int, image: np.ndarray) -> None:
@@ -142,11 +142,11 @@ class AnomalyDINO(MaskedFeatures, BankDetector):
         self.bank.add(rows, number, view, patch, counts if upright else None)
 
     def finish(self, progress: Progress | None) -> None:
-        """Standardise the rows, where that is asked for."""
-        if not len(self.bank):
-            raise OptionError("--mask-references: the mask leaves nothing to learn; leave it out")
+        """Few references decide on rotations here; rows are standardised, if that is asked for."""
         if not self.rotations_:
             self.decide_rotations()
+        if not len(self.bank):
+            raise OptionError("--mask-references: the mask leaves nothing to learn; leave it out")
         self.standardize(self.bank)
         super().finish(progress)
 
@@ -160,7 +160,7 @@ class AnomalyDINO(MaskedFeatures, BankDetector):
         bank, known = self.bank, len(self.references)
         views = torch.tensor([len(self.views_of(one.size)) for one in self.references])
         angle = bank.view // views.to(self._device)[bank.reference.long()]
-        # Without --mask-references every reference has patches that count.
+        # With --mask-references there may be some without a patch that counts.
         tested = [n for n in range(known) if (bank.counts & (bank.reference == n)).any()]
         if len(tested) > 1:
             test = orientation_test(self._distances(tested, angle))
@@ -174,10 +174,10 @@ class AnomalyDINO(MaskedFeatures, BankDetector):
         self.orientation_test_ = asdict(test)
 
     def _distances(self, tested: Sequence[int], angle: Tensor) -> Tensor:
-        """Distances (n, n, angles) of references to each other as it is turned by each angle."""
+        """Mean squared distances (n, n, angles) of references to one another, which is turned."""
         bank = self.bank
         own = [bank.rows_of(number) for number in tested]
-        scale = 1.0
+        scale: Tensor | float = 1.0
         if self.normalization == "standardize":  # which the bank is only when all rows are there
             scale = channel_scale(bank.take((angle == 0).nonzero()[:, 0]))
         queries = [bank.take(rows[bank.counts[rows]]) / scale for rows in own]
@@ -187,7 +187,7 @@ class AnomalyDINO(MaskedFeatures, BankDetector):
                 turned = bank.take(rows[angle[rows] == place]) / scale
                 for i in range(len(tested)):
                     if i != j:
-                        found[i, j, place] = mean_distance(queries[i], turned)
+                        found[i, j, place] = mean_square_distance(queries[i], turned)
         return found
 
     def _check_storage(self) -> None:
