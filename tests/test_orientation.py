@@ -33,13 +33,13 @@ def parts(turn: float, count: int = 4) -> list[np.ndarray]:
 def test_more_than_a_quarter_of_the_pairs_decides() -> None:
     apart = torch.full((3, 3, 8), 10.0)
     apart[torch.arange(3), torch.arange(3)] = 0.0  # to itself: means nothing
-    apart[0, 1, 3] = 8.9
+    apart[0, 1, 3] = 8.4
     few = orientation_test(apart)
     assert (few.turned, few.nearer, few.pairs) == (False, 1, 6)
-    apart[1, 0, 5] = apart[1, 0, 6] = 8.9
+    apart[1, 0, 5] = apart[1, 0, 6] = 8.4
     more = orientation_test(apart)
     assert (more.turned, more.nearer) == (True, 2)
-    apart[..., 1:] = 9.1
+    apart[..., 1:] = 8.6
     assert orientation_test(apart).nearer == 0
     assert not orientation_test(torch.zeros(3, 3, 8)).turned
 

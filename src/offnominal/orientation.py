@@ -20,7 +20,7 @@ __all__ = [
 MOST_TESTED = 8
 """References that the test looks at, at most."""
 
-_NEARER = 0.9  # of the squared distance as they are; textures that know no angle stay above 0.92
+_NEARER = 0.85  # of the squared distance as they are, which chance and symmetries rarely reach
 _SHARE = 0.25  # of the pairs; one part of eight that lies otherwise is in no more
 _QUERIES = 512  # patches of a reference that are looked up; a mean needs no more
 _ALIKE = 1e-6  # of a squared length, which is what float32 leaves of no distance
@@ -81,7 +81,7 @@ def orientation_test(distances: Tensor) -> OrientationTest:
     -------
     OrientationTest
         Parts come turned if in more than a quarter of the pairs the other one, turned by the best
-        of the angles, is less than 0.9 times as far as it is upright.
+        of the angles, is less than 0.85 times as far, by the squared distance, as it is upright.
     """
     count = len(distances)
     turned = distances[..., 1:].amin(2) < _NEARER * distances[..., 0]
