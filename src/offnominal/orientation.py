@@ -60,7 +60,7 @@ def mean_square_distance(queries: Tensor, rows: Tensor) -> float:
         queries = queries[even.round().long().to(queries.device)]
     own = (queries * queries).sum(1)
     nearest = torch.full_like(own, torch.inf)
-    for some in rows.split(_AT_ONCE):
+    for some in torch.split(rows, _AT_ONCE):
         squared = torch.addmm((some * some).sum(1), queries, some.T, alpha=-2)
         nearest = nearest.minimum(squared.amin(1) + own)
     # Patches that are equal come out as far apart as rounding has it.
@@ -87,13 +87,8 @@ def orientation_test(distances: Tensor) -> OrientationTest:
     turned = distances[..., 1:].amin(2) < _NEARER * distances[..., 0]
     nearer = int(turned.sum() - turned.diagonal().sum())
     pairs = count * (count - 1)
-    yes = nearer > _SHARE * pairs
-    return OrientationTest(
-        yes,
-        f"{nearer} of {pairs} pairs of good images are nearer when one is turned",
-        nearer,
-        pairs,
-    )
+    told = f"{nearer} of {pairs} pairs of good images are nearer when one is turned"
+    return OrientationTest(nearer > _SHARE * pairs, told, nearer, pairs)
 
 
 def lone_reference(turned: bool) -> OrientationTest:
