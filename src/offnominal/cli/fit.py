@@ -98,3 +98,5 @@ def _report(detector: Any, output: Path, picture: Path) -> None:
         first = read_image(detector.references[0].file, detector.sixteen_bit)
         save_picture(picture, detector.foreground_picture(first))
         tell(("", f"as a picture: {picture}"))
+    if test := getattr(detector, "orientation_test_", None):
+        tell(("rotations", f"{detector.rotations_} ({test['reason']})"))
