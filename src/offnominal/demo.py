@@ -206,7 +206,7 @@ def _show(
     mask = f"foreground mask {'on' if detector.masks_ else 'off'}, {reason}"
     net = detector.load_network()
     decisions = [
-        f"backbone: {note or detector.backbone_note or net.name}",
+        "; ".join(filter(None, [f"backbone: {net.name}", note or detector.backbone_note])),
         f"bank: {len(detector.bank):,} patches of {net.dim} values",
         mask,
         f"threshold: {detector.threshold}",

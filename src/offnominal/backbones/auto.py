@@ -43,7 +43,7 @@ def packaged_backbone(better: str) -> Choice:
 
     here = (name for name in PACKAGED if packaged_file(CATALOGUE[name].package))
     name = next(here, "builtin")
-    note = f"{name}; {better} usually finds more: `offnominal backbones pull {better}` fetches it"
+    note = f"{better} usually finds more: `offnominal backbones pull {better}` fetches it"
     if name == "builtin":
         note += f", or `pip install {CATALOGUE[PACKAGED[0]].package}` brings another"
     return Choice(name, note)

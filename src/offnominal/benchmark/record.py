@@ -228,7 +228,8 @@ def _threshold(threshold: Threshold | None) -> dict[str, Any] | None:
 
 def _better(detectors: Sequence[FeatureDetector]) -> list[str]:
     """What better networks there are than those that were taken where none was named."""
-    return [f"backbone: {each.backbone_note}" for each in detectors if each.backbone_note]
+    chosen = [each for each in detectors if each.backbone_note]
+    return [f"{each.load_network().name}: {each.backbone_note}" for each in chosen]
 
 
 def _backbone(detectors: Sequence[FeatureDetector]) -> dict[str, Any] | None:
