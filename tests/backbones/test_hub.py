@@ -21,6 +21,7 @@ from safetensors.torch import save
 from typer.testing import CliRunner
 
 from offnominal.backbones import load_backbone, weights
+from offnominal.backbones.auto import choose_backbone
 from offnominal.cli import app
 from offnominal.errors import WeightsError
 
@@ -145,6 +146,17 @@ def test_a_repository_that_is_not_there(
     failed = offnominal("backbones", "pull", "resnet50")
     assert failed.exit_code == 2
     assert "cannot be fetched from timm/resnet50.tv_in1k" in " ".join(failed.stderr.split())
+
+
+def test_auto_takes_what_an_answering_hub_gives_and_nothing_less(
+    hub: tuple[str, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_up(monkeypatch, tmp_path, hub[0])
+    assert choose_backbone("resnet18") == ("resnet18", "")
+    assert any(request.startswith("GET") for request in hub[1])
+    refused = choose_backbone("resnet50")  # it answers, and has none
+    assert refused.name != "resnet50"
+    assert "offnominal backbones pull resnet50" in refused.note
 
 
 def test_no_network_no_fallback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
