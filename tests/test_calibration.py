@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from offnominal.calibration import choose_threshold, p_value
+from offnominal.calibration import FalseReject, choose_threshold, guess, p_value
 from offnominal.errors import OptionError
 
 
@@ -40,12 +40,40 @@ def test_a_rate_that_cannot_be_promised_is_an_estimate_and_says_so() -> None:
     text = str(found)
     assert "ESTIMATE" in text
     assert "5.88 %" in text
-    assert "--false-reject 0.059" in text
+    assert "--false-reject auto" in text
     assert "takes 99" in text
-    # The rate that the text offers is one that really can be promised.
-    offered = choose_threshold(scores, 0.059)
-    assert offered is not None
-    assert offered.kind == "conformal"
+
+
+@pytest.mark.parametrize(
+    ("count", "rate", "told"),
+    [
+        (1, 0.5, "up to 50 %"),
+        (2, 1 / 3, "up to 33.3 %"),
+        (4, 0.2, "conformal, 4 good images; 19 good parts promise 5 %, 99 promise 1 %)"),
+        (19, 0.05, "conformal, 19 good images; 99 good parts promise 1 %)"),
+        (99, 0.01, "conformal, 99 good images)"),
+        (250, 0.01, "up to 1 %"),
+    ],
+)
+def test_auto_asks_for_what_can_be_promised(count: int, rate: float, told: str) -> None:
+    scores = np.random.default_rng(0).lognormal(size=count)
+    found = choose_threshold(scores, "auto")
+    assert found is not None
+    assert (found.kind, found.count) == ("conformal", count)
+    assert found.false_reject == pytest.approx(rate)
+    assert found.value == (scores.max() if count < 199 else np.sort(scores)[-2])
+    assert told in str(found)
+
+
+def test_a_guess_says_that_nothing_is_known() -> None:
+    found = guess([1.0, 3.0, 2.0], "auto")
+    assert found is not None
+    assert (found.kind, found.count) == ("guess", 1)
+    assert found.value == pytest.approx(3.6)
+    assert "GUESS" in str(found)
+    assert "not known" in str(found)
+    assert "2 good images promise 33.3 %" in str(found)
+    assert guess([0.0, 0.0], "auto") is None
 
 
 def test_the_estimate_is_near_the_rate_for_lognormal_scores() -> None:
@@ -79,8 +107,8 @@ def test_p_value_counts_good_images_at_least_as_high() -> None:
     assert p_value(0.0, []) is None
 
 
-@pytest.mark.parametrize("rate", [0.0, 1.0, -0.1, 2.0, float("nan")])
-def test_impossible_rates_are_refused(rate: float) -> None:
+@pytest.mark.parametrize("rate", [0.0, 1.0, -0.1, 2.0, float("nan"), "5 %", None])
+def test_impossible_rates_are_refused(rate: FalseReject) -> None:
     with pytest.raises(OptionError, match="--false-reject"):
         choose_threshold([1.0, 2.0], rate)
 

@@ -3,7 +3,8 @@
 A conformal threshold needs no model of the scores: if the next good part is drawn like the ones
 that were scored, it exceeds the k-th smallest of n scores with a probability of at most
 1 - k / (n + 1) (Vovk et al., 2005, chapter 2). With n scores no rate under 1 / (n + 1) can be
-promised; below that the threshold is extrapolated and marked as an estimate.
+promised. ``auto`` asks for the tightest rate that can, down to 1 %; below it, where somebody names
+a rate, the threshold is extrapolated and marked as an estimate.
 """
 
 import math
@@ -15,9 +16,14 @@ from numpy.typing import ArrayLike
 
 from offnominal.errors import OptionError
 
-__all__ = ["Threshold", "check_rate", "choose_threshold", "p_value"]
+__all__ = ["FalseReject", "Threshold", "check_rate", "choose_threshold", "guess", "p_value"]
 
+FalseReject = float | Literal["auto"]
 
+_TIGHTEST = 0.01  # that "auto" asks for
+_PROMISES = (0.05, 0.01)  # rates of which it is told how many good images promise them
+# Times the largest score of altered copies of an only image: see :func:`guess`.
+_GUESS = 1.2
 # Times the largest score of a good image: a threshold beyond it would pass whatever comes.
 _FARTHEST = 100
 
@@ -30,11 +36,11 @@ class Threshold:
     ----------
     value : float
         A score above it means reject.
-    kind : {"conformal", "approximate", "estimate"}
+    kind : {"conformal", "approximate", "estimate", "guess"}
         Whether the rate is promised; or would be, had the good images been scored as a new one is;
-        or is extrapolated.
+        or is extrapolated; or there is only one good image, and nothing is known of the rate.
     false_reject : float
-        The rate of rejected good parts that was asked for, on (0, 1).
+        The rate of rejected good parts that was asked for, on (0, 1); of ``auto`` what it came to.
     count : int
         Number of good images behind it.
     tightest : float
@@ -42,7 +48,7 @@ class Threshold:
     """
 
     value: float
-    kind: Literal["conformal", "approximate", "estimate"]
+    kind: Literal["conformal", "approximate", "estimate", "guess"]
     false_reject: float
     count: int
 
@@ -53,41 +59,64 @@ class Threshold:
 
     def __str__(self) -> str:
         """Say in words what is promised."""
+        rate, images = _percent(self.false_reject), f"{self.count} good images"
+        if self.count == 1:
+            images = "1 good image"
         if self.kind == "conformal":
+            more = f"; {promises}" if (promises := self._promises()) else ""
             return (
-                f"{self.value:.4g}: at most {_percent(self.false_reject)} of good parts are "
-                f"rejected (conformal, {self.count} good images)"
+                f"{self.value:.4g}: up to {rate} of good parts may be rejected "
+                f"(conformal, {images}{more})"
             )
         if self.kind == "approximate":
             return (
-                f"{self.value:.4g}: about {_percent(self.false_reject)} of good parts are rejected "
+                f"{self.value:.4g}: about {rate} of good parts are rejected "
                 f"(approximate: {self.count} references, scored by a model that was not fitted "
                 "without them); `offnominal calibrate` with other good images gives a promise"
             )
-        needed = math.ceil(1 / self.false_reject) - 1
+        if self.kind == "guess":
+            return (
+                f"{self.value:.4g}: a GUESS from altered copies of the only good image; how many "
+                f"good parts are rejected is not known. 2 good images promise 33.3 %, "
+                f"{self._promises()}"
+            )
+        needed = math.ceil(1 / self.false_reject - 1e-9) - 1
         return (
-            f"{self.value:.4g}: an ESTIMATE for {_percent(self.false_reject)} of good parts; "
-            f"{self.count} good images can promise {_percent(self.tightest)} at the tightest, and "
-            f"{_percent(self.false_reject)} takes {needed}. Add good images with "
-            f"`offnominal calibrate`, or ask for --false-reject {_round_up(self.tightest)}"
+            f"{self.value:.4g}: an ESTIMATE for {rate} of good parts; {images} can promise "
+            f"{_percent(self.tightest)} at the tightest, and {rate} takes {needed}. Add good "
+            "images with `offnominal calibrate`, or ask for --false-reject auto"
+        )
+
+    def _promises(self) -> str:
+        """How many good images promise the tighter rates that people ask for."""
+        wanted = [(math.ceil(1 / rate - 1e-9) - 1, rate) for rate in _PROMISES]
+        told = [(n, rate) for n, rate in wanted if n > self.count and rate < self.false_reject]
+        words = [f"{n} promise {_percent(rate)}" for n, rate in told]
+        if words:
+            words[0] = words[0].replace(" promise", " good parts promise")
+        return ", ".join(words)
+
+
+def check_rate(false_reject: FalseReject) -> None:
+    """Raise an :class:`OptionError` if it is neither ``auto`` nor a rate inside (0, 1)."""
+    if false_reject == "auto":
+        return
+    if not isinstance(false_reject, int | float) or not 0 < false_reject < 1:
+        raise OptionError(
+            f"--false-reject {false_reject}: give auto, or a rate between 0 and 1, as 0.01"
         )
 
 
-def check_rate(false_reject: float) -> None:
-    """Raise an :class:`OptionError` if the rate is not inside (0, 1)."""
-    if not isinstance(false_reject, int | float) or not 0 < false_reject < 1:
-        raise OptionError(f"--false-reject {false_reject}: give a rate between 0 and 1, as 0.01")
-
-
-def choose_threshold(scores: ArrayLike, false_reject: float) -> Threshold | None:
+def choose_threshold(scores: ArrayLike, false_reject: FalseReject) -> Threshold | None:
     """Threshold for a false-reject rate from the scores of good images.
 
     Parameters
     ----------
     scores : array of shape (n,)
         Scores of good images that the bank did not hold when they were scored.
-    false_reject : float
-        The rate of rejected good parts to stay under, on (0, 1).
+    false_reject : float or "auto"
+        The rate of rejected good parts to stay under, on (0, 1). ``auto``: 1 / (n + 1), or 1 %
+        where that is more.
 
     Returns
     -------
@@ -110,19 +139,34 @@ def choose_threshold(scores: ArrayLike, false_reject: float) -> Threshold | None
     n = len(values)
     if not values.any():  # nothing was told apart, so nothing can be decided by it
         return None
+    rate = max(_TIGHTEST, 1 / (n + 1)) if false_reject == "auto" else float(false_reject)
     # The tolerance keeps (n + 1) * (1 - rate) that is whole in exact arithmetic from rounding up.
-    rank = math.ceil((n + 1) * (1 - false_reject) - 1e-9)
+    rank = math.ceil((n + 1) * (1 - rate) - 1e-9)
     if rank <= n:
-        return Threshold(float(values[max(rank, 1) - 1]), "conformal", false_reject, n)
+        return Threshold(float(values[max(rank, 1) - 1]), "conformal", rate, n)
     if n < 3:
         return None
     from scipy.stats import t
 
     logs = np.log(np.maximum(values, np.finfo(np.float64).tiny))
-    bound = logs.mean() + t.ppf(1 - false_reject, n - 1) * logs.std(ddof=1) * math.sqrt(1 + 1 / n)
+    bound = logs.mean() + t.ppf(1 - rate, n - 1) * logs.std(ddof=1) * math.sqrt(1 + 1 / n)
     if bound > math.log(_FARTHEST * max(float(values[-1]), np.finfo(np.float64).tiny)):
         return None
-    return Threshold(max(float(np.exp(bound)), float(values[-1])), "estimate", false_reject, n)
+    return Threshold(max(float(np.exp(bound)), float(values[-1])), "estimate", rate, n)
+
+
+def guess(scores: ArrayLike, false_reject: FalseReject) -> Threshold | None:
+    """Threshold from scores of altered copies of the only good image there is; None: all are 0.
+
+    Nothing is promised. The largest of them came closest to what fresh good parts score, of what
+    was tried on real and drawn parts; see the documentation of thresholds.
+    """
+    check_rate(false_reject)
+    values = np.asarray(scores, dtype=np.float64)
+    if not np.isfinite(values).all() or not values.any():
+        return None
+    rate = 0.5 if false_reject == "auto" else float(false_reject)
+    return Threshold(_GUESS * float(values.max()), "guess", rate, 1)
 
 
 def p_value(score: float, scores: ArrayLike) -> float | None:
@@ -139,7 +183,3 @@ def p_value(score: float, scores: ArrayLike) -> float | None:
 
 def _percent(rate: float) -> str:
     return f"{100 * rate:.3g} %"
-
-
-def _round_up(rate: float) -> float:
-    return math.ceil(rate * 1000) / 1000

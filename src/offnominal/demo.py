@@ -101,7 +101,6 @@ def run_demo(
         AnomalyDINO,
         backbone=backbone,
         weights=weights,
-        rotations="none",  # the parts come in one orientation
         false_reject=_FALSE_REJECT,
     )
     new().load_network()  # what is missing is missed before anything is drawn
@@ -204,11 +203,13 @@ def _show(
     results = list(zip(test, detector.stream([s.image for s in test], progress=tell), strict=True))
     reason = detector.masking_test_["reason"] if detector.masking_test_ else "not asked for"
     mask = f"foreground mask {'on' if detector.masks_ else 'off'}, {reason}"
+    found = detector.orientation_test_["reason"] if detector.orientation_test_ else "as asked for"
     net = detector.load_network()
     decisions = [
         "; ".join(filter(None, [f"backbone: {net.name}", note or detector.backbone_note])),
         f"bank: {len(detector.bank):,} patches of {net.dim} values",
         mask,
+        f"rotations: {detector.rotations_}, {found}",
         f"threshold: {detector.threshold}",
     ]
     threshold = detector.threshold.value if detector.threshold else float("nan")

@@ -13,6 +13,7 @@ __all__ = [
     "NotFittedError",
     "OffnominalError",
     "OptionError",
+    "ThresholdWarning",
     "WeightsError",
 ]
 
@@ -40,6 +41,10 @@ class ImageError(OffnominalError):
 
 class ImageWarning(UserWarning):
     """Images can be read, and are hardly what was meant: too dark, or of another depth."""
+
+
+class ThresholdWarning(UserWarning):
+    """A threshold was estimated beyond what the good images promise, and would pass defects."""
 
 
 class OptionError(OffnominalError, ValueError):

@@ -1,4 +1,4 @@
-"""Scores of good images, kept so that thresholds follow from them."""
+"""Scores of good images, kept so that thresholds follow from them, and of defects made of them."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -8,12 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from offnominal.calibration import Threshold, choose_threshold
+from offnominal.calibration import FalseReject, Threshold, choose_threshold, guess
 from offnominal.scoring import Scores, Size
 
 __all__ = ["Calibration", "CalibrationScores", "GoodScores"]
 
-Calibration = Literal["none", "leave-one-out", "held-out"]
+Calibration = Literal["none", "leave-one-out", "held-out", "copies", "defects"]
 _GONE = -1  # in place of a reference whose number another may get
 Rule = Callable[[Scores, Size], tuple[float, float]]
 
@@ -46,20 +46,20 @@ class _Facts(BaseModel):
 
 @dataclass(frozen=True, eq=False)
 class CalibrationScores:
-    """Scores of good images, which thresholds follow from.
+    """Scores of good images, which thresholds follow from, or of defects made of them.
 
     Attributes
     ----------
-    kind : {"none", "leave-one-out", "held-out"}
-        Whose they are: nobody's, the references' (each scored without itself), or those of other
-        good images.
+    kind : {"none", "leave-one-out", "held-out", "copies", "defects"}
+        Whose they are: nobody's, the references' (each scored without itself), those of other good
+        images, of altered copies of an only reference, or of synthetic defects.
     scores : tuple of Scores
     sizes : tuple of (H, W)
         Of the images.
     images, peaks : float64 array of shape (n,)
         Image scores, and the largest values of the maps.
     numbers : tuple of int
-        Which references they are of; empty for other images.
+        Which references they are of, or which kinds of defect; empty for other images.
     """
 
     kind: Calibration = "none"
@@ -88,7 +88,7 @@ class CalibrationScores:
         return len(self.scores)
 
     def threshold(
-        self, what: Literal["images", "peaks"], false_reject: float, exact: bool
+        self, what: Literal["images", "peaks"], false_reject: FalseReject, exact: bool
     ) -> Threshold | None:
         """The threshold for a rate; chosen once.
 
@@ -96,7 +96,8 @@ class CalibrationScores:
         """
         key = (what, false_reject, exact)
         if key not in self._chosen:
-            found = choose_threshold(getattr(self, what), false_reject)
+            choose = guess if self.kind == "copies" else choose_threshold
+            found = choose(getattr(self, what), false_reject)
             promised = exact or self.kind == "held-out"
             if found is not None and found.kind == "conformal" and not promised:
                 found = replace(found, kind="approximate")
@@ -158,7 +159,7 @@ class CalibrationScores:
         lengths = {len(each), len(arrays["images"]), len(arrays["peaks"])}
         if len(lengths) > 1 or len(arrays["patches"]) != (stops[-1] if len(stops) else 0):
             raise ValueError("its calibration scores are incomplete")
-        if told.kind == "leave-one-out" and len(numbers) != len(each):
+        if told.kind in ("leave-one-out", "defects") and len(numbers) != len(each):
             raise ValueError("its calibration scores are of other references than it says")
         if (told.kind == "none") != (not each):
             raise ValueError(f"its calibration is said to be {told.kind}")
@@ -185,16 +186,23 @@ class GoodScores:
         Of the references, forgotten ones among them.
     held_out : CalibrationScores
         Of images that were given to calibrate with.
+    copies : CalibrationScores
+        Of altered copies of the first reference, where it was the only one.
+    defects : CalibrationScores
+        Of synthetic defects on references, each scored as if its reference had not been learned.
     measured_by : list of int
         The references that the held-out ones were scored by.
     in_force : CalibrationScores
         Held-out ones, as long as all references that scored them are there; they stay in force
-        while references come. Otherwise those of the references that were not forgotten.
+        while references come. Otherwise those of the references that were not forgotten, or of the
+        copies of an only one.
     """
 
     def __init__(self) -> None:
         self.references = CalibrationScores()
         self.held_out = CalibrationScores()
+        self.copies = CalibrationScores()
+        self.defects = CalibrationScores()
         self.measured_by: list[int] = []
         self.in_force = CalibrationScores()
 
@@ -204,6 +212,8 @@ class GoodScores:
             self.in_force = self.held_out
         else:
             self.in_force = self.references.of(active)
+            if not len(self.in_force) and list(active) == [0]:
+                self.in_force = self.copies
 
     def calibrate(self, held_out: CalibrationScores, active: Sequence[int]) -> None:
         """Set the thresholds from held-out images, which the active references scored."""
@@ -212,7 +222,7 @@ class GoodScores:
 
     def remeasure(self, judged: Rule, active: Sequence[int]) -> None:
         """Apply another rule to the same scores."""
-        for name in ("references", "held_out"):
+        for name in ("references", "held_out", "copies", "defects"):
             old: CalibrationScores = getattr(self, name)
             pairs = list(zip(old.scores, old.sizes, strict=True))
             setattr(self, name, old.measured(old.kind, pairs, judged, old.numbers))
@@ -230,6 +240,10 @@ class GoodScores:
         self.references = replace(kept, numbers=tuple(new[n] for n in kept.numbers))
         if self.in_force is not self.held_out:
             self.held_out = CalibrationScores()
+        if new.get(0) != 0:
+            self.copies = CalibrationScores()
+        self.copies = CalibrationScores()
+        self.defects = CalibrationScores()
         self.measured_by = [new[n] for n in self.measured_by if n in new]
         self.choose(list(new.values()))
 
@@ -254,19 +268,23 @@ class GoodScores:
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """The numbers, by names that begin with ``calibration.``."""
-        parts = {"references": self.references, "held-out": self.held_out}
         return {
             f"calibration.{kind}.{name}": array
-            for kind, scores in parts.items()
+            for kind, scores in self._parts().items()
             for name, array in scores.arrays().items()
         }
 
     def facts(self) -> dict[str, Any]:
         """The rest as plain values."""
+        facts: dict[str, Any] = {kind: scores.facts() for kind, scores in self._parts().items()}
+        return facts | {"with": self.measured_by}
+
+    def _parts(self) -> dict[str, CalibrationScores]:
         return {
-            "references": self.references.facts(),
-            "held-out": self.held_out.facts(),
-            "with": self.measured_by,
+            "references": self.references,
+            "held-out": self.held_out,
+            "copies": self.copies,
+            "defects": self.defects,
         }
 
     def restore(self, arrays: dict[str, NDArray[Any]], facts: Mapping[str, Any]) -> None:
@@ -278,10 +296,15 @@ class GoodScores:
             If they do not belong together.
         """
 
-        def found(kind: str) -> CalibrationScores:
+        def found(part: str, kind: str = "") -> CalibrationScores:
             names = ("patches", "images", "peaks")
-            own = {name: arrays[f"calibration.{kind}.{name}"] for name in names}
-            return CalibrationScores.from_file(own, facts[kind])
+            own = {name: arrays[f"calibration.{part}.{name}"] for name in names}
+            scores = CalibrationScores.from_file(own, facts[part])
+            if scores.kind not in ("none", kind or part):
+                raise ValueError(f"its scores of {part} are said to be {scores.kind}")
+            return scores
 
-        self.references, self.held_out = found("references"), found("held-out")
+        self.references = found("references", "leave-one-out")
+        self.held_out = found("held-out")
+        self.copies, self.defects = found("copies"), found("defects")
         self.measured_by = list(map(int, facts["with"]))

@@ -28,8 +28,8 @@ class Preset:
     shots : tuple of int
     cached : bool
         Whether features may come from the cache; not where time is what is measured.
-    resize : str or None
-        How the paper's code sizes images for ``method``.
+    paper : dict
+        Options of ``method`` that the paper's code has otherwise than the defaults.
     """
 
     name: str
@@ -38,7 +38,7 @@ class Preset:
     method: str = "anomalydino"
     shots: tuple[int, ...] = (1,)
     cached: bool = True
-    resize: str | None = None
+    paper: dict[str, Any] = field(default_factory=dict)
 
     @property
     def axes(self) -> tuple[str, ...]:
@@ -46,9 +46,9 @@ class Preset:
         return tuple(self.sets) or ("shots",)
 
     def sets_for(self, methods: Sequence[str]) -> dict[str, Sequence[Any]]:
-        """Values of options for some methods; the paper's sizing is for the paper's method only."""
-        alone = self.resize is not None and list(methods) == [self.method]
-        return {**self.sets, **({"resize": [self.resize]} if alone else {})}
+        """Values of options for some methods; the paper's are for the paper's method only."""
+        paper = self.paper if list(methods) == [self.method] else {}
+        return self.sets | {name: [one] for name, one in paper.items() if name not in self.sets}
 
 
 _PRESETS = (
@@ -84,5 +84,10 @@ _PRESETS = (
         shots=(0,),
     ),
 )
-# All of them set out to meet printed figures, which come from images that were cropped.
-PRESETS = {preset.name: replace(preset, resize="crop") for preset in _PRESETS}
+# All of them set out to meet printed figures, which come from images that were cropped, and from
+# references that were turned.
+_PAPER = {
+    "anomalydino": {"resize": "crop", "rotations": "agnostic"},
+    "anomalydino-batched": {"resize": "crop"},
+}
+PRESETS = {preset.name: replace(preset, paper=_PAPER[preset.method]) for preset in _PRESETS}

@@ -204,7 +204,8 @@ class Runner:
         unreadable: list[ImageError] = []
         start = time.perf_counter()
         if not isinstance(detector, BatchDetector):
-            detector.fit([s.image for s in references], unreadable.append, tell)
+            images = [s.image for s in references]
+            detector.fit(images, unreadable.append, tell, synthetic=False)
         times = {"fit": time.perf_counter() - start, "network_in_fit": meter.seconds}
         records = []
         for cell, folder in zip(cells, folders, strict=True):

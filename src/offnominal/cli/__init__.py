@@ -30,7 +30,7 @@ from offnominal.cli.predict import predict, predict_options
 from offnominal.cli.report import report
 from offnominal.cli.terminal import INTERNAL, USAGE, print_error, say
 from offnominal.cli.train import train, train_options
-from offnominal.errors import ImageWarning, OffnominalError
+from offnominal.errors import ImageWarning, OffnominalError, ThresholdWarning
 
 __all__ = ["app", "main"]
 
@@ -137,6 +137,7 @@ def main() -> NoReturn:
     # Once for each kind and run, by whoever warns; the place in the program is nothing to a user.
     warnings.showwarning = lambda message, *_: say(f"warning: {message}")
     warnings.simplefilter("always", ImageWarning)
+    warnings.simplefilter("ignore", ThresholdWarning)  # it is told beside the threshold
     app()
     sys.exit(0)
 

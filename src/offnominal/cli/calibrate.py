@@ -3,7 +3,7 @@
 from typing import Annotated
 
 from offnominal.cli import options
-from offnominal.cli.info import describe_threshold
+from offnominal.cli.info import describe_decisions
 from offnominal.cli.terminal import Unreadable, progress_bar, say, tell
 from offnominal.errors import OptionError
 
@@ -13,7 +13,7 @@ def calibrate(
     good: Annotated[list[str], "GOOD_DIR..."],
     defects: list[str] | None = None,
     output: options.Output = None,
-    false_reject: float | None = None,
+    false_reject: str | None = None,
     weights: options.Weights = None,
     device: options.Device = "auto",
     endpoint: options.Endpoint = None,
@@ -28,12 +28,13 @@ def calibrate(
         Good images that it has not learned from.
     defects : list of str or None
         Folder or quoted glob of defective parts, to report the miss rate; repeatable.
-    false_reject : float or None
+    false_reject : rate or "auto"
         Rate of good parts that may be rejected; else as it was fitted.
     """
     from offnominal.paths import PassedOver, find_images
 
     options.check_model(output or model)
+    rate = None if false_reject is None else options.read_rate(false_reject)
     passed = PassedOver()
     files = find_images(good, passed)
     defective = find_images(defects, passed) if defects else []
@@ -46,11 +47,11 @@ def calibrate(
     with options.changing(output or model), Unreadable(strict) as unreadable:
         detector = options.open_model(model, weights, device, endpoint, key_variable)
         with progress_bar(len(files)) as advance:
-            skipped = detector.calibrate(files, false_reject, unreadable, advance)
+            skipped = detector.calibrate(files, rate, unreadable, advance)
         detector.save(output or model)
         say(f"{output or model}: calibrated on {len(detector.calibration)} good images")
         known = f"{skipped} that it knows already: references, or copies" if skipped else ""
-        tell(("left out", known), ("threshold", describe_threshold(detector)))
+        tell(("left out", known), *describe_decisions(detector))
         if defective:
             with progress_bar(len(defective)) as advance:
                 found = detector.stream(defective, unreadable, advance)

@@ -11,6 +11,7 @@ import inspect
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType, UnionType
@@ -42,10 +43,14 @@ class Option:
     @property
     def only(self) -> Any:
         """What the annotation allows beside None, where that is one type; else str."""
-        union = get_origin(self.kind) in (Union, UnionType)
-        kinds = [each for each in (get_args(self.kind) if union else [self.kind])
-                 if each is not NoneType]  # fmt: skip
+        kinds = self._kinds
         return kinds[0] if len(kinds) == 1 else Path if Path in kinds else str
+
+    @property
+    def _kinds(self) -> list[Any]:
+        union = get_origin(self.kind) in (Union, UnionType)
+        kinds = get_args(self.kind) if union else [self.kind]
+        return [each for each in kinds if each is not NoneType]
 
     def parameter(self, taken: Iterable[str], many: bool) -> inspect.Parameter:
         """What Typer reads: ``--name``, or ``--method-name`` where the command has that itself."""
@@ -66,6 +71,9 @@ class Option:
 
     def read(self, value: Any) -> Any:
         """What the constructor takes, from what Typer read."""
+        if isinstance(value, str) and float in self._kinds[:-1]:  # or a word, as auto
+            with suppress(ValueError):
+                return float(value)
         if not isinstance(value, str) or _is(self.only, str):
             return value
         item = next((each for each in get_args(self.only) if each in (int, float)), str)

@@ -21,6 +21,7 @@ def fit(
     sets: options.Sets = None,
     shots: int | None = None,
     seed: int = 0,
+    synthetic: bool = True,
     strict: options.Strict = False,
 ) -> None:
     """Learn from images of good parts, or from none with a zero-shot method; write a model file.
@@ -39,6 +40,8 @@ def fit(
         Use this many of the images, drawn at random; else all.
     seed : int
         Seed of that draw.
+    synthetic : bool
+        Score 48 synthetic defects, and say how many the threshold would pass.
     """
     from offnominal.detectors.batch.base import BatchDetector
     from offnominal.paths import PassedOver, find_images
@@ -54,7 +57,7 @@ def fit(
     files = _draw(find_images(good, passed), shots, seed) if good else []
     with options.changing(output), Unreadable(strict) as unreadable:
         with progress_bar(len(files)) as advance:
-            detector.fit(files, on_error=unreadable, progress=advance)
+            detector.fit(files, on_error=unreadable, progress=advance, synthetic=synthetic)
         detector.save(output)
         _report(detector, output, picture)
         tell(("", str(passed)))
@@ -95,3 +98,5 @@ def _report(detector: Any, output: Path, picture: Path) -> None:
         first = read_image(detector.references[0].file, detector.sixteen_bit)
         save_picture(picture, detector.foreground_picture(first))
         tell(("", f"as a picture: {picture}"))
+    if test := getattr(detector, "orientation_test_", None):
+        tell(("rotations", f"{detector.rotations_} ({test['reason']})"))

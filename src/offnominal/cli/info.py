@@ -14,6 +14,8 @@ from offnominal.cli.terminal import count, tell
 if TYPE_CHECKING:
     from offnominal.detectors.base import Detector
 
+_KINDS = {"patch": "pasted patches", "scar": "scars"}
+
 
 def info(
     model: options.Model, as_json: options.Json = False, weights: options.Weights = None
@@ -35,6 +37,10 @@ def info(
             "patches": detector.bank_rows,
             "calibration": detector.calibration.kind,
             "threshold": None if threshold is None else asdict(threshold),
+            "synthetic_defects": [
+                {**cell._asdict(), "missed": missed, "made": made}
+                for cell, missed, made in detector.missed_defects
+            ],
             "steps": steps,
         }
         typer.echo(json.dumps(facts, indent=1))
@@ -65,7 +71,7 @@ def describe(detector: "Detector", header: Mapping[str, Any]) -> list[tuple[str,
         ("backbone", "; ".join(names)),
         ("", "; ".join(one["note"] for one in found if one.get("note"))),
         ("bank", rows if detector.bank_rows else ""),
-        ("threshold", describe_threshold(detector)),
+        *describe_decisions(detector),
     ]
 
 
@@ -86,6 +92,21 @@ def describe_threshold(detector: "Detector") -> str:
         f"none: {count(len(detector.calibration), 'good image')} to set it by; run `offnominal "
         "calibrate` with good images that it has not learned from"
     )
+
+
+def describe_decisions(detector: "Detector") -> list[tuple[str, str]]:
+    """The threshold, and what it would pass of synthetic defects."""
+    found = detector.missed_defects
+    kinds: dict[str, list[str]] = {}
+    for cell, missed, made in found:
+        kinds.setdefault(cell.kind, []).append(f"{cell.size} {missed} of {made}")
+    words = "; ".join(f"{_KINDS[kind]}: {', '.join(cells)}" for kind, cells in kinds.items())
+    total = f"{sum(each.missed for each in found)} of {sum(each.made for each in found)}"
+    return [
+        ("threshold", describe_threshold(detector)),
+        ("would pass", f"{total} synthetic defects ({words})" if found else ""),
+        ("", f"WARNING: {warning}" if (warning := detector.threshold_warning) else ""),
+    ]
 
 
 def _networks(header: Mapping[str, Any]) -> list[Mapping[str, Any]]:

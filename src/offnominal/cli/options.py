@@ -18,6 +18,7 @@ from offnominal.text import printable
 
 if TYPE_CHECKING:
     from offnominal.backbones.cache import FeatureCache
+    from offnominal.calibration import FalseReject
     from offnominal.detectors.base import Detector
 
 
@@ -79,6 +80,20 @@ def check_model(output: Path) -> None:
         raise OptionError(
             f"-o {output}: is there, and no model of Offnominal; name another file, or remove it"
         )
+
+
+def read_rate(words: str) -> "FalseReject":
+    """``auto``, or a rate of good parts that may be rejected."""
+    from offnominal.calibration import check_rate
+
+    try:
+        rate: FalseReject = "auto" if words == "auto" else float(words)
+    except ValueError as error:
+        raise OptionError(
+            f"--false-reject {words}: give auto, or a rate between 0 and 1, as 0.01"
+        ) from error
+    check_rate(rate)
+    return rate
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """What every detector shares: images in, leave-one-out, calibration, predictions out."""
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from offnominal import modelfile
-from offnominal.calibration import check_rate
+from offnominal.calibration import FalseReject, check_rate
 from offnominal.depths import read_images
 from offnominal.detectors.judging import Judge
 from offnominal.detectors.learned_state import (
@@ -21,6 +22,7 @@ from offnominal.detectors.learned_state import (
     must_fit,
     restore_learned,
 )
+from offnominal.detectors.made_scores import copy_scores, defect_scores
 from offnominal.detectors.options import (
     OnError,
     Progress,
@@ -28,13 +30,14 @@ from offnominal.detectors.options import (
     option_defaults,
 )
 from offnominal.detectors.references import References, Sample, Standing, Version
-from offnominal.errors import NotFittedError, OptionError
+from offnominal.errors import NotFittedError, OptionError, ThresholdWarning
 from offnominal.good_scores import CalibrationScores, GoodScores
-from offnominal.images import ImageSource, content_digest, describe, several
+from offnominal.images import ImageSource, content_digest, describe, read_image, several
 from offnominal.images import parse_sixteen_bit as check_sixteen_bit
 from offnominal.memory import MemoryBank
 from offnominal.prediction import Prediction
 from offnominal.scoring import Scores, Size, check_aggregate, size_of
+from offnominal.synthesis.sizes import CELLS, PER_CELL
 
 __all__ = ["Detector"]
 
@@ -56,8 +59,9 @@ class Detector(Judge, ABC):
         ``range`` or two percentiles such as ``0.5,99.5``; how 16-bit images become 8-bit ones.
     smoothing : float
         Standard deviation of the map's Gaussian, in pixels of the image.
-    false_reject : float
-        Rate of good parts that may be rejected, on (0, 1).
+    false_reject : float or "auto"
+        Rate of good parts that may be rejected, on (0, 1). ``auto``: the tightest that the good
+        images can promise, 1 / (n + 1) with n of them, down to 0.01.
     """
 
     method: ClassVar[str]
@@ -78,7 +82,7 @@ class Detector(Judge, ABC):
         aggregate: str = "top1",
         sixteen_bit: str = "range",
         smoothing: float = 4.0,
-        false_reject: float = 0.01,
+        false_reject: FalseReject = "auto",
         **unknown: Any,
     ) -> None:
         super().__init__()
@@ -129,6 +133,7 @@ class Detector(Judge, ABC):
         known = range(len(self.references))
         must(set(self.depths_) <= {8, 16}, "depths of pictures that there are not")
         must(all(n in known for n in self.good.references.numbers), "scores of no reference")
+        must(all(n < len(CELLS) for n in self.good.defects.numbers), "unknown synthetic defects")
         for bank in self.modules():
             if isinstance(bank, MemoryBank) and len(bank):
                 must(known and int(bank.reference.min()) >= 0, "rows of no reference")
@@ -136,8 +141,11 @@ class Detector(Judge, ABC):
                 must(last < len(known), "rows of a reference that there is not")
 
     @abstractmethod
-    def score(self, image: np.ndarray) -> Scores:
-        """What the score and the map of an image, uint8 (H, W, 3), are made of."""
+    def score(self, image: np.ndarray, without: int | None = None) -> Scores:
+        """What the score and the map of an image, uint8 (H, W, 3), are made of.
+
+        ``without``: as if that reference had never been learned, while the fit lasts.
+        """
 
     @abstractmethod
     def score_reference(self, number: int, kept: Any) -> Scores:
@@ -162,8 +170,11 @@ class Detector(Judge, ABC):
         images: Iterable[ImageSource] = (),
         on_error: OnError | None = None,
         progress: Progress | None = None,
+        synthetic: bool | None = None,
     ) -> Self:
         """Learn from images of good parts, and set the thresholds from each without itself.
+
+        With a single reference the threshold is guessed from altered copies of it.
 
         Parameters
         ----------
@@ -175,6 +186,10 @@ class Detector(Judge, ABC):
             Called with each :class:`ImageError`, and the image is left out; None: it is raised.
         progress : callable or None
             Called with the stage and the number of images that it has done.
+        synthetic : bool or None
+            Whether synthetic defects on the references are scored as well, 48 of them, so that
+            ``missed_defects`` says how many the threshold would pass. None: where the threshold is
+            an estimate; a :class:`ThresholdWarning` says so if it would pass the plainest of them.
         """
         images = several(images)
         self._forget_references()
@@ -183,15 +198,17 @@ class Detector(Judge, ABC):
         copies: list[str] = []
         kept = Sample(self.calibrate_on, self.seed)
         scored: dict[int, Scores] = {}
+        originals = Sample(PER_CELL, self.seed)
         try:
             with torch.inference_mode():
                 self.begin()
                 good = self.references.take_in(self.read(images, on_error), copies)
-                for number, image in good:
+                for number, image, source in good:
                     if not self.accepts_references:
                         told = "give none, and good images to calibrate for a threshold"
                         raise OptionError(f"{self.method} learns from no image: {told}")
                     kept.offer(number, self.learn(number, image))
+                    originals.offer(number, source)
                     if progress:
                         progress("features", number + 1)
                 if not self.references and self.needs_references:
@@ -202,14 +219,38 @@ class Detector(Judge, ABC):
                         scored[number] = self.score_reference(number, kept.pop(number))
                         if progress:
                             progress("threshold", len(scored))
-            self.copies = len(copies)
-            self.set_references(self.scored_all(scored))
+                self.copies = len(copies)
+                self.set_references(self.scored_all(scored))
+                if self.leave_one_out != "none" and self.references:
+                    self._score_made(originals, synthetic, progress)
         finally:
             self.release()
         self.references.note("fit", range(len(self.references)), self.bank_rows)
         # Only now: a fit that was broken off must not pass for a whole one.
         self.fitted = True
+        if warning := self.threshold_warning:
+            warnings.warn(warning, ThresholdWarning, stacklevel=2)
         return self
+
+    def _score_made(
+        self,
+        originals: Mapping[int, ImageSource],
+        synthetic: bool | None,
+        progress: Progress | None,
+    ) -> None:
+        """Score what is made of the references: copies of an only one, and synthetic defects."""
+
+        def read(number: int) -> np.ndarray:
+            return read_image(originals[number], self.sixteen_bit)
+
+        alone = len(self.references) == 1
+        if alone:
+            self.good.copies = copy_scores(read(0), self.score, self.judged)
+            self.good.choose(self.references.active)
+        threshold = self.threshold
+        if synthetic or (synthetic is None and threshold and threshold.kind == "estimate"):
+            told = (read, self.score, self.judged, alone, progress)
+            self.good.defects = defect_scores(originals, *told)
 
     def predict(self, images: Iterable[ImageSource] | ImageSource) -> list[Prediction]:
         """Predictions for some images, in their order; the first bad image raises.
@@ -238,7 +279,7 @@ class Detector(Judge, ABC):
     def calibrate(
         self,
         images: Iterable[ImageSource],
-        false_reject: float | None = None,
+        false_reject: FalseReject | None = None,
         on_error: OnError | None = None,
         progress: Progress | None = None,
     ) -> int:

@@ -347,7 +347,7 @@ class ChatModel(Detector):
         sharp = fill(answer, image.shape[0], image.shape[1])
         return ChatPrediction(**plain | {"anomaly_map": sharp}, answer=answer)
 
-    def score(self, image: np.ndarray) -> Scores:
+    def score(self, image: np.ndarray, without: int | None = None) -> Scores:
         """What the model says of one image, uint8 (H, W, 3), that is asked about alone."""
         return next(iter(self.stream([image]))).scores
 

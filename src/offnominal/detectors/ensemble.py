@@ -198,10 +198,10 @@ class Ensemble(Detector):
 
     # -- predicting ---------------------------------------------------------------------------
 
-    def score(self, image: np.ndarray) -> Scores:
+    def score(self, image: np.ndarray, without: int | None = None) -> Scores:
         """Mean of what the members say."""
         size = (image.shape[0], image.shape[1])
-        return self._mean([member.score(image) for member in self.members], size)
+        return self._mean([member.score(image, without) for member in self.members], size)
 
     def not_inspected(self, size: Size) -> str | None:
         """What of an image (H, W) no member sees, in words; None: all of it is looked at."""

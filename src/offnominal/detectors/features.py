@@ -195,12 +195,11 @@ class FeatureDetector(Detector):
                 kept.append(features)
         return kept
 
-    def score(self, image: np.ndarray) -> Scores:
-        """What the score and the map of an image are made of."""
+    def score(self, image: np.ndarray, without: int | None = None) -> Scores:
+        """What the score and the map of an image are made of, as if ``without`` were not known."""
         views = self.views(image)
-        return joined(
-            views, [self.compare(self.embed(torch.from_numpy(view.pixels))) for view in views]
-        )
+        each = [self.embed(torch.from_numpy(view.pixels)) for view in views]
+        return joined(views, [self.compare(features, without) for features in each])
 
     def score_reference(self, number: int, kept: Any) -> Scores:
         """Score a reference's features as if it had never been learned."""

@@ -7,13 +7,14 @@ from typing import ClassVar
 import numpy as np
 from torch import nn
 
-from offnominal.calibration import Threshold, p_value
+from offnominal.calibration import FalseReject, Threshold, p_value
 from offnominal.detectors.options import LeaveOneOut, OnError
 from offnominal.detectors.references import References
 from offnominal.errors import ImageError, OptionError
 from offnominal.good_scores import CalibrationScores, GoodScores
 from offnominal.prediction import Prediction
 from offnominal.scoring import Scores, Size, anomaly_map, image_score, size_of
+from offnominal.synthesis.sizes import CELLS, Missed
 
 __all__ = ["Judge"]
 
@@ -36,7 +37,7 @@ class Judge(nn.Module):
 
     aggregate: str
     smoothing: float
-    false_reject: float
+    false_reject: FalseReject
     references: References
     good: GoodScores
 
@@ -71,6 +72,35 @@ class Judge(nn.Module):
     def calibration_note(self) -> str | None:
         """What should be known of held-out scores that other references measured."""
         return self.good.note(self.references.active)
+
+    @property
+    def missed_defects(self) -> list[Missed]:
+        """How many synthetic defects the threshold would pass, by kind and size.
+
+        Empty without a threshold, and where none were made.
+        """
+        threshold, made = self.threshold, self.good.defects
+        if threshold is None:
+            return []
+        passed = {number: [0, 0] for number in made.numbers}
+        for number, score in zip(made.numbers, made.images, strict=True):
+            passed[number][0] += score <= threshold.value
+            passed[number][1] += 1
+        return [Missed(CELLS[number], *passed[number]) for number in sorted(passed)]
+
+    @property
+    def threshold_warning(self) -> str | None:
+        """What should be known of a threshold that was estimated: that it passes plain defects."""
+        threshold, made = self.threshold, self.good.defects.images
+        if threshold is None or threshold.kind != "estimate" or not len(made):
+            return None
+        if threshold.value <= made.min():
+            return None
+        return (
+            f"the estimated threshold, {threshold.value:.4g}, lies above the smallest score of a "
+            f"synthetic defect, {made.min():.4g}: it would pass {(made <= threshold.value).sum()} "
+            f"of {len(made)}; --false-reject auto asks for what the good images can promise"
+        )
 
     def image_score(self, scores: Scores, size: Size) -> float:
         """The image score, as ``aggregate`` has it."""
@@ -107,8 +137,13 @@ class Judge(nn.Module):
             image=image,
             threshold=threshold.value if threshold else None,
             pixel_threshold=pixel_threshold.value if pixel_threshold else None,
-            p_value=p_value(score, self.calibration.images),
+            p_value=self.p_value(score),
         )
+
+    def p_value(self, score: float) -> float | None:
+        """How unusual a score is among those of good images; None where there are none."""
+        known = self.calibration
+        return None if known.kind == "copies" else p_value(score, known.images)
 
     def judged_or_told(
         self, source: str, image: np.ndarray, scores: Scores, on_error: OnError | None

@@ -26,7 +26,7 @@ from offnominal.foreground import (
 from offnominal.memory import MemoryBank
 from offnominal.pictures import beside, colour_map, outline
 
-__all__ = ["MaskedFeatures"]
+__all__ = ["MaskedFeatures", "channel_scale"]
 
 
 class MaskedFeatures(FeatureDetector):
@@ -105,10 +105,7 @@ class MaskedFeatures(FeatureDetector):
         if self.normalization != "standardize":
             return
         rows = bank.take(slice(None))
-        self.centre_ = rows.mean(0)
-        deviation = rows.std(0, correction=0)
-        # A channel that never varies carries nothing; dividing by it would only blow up noise.
-        self.scale_ = torch.where(deviation > 1e-6, deviation, torch.ones_like(deviation))
+        self.centre_, self.scale_ = rows.mean(0), channel_scale(rows)
         bank.standardize_(self.centre_, self.scale_)
 
     def patch_distance(self, squared: Tensor) -> Tensor:
@@ -179,6 +176,13 @@ class MaskedFeatures(FeatureDetector):
             colour_map(heat, float(heat.min()), float(heat.max())),
             outline(shaded, large > 0),
         )
+
+
+def channel_scale(rows: Tensor) -> Tensor:
+    """Deviation (D,) of each channel of rows (n, D), to divide by."""
+    deviation = rows.std(0, correction=0)
+    # A channel that never varies carries nothing; dividing by it would only blow up noise.
+    return torch.where(deviation > 1e-6, deviation, torch.ones_like(deviation))
 
 
 def _grid(features: Tensor) -> tuple[int, int]:

@@ -196,7 +196,7 @@ class References(list[Reference]):
 
     def take_in(
         self, images: Iterable[tuple[ImageSource, np.ndarray]], copies: list[str]
-    ) -> Iterator[tuple[int, np.ndarray]]:
+    ) -> Iterator[tuple[int, np.ndarray, ImageSource]]:
         """Number images on their way, and note them.
 
         Exact copies of active references, and of one another, are left out; their names join
@@ -210,7 +210,7 @@ class References(list[Reference]):
                 continue
             digests.add(reference.digest)
             self.append(reference)
-            yield len(self) - 1, image
+            yield len(self) - 1, image, source
 
     def find(self, image: ImageSource, sixteen_bit: str = "range") -> int:
         """Number of the active reference that a name, a digest or an image stands for.

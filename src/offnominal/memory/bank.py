@@ -220,9 +220,12 @@ class MemoryBank(nn.Module):
 
     def compact(self) -> None:
         """Remove the rows of inactive references; the others keep their order."""
-        kept = ~self.is_of(self._inactive)
-        self._replace(lambda column: column[kept])
+        self.keep(~self.is_of(self._inactive))
         self._inactive.clear()
+
+    def keep(self, kept: Tensor) -> None:
+        """Keep the rows that (N,) bool says, in their order."""
+        self._replace(lambda column: column[kept])
 
     def _replace(self, change: Callable[[Tensor], Tensor]) -> None:
         self._room.clear()

@@ -92,6 +92,7 @@ class BatchDetector(FeatureDetector):
         images: Iterable[ImageSource] = (),
         on_error: OnError | None = None,
         progress: Progress | None = None,
+        synthetic: bool | None = None,
     ) -> Self:
         """Refused: there is nothing to fit."""
         raise OptionError(f"{self.method} has nothing to fit: it scores the images of a batch")

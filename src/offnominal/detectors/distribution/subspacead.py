@@ -188,7 +188,7 @@ class SubspaceAD(SubspaceModel):
         kept: dict[int, _Kept] = {}
         self._total = moments
         try:
-            for number, image in self.references.take_in(self.read(images, on_error), known):
+            for number, image, _ in self.references.take_in(self.read(images, on_error), known):
                 kept[number] = self.learn(number, image)
                 if progress:
                     progress("features", len(kept))

@@ -5,16 +5,27 @@ Detection with DINOv2", WACV 2025 (arXiv 2405.14529).
 """
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
+from pydantic import TypeAdapter
 from torch import Tensor
 
 from offnominal.detectors.features import FeatureDetector, ViewScores, tokens_of
-from offnominal.detectors.masked import MaskedFeatures
+from offnominal.detectors.learned_state import must
+from offnominal.detectors.masked import MaskedFeatures, channel_scale
 from offnominal.detectors.memory_bank.base import BankDetector
 from offnominal.detectors.options import Progress
 from offnominal.errors import OptionError
+from offnominal.orientation import (
+    MOST_TESTED,
+    OrientationTest,
+    lone_reference,
+    mean_square_distance,
+    orientation_test,
+)
 from offnominal.views import View, parse_rotations, rotate_image, turned_back
 
 __all__ = ["AnomalyDINO"]
@@ -29,7 +40,9 @@ class AnomalyDINO(MaskedFeatures, BankDetector):
         Whether background patches of the references are left out of the bank as well.
     rotations : str
         Angles of the references in degrees: ``agnostic`` (0, 45, ..., 315), ``none``, or a list
-        such as ``0,90,180,270``.
+        such as ``0,90,180,270``. ``auto``: the first references decide between the first two, by
+        whether good parts come turned; a single one follows the paper with DINOv2 (``agnostic``),
+        and is not turned with others.
     **options
         See :class:`~offnominal.detectors.masked.MaskedFeatures` and
         :class:`~offnominal.detectors.memory_bank.base.BankDetector`. Standardised features take
@@ -48,14 +61,32 @@ class AnomalyDINO(MaskedFeatures, BankDetector):
     def __init__(
         self,
         mask_references: bool = False,
-        rotations: str | Sequence[float] = "agnostic",
+        rotations: str | Sequence[float] = "auto",
         **options: Any,
     ) -> None:
         super().__init__(**options)
-        parse_rotations(rotations)
+        if rotations != "auto":
+            parse_rotations(rotations)
         self.mask_references = mask_references
         self.rotations = rotations if isinstance(rotations, str) else tuple(rotations)
         self.begin()
+
+    def begin(self) -> None:
+        """An empty bank; ``auto`` has decided nothing yet."""
+        super().begin()
+        self.rotations_ = _asked(self.rotations)
+        self.orientation_test_: dict[str, Any] | None = None
+
+    def check_learned(self) -> None:
+        """References were turned as the option says, or as the test of ``auto`` found."""
+        super().check_learned()
+        asked, test = _asked(self.rotations), self.orientation_test_
+        if asked:
+            must(self.rotations_ == asked and test is None, "rotations_ is not what was asked for")
+        else:
+            told = TypeAdapter(OrientationTest).validate_python(test)
+            must(asdict(told) == test, "orientation_test_ says more than it can")
+            must(self.rotations_ == _verdict(told.turned), "rotations_ is not what the test found")
 
     def plain_views(self, image: np.ndarray) -> list[View]:
         """The image as it is, or its tiles."""
@@ -70,9 +101,22 @@ class AnomalyDINO(MaskedFeatures, BankDetector):
     def reference_views(self, image: np.ndarray) -> list[View]:
         """A reference in every rotation, upright first."""
         views = self.views(image)
-        for angle in parse_rotations(self.rotations)[1:]:
+        for angle in self.angles[1:]:
             views += self.turned_views(image, angle)
         return views
+
+    @property
+    def angles(self) -> tuple[float, ...]:
+        """Degrees that references are turned by; while ``auto`` is open, all that it may choose."""
+        return parse_rotations(self.rotations_ or "agnostic")
+
+    def learn(self, number: int, image: np.ndarray) -> None:
+        """Put a reference into the bank in every rotation; the first few decide on these."""
+        if not self.rotations_ and self.expected == 1:
+            self.decide_rotations()
+        super().learn(number, image)
+        if not self.rotations_ and number + 1 == MOST_TESTED:
+            self.decide_rotations()
 
     def rows(self, features: Tensor) -> Tensor:
         """Features (D, gh, gw) as the bank takes them."""
@@ -83,10 +127,10 @@ class AnomalyDINO(MaskedFeatures, BankDetector):
         if number == 0 and view == 0:
             self._check_storage()
             self.decide_mask(features)
-            if self.expected and not self.mask_references:
+            if self.expected and self.rotations_ and not self.mask_references:
                 views = len(self.views_of(self.references[0].size))
                 each = features.shape[1] * features.shape[2] * views
-                self.bank.reserve(self.expected * each * len(parse_rotations(self.rotations)))
+                self.bank.reserve(self.expected * each * len(self.angles))
         # A fit standardises all rows at its end; later ones take what it found.
         rows, patch, counts = self.rows(features), None, None
         if upright or self.mask_references:
@@ -98,7 +142,9 @@ class AnomalyDINO(MaskedFeatures, BankDetector):
         self.bank.add(rows, number, view, patch, counts if upright else None)
 
     def finish(self, progress: Progress | None) -> None:
-        """Standardise the rows, where that is asked for."""
+        """Few references decide on rotations here; rows are standardised, if that is asked for."""
+        if not self.rotations_:
+            self.decide_rotations()
         if not len(self.bank):
             raise OptionError("--mask-references: the mask leaves nothing to learn; leave it out")
         self.standardize(self.bank)
@@ -109,9 +155,54 @@ class AnomalyDINO(MaskedFeatures, BankDetector):
         scores, _ = self.judge(self.rows(features), without)
         return ViewScores(scores.reshape(features.shape[1:]) * self.foreground(features))
 
+    def decide_rotations(self) -> None:
+        """Choose once whether good parts come turned; if not, turned rows leave the bank again."""
+        bank, known = self.bank, len(self.references)
+        views = torch.tensor([len(self.views_of(one.size)) for one in self.references])
+        angle = bank.view // views.to(self._device)[bank.reference.long()]
+        # With --mask-references there may be some without a patch that counts.
+        tested = [n for n in range(known) if (bank.counts & (bank.reference == n)).any()]
+        if len(tested) > 1:
+            test = orientation_test(self._distances(tested, angle))
+        else:
+            test = lone_reference(self.load_network().family == "dinov2")
+        if not test.turned:
+            bank.keep(angle == 0)
+        if self.expected and len(bank):
+            bank.reserve(self.expected * len(bank) // known)
+        self.rotations_ = _verdict(test.turned)
+        self.orientation_test_ = asdict(test)
+
+    def _distances(self, tested: Sequence[int], angle: Tensor) -> Tensor:
+        """Mean squared distances (n, n, angles) of references to one another, which is turned."""
+        bank = self.bank
+        own = [bank.rows_of(number) for number in tested]
+        scale: Tensor | float = 1.0
+        if self.normalization == "standardize":  # which the bank is only when all rows are there
+            scale = channel_scale(bank.take((angle == 0).nonzero()[:, 0]))
+        queries = [bank.take(rows[bank.counts[rows]]) / scale for rows in own]
+        found = torch.full((len(tested), len(tested), len(self.angles)), torch.inf)
+        for j, rows in enumerate(own):
+            for place in range(len(self.angles)):
+                turned = bank.take(rows[angle[rows] == place]) / scale
+                for i in range(len(tested)):
+                    if i != j:
+                        found[i, j, place] = mean_square_distance(queries[i], turned)
+        return found
+
     def _check_storage(self) -> None:
         if self.normalization == "standardize" and self.storage != "fp32":
             raise OptionError(
                 f"--storage {self.storage}: the features of {self.load_network().name} are "
                 "standardised once all are there, which takes --storage fp32, or --set normalize=l2"
             )
+
+
+def _asked(rotations: str | Sequence[float]) -> str:
+    """The option as text; nothing for ``auto``, which is still to decide."""
+    text = rotations if isinstance(rotations, str) else ",".join(map(str, rotations))
+    return "" if text == "auto" else text
+
+
+def _verdict(turned: bool) -> str:
+    return "agnostic" if turned else "none"

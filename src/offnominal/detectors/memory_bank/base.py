@@ -72,7 +72,7 @@ class BankDetector(BankScores):
         known: list[str] = []
         kept: dict[int, Any] = {}
         with self._all_or_nothing():
-            for number, image in self.references.take_in(self.read(images, on_error), known):
+            for number, image, _ in self.references.take_in(self.read(images, on_error), known):
                 kept[number] = self.learn(number, image)
                 if progress:
                     progress("features", len(kept))

@@ -82,6 +82,7 @@ class MultiLayerNN(AnomalyDINO):
         mask: MaskMode = "off",
         **options: Any,
     ) -> None:
+        parse_rotations(rotations)  # there is no test for "auto": flips turn references as well
         super().__init__(rotations=rotations, resize=resize, mask=mask, **options)
         if fusion is not None:
             check_choice("fusion", fusion, Fusion)

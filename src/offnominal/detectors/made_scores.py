@@ -1,0 +1,74 @@
+"""Scores of pictures that are made of the references: altered copies, and synthetic defects."""
+
+from collections.abc import Callable, Iterable
+from itertools import cycle, islice
+
+import cv2
+import numpy as np
+
+from offnominal.detectors.options import Progress
+from offnominal.good_scores import CalibrationScores, Rule
+from offnominal.scoring import Scores, Size, size_of
+from offnominal.synthesis.copies import altered_copies
+from offnominal.synthesis.sizes import CELLS, PER_CELL, make_defect
+
+__all__ = ["copy_scores", "defect_scores"]
+
+_TRIES = 4  # for a defect to come to lie on the part
+
+# Scores an image, uint8 (H, W, 3), as if one of the references had never been learned, or none.
+Score = Callable[[np.ndarray, int | None], Scores]
+
+
+def copy_scores(image: np.ndarray, score: Score, judged: Rule) -> CalibrationScores:
+    """Of altered copies of an only reference, by what was learned from it."""
+    pairs = [(score(copy, None), size_of(copy)) for copy in altered_copies(image)]
+    return CalibrationScores.measured("copies", pairs, judged)
+
+
+def defect_scores(
+    numbers: Iterable[int],
+    read: Callable[[int], np.ndarray],
+    score: Score,
+    judged: Rule,
+    alone: bool,
+    progress: Progress | None,
+) -> CalibrationScores:
+    """Of 48 synthetic defects, numbered by :data:`~offnominal.synthesis.sizes.CELLS`.
+
+    Parameters
+    ----------
+    numbers : iterable of int
+        The references that they are made on, each as if it had not been learned.
+    read : callable
+        Gives the image of a reference.
+    score, judged : callable
+        What an image's scores are, and how they are summed up.
+    alone : bool
+        Whether there is no other reference to score by.
+    progress : callable or None
+    """
+    pairs: list[tuple[Scores, Size]] = []
+    cells: list[int] = []
+    for draw, number in enumerate(islice(cycle(sorted(numbers)), PER_CELL)):
+        image = read(number)
+        for place, cell in enumerate(CELLS):
+            for turn in range(_TRIES):
+                made, mask = make_defect(image, cell, draw + turn * PER_CELL)
+                scores = score(made, None if alone else number)
+                if _looked_at(scores, mask):
+                    pairs.append((scores, size_of(made)))
+                    cells.append(place)
+                    break
+        if progress:
+            progress("defects", len(CELLS) * (draw + 1))
+    return CalibrationScores.measured("defects", pairs, judged, cells)
+
+
+def _looked_at(scores: Scores, mask: np.ndarray) -> bool:
+    """Whether some of a defect lies where patches count: beside the part it is none."""
+    if scores.window is not None:  # a crop was looked at, or tiles
+        return bool(mask.any())
+    rows, columns = scores.patches.shape
+    there = cv2.resize(mask.astype(np.float32), (columns, rows), interpolation=cv2.INTER_AREA) > 0
+    return bool(scores.patches[there].any())

@@ -1,0 +1,1 @@
+"""Defects made to order: a good image in, a defective one and its mask out."""
