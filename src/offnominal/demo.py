@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from offnominal.backbones import DEFAULT
+from offnominal.backbones.auto import packaged_backbone
 from offnominal.datasets.masks import sample_mask
 from offnominal.datasets.sample import Sample
 from offnominal.datasets.synthetic import LOOKS, write_dataset
@@ -58,7 +60,7 @@ class DemoResult:
 
 def run_demo(
     folder: Path,
-    backbone: str | None = "builtin-aligned",
+    backbone: str | None = None,
     weights: str | None = None,
     seed: int = 0,
     looks: Sequence[str] = LOOKS,
@@ -74,7 +76,8 @@ def run_demo(
     folder : Path
         Gets ``parts/`` (images and masks in MVTec layout), ``LOOK.offn`` and ``index.html``.
     backbone, weights : str or None
-        As for any detector.
+        As for any detector; None for both: the network that a package brings, which is the same
+        with and without a connection.
     seed : int
         The same seed gives the same parts, scores and page.
     looks : sequence of str
@@ -91,6 +94,9 @@ def run_demo(
     """
     if seed < 0:
         raise OptionError(f"--seed {seed}: give 0 or more")
+    note = ""
+    if backbone is None and weights is None:
+        backbone, note = packaged_backbone(DEFAULT)
     new = partial(
         AnomalyDINO,
         backbone=backbone,
@@ -102,7 +108,7 @@ def run_demo(
     with _room(folder) as root:
         samples = write_dataset(root, looks, n_train, n_good, n_per_defect, seed)
     shown = {
-        look: _show(look, [s for s in samples if s.category == look], new(), folder, progress)
+        look: _show(look, [s for s in samples if s.category == look], new(), note, folder, progress)
         for look in looks
     }
     figures = [each.figures for each in shown.values()]
@@ -183,6 +189,7 @@ def _show(
     look: str,
     samples: list[Sample],
     detector: AnomalyDINO,
+    note: str,
     folder: Path,
     progress: Progress | None,
 ) -> _Shown:
@@ -199,7 +206,8 @@ def _show(
     found = detector.orientation_test_["reason"] if detector.orientation_test_ else "as asked for"
     net = detector.load_network()
     decisions = [
-        f"backbone: {net.name}: {len(detector.bank):,} patches of {net.dim} values in the bank",
+        "; ".join(filter(None, [f"backbone: {net.name}", note or detector.backbone_note])),
+        f"bank: {len(detector.bank):,} patches of {net.dim} values",
         mask,
         f"rotations: {detector.rotations_}, {found}",
         f"threshold: {detector.threshold}",

@@ -27,7 +27,7 @@ def test_families() -> None:
     found = {name: entry.family for name, entry in CATALOGUE.items()}
     assert {name for name, family in found.items() if family == "cnn"} == {
         *("convnext_tiny", "convnext_base", "efficientnet_b0", "efficientnet_b4"),
-        *("mobilenetv2_100", "mobilenetv3_large"),
+        *("efficientnet_lite0", "efficientnet_lite2", "mobilenetv2_100", "mobilenetv3_large"),
     }
     for name, family in found.items():
         begins = {"builtin-aligned": "builtin", "clip_resnet50": "resnet"}.get(name, name)

@@ -21,6 +21,7 @@ from safetensors.torch import save
 from typer.testing import CliRunner
 
 from offnominal.backbones import load_backbone, weights
+from offnominal.backbones.auto import choose_backbone
 from offnominal.cli import app
 from offnominal.errors import WeightsError
 
@@ -130,10 +131,10 @@ def test_without_weights_the_error_names_three_ways_out(
     set_up(monkeypatch, tmp_path)
     good = tmp_path / "good.png"
     Image.new("RGB", (64, 64)).save(good)
-    failed = offnominal("fit", good, "-o", tmp_path / "m.offn")
+    failed = offnominal("fit", good, "--backbone", "dinov2_vits14", "-o", tmp_path / "m.offn")
     assert failed.exit_code == 2
     assert "HF_HUB_OFFLINE is set" in failed.stderr
-    for way in ("offnominal backbones pull dinov2_vits14", "--weights FILE", "--backbone builtin"):
+    for way in ("offnominal backbones pull dinov2_vits14", "--weights FILE", "--backbone auto"):
         assert way in " ".join(failed.stderr.split())
     assert not (tmp_path / "m.offn").exists()
 
@@ -147,6 +148,17 @@ def test_a_repository_that_is_not_there(
     assert "cannot be fetched from timm/resnet50.tv_in1k" in " ".join(failed.stderr.split())
 
 
+def test_auto_takes_what_an_answering_hub_gives_and_nothing_less(
+    hub: tuple[str, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_up(monkeypatch, tmp_path, hub[0])
+    assert choose_backbone("resnet18") == ("resnet18", "")
+    assert any(request.startswith("GET") for request in hub[1])
+    refused = choose_backbone("resnet50")  # it answers, and has none
+    assert refused.name != "resnet50"
+    assert "offnominal backbones pull resnet50" in refused.note
+
+
 def test_no_network_no_fallback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     set_up(monkeypatch, tmp_path)
     with pytest.raises(WeightsError, match=r"HF_HUB_OFFLINE is set.*pull open_clip:ViT-B-16"):
@@ -157,7 +169,7 @@ def test_no_network_no_fallback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_a_hub_that_does_not_answer_is_asked_once_and_shortly(
     listens: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(weights, "_PATIENCE", 0.2)
+    monkeypatch.setattr(weights, "_PATIENCE", 0.4)
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         if listens:  # and takes connections, but says nothing

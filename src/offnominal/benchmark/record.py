@@ -207,7 +207,7 @@ class Record:
             "threshold": _threshold(detector.threshold),
             "pixel_threshold": _threshold(detector.pixel_threshold),
             "backbone": _backbone(with_networks(detector)),
-            "notes": [*self.dataset.notes, *self.notes],
+            "notes": [*self.dataset.notes, *self.notes, *_better(with_networks(detector))],
         } | self.more
 
 
@@ -224,6 +224,12 @@ def _image_figures(
 
 def _threshold(threshold: Threshold | None) -> dict[str, Any] | None:
     return None if threshold is None else asdict(threshold) | {"text": str(threshold)}
+
+
+def _better(detectors: Sequence[FeatureDetector]) -> list[str]:
+    """What better networks there are than those that were taken where none was named."""
+    chosen = [each for each in detectors if each.backbone_note]
+    return [f"{each.load_network().name}: {each.backbone_note}" for each in chosen]
 
 
 def _backbone(detectors: Sequence[FeatureDetector]) -> dict[str, Any] | None:

@@ -21,15 +21,15 @@ def backbones(context: typer.Context) -> None:
     """List the backbones that have a short name."""
     if context.invoked_subcommand is not None:
         return
-    from offnominal.backbones.weights import cached_file
+    from offnominal.backbones.weights import weights_here
 
     numbers = ("million", "dim", "stride", "resolution")
     rows = []
     for each in CATALOGUE.values():
         size = f"{each.parameters:g}" if each.timm else "-"
         shape = map(str, (each.dim, each.stride, each.resolution))
-        here = cached_file(*each.hub) if each.timm else None
-        where = "here" if here else "to fetch" if each.timm else "none needed"
+        missing = "to install" if each.package else "to fetch" if each.timm else "none needed"
+        where = "here" if each.timm and weights_here(each) else missing
         rows.append((each.name, size, *shape, each.licence, where, each.about))
     headings = ("name", *numbers, "licence", "weights", "what it is")
     console(140).print(table(headings, rows, numbers))
@@ -59,13 +59,11 @@ def _fetched(name: str) -> Path:
         from offnominal.backbones.clip_files import weights_file
 
         return weights_file(name)
-    from offnominal.backbones.timm import hub_file
-    from offnominal.backbones.weights import download
+    from offnominal.backbones.timm import weights_file as file_of
 
     if name not in CATALOGUE and "_" not in name:
         raise BackboneError(f"unknown backbone {name!r}: {closest(name)}")
-    repository, filename = hub_file(CATALOGUE[name].timm if name in CATALOGUE else name)
-    return download(repository, [filename], name)
+    return file_of(name)
 
 
 def is_offline() -> bool:

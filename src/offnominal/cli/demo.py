@@ -18,7 +18,7 @@ def demo(
 ) -> None:
     """Draw synthetic parts, run the whole path on them, and write a page to look at.
 
-    Without --backbone or --weights it uses the built-in backbone, which needs no weights.
+    Without --backbone or --weights it uses the network that was installed with it.
 
     Parameters
     ----------
@@ -35,8 +35,6 @@ def demo(
     with telling(lambda: told):
         from offnominal.demo import run_demo
 
-        if backbone is None and weights is None:
-            backbone = "builtin-aligned"  # the parts lie in one place
         say("drawing parts of two looks, with defects")
         with progress_bar(None) as advance:
             result = run_demo(output, backbone, weights, seed, progress=advance)

@@ -10,8 +10,8 @@ from offnominal._version import __version__
 from offnominal.cli.backbones import is_offline
 
 _NO_WEIGHTS = (
-    "no DINOv2 weights on this machine: `offnominal backbones pull dinov2_vits14` while connected, "
-    "or --weights FILE; `--backbone builtin` works without any, and is weaker"
+    "no DINOv2 weights on this machine, which usually find more: `offnominal backbones pull "
+    "dinov2_vits14` while connected, or --weights FILE; without them {} is taken"
 )
 
 
@@ -19,14 +19,15 @@ def doctor() -> None:
     """Say what is installed, which devices and weights there are, and what is missing."""
     from huggingface_hub.constants import HF_HUB_CACHE
 
-    from offnominal.backbones.catalogue import CATALOGUE
-    from offnominal.backbones.weights import cached_file
+    from offnominal.backbones.auto import packaged_backbone
+    from offnominal.backbones.catalogue import CATALOGUE, DEFAULT
+    from offnominal.backbones.weights import weights_here
 
     packages = _packages()
-    here = [e.name for e in CATALOGUE.values() if e.timm and cached_file(*e.hub)]
+    here = [e.name for e in CATALOGUE.values() if e.timm and weights_here(e)]
     advice = [f"install {name}: pip install {name}" for name in packages if not packages[name]]
     if not any(name.startswith("dinov2") for name in here):
-        advice.append(_NO_WEIGHTS)
+        advice.append(_NO_WEIGHTS.format(packaged_backbone(DEFAULT).name))
     weights = {
         "cache": f"{Path(HF_HUB_CACHE)}{' (HF_HUB_OFFLINE is set)' if is_offline() else ''}",
         "here": ", ".join(here) or "none",

@@ -69,6 +69,7 @@ def describe(detector: "Detector", header: Mapping[str, Any]) -> list[tuple[str,
     rows = f"{detector.bank_rows:,} patches{'' if storage == 'fp32' else f' as {storage}'}"
     return [
         ("backbone", "; ".join(names)),
+        ("", "; ".join(one["note"] for one in found if one.get("note"))),
         ("bank", rows if detector.bank_rows else ""),
         *describe_decisions(detector),
     ]

@@ -3,13 +3,14 @@
 import operator
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from offnominal.backbones import DEFAULT, backbone_name, load_backbone
+from offnominal.backbones import AUTO, DEFAULT, backbone_name, load_backbone
+from offnominal.backbones.auto import choose_backbone
 from offnominal.backbones.base import Backbone, Levels, Resize
 from offnominal.detectors.base import Detector
 from offnominal.detectors.options import (
@@ -24,18 +25,13 @@ from offnominal.views import View, merge, tiled_views, unseen, whole_view
 
 __all__ = [
     "FeatureDetector",
-    "Fusion",
     "ViewScores",
-    "fuse_levels",
-    "is_plain_transformer",
     "joined",
     "tokens_of",
 ]
 
 _LARGEST = 2**14  # pixels of a side that a network is given
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
-
-Fusion = Literal["mean", "concat"]
 
 
 class ViewScores(NamedTuple):
@@ -65,8 +61,9 @@ class FeatureDetector(Detector):
     Parameters
     ----------
     backbone : str or None
-        Short name (see ``offnominal backbones``), any timm name, or ``open_clip:NAME``; None: what
-        the weights file says of itself, otherwise the method's own.
+        Short name (see ``offnominal backbones``), any timm name, or ``open_clip:NAME``; ``auto`` or
+        None: what the weights file says of itself, otherwise the method's own. Where that cannot be
+        had and the method takes any network, the best that is on this machine.
     weights : path or None
         Local weights, safetensors or a ``.pth`` state dict, in timm's naming or the original; None:
         from the hub's cache, or fetched from the hub.
@@ -102,7 +99,7 @@ class FeatureDetector(Detector):
 
     def __init__(
         self,
-        backbone: str | None = None,
+        backbone: str | None = AUTO,
         weights: str | None = None,
         layers: Sequence[int] | None = None,
         resolution: int | None = None,
@@ -126,7 +123,8 @@ class FeatureDetector(Detector):
                 f"--tile {tile}: {self.method} looks at images as a whole; leave it out, or "
                 "choose a method that judges patches, such as anomalydino"
             )
-        self.backbone = backbone
+        self.backbone = None if backbone == AUTO else backbone
+        self.backbone_note = ""
         self.weights = str(weights) if weights is not None else None
         self.layers = whole_numbers("layers", layers) if layers is not None else None
         self.resolution = resolution
@@ -254,8 +252,12 @@ class FeatureDetector(Detector):
         return self.network
 
     def build_network(self) -> Backbone:
-        """The backbone that the options name."""
-        name = backbone_name(self.backbone, self.weights, self.default_backbone)
+        """The backbone that the options name, or the best that can be had where they name none."""
+        if self.backbone is None and self.weights is None:
+            chosen = choose_backbone(self.default_backbone, self.backbone_family)
+            name, self.backbone_note = chosen
+        else:
+            name = backbone_name(self.backbone, self.weights, self.default_backbone)
         return load_backbone(name, self.weights, self.layers)
 
     def use_network(self, network: Backbone, shared: bool = True) -> None:
@@ -289,6 +291,7 @@ class FeatureDetector(Detector):
         """Another with the same options, but for some, on the same network."""
         other = type(self)(**(self.options() | dict(changes)), device=self.device)
         other._device, other.network = self._device, self.load_network()
+        other.backbone_note = self.backbone_note
         return other.to(self._device)
 
     def header(self) -> dict[str, Any]:
@@ -296,12 +299,14 @@ class FeatureDetector(Detector):
         net = self.load_network()
         found = super().header()
         found["options"] |= {"backbone": net.name}
-        return found | {"backbone": {"name": net.name, "digest": net.digest}}
+        about = {"name": net.name, "digest": net.digest, "note": self.backbone_note}
+        return found | {"backbone": about}
 
     def restore(self, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
         """Take over what was learned, if the backbone is the one that it was learned with."""
-        net, known = self.load_network(), header.get("backbone", {})
-        if not (isinstance(known, dict) and isinstance(known.get("digest"), str)):
+        net, known = self.load_network(), header.get("backbone")
+        told = [known.get("digest"), known.get("note", "")] if isinstance(known, dict) else [None]
+        if known is None or not all(isinstance(one, str) for one in told):
             raise ModelFileError("its header does not say which backbone it was fitted with")
         if net.digest != known["digest"]:
             raise ModelFileError(
@@ -314,6 +319,7 @@ class FeatureDetector(Detector):
             for name, tensor in tensors.items()
         }
         super().restore(header, here)
+        self.backbone_note = known.get("note", "")
 
 
 def whole_numbers(option: str, values: Sequence[int]) -> tuple[int, ...]:
@@ -347,52 +353,3 @@ def joined(views: Sequence[View], found: Sequence[ViewScores]) -> Scores:
 def tokens_of(features: Tensor) -> Tensor:
     """Patch features (D, gh, gw) as rows (gh * gw, D)."""
     return features.flatten(1).T.contiguous()
-
-
-def is_plain_transformer(net: Backbone) -> bool:
-    """Whether its levels are blocks of one grid; those of a pyramid have strides of their own."""
-    return net.level_count > 1 and net.multiple == net.stride
-
-
-def fuse_levels(
-    net: Backbone, pixels: Tensor, fusion: Fusion | None = None
-) -> tuple[Tensor, Tensor]:
-    """One grid of features from several levels, and a vector for each image.
-
-    The blocks half way up a transformer tell defects apart better than the last one, whose tokens
-    are about what the object is.
-
-    Parameters
-    ----------
-    net : Backbone
-    pixels : Tensor of shape (B, 3, h, w), float32
-    fusion : {"mean", "concat"} or None
-        None: the mean where the levels have one shape, otherwise what the backbone's ``forward``
-        makes of them, which is a concatenation.
-
-    Returns
-    -------
-    features : Tensor of shape (B, D, gh, gw)
-        Of the blocks' raw output, without a final layer norm.
-    summary : Tensor of shape (B, D')
-        The class token behind the last block that is used, or the mean over the positions.
-
-    Raises
-    ------
-    OptionError
-        If levels of several shapes are to be averaged.
-    """
-    maps: list[Tensor] = []
-    if net.multiple == net.stride:
-        maps, summary = net.levels(pixels, norm=False)
-    alike = len({m.shape[1] for m in maps}) == 1
-    if fusion == "mean" and not alike:
-        raise OptionError(
-            f"--fusion mean: the levels of {net.name} have several shapes; use --fusion concat"
-        )
-    if not maps:
-        features = net(pixels)
-        return features, features.mean((2, 3))
-    if fusion == "concat" or not alike:
-        return torch.cat(maps, dim=1), summary
-    return torch.stack(maps).mean(0), summary

@@ -12,14 +12,8 @@ import torch
 from torch import Tensor
 
 from offnominal.backbones.base import Backbone, Resize
-from offnominal.detectors.features import (
-    FeatureDetector,
-    Fusion,
-    ViewScores,
-    fuse_levels,
-    is_plain_transformer,
-    tokens_of,
-)
+from offnominal.detectors.features import FeatureDetector, ViewScores, tokens_of
+from offnominal.detectors.fusion import Fusion, fuse_levels, is_plain_transformer
 from offnominal.detectors.learned_state import must
 from offnominal.detectors.options import LeaveOneOut, check_choice, check_range
 

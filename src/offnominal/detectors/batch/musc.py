@@ -23,7 +23,7 @@ from offnominal.detectors.batch.mutual import (
     neighbour_count,
     rescored_by_neighbours,
 )
-from offnominal.detectors.features import is_plain_transformer
+from offnominal.detectors.fusion import is_plain_transformer
 from offnominal.detectors.options import Progress, check_choice, check_range
 from offnominal.errors import OptionError
 from offnominal.scoring import Scores, Size

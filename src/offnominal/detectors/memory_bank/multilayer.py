@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from offnominal.backbones.base import Backbone, Resize
-from offnominal.detectors.features import Fusion, ViewScores, fuse_levels, is_plain_transformer
+from offnominal.detectors.features import ViewScores
+from offnominal.detectors.fusion import Fusion, fuse_levels, is_plain_transformer
 from offnominal.detectors.memory_bank.anomalydino import AnomalyDINO
 from offnominal.detectors.options import check_choice, check_range
 from offnominal.errors import OptionError
