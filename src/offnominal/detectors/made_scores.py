@@ -22,8 +22,12 @@ Score = Callable[[np.ndarray, int | None], Scores]
 
 def copy_scores(image: np.ndarray, score: Score, judged: Rule) -> CalibrationScores:
     """Of altered copies of an only reference, by what was learned from it."""
-    pairs = [(score(copy, None), size_of(copy)) for copy in altered_copies(image)]
-    return CalibrationScores.measured("copies", pairs, judged)
+    copies = altered_copies(image)
+    found = {name: (score(copy, None), size_of(copy)) for name, copy in copies.items()}
+    images = {name: judged(*pair)[0] for name, pair in found.items()}
+    # What was learned in turned views is no nearer to other parts for knowing this turn.
+    del found["turned" if images["turned"] < images["brighter"] else "mirrored"]
+    return CalibrationScores.measured("copies", list(found.values()), judged)
 
 
 def defect_scores(
