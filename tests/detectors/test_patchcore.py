@@ -246,8 +246,33 @@ def test_any_backbone_with_any_levels(parts: Path) -> None:
     detector = PatchCore(coreset=1, device="cpu")
     detector.use_network(Two())
     detector.fit(files[:2])
-    assert detector.bank.rows.shape[1] == 1024, "the paper's, whatever the backbone"
+    assert detector.bank.rows.shape[1] == 2 * 59, "the levels of a narrow network as they are"
     assert np.isfinite(detector.predict(files[2])[0].score)
+
+
+@pytest.mark.parametrize(
+    ("channels", "options", "length"),
+    [
+        ((32, 96), {}, 128),
+        ((512, 1024), {}, 1024),
+        ((512,), {}, 512),
+        ((512, 512), {}, 1024),
+        ((32, 96), {"level_dim": 1024}, 1024),
+        ((32, 96), {"dim": 100}, 100),
+    ],
+)
+def test_lengths_are_the_papers_for_wide_networks_and_the_levels_own_for_narrow_ones(
+    channels: tuple[int, ...], options: dict[str, int], length: int
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    levels = [torch.randn(1, count, 4, 4, generator=generator) for count in channels]
+    found = locally_aware(levels, **options)
+    assert found.shape[1] == length
+    means = torch.cat([F.avg_pool2d(level, 3, 1, 1) for level in levels], 1)
+    if sum(channels) < 1024 and not options:
+        torch.testing.assert_close(found, means)
+    if sum(channels) >= 1024:
+        torch.testing.assert_close(found, locally_aware(levels, 3, 1024, 1024))
 
 
 @pytest.mark.parametrize(

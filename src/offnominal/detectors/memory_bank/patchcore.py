@@ -54,8 +54,10 @@ class PatchCore(BankDetector):
         would pass, so it is not the default. Not used with ``tile``.
     patch : int
         Side of the neighbourhood that makes features locally aware, odd.
-    level_dim, dim : int
-        Lengths of each level's features and of the final ones.
+    level_dim, dim : int or None
+        Lengths of each level's features and of the final ones. None: the paper's 1024 where the
+        levels have that many channels together; of narrower networks as many as the levels have,
+        which are then joined as they are.
     project : int
         Length that rows are projected to at random while the coreset is selected (section 3.2), 128
         in the released code; 0: not at all, which costs little here and keeps a better selection.
@@ -105,8 +107,8 @@ class PatchCore(BankDetector):
         distance: Distance = "euclidean",
         crop: int = 0,
         patch: int = 3,
-        level_dim: int = 1024,
-        dim: int = 1024,
+        level_dim: int | None = None,
+        dim: int | None = None,
         project: int = 0,
         seed: int = 0,
         aggregate: str = "max",
@@ -117,8 +119,9 @@ class PatchCore(BankDetector):
         check_choice("distance", distance, Distance)
         check_range("reweight_neighbours", reweight_neighbours, whole=True, least=2)
         check_range("crop", crop, least=0)
-        check_range("level_dim", level_dim, whole=True, least=1, most=65_536)
-        check_range("dim", dim, whole=True, least=1, most=65_536)
+        for name, length in (("level_dim", level_dim), ("dim", dim)):
+            if length is not None:
+                check_range(name, length, whole=True, least=1, most=65_536)
         check_range("project", project, least=0)
         check_range("seed", seed, whole=True, least=0, below=2**32)
         check_range("patch", patch, least=1)
@@ -193,9 +196,8 @@ class PatchCore(BankDetector):
 
     def embed(self, pixels: Tensor) -> Tensor:
         """Locally aware features (dim, gh, gw)."""
-        return locally_aware(self.levels(pixels[None]).maps, self.patch, self.level_dim, self.dim)[
-            0
-        ]
+        maps = self.levels(pixels[None]).maps
+        return locally_aware(maps, self.patch, self.level_dim, self.dim)[0]
 
     def rows(self, features: Tensor) -> Tensor:
         """Features as the bank takes them, (n, dim)."""
