@@ -114,6 +114,21 @@ def test_nothing_removed_and_no_weights_is_patchcore(
     assert np.array_equal(soft.calibration.images, hard.calibration.images)
 
 
+def test_a_reference_is_scored_by_a_fit_to_the_other_folds(
+    spoiled: tuple[list[np.ndarray], np.ndarray],
+) -> None:
+    """Of two references each is scored by the other's rows, as they are judged by both."""
+    images = spoiled[0][:6]
+    options = SMALL | {"coreset": 0.2, "folds": 3, "crop": 96}
+    soft = SoftPatch(**options).fit(images)
+    for fold in range(3):
+        rest = SoftPatch(**options).fit([one for n, one in enumerate(images) if n % 3 != fold])
+        scores = [found.score for found in rest.predict(images[fold::3])]
+        places = [soft.calibration.numbers.index(n) for n in range(fold, 6, 3)]
+        assert soft.calibration.images[places].tolist() == scores
+    assert len(SoftPatch(**options).fit(images[:2]).calibration) == 2
+
+
 def test_contamination_leaves_the_defective_out_of_the_threshold(
     spoiled: tuple[list[np.ndarray], np.ndarray],
 ) -> None:

@@ -46,6 +46,7 @@ def select_coreset(
     seed: int = 0,
     start: int | None = None,
     project: int | None = None,
+    among: Tensor | None = None,
     progress: Callable[[str, int], None] | None = None,
 ) -> Tensor:
     """Select rows by greedy k-centre, each the farthest from those before it.
@@ -79,6 +80,9 @@ def select_coreset(
         distances. Rows that are no longer than this are not projected. The released code of
         PatchCore projects to 128; here the default is None, which covers better and costs
         little more.
+    among : Tensor, optional
+        (N,) bool: the rows that are there to be covered and selected, as if there were no others;
+        None for all. Unlike a selection of rows of one's own it copies none.
     progress : callable, optional
         Called with "coreset" and the number of rows selected so far.
 
@@ -97,13 +101,16 @@ def select_coreset(
             f"rows: a {rows.dtype} tensor of shape {tuple(rows.shape)}; "
             "give float32 patch features of shape (N, D)"
         )
-    if not 1 <= count <= len(rows):
+    left = len(rows) if among is None else int(among.sum())
+    if not 1 <= count <= left:
         raise OptionError(
-            f"count: cannot select {count} of {len(rows)} rows; give 1 to the number of rows"
+            f"count: cannot select {count} of {left} rows; give 1 to the number of rows"
         )
     if start is None:
         generator = torch.Generator().manual_seed(seed)
-        start = int(torch.randint(len(rows), (1,), generator=generator))
+        start = int(torch.randint(left, (1,), generator=generator))
+        if among is not None:
+            start = int(among.nonzero()[start])
     if not 0 <= start < len(rows):
         raise OptionError(f"start: {start} is not one of the rows 0 to {len(rows) - 1}")
     # Autocast would change the format of the products under the bounds' feet.
@@ -112,8 +119,11 @@ def select_coreset(
             rows = random_projection(rows, project, seed)
         if rows.device.type != "cpu":
             _check_finite(rows)
-            return _pass_per_step(rows, count, start, progress)
-        return _Greedy(rows, count, start).run(progress)
+            return _pass_per_step(rows, count, start, among, progress)
+        greedy = _Greedy(rows, count, start)
+        if among is not None:
+            greedy.keys[~among] = _TAKEN
+        return greedy.run(progress)
 
 
 def _check_finite(rows: Tensor) -> None:
@@ -125,11 +135,17 @@ def _check_finite(rows: Tensor) -> None:
 
 
 def _pass_per_step(
-    rows: Tensor, count: int, start: int, progress: Callable[[str, int], None] | None
+    rows: Tensor,
+    count: int,
+    start: int,
+    among: Tensor | None,
+    progress: Callable[[str, int], None] | None,
 ) -> Tensor:
     """Select with one pass over the rows per step and no wait for the device in between."""
     picked = torch.full((count,), start, device=rows.device)
     nearest = rows.new_full((len(rows),), torch.inf)
+    if among is not None:
+        nearest[~among] = -1
     for done in range(1, count):
         last = picked[done - 1 : done]
         # Differences, not products: no digits are lost where rows are alike.

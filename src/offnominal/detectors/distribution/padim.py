@@ -137,6 +137,7 @@ class PaDiM(FeatureDetector):
         self._gaussians = RunningGaussians()
         self._patches = RunningGaussians()  # of all positions together, for ``pca``
         self._pixels: list[Tensor] = []
+        self._own: tuple[int, Tensor] | None = None  # the reference scored last, its features
 
     def check_learned(self) -> None:
         """A Gaussian for every position, over the channels that are kept."""
@@ -182,8 +183,12 @@ class PaDiM(FeatureDetector):
             self._gaussians.prepare_left_out(self.ridge)
 
     def score_reference(self, number: int, kept: Tensor) -> Scores:
-        """Score a reference by the Gaussians of the others."""
+        """Score a reference by the Gaussians of the others.
+
+        Its features stay for :meth:`compare` until the next one is scored.
+        """
         features = self.embed(kept) if self.reduction == "pca" else kept
+        self._own = number, features
         return super().score_reference(number, [features])
 
     def embed(self, pixels: Tensor) -> Tensor:
@@ -191,9 +196,15 @@ class PaDiM(FeatureDetector):
         return self._reduced(self._joined(pixels))
 
     def compare(self, features: Tensor, without: int | None = None) -> ViewScores:
-        """Mahalanobis distance at every position (equation 2)."""
+        """Mahalanobis distance at every position (equation 2).
+
+        ``without`` is the reference that was scored last.
+        """
         if without is not None:
-            distance = self._gaussians.distance_left_out(features).float()
+            assert self._own is not None
+            number, own = self._own
+            assert number == without, "another reference was scored last"
+            distance = self._gaussians.distance_left_out(features, own).float()
         else:
             difference = (features - self.mean_)[..., None]
             distance = torch.linalg.vector_norm(torch.bmm(self.whitening_, difference), dim=(1, 2))

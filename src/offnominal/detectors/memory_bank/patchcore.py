@@ -4,7 +4,8 @@ Roth, Pemula, Zepeda, Schölkopf, Brox and Gehler, "Towards Total Recall in Indu
 Detection", CVPR 2022 (arXiv 2106.08265).
 """
 
-from typing import Any, ClassVar, Literal
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from offnominal.detectors.features import ViewScores, joined, tokens_of
 from offnominal.detectors.memory_bank.base import BankDetector
 from offnominal.detectors.memory_bank.locally_aware import locally_aware
 from offnominal.detectors.options import LeaveOneOut, Progress, check_choice, check_range
+from offnominal.detectors.references import References
 from offnominal.errors import OptionError
 from offnominal.memory import MemoryBank
 from offnominal.memory.coreset import farthest_rows, select_coreset
@@ -63,6 +65,9 @@ class PatchCore(BankDetector):
         in the released code; 0: not at all, which costs little here and keeps a better selection.
     seed : int
         Of the coreset's first row and of that projection.
+    folds : int
+        In how many parts the references are dealt to set the threshold, each part scored by a
+        model of the others; at least 2. Where there are fewer references, each is a part.
     aggregate : str
         ``max``, which ``reweight`` multiplies.
     **options
@@ -74,15 +79,19 @@ class PatchCore(BankDetector):
     Notes
     -----
     While fitting, every patch of every reference is held in float32: 4 MiB for a square image
-    with the defaults. The fitted bank is ``coreset`` times that.
+    with the defaults, or an eighth of that where the network is narrow. The fitted bank is
+    ``coreset`` times that, and one such bank more is held while the threshold is set.
 
-    **Threshold.** Each reference is scored against the bank without its own entries. With
-    ``coreset=1`` that is exact leave-one-out and the false-reject rate is promised, as for
-    AnomalyDINO. With a smaller coreset it is an approximation: had the reference never been there,
-    other patches would have been chosen in place of its own, so the bank that is left has gaps
-    that a new part does not meet. The scores, and with them the threshold, tend to be too high
-    rather than too low, but no theorem says so. ``calibrate`` with further good images gives a
-    threshold with a promise.
+    **Threshold.** With ``coreset=1`` each reference is scored against the bank without its own
+    entries: exact leave-one-out, and the false-reject rate is promised, as for AnomalyDINO. A
+    coreset without a reference's own entries has gaps that a new part does not meet, since other
+    patches would have been chosen in their place. So the references are dealt into ``folds``, and
+    each is scored against a coreset of the other folds' patches: cross-conformal prediction (Vovk,
+    2015). If a new part were scored by these models too, at most about twice the rate asked for
+    would be rejected at worst, and about the rate in practice (Barber, Candès, Ramdas and
+    Tibshirani, 2021, theorem 4). It is scored by the model of all references, which knows more, so
+    its score tends to be lower. ``calibrate`` with further good images gives a threshold with a
+    promise. The folds take as long as ``(folds - 1) ** 2 / folds`` more coresets.
 
     **Growing.** Of an image that is added, the share ``coreset`` of its patches joins the bank,
     those farthest from it. The other references keep the scores that they had; where ``coreset`` is
@@ -96,6 +105,7 @@ class PatchCore(BankDetector):
     """
 
     method: ClassVar[str] = "patchcore"
+    fewest: ClassVar[int] = 1  # images that a model can be made of
     default_backbone: ClassVar[str] = "wide_resnet50_2"
     cropping: ClassVar[str] = "--crop and --resize crop"
 
@@ -111,6 +121,7 @@ class PatchCore(BankDetector):
         dim: int | None = None,
         project: int = 0,
         seed: int = 0,
+        folds: int = 5,
         aggregate: str = "max",
         **options: Any,
     ) -> None:
@@ -124,6 +135,7 @@ class PatchCore(BankDetector):
                 check_range(name, length, whole=True, least=1, most=65_536)
         check_range("project", project, least=0)
         check_range("seed", seed, whole=True, least=0, below=2**32)
+        check_range("folds", folds, whole=True, least=2)
         check_range("patch", patch, least=1)
         if patch % 2 != 1:
             raise OptionError(f"--patch {patch}: give an odd number of positions, as 3")
@@ -137,16 +149,20 @@ class PatchCore(BankDetector):
         self.dim = dim
         self.project = project
         self.seed = seed
+        self.folds = folds
         self.begin()
 
     def begin(self) -> None:
         """An empty bank, and one for all patches of the references, while a fit lasts."""
         super().begin()
         self._all = MemoryBank().to(self._device)
+        self._fold: tuple[int, Self] | None = None
+        self._progress: Progress | None = None
 
     def release(self) -> None:
         """The bank is thinned."""
         self._all = MemoryBank()
+        self._fold = self._progress = None
 
     @property
     def leave_one_out(self) -> LeaveOneOut:
@@ -225,28 +241,38 @@ class PatchCore(BankDetector):
 
     def finish(self, progress: Progress | None) -> None:
         """Thin the references' patches to a coreset."""
-        every = self._all
-        chosen = self.choose(every.take(slice(None)), progress)
+        self._progress = progress
+        self._fill(self._all, range(len(self.references)), progress)
+        super().finish(progress)
+
+    def _fill(self, every: MemoryBank, numbers: Sequence[int], progress: Progress | None) -> None:
+        """Take a coreset of what some of the references showed."""
+        chosen = self.choose(every.take(slice(None)), every.is_of(numbers), progress)
         if len(chosen) == len(every) and self.storage == every.storage:
             every.memory = self.bank.memory
             self.bank = every
-        else:
-            for number in range(len(self.references)):
-                own = every.rows_of(number)
-                kept = chosen[(chosen >= own[0]) & (chosen <= own[-1])] - own[0]
-                self._put(number, self._rows_by_view(number), kept)
-        super().finish(progress)
+            return
+        for number in numbers:
+            own = every.rows_of(number)
+            kept = chosen[(chosen >= own[0]) & (chosen <= own[-1])] - own[0]
+            self._put(number, _rows_by_view(every, number), kept)
 
-    def choose(self, rows: Tensor, progress: Progress | None) -> Tensor:
-        """Numbers of the rows (n, dim) that the bank keeps, ascending (section 3.2)."""
-        return self.thin(rows, max(1, int(len(rows) * self.coreset)), progress)
+    def choose(self, rows: Tensor, among: Tensor, progress: Progress | None) -> Tensor:
+        """Numbers of the rows that the bank keeps, ascending (section 3.2).
 
-    def thin(self, rows: Tensor, count: int, progress: Progress | None) -> Tensor:
-        """Numbers of a coreset of the rows, ascending: then an image's rows lie together."""
-        if count >= len(rows):
-            return torch.arange(len(rows), device=rows.device)
+        ``rows`` (n, dim) are those of all references, ``among`` (n,) bool those to choose from.
+        """
+        return self.thin(rows, among, max(1, int(int(among.sum()) * self.coreset)), progress)
+
+    def thin(self, rows: Tensor, among: Tensor, count: int, progress: Progress | None) -> Tensor:
+        """Numbers of a coreset of some rows, ascending: then an image's rows lie together."""
+        left = among.nonzero()[:, 0]
+        if count >= len(left):
+            return left
         project = self.project or None
-        found = select_coreset(rows, count, seed=self.seed, project=project, progress=progress)
+        found = select_coreset(
+            rows, count, seed=self.seed, project=project, among=among, progress=progress
+        )
         return found.sort().values
 
     def _put(self, number: int, views: list[Tensor], chosen: Tensor) -> None:
@@ -257,28 +283,40 @@ class PatchCore(BankDetector):
             self.bank.add(rows[patch], number, place, patch, counts=self.keeps_all)
             start += len(rows)
 
-    def _rows_by_view(self, number: int) -> list[Tensor]:
-        own = self._all.rows_of(number)
-        counts = torch.bincount(self._all.view[own].long()).tolist()
-        return list(torch.split(self._all.take(slice(int(own[0]), int(own[-1]) + 1)), counts))
-
     # -- from features to scores --------------------------------------------------------------
 
     def score_reference(self, number: int, kept: Any) -> Scores:
-        """Score all patches of a reference against the bank without its own entries."""
+        """Score all patches of a reference by a model that does not know it.
+
+        While a fit lasts that is :meth:`without`; of an image that was added, the bank without what
+        it gave, which was chosen to join the others and left no gaps among them.
+        """
         if self.keeps_all:
             return super().score_reference(number, None)
         self.measured_ = sorted({*self.measured_, number})
         views = self.views_of(self.references[number].size)
         found = []
-        for view, rows in zip(views, kept or self._rows_by_view(number), strict=True):
-            grid = self.grid_of(view)
-            if self.bank.left(number):
-                scores, weight = self.judge(rows, number)
-            else:
-                scores, weight = torch.full((len(rows),), torch.inf), None
-            found.append(ViewScores(scores.reshape(grid), None, weight))
+        for view, rows in zip(views, kept or _rows_by_view(self._all, number), strict=True):
+            scores, weight = self.judge(rows, number)
+            found.append(ViewScores(scores.reshape(self.grid_of(view)), None, weight))
         return joined(views, found)
+
+    def without(self, number: int) -> Self | None:
+        """The model of the folds that a reference is not in; None: there can be none.
+
+        That is what a fit to them gives, from the same features. One is kept at a time.
+        """
+        fold = number % self.folds
+        others = [n for n in range(len(self.references)) if n % self.folds != fold]
+        if self.keeps_all or not len(self._all) or len(others) < self.fewest:
+            return None
+        if self._fold is None or self._fold[0] != fold:
+            self._fold = None  # not two at once
+            model = self.twin({})
+            model.references = References(self.references[n] for n in others)
+            model._fill(self._all, others, self._progress)
+            self._fold = fold, model
+        return self._fold[1]
 
     def patch_distance(self, squared: Tensor) -> Tensor:
         """Mean distance (n,) to the nearest entries, from squared ones (n, k) (eq. 6)."""
@@ -294,7 +332,11 @@ class PatchCore(BankDetector):
 
     def judge(self, rows: Tensor, without: int | None = None) -> tuple[Tensor, Tensor | None]:
         """Compare a view's rows with the bank (eq. 6), and find the weight of eq. 7."""
+        if without is not None and (model := self.without(without)):
+            return model.judge(rows)
         left = self.bank.left(without)
+        if not left:
+            return rows.new_full((len(rows),), torch.inf), None
         squared, index = self.bank.search(rows, min(self.neighbours, left), without)
         scores = self.softened(self.unit(squared), index).mean(-1)
         if not self.reweight or left < 2:
@@ -321,3 +363,10 @@ class PatchCore(BankDetector):
         """Distance of each patch to its nearest entries, and the weight of the image score."""
         scores, weight = self.judge(self.rows(features), without)
         return ViewScores(scores.reshape(features.shape[1:]), None, weight)
+
+
+def _rows_by_view(bank: MemoryBank, number: int) -> list[Tensor]:
+    """All rows of a reference, those of each view together."""
+    own = bank.rows_of(number)
+    counts = torch.bincount(bank.view[own].long()).tolist()
+    return list(torch.split(bank.take(slice(int(own[0]), int(own[-1]) + 1)), counts))

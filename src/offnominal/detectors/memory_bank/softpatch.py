@@ -76,6 +76,7 @@ class SoftPatch(PatchCore):
     """
 
     method: ClassVar[str] = "softpatch"
+    fewest: ClassVar[int] = 2
     takes_tiles: ClassVar[bool] = False
     no_growth = (
         "it judges and weights every patch by those of all other images at its place, which are "
@@ -120,23 +121,26 @@ class SoftPatch(PatchCore):
         """Never exact: which patches are kept depends on all references, the one scored too."""
         return "approximate"
 
-    def choose(self, rows: Tensor, progress: Progress | None) -> Tensor:
+    def choose(self, rows: Tensor, among: Tensor, progress: Progress | None) -> Tensor:
         """Numbers of the rows that the bank keeps: a coreset of those that are not outliers."""
-        count = len(self.references)
         grids = {self.grid_of(self.views_of(one.size)[0]) for one in self.references}
-        if count < 2:
+        if len(self.references) < self.fewest:
             raise OptionError("softpatch compares images with one another: give at least 2")
         if len(grids) > 1:
             raise OptionError(
                 f"softpatch compares images position by position, but they have {len(grids)} "
                 "different grids: use a crop, or resize them to squares (--resize square)"
             )
-        positions = rows.reshape(count, -1, rows.shape[1]).transpose(0, 1)
-        outlying = self._outlying(positions).T.flatten()
-        kept = _lowest(outlying, self.noise)
+        [(height, width)] = grids
+        images = among.reshape(-1, height * width)[:, 0].nonzero()[:, 0]
+        outlying = self._outlying(rows.reshape(-1, height * width, rows.shape[1]), images)
+        left = among.nonzero()[:, 0]
+        kept = _lowest(outlying.T.flatten(), self.noise)
+        among = torch.zeros_like(among)
+        among[left[kept]] = True
         # As in the released code, the coreset is a share of all patches, not of those kept.
-        chosen = kept[self.thin(rows[kept], max(1, int(len(rows) * self.coreset)), progress)]
-        self.weights_ = outlying[chosen].contiguous()
+        chosen = self.thin(rows, among, max(1, int(len(left) * self.coreset)), progress)
+        self.weights_ = outlying.T.flatten()[torch.searchsorted(left, chosen)].contiguous()
         return chosen
 
     @property
@@ -144,20 +148,22 @@ class SoftPatch(PatchCore):
         """Outliers are left out, whatever the coreset."""
         return False
 
-    def _outlying(self, positions: Tensor) -> Tensor:
-        """Outlier value (P, n) of the patches (P, n, dim) of P positions and n images."""
+    def _outlying(self, features: Tensor, images: Tensor) -> Tensor:
+        """Outlier value (P, k) of the patches of k of the images, of features (n, P, dim)."""
         generator = torch.Generator().manual_seed(self.seed)
-        dim = positions.shape[-1]
+        dim = features.shape[-1]
         if dim > _PROJECTED:
             # Drawn as PyTorch initialises a linear layer, which is what the released code uses: the
             # scale matters where something is added.
             draw = torch.rand(dim, _PROJECTED, generator=generator) * 2 - 1
-            positions = positions @ (draw / dim**0.5).to(positions.device)
+            features = features @ (draw / dim**0.5).to(features.device)
         if self.discriminator == "lof":
-            return _by_blocks(positions, lambda p: local_outlier_factor(p, self.lof_neighbours))
+            return _by_blocks(
+                features, images, lambda p: local_outlier_factor(p, self.lof_neighbours)
+            )
         if self.discriminator == "nearest":
-            return _by_blocks(positions, nearest) + 1
-        return _by_blocks(positions, gaussian_distance) + 1
+            return _by_blocks(features, images, nearest) + 1
+        return _by_blocks(features, images, gaussian_distance) + 1
 
     def softened(self, distance: Tensor, index: Tensor) -> Tensor:
         """Distances (n, k) times the weights of the entries."""
@@ -228,11 +234,11 @@ def _take(values: Tensor, index: Tensor) -> Tensor:
     return values.gather(1, index.flatten(1)).view_as(index)
 
 
-def _by_blocks(positions: Tensor, judge: Callable[[Tensor], Tensor]) -> Tensor:
-    """Judge a few positions at a time, so that memory stays bounded."""
-    count, dim = positions.shape[1:]
-    step = max(1, _BLOCK // max(count, dim) ** 2)
-    return torch.cat([judge(block) for block in torch.split(positions, step)])
+def _by_blocks(features: Tensor, images: Tensor, judge: Callable[[Tensor], Tensor]) -> Tensor:
+    """Judge some images' features (n, P, dim) a few positions at a time: memory stays bounded."""
+    step = max(1, _BLOCK // max(len(images), features.shape[2]) ** 2)
+    blocks = torch.split(features, step, dim=1)
+    return torch.cat([judge(block[images].transpose(0, 1)) for block in blocks])
 
 
 def _lowest(values: Tensor, dropped: float) -> Tensor:
