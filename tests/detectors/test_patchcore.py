@@ -17,6 +17,7 @@ from offnominal.detectors.memory_bank.locally_aware import locally_aware
 from offnominal.detectors.memory_bank.patchcore import PatchCore
 from offnominal.errors import OptionError
 from offnominal.images import read_image
+from offnominal.memory import MemoryBank
 from offnominal.scoring import Scores
 
 # Short features and a small crop: what is tested does not depend on either.
@@ -130,43 +131,69 @@ def test_leave_one_out_equals_refitting_without_the_reference(parts: Path) -> No
         assert detector.calibration.peaks[index] == pytest.approx(alone.anomaly_map.max(), rel=1e-5)
 
 
-@pytest.mark.parametrize("changes", [{}, {"storage": "int8", "project": 16}])
-def test_with_a_coreset_a_reference_is_scored_by_a_fit_to_the_other_folds(
-    parts: Path, changes: dict[str, object]
-) -> None:
-    files = images_of(parts / "fabric" / "train")[:5]
-    options = FULL | {"coreset": 0.2, "folds": 2, "crop": 96} | changes
-    detector = PatchCore(**options).fit(files)
-    for fold in (0, 1):
-        rest = PatchCore(**options | {"calibrate_on": 1}).fit(files[1 - fold :: 2])
-        for index in range(fold, 5, 2):
-            [alone] = rest.predict(files[index])
-            place = detector.calibration.numbers.index(index)
-            assert detector.calibration.images[place] == alone.score
-            assert detector.calibration.peaks[place] == alone.anomaly_map.max()
-    assert detector.calibration.numbers == (0, 1, 2, 3, 4)
-
-
-class Spoiled(PatchCore):
-    """Scores, beside every reference, another picture by the model that does not know it."""
+class Watched(PatchCore):
+    """Keeps the models that references are scored by, and what they say of another picture."""
 
     def score_reference(self, number: int, kept: object) -> Scores:
         features = self.embed(pixels_of(self, draw_good("fabric", 9, number)))
-        self.others = getattr(self, "others", {})
-        self.others[number] = self.compare(features, without=number).patches.numpy()
+        found = self.compare(features, without=number).patches.numpy()
+        model = self.without(number)
+        entries = model.bank.take(slice(None)).clone()
+        self.seen = getattr(self, "seen", {}) | {number: (entries, found)}
+        self.patches = self._all.take(slice(None)).clone(), self._all.reference.clone()
         return super().score_reference(number, kept)
+
+
+@pytest.mark.parametrize("changes", [{}, {"storage": "int8", "project": 16}])
+def test_with_a_coreset_a_reference_is_scored_where_its_gaps_are_filled(
+    parts: Path, changes: dict[str, object]
+) -> None:
+    """Without its entries, and every other patch as near to one as to the coreset's."""
+    files = images_of(parts / "fabric" / "train")[:4]
+    options = FULL | {"coreset": 0.02, "crop": 96, "reweight": False} | changes
+    detector = Watched(**options).fit(files)
+    patches, reference = detector.patches
+
+    def reach(entries: Tensor, wanted: Tensor) -> float:
+        bank = MemoryBank(storage=detector.storage)
+        bank.add(entries)
+        return float(bank.search(wanted)[0].max())
+
+    bank, filled = detector.bank, 0
+    radius = reach(bank.take(slice(None)), patches)
+    for number in range(4):
+        entries, _ = detector.seen[number]
+        kept = bank.take((bank.reference != number).nonzero()[:, 0])
+        others = patches[reference != number]
+        assert torch.equal(entries[: len(kept)], kept)
+        assert reach(entries, others) <= radius
+        filled += len(entries) - len(kept)
+        assert (reach(kept, others) > radius) == (len(entries) > len(kept))
+    assert filled > 0
+    for place, number in enumerate(detector.calibration.numbers):
+        own = patches[reference == number]
+        wanted = reach(detector.seen[number][0], own) ** 0.5
+        assert detector.calibration.images[place] == pytest.approx(wanted, rel=1e-6)
 
 
 def test_other_pictures_are_scored_by_the_model_that_does_not_know_a_reference(
     parts: Path,
 ) -> None:
     files = images_of(parts / "fabric" / "train")[:3]
-    options = FULL | {"coreset": 0.2, "crop": 96}
-    detector = Spoiled(**options).fit(files)
+    detector = Watched(**FULL | {"coreset": 0.1, "crop": 96}).fit(files)
     for number in range(3):
-        rest = PatchCore(**options).fit([f for f in files if f != files[number]])
-        [found] = rest.predict([draw_good("fabric", 9, number)])
-        assert np.array_equal(detector.others[number], found.patch_scores)
+        entries, found = detector.seen[number]
+        model = detector.twin({})
+        model.bank.add(entries)
+        features = detector.embed(pixels_of(detector, draw_good("fabric", 9, number)))
+        assert np.array_equal(model.compare(features).patches.numpy(), found)
+
+
+def test_a_reference_never_meets_its_own_rows(parts: Path) -> None:
+    files = images_of(parts / "fabric" / "train")[:4]
+    detector = PatchCore(**FULL | {"coreset": 0.2}, reweight=False).fit(files)
+    for score, found in zip(detector.calibration.images, detector.stream(files), strict=True):
+        assert score > found.score
 
 
 def test_saved_and_loaded_it_is_the_same(parts: Path, tmp_path: Path) -> None:
@@ -316,7 +343,6 @@ def test_lengths_are_the_papers_for_wide_networks_and_the_levels_own_for_narrow_
         ({"distance": "cosine"}, "distance 'cosine'"),
         ({"crop": -1}, "--crop -1"),
         ({"patch": 4}, "patch 4"),
-        ({"folds": 1}, "--folds 1"),
         ({"neighbours": 0}, "--neighbours 0"),
         ({"reweight_neighbours": 1}, "reweight-neighbours 1"),
         ({"aggregate": "median"}, "--aggregate median"),

@@ -16,6 +16,7 @@ from offnominal.images import read_image
 from offnominal.memory import MemoryBank, coreset
 from offnominal.memory.coreset import (
     _pass_per_step,
+    cover,
     farthest_rows,
     random_projection,
     select_coreset,
@@ -75,14 +76,10 @@ def plain_greedy(rows: Tensor, count: int, start: int) -> Tensor:
 
 
 def one_pass_per_step(
-    rows: Tensor,
-    count: int,
-    start: int,
-    among: Tensor | None = None,
-    progress: Callable[[str, int], None] | None = None,
+    rows: Tensor, count: int, start: int, progress: Callable[[str, int], None] | None = None
 ) -> Tensor:
     """The way of other devices, on the CPU."""
-    return _pass_per_step(rows, count, start, among, progress)
+    return _pass_per_step(rows, count, start, progress)
 
 
 def covering_radius(rows: Tensor, chosen: Tensor) -> float:
@@ -119,17 +116,12 @@ def test_selects_the_same_in_pieces_of_the_usual_size(case: str) -> None:
     assert torch.equal(select_coreset(CASES[case], 60, start=0), plain_greedy(CASES[case], 60, 0))
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_among_some_rows_it_is_as_if_there_were_no_others(case: str) -> None:
-    rows = CASES[case]
-    among = torch.rand(len(rows), generator=torch.Generator().manual_seed(3)) < 0.6
-    left = among.nonzero()[:, 0]
-    wanted = left[select_coreset(rows[left], 60, seed=5)]
-    found = select_coreset(rows, 60, seed=5, among=among)
-    assert torch.equal(found, wanted)
-    if case == "random":
-        assert torch.equal(one_pass_per_step(rows, 60, int(wanted[0]), among), wanted)
-    assert len(select_coreset(rows, len(left), among=among).unique()) == len(left)
+def test_what_is_too_far_is_covered_farthest_first() -> None:
+    rows = torch.tensor([[0.0], [1.0], [5.0], [5.5], [9.0]])
+    near = torch.tensor([0.1, 4.0, 25.0, 30.25, 81.0])
+    assert cover(rows, near, 1.0).tolist() == [4, 2, 1]
+    assert cover(rows, near, 100.0).tolist() == []
+    assert cover(rows, torch.full((5,), torch.inf), 0.5**2).tolist() == [0, 4, 2, 1]
 
 
 @pytest.mark.usefixtures("small_pieces")

@@ -72,8 +72,6 @@ class Detector(Judge, ABC):
     # At most so many references are scored to set the thresholds; 0: all.
     calibrate_on: int = 0
     seed: int = 0
-    # References are scored fold by fold, for methods that make a model without each fold.
-    folds: int = 1
 
     def __init__(
         self,
@@ -200,7 +198,7 @@ class Detector(Judge, ABC):
                     raise OptionError("no image to learn from: give one of a good part, or more")
                 self.finish(progress)
                 if self.leave_one_out != "none" and len(self.references) > 1:
-                    for number in sorted(kept, key=lambda one: (one % self.folds, one)):
+                    for number in sorted(kept):
                         scored[number] = self.score_reference(number, kept.pop(number))
                         if progress:
                             progress("threshold", len(scored))

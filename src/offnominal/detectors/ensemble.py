@@ -138,7 +138,6 @@ class Ensemble(Detector):
         """No member knows anything."""
         self.scales_ = torch.ones(len(self.members), dtype=torch.float64)
         self._alone: dict[int, list[Scores]] = {}
-        self.folds = self.members[0].folds
         for member in self.members:
             member.begin()
             member.fitted, member.references = False, self.references

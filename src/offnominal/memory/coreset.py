@@ -46,7 +46,6 @@ def select_coreset(
     seed: int = 0,
     start: int | None = None,
     project: int | None = None,
-    among: Tensor | None = None,
     progress: Callable[[str, int], None] | None = None,
 ) -> Tensor:
     """Select rows by greedy k-centre, each the farthest from those before it.
@@ -80,9 +79,6 @@ def select_coreset(
         distances. Rows that are no longer than this are not projected. The released code of
         PatchCore projects to 128; here the default is None, which covers better and costs
         little more.
-    among : Tensor, optional
-        (N,) bool: the rows that are there to be covered and selected, as if there were no others;
-        None for all. Unlike a selection of rows of one's own it copies none.
     progress : callable, optional
         Called with "coreset" and the number of rows selected so far.
 
@@ -101,16 +97,13 @@ def select_coreset(
             f"rows: a {rows.dtype} tensor of shape {tuple(rows.shape)}; "
             "give float32 patch features of shape (N, D)"
         )
-    left = len(rows) if among is None else int(among.sum())
-    if not 1 <= count <= left:
+    if not 1 <= count <= len(rows):
         raise OptionError(
-            f"count: cannot select {count} of {left} rows; give 1 to the number of rows"
+            f"count: cannot select {count} of {len(rows)} rows; give 1 to the number of rows"
         )
     if start is None:
         generator = torch.Generator().manual_seed(seed)
-        start = int(torch.randint(left, (1,), generator=generator))
-        if among is not None:
-            start = int(among.nonzero()[start])
+        start = int(torch.randint(len(rows), (1,), generator=generator))
     if not 0 <= start < len(rows):
         raise OptionError(f"start: {start} is not one of the rows 0 to {len(rows) - 1}")
     # Autocast would change the format of the products under the bounds' feet.
@@ -119,11 +112,8 @@ def select_coreset(
             rows = random_projection(rows, project, seed)
         if rows.device.type != "cpu":
             _check_finite(rows)
-            return _pass_per_step(rows, count, start, among, progress)
-        greedy = _Greedy(rows, count, start)
-        if among is not None:
-            greedy.keys[~among] = _TAKEN
-        return greedy.run(progress)
+            return _pass_per_step(rows, count, start, progress)
+        return _Greedy(rows, count, start).run(progress)
 
 
 def _check_finite(rows: Tensor) -> None:
@@ -135,17 +125,11 @@ def _check_finite(rows: Tensor) -> None:
 
 
 def _pass_per_step(
-    rows: Tensor,
-    count: int,
-    start: int,
-    among: Tensor | None,
-    progress: Callable[[str, int], None] | None,
+    rows: Tensor, count: int, start: int, progress: Callable[[str, int], None] | None
 ) -> Tensor:
     """Select with one pass over the rows per step and no wait for the device in between."""
     picked = torch.full((count,), start, device=rows.device)
     nearest = rows.new_full((len(rows),), torch.inf)
-    if among is not None:
-        nearest[~among] = -1
     for done in range(1, count):
         last = picked[done - 1 : done]
         # Differences, not products: no digits are lost where rows are alike.
@@ -313,6 +297,36 @@ def farthest_rows(rows: Tensor, bank: MemoryBank, count: int) -> Tensor:
     near = bank.search(rows)[0][:, 0]
     with torch.no_grad(), torch.autocast("cpu", enabled=False):
         return _Greedy(rows.cpu(), count, near=near.cpu()).run(None).to(rows.device)
+
+
+def cover(rows: Tensor, near: Tensor, radius: float) -> Tensor:
+    """Select rows greedily until none is farther than a radius from what is selected.
+
+    Parameters
+    ----------
+    rows : Tensor of shape (n, dim), float32
+        Few of them: each selected row takes a pass over those that are still too far.
+    near : Tensor of shape (n,), float32
+        Squared distances to the nearest of what was selected before; infinite where nothing was.
+    radius : float
+        Squared.
+
+    Returns
+    -------
+    Tensor of shape (count,), int64
+        Numbers of the rows, in the order of selection; of rows equally far, the lowest first.
+    """
+    left = (near > radius).nonzero()[:, 0]
+    rows, near = rows[left], near[left]
+    picked = []
+    while len(left):
+        farthest = int(near.argmax())
+        picked.append(left[farthest])
+        near = torch.minimum(near, (rows - rows[farthest]).square().sum(1))
+        far = near > radius
+        far[farthest] = False
+        left, rows, near = left[far], rows[far], near[far]
+    return torch.stack(picked) if picked else left
 
 
 def random_projection(rows: Tensor, dim: int, seed: int = 0) -> Tensor:

@@ -6,7 +6,7 @@ marked below.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor
@@ -76,7 +76,6 @@ class SoftPatch(PatchCore):
     """
 
     method: ClassVar[str] = "softpatch"
-    fewest: ClassVar[int] = 2
     takes_tiles: ClassVar[bool] = False
     no_growth = (
         "it judges and weights every patch by those of all other images at its place, which are "
@@ -110,6 +109,12 @@ class SoftPatch(PatchCore):
         """An empty bank without weights."""
         super().begin()
         self.weights_ = torch.ones(0)
+        self._outlier_values = torch.ones(0)  # of all patches, while a fit lasts
+
+    def release(self) -> None:
+        """The bank's rows have theirs."""
+        super().release()
+        self._outlier_values = torch.ones(0)
 
     def check_learned(self) -> None:
         """Every row has its weight."""
@@ -121,49 +126,55 @@ class SoftPatch(PatchCore):
         """Never exact: which patches are kept depends on all references, the one scored too."""
         return "approximate"
 
-    def choose(self, rows: Tensor, among: Tensor, progress: Progress | None) -> Tensor:
-        """Numbers of the rows that the bank keeps: a coreset of those that are not outliers."""
+    def candidates(self, rows: Tensor) -> Tensor:
+        """Numbers of the rows that are not outliers."""
+        count = len(self.references)
         grids = {self.grid_of(self.views_of(one.size)[0]) for one in self.references}
-        if len(self.references) < self.fewest:
+        if count < 2:
             raise OptionError("softpatch compares images with one another: give at least 2")
         if len(grids) > 1:
             raise OptionError(
                 f"softpatch compares images position by position, but they have {len(grids)} "
                 "different grids: use a crop, or resize them to squares (--resize square)"
             )
-        [(height, width)] = grids
-        images = among.reshape(-1, height * width)[:, 0].nonzero()[:, 0]
-        outlying = self._outlying(rows.reshape(-1, height * width, rows.shape[1]), images)
-        left = among.nonzero()[:, 0]
-        kept = _lowest(outlying.T.flatten(), self.noise)
-        among = torch.zeros_like(among)
-        among[left[kept]] = True
-        # As in the released code, the coreset is a share of all patches, not of those kept.
-        chosen = self.thin(rows, among, max(1, int(len(left) * self.coreset)), progress)
-        self.weights_ = outlying.T.flatten()[torch.searchsorted(left, chosen)].contiguous()
+        positions = rows.reshape(count, -1, rows.shape[1]).transpose(0, 1)
+        self._outlier_values = self._outlying(positions).T.flatten()
+        return _lowest(self._outlier_values, self.noise)
+
+    def thin(self, rows: Tensor, there: Tensor, progress: Progress | None) -> Tensor:
+        """Numbers of a coreset, whose rows take their outlier values along.
+
+        As in the released code, it is a share of all patches, not of those that may be kept.
+        """
+        chosen = super().thin(rows, there, progress)
+        self.weights_ = self._outlier_values[chosen].contiguous()
         return chosen
+
+    def model_of(self, entries: Tensor, patches: Tensor) -> Self:
+        """The same with the weights of both."""
+        model = super().model_of(entries, patches)
+        model.weights_ = torch.cat([self.weights_[entries], self._outlier_values[patches]])
+        return model
 
     @property
     def keeps_all(self) -> bool:
         """Outliers are left out, whatever the coreset."""
         return False
 
-    def _outlying(self, features: Tensor, images: Tensor) -> Tensor:
-        """Outlier value (P, k) of the patches of k of the images, of features (n, P, dim)."""
+    def _outlying(self, positions: Tensor) -> Tensor:
+        """Outlier value (P, n) of the patches (P, n, dim) of P positions and n images."""
         generator = torch.Generator().manual_seed(self.seed)
-        dim = features.shape[-1]
+        dim = positions.shape[-1]
         if dim > _PROJECTED:
             # Drawn as PyTorch initialises a linear layer, which is what the released code uses: the
             # scale matters where something is added.
             draw = torch.rand(dim, _PROJECTED, generator=generator) * 2 - 1
-            features = features @ (draw / dim**0.5).to(features.device)
+            positions = positions @ (draw / dim**0.5).to(positions.device)
         if self.discriminator == "lof":
-            return _by_blocks(
-                features, images, lambda p: local_outlier_factor(p, self.lof_neighbours)
-            )
+            return _by_blocks(positions, lambda p: local_outlier_factor(p, self.lof_neighbours))
         if self.discriminator == "nearest":
-            return _by_blocks(features, images, nearest) + 1
-        return _by_blocks(features, images, gaussian_distance) + 1
+            return _by_blocks(positions, nearest) + 1
+        return _by_blocks(positions, gaussian_distance) + 1
 
     def softened(self, distance: Tensor, index: Tensor) -> Tensor:
         """Distances (n, k) times the weights of the entries."""
@@ -234,11 +245,11 @@ def _take(values: Tensor, index: Tensor) -> Tensor:
     return values.gather(1, index.flatten(1)).view_as(index)
 
 
-def _by_blocks(features: Tensor, images: Tensor, judge: Callable[[Tensor], Tensor]) -> Tensor:
-    """Judge some images' features (n, P, dim) a few positions at a time: memory stays bounded."""
-    step = max(1, _BLOCK // max(len(images), features.shape[2]) ** 2)
-    blocks = torch.split(features, step, dim=1)
-    return torch.cat([judge(block[images].transpose(0, 1)) for block in blocks])
+def _by_blocks(positions: Tensor, judge: Callable[[Tensor], Tensor]) -> Tensor:
+    """Judge a few positions at a time, so that memory stays bounded."""
+    count, dim = positions.shape[1:]
+    step = max(1, _BLOCK // max(count, dim) ** 2)
+    return torch.cat([judge(block) for block in torch.split(positions, step)])
 
 
 def _lowest(values: Tensor, dropped: float) -> Tensor:

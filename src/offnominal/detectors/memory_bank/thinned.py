@@ -1,11 +1,10 @@
-"""Banks that keep a coreset of the patches, and thresholds from folds that do not know a reference.
+"""Banks that keep a coreset of the patches, and what they would keep without a reference.
 
 Roth, Pemula, Zepeda, Schölkopf, Brox and Gehler, "Towards Total Recall in Industrial Anomaly
 Detection", CVPR 2022 (arXiv 2106.08265), section 3.2.
 """
 
-from collections.abc import Sequence
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -14,9 +13,9 @@ from torch import Tensor
 from offnominal.detectors.features import ViewScores, joined
 from offnominal.detectors.memory_bank.base import BankDetector
 from offnominal.detectors.options import LeaveOneOut, Progress, check_range
-from offnominal.detectors.references import References
 from offnominal.memory import MemoryBank
-from offnominal.memory.coreset import farthest_rows, select_coreset
+from offnominal.memory.coreset import cover, farthest_rows, select_coreset
+from offnominal.memory.storage import as_stored
 from offnominal.scoring import Scores
 
 __all__ = ["ThinnedBank"]
@@ -35,65 +34,58 @@ class ThinnedBank(BankDetector):
         in the released code; 0: not at all, which costs little here and keeps a better selection.
     seed : int
         Of the coreset's first row and of that projection.
-    folds : int
-        In how many parts the references are dealt to set the threshold, each part scored by a
-        model of the others; at least 2. Where there are fewer references, each is a part.
     **options
         See :class:`~offnominal.detectors.memory_bank.base.BankDetector`.
 
     Notes
     -----
-    While fitting, every patch of every reference is held in float32: 4 MiB for a square image
-    with the defaults, or less where the network is narrow. The fitted bank is
-    ``coreset`` times that, and one such bank more is held while the threshold is set.
+    While fitting, every patch of every reference is held in float32: 4 MiB for a square image with
+    the defaults, or less where the network is narrow. The fitted bank is ``coreset`` times that,
+    and one such bank more is held while the threshold is set.
 
     **Threshold.** With ``coreset=1`` each reference is scored against the bank without its own
     entries: exact leave-one-out, and the false-reject rate is promised, as for AnomalyDINO. A
-    coreset without a reference's own entries has gaps that a new part does not meet, since other
-    patches would have been chosen in their place. So the references are dealt into ``folds``, and
-    each is scored against a coreset of the other folds' patches: cross-conformal prediction (Vovk,
-    2015). If a new part were scored by these models too, at most about twice the rate asked for
-    would be rejected at worst, and about the rate in practice (Barber, Candès, Ramdas and
-    Tibshirani, 2021, theorem 4). It is scored by the model of all references, which knows more, so
-    its score tends to be lower. ``calibrate`` with further good images gives a threshold with a
-    promise. The folds take as long as ``(folds - 1) ** 2 / folds`` more coresets.
+    coreset without a reference's entries has gaps that a new part does not meet: others' patches
+    that those entries stood for. So the gaps are filled before the reference is scored: of these
+    patches the farthest is taken, and again, until all lie as near to an entry as every patch does
+    to the coreset's. That is close to what fitting without the reference gives, but not the same,
+    so the threshold is called approximate. Were a new part scored by each of these models, at most
+    twice the rate asked for would be rejected at worst, and about the rate in practice (Barber,
+    Candès, Ramdas and Tibshirani, 2021, theorem 1); it is scored by the model of all references,
+    which knows more. ``calibrate`` with further good images gives a threshold with a promise.
 
     **Growing.** Of an image that is added, the share ``coreset`` of its patches joins the bank,
     those farthest from it. The other references keep the scores that they had; where ``coreset`` is
     1, they are scored anew.
     """
 
-    fewest: ClassVar[int] = 1  # images that a model can be made of
-
     def __init__(
         self,
         coreset: float = 0.1,
         project: int = 0,
         seed: int = 0,
-        folds: int = 5,
         **options: Any,
     ) -> None:
         super().__init__(**options)
         check_range("coreset", coreset, above=0, most=1)
         check_range("project", project, least=0)
         check_range("seed", seed, whole=True, least=0, below=2**32)
-        check_range("folds", folds, whole=True, least=2)
         self.coreset = coreset
         self.project = project
         self.seed = seed
-        self.folds = folds
 
     def begin(self) -> None:
         """An empty bank, and one for all patches of the references, while a fit lasts."""
         super().begin()
         self._all = MemoryBank().to(self._device)
-        self._fold: tuple[int, Self] | None = None
-        self._progress: Progress | None = None
+        self._stands_in = torch.empty(0)  # of each of those patches, whose entry is nearest to it
+        self._radius = 0.0  # squared: no patch is farther from its nearest entry
+        self._without: tuple[int, Self] | None = None
 
     def release(self) -> None:
         """The bank is thinned."""
-        self._all = MemoryBank()
-        self._fold = self._progress = None
+        self._all, self._stands_in, self._radius = MemoryBank(), torch.empty(0), 0.0
+        self._without = None
 
     @property
     def leave_one_out(self) -> LeaveOneOut:
@@ -124,40 +116,48 @@ class ThinnedBank(BankDetector):
         return None
 
     def finish(self, progress: Progress | None) -> None:
-        """Thin the references' patches to a coreset."""
-        self._progress = progress
-        self._fill(self._all, range(len(self.references)), progress)
-        super().finish(progress)
-
-    def _fill(self, every: MemoryBank, numbers: Sequence[int], progress: Progress | None) -> None:
-        """Take a coreset of what some of the references showed."""
-        chosen = self.choose(every.take(slice(None)), every.is_of(numbers), progress)
+        """Thin the references' patches to a coreset, and find what each entry stands for."""
+        every = self._all
+        rows = every.take(slice(None))
+        there = self.candidates(rows)
+        chosen = self.thin(rows, there, progress)
         if len(chosen) == len(every) and self.storage == every.storage:
             every.memory = self.bank.memory
             self.bank = every
-            return
-        for number in numbers:
-            own = every.rows_of(number)
-            kept = chosen[(chosen >= own[0]) & (chosen <= own[-1])] - own[0]
-            self._put(number, _rows_by_view(every, number), kept)
+        else:
+            for number in range(len(self.references)):
+                own = every.rows_of(number)
+                kept = chosen[(chosen >= own[0]) & (chosen <= own[-1])] - own[0]
+                self._put(number, self._rows_by_view(number), kept)
+        if not self.keeps_all and len(self.references) > 1:
+            self._survey(there, progress)
+        super().finish(progress)
 
-    def choose(self, rows: Tensor, among: Tensor, progress: Progress | None) -> Tensor:
-        """Numbers of the rows that the bank keeps, ascending (section 3.2).
+    def candidates(self, rows: Tensor) -> Tensor:
+        """Numbers, ascending, of the references' rows (n, dim) that the bank may keep."""
+        return torch.arange(len(rows), device=rows.device)
 
-        ``rows`` (n, dim) are those of all references, ``among`` (n,) bool those to choose from.
-        """
-        return self.thin(rows, among, max(1, int(int(among.sum()) * self.coreset)), progress)
-
-    def thin(self, rows: Tensor, among: Tensor, count: int, progress: Progress | None) -> Tensor:
-        """Numbers of a coreset of some rows, ascending: then an image's rows lie together."""
-        left = among.nonzero()[:, 0]
-        if count >= len(left):
-            return left
+    def thin(self, rows: Tensor, there: Tensor, progress: Progress | None) -> Tensor:
+        """Numbers of the rows that the bank keeps, ascending: an image's lie together (3.2)."""
+        count = max(1, int(len(rows) * self.coreset))
+        if count >= len(there):
+            return there
         project = self.project or None
-        found = select_coreset(
-            rows, count, seed=self.seed, project=project, among=among, progress=progress
-        )
-        return found.sort().values
+        among = rows if len(there) == len(rows) else rows[there]
+        found = select_coreset(among, count, seed=self.seed, project=project, progress=progress)
+        return there[found.sort().values]
+
+    def _survey(self, there: Tensor, progress: Progress | None) -> None:
+        """Find the entry nearest to every patch, and how far the farthest patch is."""
+        self._stands_in = torch.full_like(self._all.reference, -1)
+        for number in range(len(self.references)):
+            own = there[self._all.reference[there] == number]
+            if len(own):
+                squared, entry = self.bank.search(self._all.take(own))
+                self._stands_in[own] = self.bank.reference[entry[:, 0]]
+                self._radius = max(self._radius, float(squared.max()))
+            if progress:
+                progress("coverage", number + 1)
 
     def _put(self, number: int, views: list[Tensor], chosen: Tensor) -> None:
         """Put some of an image's rows into the bank: numbers over all views, ascending."""
@@ -166,6 +166,11 @@ class ThinnedBank(BankDetector):
             patch = chosen[(chosen >= start) & (chosen < start + len(rows))] - start
             self.bank.add(rows[patch], number, place, patch, counts=self.keeps_all)
             start += len(rows)
+
+    def _rows_by_view(self, number: int) -> list[Tensor]:
+        own = self._all.rows_of(number)
+        counts = torch.bincount(self._all.view[own].long()).tolist()
+        return list(torch.split(self._all.take(slice(int(own[0]), int(own[-1]) + 1)), counts))
 
     # -- references without themselves --------------------------------------------------------
 
@@ -180,31 +185,34 @@ class ThinnedBank(BankDetector):
         self.measured_ = sorted({*self.measured_, number})
         views = self.views_of(self.references[number].size)
         found = []
-        for view, rows in zip(views, kept or _rows_by_view(self._all, number), strict=True):
+        for view, rows in zip(views, kept or self._rows_by_view(number), strict=True):
             scores, weight = self.judge(rows, number)
             found.append(ViewScores(scores.reshape(self.grid_of(view)), None, weight))
         return joined(views, found)
 
     def without(self, number: int) -> Self | None:
-        """The model of the folds that a reference is not in; None: there can be none.
+        """What the coreset would be without a reference, while a fit lasts; otherwise None.
 
-        That is what a fit to them gives, from the same features. One is kept at a time.
+        One is kept at a time.
         """
-        fold = number % self.folds
-        others = [n for n in range(len(self.references)) if n % self.folds != fold]
-        if self.keeps_all or not len(self._all) or len(others) < self.fewest:
+        if not len(self._stands_in):
             return None
-        if self._fold is None or self._fold[0] != fold:
-            self._fold = None  # not two at once
-            model = self.twin({})
-            model.references = References(self.references[n] for n in others)
-            model._fill(self._all, others, self._progress)
-            self._fold = fold, model
-        return self._fold[1]
+        if self._without is None or self._without[0] != number:
+            self._without = None  # not two at once
+            every, bank = self._all, self.bank
+            alone = (self._stands_in == number) & (every.reference != number)
+            patches = alone.nonzero()[:, 0]
+            rows = as_stored(every.take(patches), self.storage)
+            near = rows.new_full((len(rows),), torch.inf)
+            if bank.left(number) and len(rows):
+                near = bank.search(rows, 1, number)[0][:, 0]
+            gaps = patches[cover(rows, near, self._radius)]
+            others = (bank.reference != number).nonzero()[:, 0]
+            self._without = number, self.model_of(others, gaps)
+        return self._without[1]
 
-
-def _rows_by_view(bank: MemoryBank, number: int) -> list[Tensor]:
-    """All rows of a reference, those of each view together."""
-    own = bank.rows_of(number)
-    counts = torch.bincount(bank.view[own].long()).tolist()
-    return list(torch.split(bank.take(slice(int(own[0]), int(own[-1]) + 1)), counts))
+    def model_of(self, entries: Tensor, patches: Tensor) -> Self:
+        """A model of some of the bank's entries and of some of the references' patches."""
+        model = self.twin({})
+        model.bank.add(torch.cat([self.bank.take(entries), self._all.take(patches)]))
+        return model
