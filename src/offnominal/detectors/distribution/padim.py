@@ -79,7 +79,8 @@ class PaDiM(FeatureDetector):
     :func:`left_out`); with ``pca`` the components are those of all references. Unlike a distance to
     the nearest neighbour a Mahalanobis distance is not bound to fall as references are added. It
     does so on average, so the threshold errs to the safe side, most of all where N is below d; for
-    the promise itself use :meth:`calibrate`.
+    the promise itself use :meth:`calibrate`. Folds of several references (Vovk, 2015) would err
+    more: their Gaussians are thinner, and the more so the fewer references there are.
 
     Examples
     --------
