@@ -32,7 +32,7 @@ def copy_scores(image: np.ndarray, score: Score, judged: Rule) -> CalibrationSco
 
 def defect_scores(
     numbers: Iterable[int],
-    read: Callable[[int], np.ndarray],
+    original: Callable[[int], np.ndarray],
     score: Score,
     judged: Rule,
     alone: bool,
@@ -44,8 +44,8 @@ def defect_scores(
     ----------
     numbers : iterable of int
         The references that they are made on, each as if it had not been learned.
-    read : callable
-        Gives the image of a reference.
+    original : callable
+        Gives the image of a reference, which the next ones are then made of.
     score, judged : callable
         What an image's scores are, and how they are summed up.
     alone : bool
@@ -55,7 +55,7 @@ def defect_scores(
     pairs: list[tuple[Scores, Size]] = []
     cells: list[int] = []
     for draw, number in enumerate(islice(cycle(sorted(numbers)), PER_CELL)):
-        image = read(number)
+        image = original(number)
         for place, cell in enumerate(CELLS):
             for turn in range(_TRIES):
                 made, mask = make_defect(image, cell, draw + turn * PER_CELL)
