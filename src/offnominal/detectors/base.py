@@ -1,6 +1,5 @@
 """What every detector shares: images in, leave-one-out, calibration, predictions out."""
 
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
@@ -30,7 +29,7 @@ from offnominal.detectors.options import (
     option_defaults,
 )
 from offnominal.detectors.references import References, Sample, Standing, Version
-from offnominal.errors import NotFittedError, OptionError, ThresholdWarning
+from offnominal.errors import NotFittedError, OptionError
 from offnominal.good_scores import CalibrationScores, GoodScores
 from offnominal.images import ImageSource, content_digest, describe, read_image, several
 from offnominal.images import parse_sixteen_bit as check_sixteen_bit
@@ -172,7 +171,7 @@ class Detector(Judge, ABC):
         progress: Progress | None = None,
         synthetic: bool | None = None,
     ) -> Self:
-        """Learn from good images; thresholds come from each without itself, or an only one's copies.
+        """Learn from images of good parts, and set the thresholds from each without itself.
 
         Parameters
         ----------
@@ -227,8 +226,7 @@ class Detector(Judge, ABC):
         self.references.note("fit", range(len(self.references)), self.bank_rows)
         # Only now: a fit that was broken off must not pass for a whole one.
         self.fitted = True
-        if warning := self.threshold_warning:
-            warnings.warn(warning, ThresholdWarning, stacklevel=2)
+        self.warn()
         return self
 
     def _score_made(
@@ -311,6 +309,7 @@ class Detector(Judge, ABC):
         self.false_reject = rate
         measured = CalibrationScores.measured("held-out", scored, self.judged)
         self.good.calibrate(measured, self.references.active)
+        self.warn()
         return skipped
 
     def rescored(self, **changes: Any) -> Self:

@@ -1,6 +1,7 @@
 """From scores to decisions: what every detector does once its method has scored an image."""
 
 import math
+import warnings
 from collections.abc import Mapping
 from typing import ClassVar
 
@@ -10,7 +11,7 @@ from torch import nn
 from offnominal.calibration import FalseReject, Threshold, p_value
 from offnominal.detectors.options import LeaveOneOut, OnError
 from offnominal.detectors.references import References
-from offnominal.errors import ImageError, OptionError
+from offnominal.errors import ImageError, OptionError, ThresholdWarning
 from offnominal.good_scores import CalibrationScores, GoodScores
 from offnominal.prediction import Prediction
 from offnominal.scoring import Scores, Size, anomaly_map, image_score, size_of
@@ -95,10 +96,15 @@ class Judge(nn.Module):
 
     @property
     def threshold_warning(self) -> str | None:
-        """What should be known of a threshold that was estimated: that it passes plain defects."""
+        """What should be known of an estimate: that it passes plain defects, or may do so."""
         threshold, made = self.threshold, self.good.defects.images
-        if threshold is None or not self.estimated or not len(made):
+        if threshold is None or not self.estimated:
             return None
+        if not len(made):
+            return (
+                f"the threshold, {threshold.value:.4g}, is an estimate, and no synthetic defects "
+                "were made to check it by: fit with them, or leave --false-reject at auto"
+            )
         if threshold.value <= made.min():
             return None
         return (
@@ -106,6 +112,11 @@ class Judge(nn.Module):
             f"synthetic defect, {made.min():.4g}: it would pass {(made <= threshold.value).sum()} "
             f"of {len(made)}; --false-reject auto asks for what the good images can promise"
         )
+
+    def warn(self) -> None:
+        """Hand that on to whoever listens to warnings."""
+        if told := self.threshold_warning:
+            warnings.warn(told, ThresholdWarning, stacklevel=3)
 
     def image_score(self, scores: Scores, size: Size) -> float:
         """The image score, as ``aggregate`` has it."""
