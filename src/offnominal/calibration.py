@@ -70,9 +70,9 @@ class Threshold:
             )
         if self.kind == "approximate":
             return (
-                f"{self.value:.4g}: about {rate} of good parts are rejected "
-                f"(approximate: {self.count} references, scored by a model that was not fitted "
-                "without them); `offnominal calibrate` with other good images gives a promise"
+                f"{self.value:.4g}: about {rate} of good parts are rejected (approximate: "
+                f"{self.count} references, each scored by what the others give); `offnominal "
+                "calibrate` with other good images gives a promise"
             )
         if self.kind == "guess":
             return (

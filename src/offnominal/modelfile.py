@@ -29,7 +29,7 @@ from offnominal.text import brief
 __all__ = ["FORMAT", "is_model", "read", "read_header", "verify", "write"]
 
 # 4: checksums, and sizes that complete the last patch; 3 and before had neither.
-FORMAT = 4
+FORMAT = 5
 _KEY, _SUMS = "offnominal", "sums"
 _DIGEST = '{"sha256": "'
 _PIECE = 4 * 2**20  # bytes that one thread sums up at a time

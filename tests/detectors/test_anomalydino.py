@@ -158,15 +158,15 @@ def test_a_fit_that_broke_off_is_no_fit(parts: Path, tmp_path: Path) -> None:
         detector.predict(images_of(parts / "fabric" / "test")[:1])
 
 
-def test_one_reference_gives_scores_but_no_decision(parts: Path) -> None:
+def test_one_reference_gives_scores_and_a_guess(parts: Path) -> None:
     files = images_of(parts / "fabric" / "train")
     detector = AnomalyDINO(**SMALL, rotations="none").fit(files[:1])
     [found] = detector.predict(files[1:2])
     assert found.score > 0
-    assert found.threshold is None
-    assert found.is_anomalous is None
+    assert detector.threshold is not None
+    assert detector.threshold.kind == "guess"
+    assert found.is_anomalous == (found.score > detector.threshold.value)
     assert found.p_value is None
-    assert found.regions() == []
 
 
 def test_calibrate_uses_unseen_images_only(parts: Path) -> None:
@@ -177,8 +177,9 @@ def test_calibrate_uses_unseen_images_only(parts: Path) -> None:
     assert skipped == 2
     assert detector.calibration.kind == "held-out"
     assert len(detector.calibration.images) == len(files) - 2
-    assert before is None
+    assert before is not None
     assert detector.threshold is not None
+    assert (before.count, detector.threshold.count) == (2, len(files) - 2)
     assert detector.threshold.kind == "conformal"
     with pytest.raises(OptionError, match="2 of those given are among its references"):
         detector.calibrate(files[:2])

@@ -63,6 +63,15 @@ def test_the_first_image_yields_a_guess_and_the_second_a_promise(
     assert loaded.threshold == threshold
 
 
+def test_a_guess_is_no_smaller_where_references_are_turned(good: list[np.ndarray]) -> None:
+    upright, turned = (
+        AnomalyDINO(**SMALL, rotations=rotations).fit(good[:1]) for rotations in ("none", "0,180")
+    )
+    assert upright.threshold is not None
+    assert turned.threshold is not None
+    assert turned.threshold.value > 0.5 * upright.threshold.value
+
+
 def test_an_estimate_that_would_pass_plain_defects_says_so(good: list[np.ndarray]) -> None:
     with pytest.warns(ThresholdWarning, match="would pass"):
         detector = AnomalyDINO(**PLAIN, false_reject=0.001).fit(good[:4])

@@ -245,11 +245,13 @@ def test_one_reference_gets_a_threshold_with_the_others(
     files: list[Path], fresh: list[Path]
 ) -> None:
     detector = plain().fit(files[:1])
-    assert (detector.threshold, detector.calibration.kind) == (None, "none")
+    assert detector.threshold is not None
+    assert (detector.threshold.kind, detector.calibration.kind) == ("guess", "copies")
     detector.add(files[1:4])
     same_scores(detector, plain().fit(files[:4]), fresh)
     detector.forget(list(files[1:4]))
-    assert (detector.threshold, detector.calibration.kind) == (None, "none")
+    assert detector.threshold is not None
+    assert (detector.threshold.kind, detector.calibration.kind) == ("guess", "copies")
 
 
 def test_the_file_grows_by_what_was_added(files: list[Path], tmp_path: Path) -> None:

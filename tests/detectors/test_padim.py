@@ -13,7 +13,7 @@ from tests.seeded import save_dinov2_vits14
 
 from offnominal import load
 from offnominal.datasets.synthetic import draw_good
-from offnominal.detectors.distribution.gaussians import RunningGaussians, left_out
+from offnominal.detectors.distribution.gaussians import RunningGaussians
 from offnominal.detectors.distribution.padim import PaDiM
 from offnominal.errors import OptionError
 
@@ -106,20 +106,23 @@ def test_leave_one_out_equals_refitting(fitted: PaDiM, files: list[Path]) -> Non
 
 
 def test_leave_one_out_of_a_plain_gaussian() -> None:
-    """The downdate alone, against numpy on the samples that are left."""
+    """The downdate alone, of the sample itself and of others, against numpy on what is left."""
     rng = np.random.default_rng(2)
     for count, dim in ((40, 6), (7, 6), (4, 25), (2, 3)):
         x = rng.standard_normal((count, dim)) @ rng.standard_normal((dim, dim))
-        deviation, ridge = x - x.mean(0), 0.01
-        shared = deviation.T @ deviation / max(count - 2, 1) + ridge * np.eye(dim)
-        squared = np.einsum("ni,ij,nj->n", deviation, np.linalg.inv(shared), deviation)
-        found = left_out(torch.tensor(squared), count).numpy()
+        running, ridge = RunningGaussians(), 0.01
+        for sample in x:
+            running.add(torch.tensor(sample)[None, None])
+        running.prepare_left_out(ridge)
         for i in range(count):
             rest = np.delete(x, i, axis=0)
             centred = rest - rest.mean(0)
             covariance = centred.T @ centred / max(len(rest) - 1, 1) + ridge * np.eye(dim)
-            wanted = mahalanobis(x[i], rest.mean(0), np.linalg.inv(covariance)) ** 2
-            assert found[i] == pytest.approx(wanted, rel=1e-6)
+            for query in (x[i], x[i] + rng.standard_normal(dim), x[i - 1]):
+                own = torch.tensor(x[i])[None]
+                [found] = running.distance_left_out(torch.tensor(query)[None], own)
+                wanted = mahalanobis(query, rest.mean(0), np.linalg.inv(covariance))
+                assert found == pytest.approx(wanted, rel=1e-6)
 
 
 def test_running_sums_keep_their_digits() -> None:

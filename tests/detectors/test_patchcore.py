@@ -17,6 +17,8 @@ from offnominal.detectors.memory_bank.locally_aware import locally_aware
 from offnominal.detectors.memory_bank.patchcore import PatchCore
 from offnominal.errors import OptionError
 from offnominal.images import read_image
+from offnominal.memory import MemoryBank
+from offnominal.scoring import Scores
 
 # Short features and a small crop: what is tested does not depend on either.
 FULL = {"backbone": "builtin", "coreset": 1, "dim": 48, "crop": 160, "device": "cpu"}
@@ -127,6 +129,64 @@ def test_leave_one_out_equals_refitting_without_the_reference(parts: Path) -> No
         [alone] = PatchCore(**FULL).fit(rest).predict(file)
         assert detector.calibration.images[index] == pytest.approx(alone.score, rel=1e-6)
         assert detector.calibration.peaks[index] == pytest.approx(alone.anomaly_map.max(), rel=1e-5)
+
+
+class Watched(PatchCore):
+    """Keeps the models that references are scored by, and what they say of another picture."""
+
+    def score_reference(self, number: int, kept: object) -> Scores:
+        features = self.embed(pixels_of(self, draw_good("fabric", 9, number)))
+        found = self.compare(features, without=number).patches.numpy()
+        model = self.without(number)
+        entries = model.bank.take(slice(None)).clone()
+        self.seen = getattr(self, "seen", {}) | {number: (entries, found)}
+        self.patches = self._all.take(slice(None)).clone(), self._all.reference.clone()
+        return super().score_reference(number, kept)
+
+
+@pytest.mark.parametrize("changes", [{}, {"storage": "int8", "project": 16}])
+def test_with_a_coreset_a_reference_is_scored_where_its_gaps_are_filled(
+    parts: Path, changes: dict[str, object]
+) -> None:
+    """Without its entries, and every other patch as near to one as to the coreset's."""
+    files = images_of(parts / "fabric" / "train")[:4]
+    options = FULL | {"coreset": 0.02, "crop": 96, "reweight": False} | changes
+    detector = Watched(**options).fit(files)
+    patches, reference = detector.patches
+
+    def reach(entries: Tensor, wanted: Tensor) -> float:
+        bank = MemoryBank(storage=detector.storage)
+        bank.add(entries)
+        return float(bank.search(wanted)[0].max())
+
+    bank, filled = detector.bank, 0
+    radius = reach(bank.take(slice(None)), patches)
+    for number in range(4):
+        entries, _ = detector.seen[number]
+        kept = bank.take((bank.reference != number).nonzero()[:, 0])
+        others = patches[reference != number]
+        assert torch.equal(entries[: len(kept)], kept)
+        assert reach(entries, others) <= radius
+        filled += len(entries) - len(kept)
+        assert (reach(kept, others) > radius) == (len(entries) > len(kept))
+    assert filled > 0
+    for place, number in enumerate(detector.calibration.numbers):
+        own = patches[reference == number]
+        wanted = reach(detector.seen[number][0], own) ** 0.5
+        assert detector.calibration.images[place] == pytest.approx(wanted, rel=1e-6)
+
+
+def test_other_pictures_are_scored_by_the_model_that_does_not_know_a_reference(
+    parts: Path,
+) -> None:
+    files = images_of(parts / "fabric" / "train")[:3]
+    detector = Watched(**FULL | {"coreset": 0.1, "crop": 96}).fit(files)
+    for number in range(3):
+        entries, found = detector.seen[number]
+        model = detector.twin({})
+        model.bank.add(entries)
+        features = detector.embed(pixels_of(detector, draw_good("fabric", 9, number)))
+        assert np.array_equal(model.compare(features).patches.numpy(), found)
 
 
 def test_a_reference_never_meets_its_own_rows(parts: Path) -> None:
@@ -246,8 +306,33 @@ def test_any_backbone_with_any_levels(parts: Path) -> None:
     detector = PatchCore(coreset=1, device="cpu")
     detector.use_network(Two())
     detector.fit(files[:2])
-    assert detector.bank.rows.shape[1] == 1024, "the paper's, whatever the backbone"
+    assert detector.bank.rows.shape[1] == 2 * 59, "the levels of a narrow network as they are"
     assert np.isfinite(detector.predict(files[2])[0].score)
+
+
+@pytest.mark.parametrize(
+    ("channels", "options", "length"),
+    [
+        ((32, 96), {}, 128),
+        ((512, 1024), {}, 1024),
+        ((512,), {}, 512),
+        ((512, 512), {}, 1024),
+        ((32, 96), {"level_dim": 1024}, 1024),
+        ((32, 96), {"dim": 100}, 100),
+    ],
+)
+def test_lengths_are_the_papers_for_wide_networks_and_the_levels_own_for_narrow_ones(
+    channels: tuple[int, ...], options: dict[str, int], length: int
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    levels = [torch.randn(1, count, 4, 4, generator=generator) for count in channels]
+    found = locally_aware(levels, **options)
+    assert found.shape[1] == length
+    means = torch.cat([F.avg_pool2d(level, 3, 1, 1) for level in levels], 1)
+    if sum(channels) < 1024 and not options:
+        torch.testing.assert_close(found, means)
+    if sum(channels) >= 1024:
+        torch.testing.assert_close(found, locally_aware(levels, 3, 1024, 1024))
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from offnominal.detectors.memory_bank.softpatch import (
     nearest,
 )
 from offnominal.errors import OptionError
+from offnominal.scoring import Scores
 
 SMALL = {"backbone": "builtin", "coreset": 1, "dim": 48, "crop": 160, "device": "cpu"}
 
@@ -112,6 +113,30 @@ def test_nothing_removed_and_no_weights_is_patchcore(
     hard = PatchCore(**SMALL | {"coreset": 0.2}, reweight=False).fit(images)
     assert torch.equal(soft.bank.rows, hard.bank.rows)
     assert np.array_equal(soft.calibration.images, hard.calibration.images)
+
+
+def test_what_fills_a_references_gaps_has_its_own_weight(
+    spoiled: tuple[list[np.ndarray], np.ndarray],
+) -> None:
+    class Watched(SoftPatch):
+        def score_reference(self, number: int, kept: object) -> Scores:
+            model = self.without(number)
+            entries = (self.bank.reference != number).nonzero()[:, 0]
+            nonlocal filled
+            filled += len(model.bank) - len(entries)
+            for row, weight in zip(
+                model.bank.rows[len(entries) :], model.weights_[len(entries) :], strict=True
+            ):
+                same = (self._all.rows == row).all(1)
+                assert weight in self._outlier_values[same]
+                assert number not in self._all.reference[same]
+            assert torch.equal(model.weights_[: len(entries)], self.weights_[entries])
+            return super().score_reference(number, kept)
+
+    filled = 0
+    soft = Watched(**SMALL | {"coreset": 0.02, "crop": 96}).fit(spoiled[0][:4])
+    assert filled > 0
+    assert len(soft.calibration) == 4
 
 
 def test_contamination_leaves_the_defective_out_of_the_threshold(

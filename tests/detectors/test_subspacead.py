@@ -13,12 +13,13 @@ from tests.looks import pixels_of
 from tests.seeded import save_dinov2_vits14
 
 from offnominal import load, modelfile
+from offnominal.datasets.synthetic import draw_good
 from offnominal.detectors.batch.subspacead_batched import BatchedSubspaceAD
 from offnominal.detectors.distribution.subspacead import SubspaceAD, reference_angles
 from offnominal.detectors.subspace import Moments, Subspace
 from offnominal.errors import ImageError, NotFittedError, OptionError
 from offnominal.modelfile import read_header
-from offnominal.scoring import network_map
+from offnominal.scoring import Scores, network_map
 
 SMALL = {"backbone": "builtin", "resolution": 96, "rotations": "none", "device": "cpu"}
 
@@ -128,6 +129,27 @@ def test_leave_one_out_equals_refitting_without_the_reference(
         [alone] = SubspaceAD(**options).fit(rest).predict(fabrics[index])
         assert detector.calibration.images[index] == pytest.approx(alone.score, rel=1e-4)
         assert detector.calibration.peaks[index] == pytest.approx(alone.anomaly_map.max(), rel=1e-4)
+
+
+class Spoiled(SubspaceAD):
+    """Scores, after every reference, another picture by the subspace that does not know it."""
+
+    def score_reference(self, number: int, kept: object) -> Scores:
+        found = super().score_reference(number, kept)
+        features = self.embed(pixels_of(self, draw_good("fabric", 9, number)))
+        self.others = getattr(self, "others", {})
+        self.others[number] = self.compare(features, without=number).patches.numpy()
+        return found
+
+
+def test_other_pictures_are_scored_without_a_reference(fabrics: list[Path]) -> None:
+    detector = Spoiled(**SMALL, nearest=0.5).fit(fabrics[:3])
+    for number in range(3):
+        rest = [file for file in fabrics[:3] if file != fabrics[number]]
+        [wanted] = (
+            SubspaceAD(**SMALL, nearest=0.5).fit(rest).predict(draw_good("fabric", 9, number))
+        )
+        np.testing.assert_allclose(detector.others[number], wanted.patch_scores, rtol=1e-3)
 
 
 @pytest.mark.parametrize("nearest", [0.0, 0.5])

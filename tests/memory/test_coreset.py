@@ -16,6 +16,7 @@ from offnominal.images import read_image
 from offnominal.memory import MemoryBank, coreset
 from offnominal.memory.coreset import (
     _pass_per_step,
+    cover,
     farthest_rows,
     random_projection,
     select_coreset,
@@ -113,6 +114,14 @@ def test_selects_what_the_plain_algorithm_selects(
 @pytest.mark.parametrize("case", CASES)
 def test_selects_the_same_in_pieces_of_the_usual_size(case: str) -> None:
     assert torch.equal(select_coreset(CASES[case], 60, start=0), plain_greedy(CASES[case], 60, 0))
+
+
+def test_what_is_too_far_is_covered_farthest_first() -> None:
+    rows = torch.tensor([[0.0], [1.0], [5.0], [5.5], [9.0]])
+    near = torch.tensor([0.1, 4.0, 25.0, 30.25, 81.0])
+    assert cover(rows, near, 1.0).tolist() == [4, 2, 1]
+    assert cover(rows, near, 100.0).tolist() == []
+    assert cover(rows, torch.full((5,), torch.inf), 0.5**2).tolist() == [0, 4, 2, 1]
 
 
 @pytest.mark.usefixtures("small_pieces")

@@ -35,7 +35,8 @@ def test_small_and_narrow_images(shape: tuple[int, int, int]) -> None:
         made, mask = make_defect(image, cell, 0)
         assert made.shape == shape
         assert mask.shape == shape[:2]
-    assert all(copy.shape == shape and copy.dtype == np.uint8 for copy in altered_copies(image))
+    for copy in altered_copies(image).values():
+        assert (copy.shape, copy.dtype) == (shape, np.uint8)
 
 
 def test_nothing_can_be_made_of_a_blank_image() -> None:

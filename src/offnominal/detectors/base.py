@@ -172,9 +172,7 @@ class Detector(Judge, ABC):
         progress: Progress | None = None,
         synthetic: bool | None = None,
     ) -> Self:
-        """Learn from images of good parts, and set the thresholds from each without itself.
-
-        With a single reference the threshold is guessed from altered copies of it.
+        """Learn from good images; thresholds come from each without itself, or an only one's copies.
 
         Parameters
         ----------
@@ -198,7 +196,7 @@ class Detector(Judge, ABC):
         copies: list[str] = []
         kept = Sample(self.calibrate_on, self.seed)
         scored: dict[int, Scores] = {}
-        originals = Sample(PER_CELL, self.seed)
+        originals = Sample(self.calibrate_on or PER_CELL, self.seed)  # some of those that are kept
         try:
             with torch.inference_mode():
                 self.begin()
@@ -216,13 +214,14 @@ class Detector(Judge, ABC):
                 self.finish(progress)
                 if self.leave_one_out != "none" and len(self.references) > 1:
                     for number in sorted(kept):
-                        scored[number] = self.score_reference(number, kept.pop(number))
+                        held = kept[number] if number in originals else kept.pop(number)
+                        scored[number] = self.score_reference(number, held)
                         if progress:
                             progress("threshold", len(scored))
                 self.copies = len(copies)
                 self.set_references(self.scored_all(scored))
                 if self.leave_one_out != "none" and self.references:
-                    self._score_made(originals, synthetic, progress)
+                    self._score_made(originals, kept, synthetic, progress)
         finally:
             self.release()
         self.references.note("fit", range(len(self.references)), self.bank_rows)
@@ -235,21 +234,23 @@ class Detector(Judge, ABC):
     def _score_made(
         self,
         originals: Mapping[int, ImageSource],
+        kept: Mapping[int, Any],
         synthetic: bool | None,
         progress: Progress | None,
     ) -> None:
         """Score what is made of the references: copies of an only one, and synthetic defects."""
+        alone = len(self.references) == 1
 
-        def read(number: int) -> np.ndarray:
+        def original(number: int) -> np.ndarray:
+            if self.leave_one_out == "approximate" and not alone:
+                self.score_reference(number, kept[number])  # a model without it is there again
             return read_image(originals[number], self.sixteen_bit)
 
-        alone = len(self.references) == 1
         if alone:
-            self.good.copies = copy_scores(read(0), self.score, self.judged)
+            self.good.copies = copy_scores(original(0), self.score, self.judged)
             self.good.choose(self.references.active)
-        threshold = self.threshold
-        if synthetic or (synthetic is None and threshold and threshold.kind == "estimate"):
-            told = (read, self.score, self.judged, alone, progress)
+        if synthetic or (synthetic is None and self.estimated):
+            told = (original, self.score, self.judged, alone, progress)
             self.good.defects = defect_scores(originals, *told)
 
     def predict(self, images: Iterable[ImageSource] | ImageSource) -> list[Prediction]:

@@ -74,6 +74,11 @@ class Judge(nn.Module):
         return self.good.note(self.references.active)
 
     @property
+    def estimated(self) -> bool:
+        """Whether the threshold is for a rate that the good images cannot promise."""
+        return self.threshold is not None and self.threshold.kind == "estimate"
+
+    @property
     def missed_defects(self) -> list[Missed]:
         """How many synthetic defects the threshold would pass, by kind and size.
 
@@ -92,7 +97,7 @@ class Judge(nn.Module):
     def threshold_warning(self) -> str | None:
         """What should be known of a threshold that was estimated: that it passes plain defects."""
         threshold, made = self.threshold, self.good.defects.images
-        if threshold is None or threshold.kind != "estimate" or not len(made):
+        if threshold is None or not self.estimated or not len(made):
             return None
         if threshold.value <= made.min():
             return None

@@ -22,13 +22,17 @@ Score = Callable[[np.ndarray, int | None], Scores]
 
 def copy_scores(image: np.ndarray, score: Score, judged: Rule) -> CalibrationScores:
     """Of altered copies of an only reference, by what was learned from it."""
-    pairs = [(score(copy, None), size_of(copy)) for copy in altered_copies(image)]
-    return CalibrationScores.measured("copies", pairs, judged)
+    copies = altered_copies(image)
+    found = {name: (score(copy, None), size_of(copy)) for name, copy in copies.items()}
+    images = {name: judged(*pair)[0] for name, pair in found.items()}
+    # What was learned in turned views is no nearer to other parts for knowing this turn.
+    del found["turned" if images["turned"] < images["brighter"] else "mirrored"]
+    return CalibrationScores.measured("copies", list(found.values()), judged)
 
 
 def defect_scores(
     numbers: Iterable[int],
-    read: Callable[[int], np.ndarray],
+    original: Callable[[int], np.ndarray],
     score: Score,
     judged: Rule,
     alone: bool,
@@ -40,8 +44,8 @@ def defect_scores(
     ----------
     numbers : iterable of int
         The references that they are made on, each as if it had not been learned.
-    read : callable
-        Gives the image of a reference.
+    original : callable
+        Gives the image of a reference, which the next ones are then made of.
     score, judged : callable
         What an image's scores are, and how they are summed up.
     alone : bool
@@ -51,7 +55,7 @@ def defect_scores(
     pairs: list[tuple[Scores, Size]] = []
     cells: list[int] = []
     for draw, number in enumerate(islice(cycle(sorted(numbers)), PER_CELL)):
-        image = read(number)
+        image = original(number)
         for place, cell in enumerate(CELLS):
             for turn in range(_TRIES):
                 made, mask = make_defect(image, cell, draw + turn * PER_CELL)

@@ -299,6 +299,36 @@ def farthest_rows(rows: Tensor, bank: MemoryBank, count: int) -> Tensor:
         return _Greedy(rows.cpu(), count, near=near.cpu()).run(None).to(rows.device)
 
 
+def cover(rows: Tensor, near: Tensor, radius: float) -> Tensor:
+    """Select rows greedily until none is farther than a radius from what is selected.
+
+    Parameters
+    ----------
+    rows : Tensor of shape (n, dim), float32
+        Few of them: each selected row takes a pass over those that are still too far.
+    near : Tensor of shape (n,), float32
+        Squared distances to the nearest of what was selected before; infinite where nothing was.
+    radius : float
+        Squared.
+
+    Returns
+    -------
+    Tensor of shape (count,), int64
+        Numbers of the rows, in the order of selection; of rows equally far, the lowest first.
+    """
+    left = (near > radius).nonzero()[:, 0]
+    rows, near = rows[left], near[left]
+    picked = []
+    while len(left):
+        farthest = int(near.argmax())
+        picked.append(left[farthest])
+        near = torch.minimum(near, (rows - rows[farthest]).square().sum(1))
+        far = near > radius
+        far[farthest] = False
+        left, rows, near = left[far], rows[far], near[far]
+    return torch.stack(picked) if picked else left
+
+
 def random_projection(rows: Tensor, dim: int, seed: int = 0) -> Tensor:
     """Multiply rows by a Gaussian matrix, which keeps squared distances on average.
 

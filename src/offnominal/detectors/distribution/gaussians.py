@@ -60,13 +60,18 @@ class RunningGaussians:
         for index, block in enumerate(self._blocks):  # one by one: not twice the room
             self._blocks[index] = _inverse_factor(block, self.count - 2, ridge)
 
-    def distance_left_out(self, x: Tensor) -> Tensor:
-        """Mahalanobis distances (P,) of a sample (P, d) to the Gaussians of all other samples."""
-        difference = (x.double() - self.mean)[..., None]
-        parts = torch.split(difference, [len(block) for block in self._blocks])
-        pairs = zip(self._blocks, parts, strict=True)
-        squared = torch.cat([torch.bmm(w, part).square().sum((1, 2)) for w, part in pairs])
-        return left_out(squared, self.count).sqrt()
+    def distance_left_out(self, x: Tensor, own: Tensor) -> Tensor:
+        """Mahalanobis distances (P,) of any x (P, d) to the Gaussians of all samples but ``own``.
+
+        ``own`` (P, d) is one of the samples, and may be x itself.
+        """
+        deviation = own.double() - self.mean
+        # From the mean of the others, which lies e / (N - 1) on the other side of the mean.
+        difference = x.double() - self.mean + deviation / (self.count - 1)
+        pairs = torch.stack([difference, deviation], dim=2)
+        parts = torch.split(pairs, [len(block) for block in self._blocks])
+        both = torch.cat([torch.bmm(*one) for one in zip(self._blocks, parts, strict=True)])
+        return left_out(both[..., 0], both[..., 1], self.count).sqrt()
 
     def _flush(self) -> None:
         if not self._pending:
@@ -91,28 +96,30 @@ class RunningGaussians:
         self.count = total
 
 
-def left_out(squared: Tensor, count: int) -> Tensor:
-    """Squared Mahalanobis distance of a sample to the Gaussian of the other N - 1.
+def left_out(x: Tensor, own: Tensor, count: int) -> Tensor:
+    """Squared Mahalanobis distances (P,) to the Gaussians of the other N - 1 samples.
 
-    With the mean m, the scatter S and the deviation e = x - m of the sample that is left out:
+    With the mean m and the scatter S of all, and the deviation e = own - m of the one left out:
 
-    - the others' mean is (N m - x) / (N - 1), so x deviates from it by N/(N - 1) e,
+    - the others' mean is m - e/(N - 1), and f = x - m + e/(N - 1) is what x deviates from it,
     - their scatter is S - N/(N - 1) e e',
     - so their covariance is A - c e e', where A = S/(N - 2) + ridge I is the same for every sample
       and c = N / ((N - 1)(N - 2)).
 
-    With q = e' A^-1 e, Sherman and Morrison's formula gives e' (A - c e e')^-1 e = q / (1 - c q).
-    Where one sample is left, its scatter is 0 whatever it is divided by, and N - 2 is taken as 1.
+    With A^-1 = W' W, u = W e and v = W f, Sherman and Morrison's formula gives
+    f' (A - c e e')^-1 f = v'v + c (u'v)^2 / (1 - c u'u). Where one sample is left, its scatter is 0
+    whatever it is divided by, and N - 2 is taken as 1.
 
     Parameters
     ----------
-    squared : Tensor
-        q, float64; c q is below 1, and near it where there are more dimensions than samples.
+    x, own : Tensor of shape (P, d), float64
+        v and u; c u'u is below 1, and near it where there are more dimensions than samples.
     count : int
         N, at least 2.
     """
     c = count / ((count - 1) * max(count - 2, 1))
-    return (count / (count - 1)) ** 2 * squared / (1 - c * squared)
+    across = (x * own).sum(1)
+    return x.square().sum(1) + c * across.square() / (1 - c * own.square().sum(1))
 
 
 def _inverse_factor(scatter: Tensor, divisor: int, ridge: float) -> Tensor:

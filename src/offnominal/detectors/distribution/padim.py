@@ -79,7 +79,8 @@ class PaDiM(FeatureDetector):
     :func:`left_out`); with ``pca`` the components are those of all references. Unlike a distance to
     the nearest neighbour a Mahalanobis distance is not bound to fall as references are added. It
     does so on average, so the threshold errs to the safe side, most of all where N is below d; for
-    the promise itself use :meth:`calibrate`.
+    the promise itself use :meth:`calibrate`. Folds of several references (Vovk, 2015) would err
+    more: their Gaussians are thinner, and the more so the fewer references there are.
 
     Examples
     --------
@@ -137,6 +138,7 @@ class PaDiM(FeatureDetector):
         self._gaussians = RunningGaussians()
         self._patches = RunningGaussians()  # of all positions together, for ``pca``
         self._pixels: list[Tensor] = []
+        self._own: tuple[int, Tensor] | None = None  # the reference scored last, its features
 
     def check_learned(self) -> None:
         """A Gaussian for every position, over the channels that are kept."""
@@ -182,8 +184,12 @@ class PaDiM(FeatureDetector):
             self._gaussians.prepare_left_out(self.ridge)
 
     def score_reference(self, number: int, kept: Tensor) -> Scores:
-        """Score a reference by the Gaussians of the others."""
+        """Score a reference by the Gaussians of the others.
+
+        Its features stay for :meth:`compare` until the next one is scored.
+        """
         features = self.embed(kept) if self.reduction == "pca" else kept
+        self._own = number, features
         return super().score_reference(number, [features])
 
     def embed(self, pixels: Tensor) -> Tensor:
@@ -191,9 +197,15 @@ class PaDiM(FeatureDetector):
         return self._reduced(self._joined(pixels))
 
     def compare(self, features: Tensor, without: int | None = None) -> ViewScores:
-        """Mahalanobis distance at every position (equation 2)."""
+        """Mahalanobis distance at every position (equation 2).
+
+        ``without`` is the reference that was scored last.
+        """
         if without is not None:
-            distance = self._gaussians.distance_left_out(features).float()
+            assert self._own is not None
+            number, own = self._own
+            assert number == without, "another reference was scored last"
+            distance = self._gaussians.distance_left_out(features, own).float()
         else:
             difference = (features - self.mean_)[..., None]
             distance = torch.linalg.vector_norm(torch.bmm(self.whitening_, difference), dim=(1, 2))

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from offnominal.detectors.features import ViewScores, joined, tokens_of
+from offnominal.detectors.features import ViewScores, tokens_of
 from offnominal.detectors.options import OnError, Progress, check_choice, check_range
 from offnominal.detectors.references import Change, Rescored
 from offnominal.detectors.subspace import Moments, Subspace, SubspaceModel
@@ -106,6 +106,7 @@ class SubspaceAD(SubspaceModel):
         super().begin()
         self.bank = MemoryBank().to(self._device)
         self._total: Moments | None = None
+        self._others: tuple[int, Subspace] | None = None  # what the others than a reference span
 
     def learn(self, number: int, image: np.ndarray) -> _Kept:
         """Add the patches of a reference and of its rotations to the sums."""
@@ -132,22 +133,28 @@ class SubspaceAD(SubspaceModel):
 
     def release(self) -> None:
         """The sums are kept elsewhere."""
-        self._total = None
+        self._total = self._others = None
 
     def score_reference(self, number: int, kept: _Kept) -> Scores:
         """Score a reference by the subspace of the others, which is what refitting would give.
 
-        Its sums are taken out of the total, so no image is looked at twice.
+        Its sums are taken out of the total, so no image is looked at twice. The subspace stays for
+        :meth:`compare` until the next reference is scored.
         """
-        others = Subspace.of(self.moments.minus(kept.moments), self.variance)
-        found = [self._near(self.outside(f, others), f, number) for f in kept.features]
-        return joined(self.views_of(self.references[number].size), found)
+        self._others = number, Subspace.of(self.moments.minus(kept.moments), self.variance)
+        return super().score_reference(number, kept.features)
 
     def compare(self, features: Tensor, without: int | None = None) -> ViewScores:
-        """Squared distance of each patch from the subspace, and from the bank if that counts."""
-        return self._near(super().compare(features), features, None)
+        """Squared distance of each patch from the subspace, and from the bank if that counts.
 
-    def _near(self, found: ViewScores, features: Tensor, without: int | None) -> ViewScores:
+        ``without`` is the reference that was scored last.
+        """
+        subspace = self.subspace
+        if without is not None:
+            assert self._others is not None
+            number, subspace = self._others
+            assert number == without, "another reference was scored last"
+        found = self.outside(features, subspace)
         if not self.nearest:
             return found
         rows = F.normalize(tokens_of(features), dim=-1)

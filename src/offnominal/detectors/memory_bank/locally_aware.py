@@ -16,6 +16,11 @@ instead of 9 for every channel. And the average of a patch needs no patches: val
 few entries (channel, row, column), each of which is one shifted map. Where they lie in one channel,
 as in every residual network, the averages of steps 3 and 4 are one small filter for each channel.
 Nothing larger than the result is made, and it differs from the plain order by rounding only.
+
+The lengths are those of wide networks, whose levels have 512 channels and more. Of a narrow one's
+neighbourhood, 9 values for each of 32 channels, an average to 1024 averages nothing, and the second
+one mixes the levels. Where the levels have fewer than 1024 channels together, each of them is
+averaged over its neighbourhood as a whole, and the levels are joined as they are.
 """
 
 from collections.abc import Sequence
@@ -26,9 +31,11 @@ from torch import Tensor
 
 __all__ = ["locally_aware", "pool_patches"]
 
+_PAPERS = 1024  # length of a level's features and of the final ones
+
 
 def locally_aware(
-    levels: Sequence[Tensor], patch: int = 3, level_dim: int = 1024, dim: int = 1024
+    levels: Sequence[Tensor], patch: int = 3, level_dim: int | None = None, dim: int | None = None
 ) -> Tensor:
     """One feature vector for every position of the finest level.
 
@@ -39,22 +46,30 @@ def locally_aware(
         (``align_corners=False``).
     patch : int
         Side of the neighbourhood, in positions of each level's own grid; odd.
-    level_dim : int
-        Length that each level is averaged to.
-    dim : int
-        Length of the result.
+    level_dim : int or None
+        Length that each level is averaged to. None: 1024 where the levels have that many channels
+        together, otherwise as many as each has.
+    dim : int or None
+        Length of the result. None: 1024, or what the levels come to where that is less.
 
     Returns
     -------
     Tensor of shape (B, dim, gh, gw), float32
     """
     grid = levels[0].shape[-2:]
+    lengths = [level.shape[1] for level in levels]
+    if level_dim is not None or sum(lengths) >= _PAPERS:
+        lengths = [level_dim or _PAPERS] * len(levels)
+    dim = dim or min(_PAPERS, sum(lengths))
     # Every value of the result is a mean of `joint` of the joined ones: of one level's alone, if
-    # that divides its length, and then the last average need not wait for the others.
-    joint, rest = divmod(len(levels) * level_dim, dim)
-    if rest or level_dim % joint:
+    # that divides their lengths, and then the last average need not wait for the others.
+    joint, rest = divmod(sum(lengths), dim)
+    if rest or any(length % joint for length in lengths):
         joint = 1
-    pooled = [pool_patches(level, patch, level_dim, joint) for level in levels]
+    pooled = [
+        pool_patches(level, patch, length, joint)
+        for level, length in zip(levels, lengths, strict=True)
+    ]
     aligned = [
         each
         if each.shape[-2:] == grid

@@ -11,15 +11,12 @@ import torch
 from torch import Tensor
 
 from offnominal.backbones.base import Backbone
-from offnominal.detectors.features import ViewScores, joined, tokens_of
-from offnominal.detectors.memory_bank.base import BankDetector
+from offnominal.detectors.features import ViewScores, tokens_of
 from offnominal.detectors.memory_bank.locally_aware import locally_aware
-from offnominal.detectors.options import LeaveOneOut, Progress, check_choice, check_range
+from offnominal.detectors.memory_bank.thinned import ThinnedBank
+from offnominal.detectors.options import check_choice, check_range
 from offnominal.errors import OptionError
-from offnominal.memory import MemoryBank
-from offnominal.memory.coreset import farthest_rows, select_coreset
 from offnominal.memory.storage import as_stored
-from offnominal.scoring import Scores
 from offnominal.sizing import fit_size
 from offnominal.views import View, cropped_view
 
@@ -28,14 +25,11 @@ __all__ = ["Distance", "PatchCore"]
 Distance = Literal["euclidean", "squared"]
 
 
-class PatchCore(BankDetector):
+class PatchCore(ThinnedBank):
     """A memory bank of locally aware patch features, thinned to a coreset.
 
     Parameters
     ----------
-    coreset : float
-        Share of the patches that the bank keeps, on (0, 1]. The paper compares 0.25, 0.1 and 0.01;
-        1 keeps all.
     reweight : bool
         Whether the image score is weighted by how crowded the bank is around the nearest entry of
         the most anomalous patch (eq. 7), as in the paper. False: the plain statistic, as in the
@@ -54,37 +48,17 @@ class PatchCore(BankDetector):
         would pass, so it is not the default. Not used with ``tile``.
     patch : int
         Side of the neighbourhood that makes features locally aware, odd.
-    level_dim, dim : int
-        Lengths of each level's features and of the final ones.
-    project : int
-        Length that rows are projected to at random while the coreset is selected (section 3.2), 128
-        in the released code; 0: not at all, which costs little here and keeps a better selection.
-    seed : int
-        Of the coreset's first row and of that projection.
+    level_dim, dim : int or None
+        Lengths of each level's features and of the final ones. None: the paper's 1024 where the
+        levels have that many channels together; of narrower networks as many as the levels have,
+        which are then joined as they are.
     aggregate : str
         ``max``, which ``reweight`` multiplies.
     **options
-        See :class:`~offnominal.detectors.memory_bank.base.BankDetector`. Without ``backbone``, the
-        network is what the weights file says of itself, otherwise WideResNet-50-2; ``layers`` are
-        those of stride 8 and 16, the second and third stage of a residual network; ``resolution``
-        is 256.
-
-    Notes
-    -----
-    While fitting, every patch of every reference is held in float32: 4 MiB for a square image
-    with the defaults. The fitted bank is ``coreset`` times that.
-
-    **Threshold.** Each reference is scored against the bank without its own entries. With
-    ``coreset=1`` that is exact leave-one-out and the false-reject rate is promised, as for
-    AnomalyDINO. With a smaller coreset it is an approximation: had the reference never been there,
-    other patches would have been chosen in place of its own, so the bank that is left has gaps
-    that a new part does not meet. The scores, and with them the threshold, tend to be too high
-    rather than too low, but no theorem says so. ``calibrate`` with further good images gives a
-    threshold with a promise.
-
-    **Growing.** Of an image that is added, the share ``coreset`` of its patches joins the bank,
-    those farthest from it. The other references keep the scores that they had; where ``coreset`` is
-    1, they are scored anew.
+        See :class:`~offnominal.detectors.memory_bank.thinned.ThinnedBank`, whose notes tell of
+        memory and of the threshold. Without ``backbone``, the network is what the weights file says
+        of itself, otherwise WideResNet-50-2; ``layers`` are those of stride 8 and 16, the second
+        and third stage of a residual network; ``resolution`` is 256.
 
     Examples
     --------
@@ -99,32 +73,26 @@ class PatchCore(BankDetector):
 
     def __init__(
         self,
-        coreset: float = 0.1,
         reweight: bool = True,
         reweight_neighbours: int = 9,
         distance: Distance = "euclidean",
         crop: int = 0,
         patch: int = 3,
-        level_dim: int = 1024,
-        dim: int = 1024,
-        project: int = 0,
-        seed: int = 0,
+        level_dim: int | None = None,
+        dim: int | None = None,
         aggregate: str = "max",
         **options: Any,
     ) -> None:
         super().__init__(aggregate=aggregate, **options)
-        check_range("coreset", coreset, above=0, most=1)
         check_choice("distance", distance, Distance)
         check_range("reweight_neighbours", reweight_neighbours, whole=True, least=2)
         check_range("crop", crop, least=0)
-        check_range("level_dim", level_dim, whole=True, least=1, most=65_536)
-        check_range("dim", dim, whole=True, least=1, most=65_536)
-        check_range("project", project, least=0)
-        check_range("seed", seed, whole=True, least=0, below=2**32)
+        for name, length in (("level_dim", level_dim), ("dim", dim)):
+            if length is not None:
+                check_range(name, length, whole=True, least=1, most=65_536)
         check_range("patch", patch, least=1)
         if patch % 2 != 1:
             raise OptionError(f"--patch {patch}: give an odd number of positions, as 3")
-        self.coreset = coreset
         self.reweight = reweight
         self.reweight_neighbours = reweight_neighbours
         self.distance: Distance = distance
@@ -132,28 +100,7 @@ class PatchCore(BankDetector):
         self.patch = patch
         self.level_dim = level_dim
         self.dim = dim
-        self.project = project
-        self.seed = seed
         self.begin()
-
-    def begin(self) -> None:
-        """An empty bank, and one for all patches of the references, while a fit lasts."""
-        super().begin()
-        self._all = MemoryBank().to(self._device)
-
-    def release(self) -> None:
-        """The bank is thinned."""
-        self._all = MemoryBank()
-
-    @property
-    def leave_one_out(self) -> LeaveOneOut:
-        """Only of the whole bank: see the class's notes on the threshold."""
-        return "exact" if self.coreset == 1 else "approximate"
-
-    @property
-    def keeps_all(self) -> bool:
-        """Whether there is no coreset."""
-        return self.coreset == 1
 
     @property
     def nearest_decides(self) -> bool:
@@ -193,90 +140,14 @@ class PatchCore(BankDetector):
 
     def embed(self, pixels: Tensor) -> Tensor:
         """Locally aware features (dim, gh, gw)."""
-        return locally_aware(self.levels(pixels[None]).maps, self.patch, self.level_dim, self.dim)[
-            0
-        ]
+        maps = self.levels(pixels[None]).maps
+        return locally_aware(maps, self.patch, self.level_dim, self.dim)[0]
 
     def rows(self, features: Tensor) -> Tensor:
         """Features as the bank takes them, (n, dim)."""
         return tokens_of(features)
 
-    # -- learning -----------------------------------------------------------------------------
-
-    def learn(self, number: int, image: np.ndarray) -> Any:
-        """Keep all of a reference's patches for the fit, or put a further one's in the bank."""
-        views = self.views(image)
-        found = [self.rows(self.embed(torch.from_numpy(view.pixels))) for view in views]
-        if self.fitted:
-            rows = torch.cat(found)
-            chosen = torch.arange(len(rows), device=rows.device)
-            if not self.keeps_all:
-                count = max(1, int(len(rows) * self.coreset))
-                chosen = farthest_rows(rows, self.bank, count).sort().values
-            self._put(number, found, chosen)
-            return None if self.keeps_all else found
-        if number == 0 and self.expected:
-            self._all.reserve(self.expected * sum(map(len, found)))
-        for place, rows in enumerate(found):
-            self._all.add(rows, number, place, counts=self.keeps_all)
-        return None
-
-    def finish(self, progress: Progress | None) -> None:
-        """Thin the references' patches to a coreset."""
-        every = self._all
-        chosen = self.choose(every.take(slice(None)), progress)
-        if len(chosen) == len(every) and self.storage == every.storage:
-            every.memory = self.bank.memory
-            self.bank = every
-        else:
-            for number in range(len(self.references)):
-                own = every.rows_of(number)
-                kept = chosen[(chosen >= own[0]) & (chosen <= own[-1])] - own[0]
-                self._put(number, self._rows_by_view(number), kept)
-        super().finish(progress)
-
-    def choose(self, rows: Tensor, progress: Progress | None) -> Tensor:
-        """Numbers of the rows (n, dim) that the bank keeps, ascending (section 3.2)."""
-        return self.thin(rows, max(1, int(len(rows) * self.coreset)), progress)
-
-    def thin(self, rows: Tensor, count: int, progress: Progress | None) -> Tensor:
-        """Numbers of a coreset of the rows, ascending: then an image's rows lie together."""
-        if count >= len(rows):
-            return torch.arange(len(rows), device=rows.device)
-        project = self.project or None
-        found = select_coreset(rows, count, seed=self.seed, project=project, progress=progress)
-        return found.sort().values
-
-    def _put(self, number: int, views: list[Tensor], chosen: Tensor) -> None:
-        """Put some of an image's rows into the bank: numbers over all views, ascending."""
-        start = 0
-        for place, rows in enumerate(views):
-            patch = chosen[(chosen >= start) & (chosen < start + len(rows))] - start
-            self.bank.add(rows[patch], number, place, patch, counts=self.keeps_all)
-            start += len(rows)
-
-    def _rows_by_view(self, number: int) -> list[Tensor]:
-        own = self._all.rows_of(number)
-        counts = torch.bincount(self._all.view[own].long()).tolist()
-        return list(torch.split(self._all.take(slice(int(own[0]), int(own[-1]) + 1)), counts))
-
     # -- from features to scores --------------------------------------------------------------
-
-    def score_reference(self, number: int, kept: Any) -> Scores:
-        """Score all patches of a reference against the bank without its own entries."""
-        if self.keeps_all:
-            return super().score_reference(number, None)
-        self.measured_ = sorted({*self.measured_, number})
-        views = self.views_of(self.references[number].size)
-        found = []
-        for view, rows in zip(views, kept or self._rows_by_view(number), strict=True):
-            grid = self.grid_of(view)
-            if self.bank.left(number):
-                scores, weight = self.judge(rows, number)
-            else:
-                scores, weight = torch.full((len(rows),), torch.inf), None
-            found.append(ViewScores(scores.reshape(grid), None, weight))
-        return joined(views, found)
 
     def patch_distance(self, squared: Tensor) -> Tensor:
         """Mean distance (n,) to the nearest entries, from squared ones (n, k) (eq. 6)."""
@@ -292,7 +163,11 @@ class PatchCore(BankDetector):
 
     def judge(self, rows: Tensor, without: int | None = None) -> tuple[Tensor, Tensor | None]:
         """Compare a view's rows with the bank (eq. 6), and find the weight of eq. 7."""
+        if without is not None and (model := self.without(without)):
+            return model.judge(rows)
         left = self.bank.left(without)
+        if not left:
+            return rows.new_full((len(rows),), torch.inf), None
         squared, index = self.bank.search(rows, min(self.neighbours, left), without)
         scores = self.softened(self.unit(squared), index).mean(-1)
         if not self.reweight or left < 2:

@@ -6,7 +6,7 @@ marked below.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor
@@ -109,6 +109,12 @@ class SoftPatch(PatchCore):
         """An empty bank without weights."""
         super().begin()
         self.weights_ = torch.ones(0)
+        self._outlier_values = torch.ones(0)  # of all patches, while a fit lasts
+
+    def release(self) -> None:
+        """The bank's rows have theirs."""
+        super().release()
+        self._outlier_values = torch.ones(0)
 
     def check_learned(self) -> None:
         """Every row has its weight."""
@@ -120,8 +126,8 @@ class SoftPatch(PatchCore):
         """Never exact: which patches are kept depends on all references, the one scored too."""
         return "approximate"
 
-    def choose(self, rows: Tensor, progress: Progress | None) -> Tensor:
-        """Numbers of the rows that the bank keeps: a coreset of those that are not outliers."""
+    def candidates(self, rows: Tensor) -> Tensor:
+        """Numbers of the rows that are not outliers."""
         count = len(self.references)
         grids = {self.grid_of(self.views_of(one.size)[0]) for one in self.references}
         if count < 2:
@@ -132,12 +138,23 @@ class SoftPatch(PatchCore):
                 "different grids: use a crop, or resize them to squares (--resize square)"
             )
         positions = rows.reshape(count, -1, rows.shape[1]).transpose(0, 1)
-        outlying = self._outlying(positions).T.flatten()
-        kept = _lowest(outlying, self.noise)
-        # As in the released code, the coreset is a share of all patches, not of those kept.
-        chosen = kept[self.thin(rows[kept], max(1, int(len(rows) * self.coreset)), progress)]
-        self.weights_ = outlying[chosen].contiguous()
+        self._outlier_values = self._outlying(positions).T.flatten()
+        return _lowest(self._outlier_values, self.noise)
+
+    def thin(self, rows: Tensor, there: Tensor, progress: Progress | None) -> Tensor:
+        """Numbers of a coreset, whose rows take their outlier values along.
+
+        As in the released code, it is a share of all patches, not of those that may be kept.
+        """
+        chosen = super().thin(rows, there, progress)
+        self.weights_ = self._outlier_values[chosen].contiguous()
         return chosen
+
+    def model_of(self, entries: Tensor, patches: Tensor) -> Self:
+        """The same with the weights of both."""
+        model = super().model_of(entries, patches)
+        model.weights_ = torch.cat([self.weights_[entries], self._outlier_values[patches]])
+        return model
 
     @property
     def keeps_all(self) -> bool:
