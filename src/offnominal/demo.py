@@ -34,7 +34,6 @@ _PAGE = "index.html"
 _DRAWN = re.compile(
     rf"{re.escape(_MARK)}|(\w+|\.\w+\.partial)/(train|test|ground_truth)/\w+/\d+(_mask)?\.png"
 )
-_FALSE_REJECT = 0.05  # 24 references can promise 4 %
 _CARDS = 12  # images shown for each look
 _FIGURES = ("image_auroc", "image_ap", "image_f1_max", "pixel_auroc", "aupro")
 
@@ -101,7 +100,6 @@ def run_demo(
         AnomalyDINO,
         backbone=backbone,
         weights=weights,
-        false_reject=_FALSE_REJECT,
     )
     new().load_network()  # what is missing is missed before anything is drawn
     _check_room(folder, looks)

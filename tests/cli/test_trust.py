@@ -40,7 +40,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     good = [picture(folder / f"{n}.png", n) for n in range(9)]
     options = {"backbone": "builtin", "rotations": "none", "mask": "off", "resolution": 48}
     AnomalyDINO(**options, false_reject=0.1).fit(good).save(folder / "part.offn")
-    AnomalyDINO(**options).fit(good[:2]).save(folder / "two.offn")
+    AnomalyDINO(**options, false_reject=0.01).fit(good[:2]).save(folder / "two.offn")
     return folder
 
 

@@ -164,9 +164,10 @@ def test_references_are_saved(weights: str, good: list[Path], tmp_path: Path) ->
         assert np.array_equal(first.anomaly_map, second.anomaly_map)
 
 
-def test_one_reference_is_no_threshold(weights: str, good: list[Path]) -> None:
+def test_one_reference_gives_a_guess(weights: str, good: list[Path]) -> None:
     detector = WinCLIP(weights=weights).fit(good[:1])
-    assert detector.threshold is None
+    assert detector.threshold is not None
+    assert detector.threshold.kind == "guess"
     [copy] = detector.predict(good[0])
     zero = WinCLIP(weights=weights).fit()
     [texts] = zero.predict(good[0])

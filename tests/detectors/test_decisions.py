@@ -84,7 +84,7 @@ def test_an_estimate_that_would_pass_plain_defects_says_so(good: list[np.ndarray
     assert promised.threshold_warning is None
     unchecked = AnomalyDINO(**PLAIN).fit(good[:4])
     with pytest.warns(ThresholdWarning, match="no synthetic defects were made"):
-        unchecked.calibrate(good[4:] + [good[0][::-1].copy()], false_reject=0.01)
+        unchecked.calibrate([*good[4:], good[0][::-1].copy()], false_reject=0.01)
     # The same 48 defects by another threshold.
     assert sum(one.made for one in promised.missed_defects) == 48
     missed = [sum(one.missed for one in each.missed_defects) for each in (promised, detector)]

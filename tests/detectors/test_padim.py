@@ -171,7 +171,8 @@ def test_grid_is_one_for_all(fitted: PaDiM, resnet18: Path) -> None:
 def test_one_reference_is_euclidean(fitted: PaDiM, files: list[Path], embedded: np.ndarray) -> None:
     one = like(fitted).fit(files[:1])
     [found] = one.predict(files[1:2])
-    assert found.threshold is None
+    assert one.threshold is not None
+    assert one.threshold.kind == "guess"
     channels = one.channels_.numpy()
     difference = (embedded[1] - embedded[0])[..., channels]
     wanted = np.linalg.norm(difference, axis=2) / np.sqrt(0.01)

@@ -358,10 +358,10 @@ def test_a_crop_smaller_than_a_patch_is_refused(parts: Path) -> None:
         PatchCore(**FULL | {"crop": 4}).fit(images_of(parts / "fabric" / "train")[:2])
 
 
-def test_a_lone_reference_gives_no_threshold(parts: Path) -> None:
+def test_a_lone_reference_gives_a_guess(parts: Path) -> None:
     detector: Detector = PatchCore(**FULL).fit(images_of(parts / "fabric" / "train")[:1])
-    assert detector.threshold is None
-    assert len(detector.calibration.images) == 0
+    assert detector.threshold is not None
+    assert (detector.threshold.kind, detector.calibration.kind) == ("guess", "copies")
 
 
 def test_real_tiles_with_a_real_network(tiles: Path, mobilenet: Path) -> None:

@@ -295,11 +295,12 @@ def test_calibrate_on_bounds_the_references_scored(fabrics: list[Path]) -> None:
     assert set(some.calibration.images.tolist()) < set(every.calibration.images.tolist())
 
 
-def test_one_reference_gives_scores_but_no_decision(fabrics: list[Path]) -> None:
+def test_one_reference_gives_scores_and_a_guess(fabrics: list[Path]) -> None:
     detector = SubspaceAD(**SMALL | {"rotations": "random4"}).fit(fabrics[:1])
     [found] = detector.predict(fabrics[1])
     assert found.score > 0
-    assert found.is_anomalous is None
+    assert detector.threshold is not None
+    assert detector.threshold.kind == "guess"
 
 
 def test_tiles_cover_large_images(fabrics: list[Path]) -> None:

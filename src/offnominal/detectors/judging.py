@@ -90,7 +90,7 @@ class Judge(nn.Module):
             return []
         passed = {number: [0, 0] for number in made.numbers}
         for number, score in zip(made.numbers, made.images, strict=True):
-            passed[number][0] += score <= threshold.value
+            passed[number][0] += int(score <= threshold.value)
             passed[number][1] += 1
         return [Missed(CELLS[number], *passed[number]) for number in sorted(passed)]
 

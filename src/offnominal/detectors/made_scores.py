@@ -16,18 +16,19 @@ __all__ = ["copy_scores", "defect_scores"]
 
 _TRIES = 4  # for a defect to come to lie on the part
 
-# Scores an image, uint8 (H, W, 3), as if one of the references had never been learned, or none.
-Score = Callable[[np.ndarray, int | None], Scores]
+# Scores an image, uint8 (H, W, 3), where it is asked to as if a reference had never been learned.
+Score = Callable[..., Scores]
 
 
 def copy_scores(image: np.ndarray, score: Score, judged: Rule) -> CalibrationScores:
     """Of altered copies of an only reference, by what was learned from it."""
     copies = altered_copies(image)
-    found = {name: (score(copy, None), size_of(copy)) for name, copy in copies.items()}
+    found = {name: (score(copy), size_of(copy)) for name, copy in copies.items()}
     images = {name: judged(*pair)[0] for name, pair in found.items()}
     # What was learned in turned views is no nearer to other parts for knowing this turn.
     del found["turned" if images["turned"] < images["brighter"] else "mirrored"]
-    return CalibrationScores.measured("copies", list(found.values()), judged)
+    pairs = [pair for pair in found.values() if np.isfinite(pair[0].patches).all()]
+    return CalibrationScores.measured("copies", pairs, judged)
 
 
 def defect_scores(
@@ -59,7 +60,7 @@ def defect_scores(
         for place, cell in enumerate(CELLS):
             for turn in range(_TRIES):
                 made, mask = make_defect(image, cell, draw + turn * PER_CELL)
-                scores = score(made, None if alone else number)
+                scores = score(made) if alone else score(made, without=number)
                 if _looked_at(scores, mask):
                     pairs.append((scores, size_of(made)))
                     cells.append(place)
@@ -71,6 +72,8 @@ def defect_scores(
 
 def _looked_at(scores: Scores, mask: np.ndarray) -> bool:
     """Whether some of a defect lies where patches count: beside the part it is none."""
+    if not np.isfinite(scores.patches).all():
+        return False
     if scores.window is not None:  # a crop was looked at, or tiles
         return bool(mask.any())
     rows, columns = scores.patches.shape
