@@ -71,20 +71,21 @@ class Threshold:
         if self.kind == "approximate":
             return (
                 f"{self.value:.4g}: about {rate} of good parts are rejected (approximate: "
-                f"{self.count} references, each scored by what the others give); `offnominal "
-                "calibrate` with other good images gives a promise"
+                f"{images}, each scored without itself when it was learned); `offnominal "
+                "calibrate` with others gives a promise"
             )
         if self.kind == "guess":
             return (
                 f"{self.value:.4g}: a GUESS from altered copies of the only good image; how many "
-                f"good parts are rejected is not known. 2 good images promise 33.3 %, "
-                f"{self._promises()}"
+                "good parts are rejected is not known. 2 good images promise 33.3 %, 19 promise "
+                "5 %, 99 promise 1 %"
             )
         needed = math.ceil(1 / self.false_reject - 1e-9) - 1
         return (
             f"{self.value:.4g}: an ESTIMATE for {rate} of good parts; {images} can promise "
-            f"{_percent(self.tightest)} at the tightest, and {rate} takes {needed}. Add good "
-            "images with `offnominal calibrate`, or ask for --false-reject auto"
+            f"{_percent(self.tightest)} at the tightest, and {rate} takes {needed}. Learn "
+            f"from more with `offnominal add`, or set the threshold by {needed} others with "
+            "`offnominal calibrate`, or ask for --false-reject auto"
         )
 
     def _promises(self) -> str:

@@ -190,6 +190,8 @@ class GoodScores:
         Of altered copies of the first reference, where it was the only one.
     defects : CalibrationScores
         Of synthetic defects on references, each scored as if its reference had not been learned.
+    defects_by : list of int
+        The references that they were scored by.
     measured_by : list of int
         The references that the held-out ones were scored by.
     in_force : CalibrationScores
@@ -203,6 +205,7 @@ class GoodScores:
         self.held_out = CalibrationScores()
         self.copies = CalibrationScores()
         self.defects = CalibrationScores()
+        self.defects_by: list[int] = []
         self.measured_by: list[int] = []
         self.in_force = CalibrationScores()
 
@@ -211,7 +214,8 @@ class GoodScores:
         if len(self.held_out) and set(self.measured_by) <= set(active):
             self.in_force = self.held_out
         else:
-            self.in_force = self.references.of(active)
+            # Of an only reference no other is left that it could have been scored by.
+            self.in_force = self.references.of(active if len(active) > 1 else [])
             if not len(self.in_force) and list(active) == [0]:
                 self.in_force = self.copies
 
@@ -219,6 +223,10 @@ class GoodScores:
         """Set the thresholds from held-out images, which the active references scored."""
         self.held_out, self.measured_by = held_out, list(active)
         self.choose(active)
+
+    def defects_of(self, active: Sequence[int]) -> CalibrationScores:
+        """Scores of synthetic defects, as long as the references are those that gave them."""
+        return self.defects if sorted(self.defects_by) == list(active) else CalibrationScores()
 
     def remeasure(self, judged: Rule, active: Sequence[int]) -> None:
         """Apply another rule to the same scores."""
@@ -232,6 +240,7 @@ class GoodScores:
         """Give up references from a number on for good; what they measured never counts again."""
         self.references = self.references.of(range(first))
         self.measured_by = [number if number < first else _GONE for number in self.measured_by]
+        self.defects_by = [number if number < first else _GONE for number in self.defects_by]
         self.choose(active)
 
     def renumber(self, new: Mapping[int, int]) -> None:
@@ -242,9 +251,8 @@ class GoodScores:
             self.held_out = CalibrationScores()
         if new.get(0) != 0:
             self.copies = CalibrationScores()
-        self.copies = CalibrationScores()
-        self.defects = CalibrationScores()
         self.measured_by = [new[n] for n in self.measured_by if n in new]
+        self.defects_by = [new.get(n, _GONE) for n in self.defects_by]
         self.choose(list(new.values()))
 
     def note(self, active: Sequence[int]) -> str | None:
@@ -277,7 +285,7 @@ class GoodScores:
     def facts(self) -> dict[str, Any]:
         """The rest as plain values."""
         facts: dict[str, Any] = {kind: scores.facts() for kind, scores in self._parts().items()}
-        return facts | {"with": self.measured_by}
+        return facts | {"with": self.measured_by, "defects-with": self.defects_by}
 
     def _parts(self) -> dict[str, CalibrationScores]:
         return {
@@ -308,3 +316,4 @@ class GoodScores:
         self.held_out = found("held-out")
         self.copies, self.defects = found("copies"), found("defects")
         self.measured_by = list(map(int, facts["with"]))
+        self.defects_by = list(map(int, facts["defects-with"]))

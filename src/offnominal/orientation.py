@@ -94,4 +94,5 @@ def orientation_test(distances: Tensor) -> OrientationTest:
 def lone_reference(turned: bool) -> OrientationTest:
     """A single reference has no other to tell by: the backbone decides."""
     usual = "turned, as the paper does with DINOv2" if turned else "not turned"
-    return OrientationTest(turned, f"one good image cannot tell: {usual}", 0, 0)
+    told = f"one good image cannot tell: {usual}; fit anew once there are more"
+    return OrientationTest(turned, told, 0, 0)

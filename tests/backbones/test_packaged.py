@@ -40,8 +40,8 @@ def test_every_tensor_of_the_package_is_one_of_timms(name: str) -> None:
     assert renamed.keys() - network.model.state_dict().keys() == {
         *("classifier.weight", "classifier.bias")
     }
-    # The same file by hand, for the short name and for timm's.
-    for other in (name, CATALOGUE[name].timm):
+    # The same file by hand, for the short name, for timm's, and by what it holds.
+    for other in (name, CATALOGUE[name].timm, None):
         assert load_backbone(other, path).digest == network.digest
 
 

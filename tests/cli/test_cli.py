@@ -261,6 +261,33 @@ def test_calibrate_reports_the_miss_rate(fabric_model: Path, parts: Path, tmp_pa
     assert new.exists()
 
 
+def test_decisions_from_few_pictures_are_told(parts: Path, tmp_path: Path) -> None:
+    good = sorted((parts / "fabric/train/good").iterdir())
+    small = ["--backbone", "builtin", "--resolution", 64, "-o", tmp_path / "m.offn"]
+    done = offnominal("fit", *good[:4], *small)
+    assert "up to 20 % of good parts may be rejected (conformal, 4 good images; 19" in done.stderr
+    assert "of 48 synthetic defects (pasted patches: small" in done.stderr
+    facts = json.loads(offnominal("info", tmp_path / "m.offn", "--json").stdout)
+    assert facts["rotations"] == "none"
+    assert sum(cell["made"] for cell in facts["synthetic_defects"]) == 48
+    before = (tmp_path / "m.offn").read_bytes()
+    done = offnominal("calibrate", tmp_path / "m.offn", good[4], "--false-reject", 0.01)
+    assert done.returncode == 2
+    assert (
+        "nothing was changed: the threshold would be none: 1 good image can neither" in done.stderr
+    )
+    assert (tmp_path / "m.offn").read_bytes() == before
+    done = offnominal("calibrate", tmp_path / "m.offn", good[4], "-o", tmp_path / "n.offn")
+    assert "fewer good images than before promise less" in done.stderr
+    passed(offnominal("add", tmp_path / "m.offn", good[4]))
+    shown = offnominal("info", tmp_path / "m.offn").stdout
+    assert "would pass not known of these references" in shown
+    assert "rotations  none (" in shown
+    done = offnominal("fit", *good[:2], *small, "--no-synthetic", "--false-reject", 0.05)
+    assert "2 good images can neither promise nor estimate 0.05" in done.stderr
+    assert "synthetic" not in done.stderr
+
+
 def test_zero_shot_batch(parts: Path, tmp_path: Path) -> None:
     done = offnominal(
         "predict", "--zero-shot-batch", parts / "fabric/test", "--backbone", "builtin",

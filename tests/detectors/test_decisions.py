@@ -83,7 +83,7 @@ def test_an_estimate_that_would_pass_plain_defects_says_so(good: list[np.ndarray
         promised = detector.rescored(false_reject="auto")
     assert promised.threshold_warning is None
     unchecked = AnomalyDINO(**PLAIN).fit(good[:4])
-    with pytest.warns(ThresholdWarning, match="no synthetic defects were made"):
+    with pytest.warns(ThresholdWarning, match="there are no synthetic defects"):
         unchecked.calibrate([*good[4:], good[0][::-1].copy()], false_reject=0.01)
     # The same 48 defects by another threshold.
     assert sum(one.made for one in promised.missed_defects) == 48
@@ -121,6 +121,31 @@ def test_defects_and_copies_are_kept_and_checked(good: list[np.ndarray], tmp_pat
     detector.save(path)
     with pytest.raises(ModelFileError, match="scores of defects are said to be leave-one-out"):
         offnominal.load(path)
+
+
+def test_defects_count_for_the_references_that_scored_them(good: list[np.ndarray]) -> None:
+    detector = AnomalyDINO(**PLAIN).fit(good[:3], synthetic=True)
+    missed = detector.missed_defects
+    detector.add(good[3:4])
+    assert not detector.missed_defects
+    detector.forget([good[3]])
+    assert detector.missed_defects == missed
+    detector.compact()
+    assert detector.missed_defects == missed
+    detector.forget([good[0]])
+    assert not detector.missed_defects
+
+
+def test_an_only_reference_keeps_its_guess(good: list[np.ndarray]) -> None:
+    detector = AnomalyDINO(**PLAIN).fit(good[:1])
+    guessed = detector.threshold
+    detector.add(good[1:2])
+    detector.forget([good[1]])
+    detector.compact()
+    assert detector.threshold == guessed
+    thin = detector_class("patchcore")(**SMALL).fit(good[:2])
+    thin.forget([good[1]])  # type: ignore[attr-defined]  # of detectors with a bank
+    assert thin.threshold is None, "its score was measured by what is forgotten"
 
 
 def test_defects_lie_on_the_part(parts: Path) -> None:

@@ -25,9 +25,11 @@ def backbone_name(
     """
     named = None
     if weights is not None:
-        from offnominal.backbones.weights import read_metadata
+        from offnominal.backbones.weights import read_metadata, recognised
 
         named = read_metadata(Path(weights)).get("model")
+        if name is None:
+            named = named or recognised(Path(weights))
     if name is None:
         return named or default
     architecture = CATALOGUE[name].timm if name in CATALOGUE else name

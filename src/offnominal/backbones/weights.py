@@ -35,6 +35,7 @@ __all__ = [
     "packaged_file",
     "read_metadata",
     "read_weights",
+    "recognised",
     "untrained_reason",
     "weights_here",
 ]
@@ -50,6 +51,8 @@ _BUILT_BY = ("pad_type", "act_layer", "global_pool", "img_size")
 _PREFIXES = ("module.", "backbone.", "encoder.")
 # Not used for patch features: classifier heads, and DINOv2's token for masked training.
 _SPARE = ("head.", "head_dist.", "fc.", "classifier.", "mask_token", "fc_norm.")
+_PACKAGED_SIZE = 2**26
+_RECOGNISED = {296: "efficientnet_lite0", 386: "efficientnet_lite2"}
 # What EfficientNet-PyTorch calls the layers around the blocks of a network, and in a block; the
 # first block of all has no expansion.
 _AROUND = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2"}
@@ -77,6 +80,19 @@ def untrained_reason(metadata: Mapping[str, str]) -> str:
     """
     said, _, reason = metadata.get("pretrained", "").partition(":")
     return (reason.strip() or "as the file says") if said.lower() in ("no", "false") else ""
+
+
+def recognised(path: Path) -> str | None:
+    """The short name of the network whose weights a file without metadata holds, if it is plain.
+
+    Those are the files that packages bring, by their naming and their number of tensors.
+    """
+    if path.suffix not in (".pth", ".pt") or not path.is_file():
+        return None
+    if path.stat().st_size > _PACKAGED_SIZE:  # not read twice
+        return None
+    tensors = read_weights(path)
+    return _RECOGNISED.get(len(tensors)) if "_conv_stem.weight" in tensors else None
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from offnominal.cli import options
 from offnominal.cli.info import describe_decisions
-from offnominal.cli.terminal import Unreadable, progress_bar, say, tell
+from offnominal.cli.terminal import Unreadable, count, progress_bar, say, tell
 from offnominal.errors import OptionError
 
 
@@ -47,11 +47,20 @@ def calibrate(
     with options.changing(output or model), Unreadable(strict) as unreadable:
         detector = options.open_model(model, weights, device, endpoint, key_variable)
         with progress_bar(len(files)) as advance:
+            before = detector.threshold
             skipped = detector.calibrate(files, rate, unreadable, advance)
+        number = count(len(detector.calibration), "good image")
+        if detector.threshold is None and before is not None:
+            told = describe_decisions(detector)[0][1]
+            raise OptionError(f"nothing was changed: the threshold would be {told}")
         detector.save(output or model)
-        say(f"{output or model}: calibrated on {len(detector.calibration)} good images")
+        say(f"{output or model}: calibrated on {number}")
         known = f"{skipped} that it knows already: references, or copies" if skipped else ""
         tell(("left out", known), *describe_decisions(detector))
+        if before is not None and detector.threshold is not None:
+            looser = detector.threshold.tightest > before.tightest and before.kind != "guess"
+            why = "; fewer good images than before promise less" if looser else ""
+            tell(("before", f"{before}{why}"))
         if defective:
             with progress_bar(len(defective)) as advance:
                 found = detector.stream(defective, unreadable, advance)

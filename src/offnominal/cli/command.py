@@ -179,19 +179,20 @@ def parameters_of(function: Callable[..., Any]) -> list[inspect.Parameter]:
             continue
         if isinstance(words[0], str):
             kind = get_args(each.annotation)[0] if words[0] else each.annotation
-            info = _declared(each.name, words[0], texts.get(each.name, ""))
+            info = _declared(each.name, words[0], texts.get(each.name, ""), each.default is True)
             each = each.replace(annotation=Annotated[kind, info])
         found.append(each.replace(kind=each.KEYWORD_ONLY))
     return found
 
 
-def _declared(name: str, word: str, text: str) -> Any:
+def _declared(name: str, word: str, text: str, switch: bool = False) -> Any:
     if word and not word.startswith("-"):
         return typer.Argument(metavar=word, help=text, show_default=False)
     flag, _, metavar = word.partition(" ")
     flags = [flag] if flag else []
     if not flag.startswith("--"):
-        flags.append(f"--{name.replace('_', '-')}")
+        long = f"--{name.replace('_', '-')}"
+        flags.append(f"{long}/--no-{long[2:]}" if switch else long)
     return typer.Option(*flags, metavar=metavar or None, help=text)
 
 

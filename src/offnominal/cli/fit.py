@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from offnominal.cli import options
 from offnominal.cli.command import MethodOptions, method_options, named
-from offnominal.cli.info import describe, not_inspected
+from offnominal.cli.info import describe, describe_tests, not_inspected
 from offnominal.cli.terminal import Unreadable, count, progress_bar, say, tell, warn_untrained
 from offnominal.errors import OptionError
 
@@ -87,16 +87,13 @@ def _report(detector: Any, output: Path, picture: Path) -> None:
     sizes = Counter((one.size[0], one.size[1]) for one in detector.references)
     unseen = [("unseen", words) for words in not_inspected(detector, sizes)]
     tell(("left out", copies), *describe(detector, detector.header()), *unseen)
+    tell(*describe_tests(detector))
     if not hasattr(detector, "foreground_picture"):
         return
-    test = detector.masking_test_
-    tell(("mask", ("on" if detector.masks_ else "off") + (f" ({test['reason']})" if test else "")))
-    if test or detector.masks_:
+    if detector.masking_test_ or detector.masks_:
         from offnominal.images import read_image
         from offnominal.pictures import save_picture
 
         first = read_image(detector.references[0].file, detector.sixteen_bit)
         save_picture(picture, detector.foreground_picture(first))
-        tell(("", f"as a picture: {picture}"))
-    if test := getattr(detector, "orientation_test_", None):
-        tell(("rotations", f"{detector.rotations_} ({test['reason']})"))
+        tell(("", f"the mask as a picture: {picture}"))

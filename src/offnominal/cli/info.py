@@ -12,6 +12,7 @@ from offnominal.cli import options
 from offnominal.cli.terminal import count, tell
 
 if TYPE_CHECKING:
+    from offnominal.calibration import Threshold
     from offnominal.detectors.base import Detector
 
 _KINDS = {"patch": "pasted patches", "scar": "scars"}
@@ -36,7 +37,9 @@ def info(
             "references": len(detector.references.active),
             "patches": detector.bank_rows,
             "calibration": detector.calibration.kind,
-            "threshold": None if threshold is None else asdict(threshold),
+            "threshold": _plain(threshold),
+            "mask": getattr(detector, "masks_", None),
+            "rotations": getattr(detector, "rotations_", None),
             "synthetic_defects": [
                 {**cell._asdict(), "missed": missed, "made": made}
                 for cell, missed, made in detector.missed_defects
@@ -51,6 +54,7 @@ def info(
               if name not in ("backbone", "weights") and value != defaults[name]]  # fmt: skip
     tell(
         *describe(detector, header),
+        *describe_tests(detector),
         ("", detector.calibration_note),
         ("options", ", ".join(chosen)),
         ("references", str(len(detector.references.active))),
@@ -58,6 +62,26 @@ def info(
         ("size", f"{model.stat().st_size / 1e6:.1f} MB"),
         out=typer.echo,
     )
+
+
+def _plain(threshold: "Threshold | None") -> dict[str, Any] | None:
+    """A threshold as JSON has it; nothing is known of the rate of a guess."""
+    if threshold is None or threshold.kind != "guess":
+        return None if threshold is None else asdict(threshold)
+    return asdict(threshold) | {"false_reject": None}
+
+
+def describe_tests(detector: "Detector") -> list[tuple[str, str]]:
+    """What the tests of mask and rotations found, where a method has them."""
+    rows = []
+    if (masked := getattr(detector, "masks_", None)) is not None:
+        test = getattr(detector, "masking_test_", None)
+        rows.append(
+            ("mask", ("on" if masked else "off") + (f" ({test['reason']})" if test else ""))
+        )
+    if test := getattr(detector, "orientation_test_", None):
+        rows.append(("rotations", f"{getattr(detector, 'rotations_', '')} ({test['reason']})"))
+    return rows
 
 
 def describe(detector: "Detector", header: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -88,9 +112,15 @@ def describe_threshold(detector: "Detector") -> str:
     """What the detector's threshold promises, in words."""
     if detector.threshold is not None:
         return str(detector.threshold)
+    known = count(len(detector.calibration), "good image")
+    if detector.false_reject != "auto" and len(detector.calibration):
+        return (
+            f"none: {known} can neither promise nor estimate {detector.false_reject:g} of good "
+            "parts; ask for --false-reject auto, or give more"
+        )
     return (
-        f"none: {count(len(detector.calibration), 'good image')} to set it by; run `offnominal "
-        "calibrate` with good images that it has not learned from"
+        f"none: {known} to set it by; run `offnominal calibrate` with good images that it has not "
+        "learned from"
     )
 
 
@@ -101,10 +131,15 @@ def describe_decisions(detector: "Detector") -> list[tuple[str, str]]:
     for cell, missed, made in found:
         kinds.setdefault(cell.kind, []).append(f"{cell.size} {missed} of {made}")
     words = "; ".join(f"{_KINDS[kind]}: {', '.join(cells)}" for kind, cells in kinds.items())
+    outdated = (
+        ""
+        if found or not len(detector.good.defects) or not detector.decides
+        else ("not known of these references: fit anew to have synthetic defects scored by them")
+    )
     total = f"{sum(each.missed for each in found)} of {sum(each.made for each in found)}"
     return [
         ("threshold", describe_threshold(detector)),
-        ("would pass", f"{total} synthetic defects ({words})" if found else ""),
+        ("would pass", f"{total} synthetic defects ({words})" if found else outdated),
         ("", f"WARNING: {warning}" if (warning := detector.threshold_warning) else ""),
     ]
 

@@ -125,7 +125,7 @@ class Unreadable:
 Advance = Callable[[str, int], None]
 
 # Stages that count other things than the images that they are given.
-_UNITS = {"coreset": "patches", "distributions": "places", "defects": "defects"}
+_UNITS = {"coreset": "patches", "distributions": "places", "synthetic": "defects"}
 
 
 @contextmanager

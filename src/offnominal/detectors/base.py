@@ -250,6 +250,7 @@ class Detector(Judge, ABC):
         if synthetic or (synthetic is None and self.estimated):
             told = (original, self.score, self.judged, alone, progress)
             self.good.defects = defect_scores(originals, *told)
+            self.good.defects_by = self.references.active
 
     def predict(self, images: Iterable[ImageSource] | ImageSource) -> list[Prediction]:
         """Predictions for some images, in their order; the first bad image raises.

@@ -83,9 +83,9 @@ class Judge(nn.Module):
     def missed_defects(self) -> list[Missed]:
         """How many synthetic defects the threshold would pass, by kind and size.
 
-        Empty without a threshold, and where none were made.
+        Empty without a threshold, where none were made, and once the references are others.
         """
-        threshold, made = self.threshold, self.good.defects
+        threshold, made = self.threshold, self.good.defects_of(self.references.active)
         if threshold is None:
             return []
         passed = {number: [0, 0] for number in made.numbers}
@@ -97,20 +97,24 @@ class Judge(nn.Module):
     @property
     def threshold_warning(self) -> str | None:
         """What should be known of an estimate: that it passes plain defects, or may do so."""
-        threshold, made = self.threshold, self.good.defects.images
+        threshold = self.threshold
+        made = self.good.defects_of(self.references.active).images
         if threshold is None or not self.estimated:
             return None
         if not len(made):
             return (
-                f"the threshold, {threshold.value:.4g}, is an estimate, and no synthetic defects "
-                "were made to check it by: fit with them, or leave --false-reject at auto"
+                f"the threshold, {threshold.value:.4g}, is an estimate, and there are no synthetic "
+                "defects of these references to check it by: fit anew, or ask for "
+                "--false-reject auto"
             )
         if threshold.value <= made.min():
             return None
+        promised = float(self.calibration.images.max())
         return (
             f"the estimated threshold, {threshold.value:.4g}, lies above the smallest score of a "
             f"synthetic defect, {made.min():.4g}: it would pass {(made <= threshold.value).sum()} "
-            f"of {len(made)}; --false-reject auto asks for what the good images can promise"
+            f"of {len(made)}, and {promised:.4g}, which --false-reject auto would take, "
+            f"{(made <= promised).sum()}"
         )
 
     def warn(self) -> None:

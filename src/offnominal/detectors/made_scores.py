@@ -66,7 +66,7 @@ def defect_scores(
                     cells.append(place)
                     break
         if progress:
-            progress("defects", len(CELLS) * (draw + 1))
+            progress("synthetic", len(CELLS) * (draw + 1))
     return CalibrationScores.measured("defects", pairs, judged, cells)
 
 
