@@ -105,10 +105,11 @@ def test_files_that_were_not_looked_at_are_counted(models: Path, tmp_path: Path)
     told = "2 files passed over: 1 .gif, 1 .heic"
     for command in (
         ["predict", models / "part.offn", tmp_path / "in"],
-        ["calibrate", models / "part.offn", tmp_path / "in", "-o", tmp_path / "c.offn"],
+        ["calibrate", models / "part.offn", tmp_path / "in", "-o", tmp_path / "c.offn",
+         "--false-reject", "auto"],
         ["add", models / "part.offn", tmp_path / "in", "-o", tmp_path / "d.offn"],
         ["fit", tmp_path / "in", "--backbone", "builtin", "-o", tmp_path / "e.offn"],
-    ):
+    ):  # fmt: skip
         done = run(*command)
         assert done.returncode == 0, done.stderr
         assert told in done.stderr

@@ -654,8 +654,8 @@ def test_what_is_said_where_it_has_no_threshold(serve: Serve) -> None:
     detector = model(serve(answers(FINE)), false_reject=0.05)
     detector.calibrate([picture(10 * i) for i in range(1, 10)])
     assert describe_threshold(detector) == (
-        "none: 9 good images to set it by; run `offnominal calibrate` with good images that it has "
-        "not learned from"
+        "none: 9 good images can neither promise nor estimate 0.05 of good parts; ask for "
+        "--false-reject auto, or give more"
     )
 
 
