@@ -38,7 +38,7 @@ def doctor() -> None:
     for title, facts in (("packages", packages), ("devices", _devices()), ("weights", weights)):
         typer.echo(f"\n{title}")
         for name, words in facts.items():
-            typer.echo(f"  {name:<24}{words or 'MISSING'}")
+            typer.echo(f"  {name:<33}{words or 'MISSING'}")
     typer.echo("\nadvice")
     for line in advice or ["nothing is missing"]:
         typer.echo(f"  {line}")
