@@ -60,6 +60,8 @@ def defect_scores(
         for place, cell in enumerate(CELLS):
             for turn in range(_TRIES):
                 made, mask = make_defect(image, cell, draw + turn * PER_CELL)
+                if not mask.any():  # a blank image has no defect to be made of it
+                    break
                 scores = score(made) if alone else score(made, without=number)
                 if _looked_at(scores, mask):
                     pairs.append((scores, size_of(made)))
@@ -75,7 +77,7 @@ def _looked_at(scores: Scores, mask: np.ndarray) -> bool:
     if not np.isfinite(scores.patches).all():
         return False
     if scores.window is not None:  # a crop was looked at, or tiles
-        return bool(mask.any())
+        return True
     rows, columns = scores.patches.shape
     there = cv2.resize(mask.astype(np.float32), (columns, rows), interpolation=cv2.INTER_AREA) > 0
     return bool(scores.patches[there].any())
