@@ -105,7 +105,7 @@ class TimmBackbone(Backbone):
         model = timm.create_model(name, pretrained=False, num_classes=0, **options)
         model.laid_out = True  # as it is: an optimiser holds its tensors
         other = copy.copy(self)
-        other._modules = {"model": model.to(memory_format=torch.channels_last)}
+        vars(other)["_modules"] = {"model": model.to(memory_format=torch.channels_last)}
         other.trim()
         return other
 

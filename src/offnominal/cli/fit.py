@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from offnominal.cli import options
 from offnominal.cli.command import MethodOptions, method_options, named
+from offnominal.cli.curves import going_on, leave_curves
 from offnominal.cli.info import describe, describe_tests, not_inspected
 from offnominal.cli.terminal import Unreadable, count, progress_bar, say, tell, warn_untrained
 from offnominal.errors import OptionError
@@ -22,6 +23,7 @@ def fit(
     shots: int | None = None,
     seed: int = 0,
     synthetic: bool = True,
+    overwrite: bool = False,
     strict: options.Strict = False,
 ) -> None:
     """Learn from images of good parts, or from none with a zero-shot method; write a model file.
@@ -42,8 +44,11 @@ def fit(
         Seed of that draw.
     synthetic : bool
         Score 48 synthetic defects, and say how many the threshold would pass.
+    overwrite : bool
+        Begin a training anew where the state of another lies.
     """
     from offnominal.detectors.batch.base import BatchDetector
+    from offnominal.detectors.trained import TrainedDetector
     from offnominal.paths import PassedOver, find_images
 
     options.check_model(output)
@@ -55,11 +60,17 @@ def fit(
         told = "nothing to fit: it scores the images of a batch; use `predict --zero-shot-batch`"
         raise OptionError(f"--method {method}: {told}")
     files = _draw(find_images(good, passed), shots, seed) if good else []
+    more: dict[str, Any] = {}
+    if isinstance(detector, TrainedDetector):
+        more = {"state": output, "overwrite": overwrite, "tell": say}
     with options.changing(output), Unreadable(strict) as unreadable:
-        with progress_bar(len(files)) as advance:
-            detector.fit(files, on_error=unreadable, progress=advance, synthetic=synthetic)
+        with progress_bar(len(files)) as advance, going_on(output, bool(more)):
+            told = {"on_error": unreadable, "progress": advance, "synthetic": synthetic}
+            detector.fit(files, **told, **more)
         detector.save(output)
         _report(detector, output, picture)
+        if isinstance(detector, TrainedDetector):
+            leave_curves(detector, output)
         tell(("", str(passed)))
         warn_untrained(detector)
 

@@ -95,8 +95,16 @@ def describe(detector: "Detector", header: Mapping[str, Any]) -> list[tuple[str,
         ("backbone", "; ".join(names)),
         ("", "; ".join(one["note"] for one in found if one.get("note"))),
         ("bank", rows if detector.bank_rows else ""),
+        ("training", _training(detector)),
         *describe_decisions(detector),
     ]
+
+
+def _training(detector: "Detector") -> str:
+    """How long a detector was trained, and on what; empty where it was not."""
+    steps, held = getattr(detector, "steps_", 0), len(getattr(detector, "held_back_", []))
+    known = count(len(detector.references.active) - held, "good image")
+    return f"{count(steps, 'step')} on {known}, {held} more held back" if steps else ""
 
 
 def not_inspected(detector: "Detector", sizes: Counter[tuple[int, int]]) -> list[str]:

@@ -28,8 +28,9 @@ __all__ = ["Descent"]
 _LEAST_HELD = 8
 _CHOSEN_BY = 16  # images with defects made on them, at most
 _DEFECT = 0.005  # of an image's area
-# What has no part in how a training goes; the number of steps may come from a budget.
-_APART = {"aggregate", "smoothing", "false_reject", "weights", "steps", "budget", "storage"}
+# What may be another where a training goes on: scoring, the length, which a budget may give, and
+# the rate, for a smaller one helps where the loss ran away.
+_APART = {"aggregate", "smoothing", "false_reject", "weights", "steps", "budget", "lr_scale"}
 
 
 class Descent:
