@@ -59,7 +59,8 @@ class Painter(TrainedDetector):
         self.level_ = torch.stack(errors).mean()
 
     def errors(self, pixels: Tensor) -> Tensor:
-        return (self.outer(self.inner(pixels)) - pixels).square().mean(1) / self.spread.mean()
+        apart: Tensor = self.outer(self.inner(pixels)) - pixels
+        return apart.square().mean(1) / self.spread.mean()
 
     def compare(self, pixels: Tensor) -> ViewScores:
         return ViewScores(self.errors(pixels)[0] / self.level_)
@@ -164,7 +165,7 @@ def test_a_power_cut_costs_little(good: list[np.ndarray], tmp_path: Path) -> Non
     whole = trained_to(good, tmp_path / "whole.offn")
     np.save(tmp_path / "good.npy", np.stack(good))
     path = tmp_path / "part.offn"
-    words = [sys.executable, "-c", KILLED, tmp_path / "good.npy", path]
+    words = [sys.executable, "-c", KILLED, str(tmp_path / "good.npy"), str(path)]
     done = subprocess.run(words, cwd=Path(__file__).parents[2], timeout=120, check=False)
     assert done.returncode == -9
     assert path.with_suffix(".state.safetensors").exists()

@@ -101,8 +101,8 @@ class TimmBackbone(Backbone):
         """
         name = _timm_name(self.name)
         residual = timm.models.is_model_in_modules(name.split(".")[0], ["resnet"])
-        options = {"zero_init_last": False} if residual else {}
-        model = timm.create_model(name, pretrained=False, num_classes=0, **options)
+        options: dict[str, Any] = {"zero_init_last": False} if residual else {}
+        model: Any = timm.create_model(name, pretrained=False, num_classes=0, **options)
         model.laid_out = True  # as it is: an optimiser holds its tensors
         other = copy.copy(self)
         vars(other)["_modules"] = {"model": model.to(memory_format=torch.channels_last)}

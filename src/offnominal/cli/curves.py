@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,17 +11,20 @@ from offnominal.cli.stop import telling
 from offnominal.cli.terminal import say
 
 if TYPE_CHECKING:
+    from offnominal.detectors.base import Detector
     from offnominal.detectors.trained import TrainedDetector
 
 __all__ = ["going_on", "leave_curves"]
 
 
 @contextmanager
-def going_on(output: Path, trains: bool) -> Iterator[None]:
+def going_on(output: Path, detector: "Detector") -> Iterator[None]:
     """Say, where a training is broken off, that the same command goes on."""
+    if not hasattr(detector, "steps_"):
+        yield
+        return
     state = output.with_suffix(".state.safetensors")
-    told = telling(lambda: f"the same command goes on from {state}" if state.exists() else "")
-    with told if trains else nullcontext():
+    with telling(lambda: f"the same command goes on from {state}" if state.exists() else ""):
         yield
 
 

@@ -64,9 +64,9 @@ def fit(
     if isinstance(detector, TrainedDetector):
         more = {"state": output, "overwrite": overwrite, "tell": say}
     with options.changing(output), Unreadable(strict) as unreadable:
-        with progress_bar(len(files)) as advance, going_on(output, bool(more)):
-            told = {"on_error": unreadable, "progress": advance, "synthetic": synthetic}
-            detector.fit(files, **told, **more)
+        with progress_bar(len(files)) as advance, going_on(output, detector):
+            more |= {"on_error": unreadable, "progress": advance, "synthetic": synthetic}
+            detector.fit(files, **more)
         detector.save(output)
         _report(detector, output, picture)
         if isinstance(detector, TrainedDetector):
