@@ -23,6 +23,7 @@ def fit(
     shots: int | None = None,
     seed: int = 0,
     synthetic: bool = True,
+    refine: str | None = None,
     overwrite: bool = False,
     strict: options.Strict = False,
 ) -> None:
@@ -44,6 +45,9 @@ def fit(
         Seed of that draw.
     synthetic : bool
         Score 48 synthetic defects, and say how many the threshold would pass.
+    refine : str or None
+        Leave out images that the others call anomalous before the fit: auto, or a share of them.
+        Takes 6 to 15 fits more.
     overwrite : bool
         Begin a training anew where the state of another lies.
     """
@@ -64,6 +68,8 @@ def fit(
     if isinstance(detector, TrainedDetector):
         more = {"state": output, "overwrite": overwrite, "tell": say}
     with options.changing(output), Unreadable(strict) as unreadable:
+        if refine is not None:
+            files = _refined(files, refine, method, given, sets, seed)
         with progress_bar(len(files)) as advance, going_on(output, detector):
             more |= {"on_error": unreadable, "progress": advance, "synthetic": synthetic}
             detector.fit(files, **more)
@@ -90,6 +96,39 @@ def _draw(files: list[Path], shots: int | None, seed: int) -> list[Path]:
     from offnominal.datasets.shots import draw_numbers
 
     return [files[number] for number in sorted(draw_numbers(len(files), shots, seed))]
+
+
+def _refined(
+    files: list[Path],
+    refine: str,
+    method: str,
+    given: dict[str, Any],
+    sets: list[str] | None,
+    seed: int,
+) -> list[Path]:
+    """What is kept of the files; those that are not are listed, the worst one first."""
+    from offnominal.detectors.refine import Share
+    from offnominal.detectors.refine import refine as refined
+
+    try:
+        share: Share = "auto" if refine == "auto" else float(refine)
+    except ValueError as error:
+        told = "give auto, or a share of the images, as 0.1"
+        raise OptionError(f"--refine {refine}: {told}") from error
+    found = refined(
+        lambda: options.build_detector(method, dict(given), sets),
+        files,
+        share,
+        seed=seed,
+        on_error=lambda error: None,  # told by the fit that follows
+        tell=say,
+    )
+    if not found.settled:
+        say(f"refine: not settled after {found.rounds} rounds; the last one counts")
+    for number in sorted(found.left_out, key=lambda number: -found.scores[number]):
+        say(f"left out: {files[number]}, score {found.scores[number]:.4g}")
+    unread = {n for n in range(len(files)) if n not in {*found.kept, *found.left_out}}
+    return [files[number] for number in sorted({*found.kept, *unread})]
 
 
 def _report(detector: Any, output: Path, picture: Path) -> None:
