@@ -1,5 +1,6 @@
 """What every trained detector does alike, shown by a small one."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -259,3 +260,40 @@ def test_randomness_is_the_steps_own() -> None:
         with loop.seeded(1, 2, 3):
             drawn.append(torch.rand(2))
     assert torch.equal(*drawn)
+
+
+TOGETHER = """
+import sys
+import numpy as np
+from tests.detectors.test_trained import Painter
+
+if __name__ == "__main__":
+    good = list(np.load(sys.argv[1]))
+    detector = Painter(device="cpu", steps=6, devices=2).fit(good, synthetic=False)
+    assert len(detector.losses) == 6
+    print(detector.losses[-1]["total"], detector.threshold.value)
+"""
+
+
+def test_two_processes_train_together(good: list[np.ndarray], tmp_path: Path) -> None:
+    np.save(tmp_path / "good.npy", np.stack(good))
+    script = tmp_path / "together.py"
+    script.write_text(TOGETHER)
+    root = Path(__file__).parents[2]
+    environment = os.environ | {"PYTHONPATH": f"{root}{os.pathsep}{root / 'src'}"}
+    words = [sys.executable, str(script), str(tmp_path / "good.npy")]
+    done = subprocess.run(
+        words, env=environment, capture_output=True, text=True, timeout=300, check=True
+    )
+    loss, threshold = map(float, done.stdout.split()[-2:])
+    alone = fitted(good, steps=6)
+    assert loss == pytest.approx(alone.losses[-1]["total"], rel=0.05)
+    assert alone.threshold is not None
+    assert threshold == pytest.approx(alone.threshold.value, rel=0.05)
+    with pytest.raises(OptionError, match="a batch of 4 is too few"):
+        fitted(good, devices=5)
+
+
+def test_a_compiled_loss_comes_to_the_same(good: list[np.ndarray]) -> None:
+    plain, compiled = fitted(good, steps=2), fitted(good, steps=2, compiled=True)
+    assert compiled.losses[-1]["total"] == pytest.approx(plain.losses[-1]["total"], rel=1e-3)

@@ -22,6 +22,7 @@ from offnominal.training.checkpoint import Checkpoint, Files
 from offnominal.training.images import Batches
 from offnominal.training.loop import run, seeded
 from offnominal.training.recipe import Course
+from offnominal.training.several import train_on_several
 
 __all__ = ["Descent"]
 
@@ -31,6 +32,7 @@ _DEFECT = 0.005  # of an image's area
 # What may be another where a training goes on: scoring, the length, which a budget may give, and
 # the rate, for a smaller one helps where the loss ran away.
 _APART = {"aggregate", "smoothing", "false_reject", "weights", "steps", "budget", "lr_scale"}
+_APART |= {"devices", "compiled"}
 
 
 class Descent:
@@ -77,7 +79,8 @@ class Descent:
         detector.train()
         augment = check_augment(detector.augment or detector.default_augment)
         batches = Batches(images, batch, augment)
-        learner = Learner(detector, self._judged if detector.choose else None)
+        judge = self._judged if detector.choose else None
+        learner = Learner(detector, judge, detector.compiled)
         kept = Checkpoint(Files(state), self._identity(), each_epoch=False) if state else None
         there = kept.said("steps") if kept and not overwrite else None
         paper = detector.schedule.paper(len(images), batch)
@@ -101,8 +104,15 @@ class Descent:
         def look(done: int) -> None:
             learner.look(done, steps)
 
-        told = (kept, progress, say)
-        detector.losses = run(learner, batches, self._course(steps), *told, after=look).history
+        course = self._course(steps)
+        if detector.devices > 1:
+            detector.open_cache(images)  # empty, for each its own
+            found = train_on_several(detector.devices, learner, batches, course, kept)
+            learner.load_state_dict(found.state, strict=False)
+            detector.losses = found.history
+        else:
+            told = (kept, progress, say)
+            detector.losses = run(learner, batches, course, *told, after=look).history
         detector.steps_ = steps
         learner.take_best()
         detector.eval()
