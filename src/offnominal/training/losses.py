@@ -1,0 +1,158 @@
+"""Losses that several methods share: pure functions of tensors, with their maps."""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+__all__ = [
+    "cosine_distance",
+    "focal_loss",
+    "gms",
+    "msgms",
+    "ssim",
+    "whole_map_cosine_distance",
+]
+
+_SMOOTH = 1e-5  # keeps the focal loss's logarithm finite
+_GAMMA = 2.0  # Lin et al., "Focal Loss for Dense Object Detection", 2017, section 3.2
+_GMS_C = 0.0026  # Xue et al., 2014, for values on [0, 1]
+
+Window = Literal["gaussian", "uniform"]
+Padding = Literal["zeros", "reflect"]
+
+
+def ssim(
+    one: Tensor,
+    other: Tensor,
+    window: Window = "gaussian",
+    padding: Padding = "reflect",
+    size: int = 11,
+    span: float | Tensor = 1.0,
+) -> Tensor:
+    """Structural similarity at each pixel and in each channel, at most 1.
+
+    ``(2 m n + C1) (2 c + C2) / ((m^2 + n^2 + C1) (v + w + C2))`` of local means m and n, variances
+    v and w and covariance c, with C1 = (0.01 L)^2 and C2 = (0.03 L)^2 (Wang, Bovik, Sheikh and
+    Simoncelli, "Image Quality Assessment: From Error Visibility to Structural Similarity", 2004,
+    equation 13). ``1 - ssim(...).mean()`` is the loss.
+
+    Parameters
+    ----------
+    one, other : Tensor of shape (B, C, H, W), floating
+    window : {"gaussian", "uniform"}
+        What local means are taken with; the Gaussian has a deviation of 1.5 pixels, as in Wang et
+        al. and DRAEM; Bergmann et al. (2019) take the plain mean.
+    padding : {"zeros", "reflect"}
+        What lies around the image. Zeros, as in DRAEM's code, darken both images at the rim alike.
+    size : int
+        Side of the window, odd.
+    span : float or scalar Tensor
+        L, the range of values.
+
+    Returns
+    -------
+    Tensor of shape (B, C, H, W)
+    """
+    row = torch.full((size,), 1 / size, dtype=one.dtype, device=one.device)
+    if window == "gaussian":
+        place = torch.arange(size, dtype=one.dtype, device=one.device) - size // 2
+        row = torch.exp(-place.square() / (2 * 1.5**2))
+        row = row / row.sum()
+    # All five local means in one go, first down and then across.
+    both = torch.stack([one, other, one * one, other * other, one * other])
+    flat = both.reshape(-1, 1, *one.shape[-2:])
+    mode = "constant" if padding == "zeros" else "reflect"
+    flat = F.pad(flat, (size // 2,) * 4, mode=mode)
+    flat = F.conv2d(F.conv2d(flat, row.reshape(1, 1, -1, 1)), row.reshape(1, 1, 1, -1))
+    m, n, mm, nn, mn = flat.reshape(both.shape)
+    c1, c2 = (0.01 * span) ** 2, (0.03 * span) ** 2
+    means, products = m * n, m.square() + n.square()
+    alike = (2 * means + c1) * (2 * (mn - means) + c2)
+    return alike / ((products + c1) * (mm + nn - products + c2))
+
+
+def gms(one: Tensor, other: Tensor) -> Tensor:
+    """Gradient magnitude similarity at each pixel, on (0, 1].
+
+    ``(2 g h + c) / (g^2 + h^2 + c)`` of both images' gradient magnitudes g and h by Prewitt's
+    filters, of the mean over channels (Xue, Zhang, Mou and Bovik, "Gradient Magnitude Similarity
+    Deviation", 2014, equation 4).
+
+    Parameters
+    ----------
+    one, other : Tensor of shape (B, C, H, W), floating
+        Values on [0, 1].
+
+    Returns
+    -------
+    Tensor of shape (B, 1, H, W)
+    """
+    g, h = (_gradient(image.mean(1, keepdim=True)) for image in (one, other))
+    return (2 * g * h + _GMS_C) / (g.square() + h.square() + _GMS_C)
+
+
+def _gradient(grey: Tensor) -> Tensor:
+    filters = grey.new_tensor([[1, 0, -1]] * 3) / 3
+    padded = F.pad(grey, (1, 1, 1, 1), mode="replicate")
+    both = F.conv2d(padded, torch.stack([filters, filters.T])[:, None])
+    # The root's slope at 0 is infinite.
+    return (both.square().sum(1, keepdim=True) + 1e-12).sqrt()
+
+
+def msgms(one: Tensor, other: Tensor, scales: int = 4) -> list[Tensor]:
+    """:func:`gms` at several scales, each half the one before by mean pooling.
+
+    Zavrtanik, Kristan and Skocaj, "Reconstruction by inpainting for visual anomaly detection",
+    Pattern Recognition 112, 2021, section 3.2, who use four. The loss is the mean over scales of
+    ``1 - gms``.
+
+    Parameters
+    ----------
+    one, other : Tensor of shape (B, C, H, W), floating
+        Values on [0, 1].
+    scales : int
+
+    Returns
+    -------
+    list of Tensor of shape (B, 1, H / 2^n, W / 2^n)
+    """
+    found = []
+    for scale in range(scales):
+        if scale:
+            one, other = F.avg_pool2d(one, 2), F.avg_pool2d(other, 2)
+        found.append(gms(one, other))
+    return found
+
+
+def focal_loss(normal: Tensor, abnormal: Tensor, truth: Tensor) -> Tensor:
+    """Focal loss of a map of two probabilities: mean of ``-(1 - p)^2 log p`` over pixels.
+
+    Lin et al., 2017, eq. 4, with p the probability of what the pixel is.
+
+    Parameters
+    ----------
+    normal, abnormal : Tensor of shape (B, H, W), float32
+        Probabilities, on [0, 1].
+    truth : Tensor of shape (B, H, W), float32
+        1 where the part is defective, 0 elsewhere.
+    """
+    # The released codes bound the one-hot truth and add a little to p; both are kept.
+    wrong = truth.clamp(_SMOOTH, 1 - _SMOOTH)
+    right = (1 - truth).clamp(_SMOOTH, 1 - _SMOOTH)
+    p = right * normal + wrong * abnormal + _SMOOTH
+    return ((1 - p) ** _GAMMA * -p.log()).mean()
+
+
+def cosine_distance(one: Tensor, other: Tensor) -> Tensor:
+    """One less the cosine of two maps (B, C, H, W) at each position: (B, H, W)."""
+    return 1 - F.cosine_similarity(one, other, dim=1)
+
+
+def whole_map_cosine_distance(one: Tensor, other: Tensor) -> Tensor:
+    """One less the cosine between two maps, each as one long vector: (B, C, H, W) to (B,).
+
+    Positions with long vectors weigh more than in the mean of :func:`cosine_distance`.
+    """
+    return 1 - F.cosine_similarity(one.flatten(1), other.flatten(1), dim=1)
