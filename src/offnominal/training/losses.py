@@ -41,6 +41,7 @@ def ssim(
     Parameters
     ----------
     one, other : Tensor of shape (B, C, H, W), floating
+        Sides above half the window.
     window : {"gaussian", "uniform"}
         What local means are taken with; the Gaussian has a deviation of 1.5 pixels, as in Wang et
         al. and DRAEM; Bergmann et al. (2019) take the plain mean.
@@ -55,22 +56,33 @@ def ssim(
     -------
     Tensor of shape (B, C, H, W)
     """
-    row = torch.full((size,), 1 / size, dtype=one.dtype, device=one.device)
+    # In full precision even under autocast: variances are small differences of large numbers.
+    with torch.autocast(one.device.type, enabled=False):
+        full = torch.promote_types(one.dtype, torch.float32)
+        x, y = one.to(full), other.to(full)
+        down, across = (_local_means(x, side, window, padding, size) for side in x.shape[-2:])
+        # All five local means in one go.
+        m, n, mm, nn, mn = down @ torch.stack([x, y, x * x, y * y, x * y]) @ across.T
+    c1, c2 = (0.01 * span) ** 2, (0.03 * span) ** 2
+    means, squares = m * n, m.square() + n.square()
+    alike = (2 * means + c1) * (2 * (mn - means) + c2)
+    return alike / ((squares + c1) * (mm + nn - squares + c2))
+
+
+def _local_means(like: Tensor, side: int, window: Window, padding: Padding, size: int) -> Tensor:
+    """Matrix (side, side) that takes local means along one side.
+
+    As a product, a window of 11 costs a fifth of what a convolution of single channels does on a
+    CPU, most of all in the backward pass.
+    """
+    row = like.new_full((size,), 1 / size)
     if window == "gaussian":
-        place = torch.arange(size, dtype=one.dtype, device=one.device) - size // 2
+        place = torch.arange(size, dtype=like.dtype, device=like.device) - size // 2
         row = torch.exp(-place.square() / (2 * 1.5**2))
         row = row / row.sum()
-    # All five local means in one go, first down and then across.
-    both = torch.stack([one, other, one * one, other * other, one * other])
-    flat = both.reshape(-1, 1, *one.shape[-2:])
+    each = torch.eye(side, dtype=like.dtype, device=like.device)[:, None]
     mode = "constant" if padding == "zeros" else "reflect"
-    flat = F.pad(flat, (size // 2,) * 4, mode=mode)
-    flat = F.conv2d(F.conv2d(flat, row.reshape(1, 1, -1, 1)), row.reshape(1, 1, 1, -1))
-    m, n, mm, nn, mn = flat.reshape(both.shape)
-    c1, c2 = (0.01 * span) ** 2, (0.03 * span) ** 2
-    means, products = m * n, m.square() + n.square()
-    alike = (2 * means + c1) * (2 * (mn - means) + c2)
-    return alike / ((products + c1) * (mm + nn - products + c2))
+    return F.conv1d(F.pad(each, (size // 2,) * 2, mode=mode), row[None, None])[:, 0].T
 
 
 def gms(one: Tensor, other: Tensor) -> Tensor:
@@ -94,11 +106,12 @@ def gms(one: Tensor, other: Tensor) -> Tensor:
 
 
 def _gradient(grey: Tensor) -> Tensor:
-    filters = grey.new_tensor([[1, 0, -1]] * 3) / 3
     padded = F.pad(grey, (1, 1, 1, 1), mode="replicate")
-    both = F.conv2d(padded, torch.stack([filters, filters.T])[:, None])
+    rows = padded[..., :-2, :] + padded[..., 1:-1, :] + padded[..., 2:, :]
+    columns = padded[..., :-2] + padded[..., 1:-1] + padded[..., 2:]
+    across, down = rows[..., :-2] - rows[..., 2:], columns[..., :-2, :] - columns[..., 2:, :]
     # The root's slope at 0 is infinite.
-    return (both.square().sum(1, keepdim=True) + 1e-12).sqrt()
+    return ((across.square() + down.square()) / 9 + 1e-12).sqrt()
 
 
 def msgms(one: Tensor, other: Tensor, scales: int = 4) -> list[Tensor]:
