@@ -44,7 +44,9 @@ def projection_head(dim: int, classes: int) -> nn.Sequential:
     return nn.Sequential(*layers, nn.Linear(128, classes))
 
 
-def pasted(images: Tensor, task: Literal["patch", "scar", "union"], rng: np.random.Generator) -> Tensor:
+def pasted(
+    images: Tensor, task: Literal["patch", "scar", "union"], rng: np.random.Generator
+) -> Tensor:
     """Images (B, 3, h, w), uint8, each with a piece of itself pasted elsewhere."""
     made = []
     for image in images.permute(0, 2, 3, 1).numpy():

@@ -8,7 +8,6 @@ import math
 from typing import Any, ClassVar, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
@@ -24,6 +23,7 @@ __all__ = ["DeepSVDD", "Objective"]
 
 Objective = Literal["one-class", "soft-boundary"]
 
+_EPS = 1e-4  # of batch norms
 _LAST = 4  # side of the encoder's last grid
 _WARM_UP = 10 / 150  # share of the second part in which the radius stays 0
 
@@ -31,10 +31,7 @@ _WARM_UP = 10 / 150  # share of the second part in which the radius stays 0
 def blocks_of(side: int, most: int = 128) -> list[int]:
     """Filters of the blocks that bring a side down to 4: 32, then twice as many, up to 128.
 
-    Raises
-    ------
-    OptionError
-        If halving the side does not lead to 4.
+    Raises an :class:`OptionError` if halving the side does not lead to 4.
     """
     count = round(math.log2(side / _LAST)) if side >= 2 * _LAST else 0
     if not count or _LAST * 2**count != side:
@@ -42,68 +39,50 @@ def blocks_of(side: int, most: int = 128) -> list[int]:
     return [min(32 * 2**number, most) for number in range(count)]
 
 
-class Encoder(nn.Module):
-    """Convolutions of 5 x 5 that halve the grid, and a linear map; no layer has an offset.
+def encoder_of(side: int, dim: int) -> nn.Sequential:
+    """Images (B, 3, side, side) to vectors (B, dim): blocks that halve the grid, a linear map.
 
-    With offsets the network could send every image to the centre (proposition 2).
+    No layer has an offset: with one the network could send every image to the centre (proposition
+    2).
     """
-
-    def __init__(self, side: int, dim: int) -> None:
-        super().__init__()
-        layers: list[nn.Module] = []
-        before = 3
-        for after in blocks_of(side):
-            layers += [
-                nn.Conv2d(before, after, 5, padding=2, bias=False),
-                nn.BatchNorm2d(after, eps=1e-4, affine=False),
-                nn.LeakyReLU(),
-                nn.MaxPool2d(2),
-            ]
-            before = after
-        self.body = nn.Sequential(*layers)
-        self.last = nn.Linear(before * _LAST**2, dim, bias=False)
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        """Vectors (B, dim) of images (B, 3, side, side)."""
-        vectors: Tensor = self.last(self.body(pixels).flatten(1))
-        return vectors
+    layers: list[nn.Module] = []
+    before = 3
+    for after in blocks_of(side):
+        layers += [
+            nn.Conv2d(before, after, 5, padding=2, bias=False),
+            nn.BatchNorm2d(after, eps=_EPS, affine=False),
+            nn.LeakyReLU(),
+            nn.MaxPool2d(2),
+        ]
+        before = after
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(before * _LAST**2, dim, bias=False))
 
 
-class Decoder(nn.Module):
-    """The encoder's mirror image, which it is trained with at first."""
-
-    def __init__(self, side: int, dim: int) -> None:
-        super().__init__()
-        self.dim = dim
-        self.norm = nn.BatchNorm1d(dim, eps=1e-4, affine=False)
-        layers: list[nn.Module] = []
-        before = dim // _LAST**2
-        for after in reversed(blocks_of(side)):
-            layers += [
-                nn.LeakyReLU(),
-                nn.ConvTranspose2d(before, after, 5, padding=2, bias=False),
-                nn.BatchNorm2d(after, eps=1e-4, affine=False),
-                nn.LeakyReLU(),
-                nn.Upsample(scale_factor=2),
-            ]
-            before = after
-        self.body = nn.Sequential(
-            *layers, nn.ConvTranspose2d(before, 3, 5, padding=2, bias=False), nn.Sigmoid()
-        )
-
-    def forward(self, vectors: Tensor) -> Tensor:
-        """Images (B, 3, side, side) on [0, 1]."""
-        start = self.norm(vectors).reshape(len(vectors), -1, _LAST, _LAST)
-        pixels: Tensor = self.body(start)
-        return pixels
+def decoder_of(side: int, dim: int) -> nn.Sequential:
+    """Vectors (B, dim) to images (B, 3, side, side) on [0, 1]: the encoder's mirror image."""
+    before = dim // _LAST**2
+    layers: list[nn.Module] = [
+        nn.BatchNorm1d(dim, eps=_EPS, affine=False),
+        nn.Unflatten(1, (before, _LAST, _LAST)),
+        nn.LeakyReLU(),
+    ]
+    for after in reversed(blocks_of(side)):
+        layers += [
+            nn.ConvTranspose2d(before, after, 5, padding=2, bias=False),
+            nn.BatchNorm2d(after, eps=_EPS, affine=False),
+            nn.LeakyReLU(),
+            nn.Upsample(scale_factor=2),
+        ]
+        before = after
+    last = nn.ConvTranspose2d(before, 3, 5, padding=2, bias=False)
+    return nn.Sequential(*layers, last, nn.Sigmoid())
 
 
 class DeepSVDD(TrainedDetector):
     """Distance of an image's vector from the centre of those of good images.
 
-    Nothing is said of where a fault lies: the grid has one patch, the map is the image score at
-    every pixel, and a rejected image is one region. The method is a baseline from before networks
-    looked at patches; most others here find more.
+    Nothing is said of where a fault lies: the map is the image score at every pixel, and a rejected
+    image is one region. A baseline from before networks looked at patches.
 
     An autoencoder is trained first. Then the centre c is the mean vector of all training images,
     and the encoder goes on with one of (equations 3 and 4)
@@ -127,18 +106,13 @@ class DeepSVDD(TrainedDetector):
         released code takes 32 pixels, in which defects vanish; here 64.
     **options
         See :class:`~offnominal.detectors.trained.TrainedDetector`.
-
-    Examples
-    --------
-    >>> from offnominal import DeepSVDD
-    >>> detector = DeepSVDD(budget="2m").fit(sorted(Path("good").iterdir()))
     """
 
     method: ClassVar[str] = "deep-svdd"
     default_side: ClassVar[int] = 64
     mean = (0.0, 0.0, 0.0)
     std = (1.0, 1.0, 1.0)
-    schedule: ClassVar[Schedule] = Schedule(batch=64, steps=600, paper_epochs=500)
+    schedule: ClassVar[Schedule] = Schedule(batch=64, steps=1400, paper_epochs=500)
 
     def __init__(
         self,
@@ -162,13 +136,14 @@ class DeepSVDD(TrainedDetector):
         self.dim = dim
 
     def build(self) -> None:
-        """The encoder, the decoder that is trained with it at first, and the sphere."""
-        self.encoder = Encoder(self.side, self.dim)
-        self._decoder = Decoder(self.side, self.dim)  # not saved, as its name begins with _
+        """The encoder, a decoder to begin with, and the sphere."""
+        self.encoder = encoder_of(self.side, self.dim)
+        self._decoder = decoder_of(self.side, self.dim)  # not saved, as its name begins with _
         # Buffers, so that a training that is broken off keeps them.
         self.register_buffer("centre_", torch.zeros(self.dim))
         self.register_buffer("radius_", torch.zeros(()))
-        self._done = 0.0
+        self._images: Images | None = None
+        self._done = 0.0  # share of the schedule
 
     def optimisers(self) -> list[Optimizer]:
         """Adam for both parts of the schedule."""
@@ -187,7 +162,7 @@ class DeepSVDD(TrainedDetector):
 
     def prepare(self, images: Images) -> None:
         """The centre takes another look at them."""
-        self._images: Images | None = images
+        self._images = images
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Of the autoencoder, or of the sphere."""
@@ -218,6 +193,11 @@ class DeepSVDD(TrainedDetector):
             found = torch.cat([self.encoder(pixels) for pixels in self._images.batches()])
         self.train()
         self.centre_.copy_(pushed_off_zero(found.mean(0)))
+
+    def release(self) -> None:
+        """The images are not needed any more."""
+        super().release()
+        self._images = None
 
     def compare(self, pixels: Tensor) -> ViewScores:
         """The distance, as a grid of one patch."""

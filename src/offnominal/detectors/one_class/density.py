@@ -48,7 +48,7 @@ def mahalanobis(vectors: Tensor, mean: Tensor, whitening: Tensor) -> Tensor:
 
 
 def kernel_density(vectors: Tensor, known: Tensor) -> Tensor:
-    """Negative log density (Q,) of vectors (Q, D): a Gaussian of variance 1 on each known (N, D)."""
+    """Minus log density (Q,) of vectors (Q, D): a kernel of variance 1 on each known (N, D)."""
     squares = torch.cdist(vectors, known, compute_mode="donot_use_mm_for_euclid_dist").square()
     count, dim = known.shape
     constant = math.log(count) + dim / 2 * math.log(2 * math.pi)

@@ -4,6 +4,8 @@ Chen, Tian, Pang and Carneiro, "Deep One-Class Classification via Interpolated G
 AAAI 2022 (arXiv 2101.10043), as the released code has them; any layer may be narrower.
 """
 
+from itertools import pairwise
+
 from torch import Tensor, nn
 
 __all__ = ["Critic", "Decoder"]
@@ -78,7 +80,7 @@ class Decoder(nn.Module):
         super().__init__()
         self.start, widths = side // _DEEPEST, _widths(width)
         self.first = nn.Linear(dim, widths[0] * self.start**2)
-        blocks = [UpBlock(*pair) for pair in zip(widths[:-1], widths[1:], strict=True)]
+        blocks = [UpBlock(*pair) for pair in pairwise(widths)]
         self.body = nn.Sequential(
             nn.Upsample(scale_factor=2),
             nn.Conv2d(widths[0], widths[0], 3, padding=1),
@@ -102,7 +104,7 @@ class Critic(nn.Module):
     def __init__(self, side: int, width: float = 1.0) -> None:
         super().__init__()
         widths = _widths(width)[::-1]
-        blocks = [DownBlock(*pair) for pair in zip(widths[:-1], widths[1:], strict=True)]
+        blocks = [DownBlock(*pair) for pair in pairwise(widths)]
         self.body = nn.Sequential(
             nn.Conv2d(3, widths[0], 5, 2, padding=2),
             *blocks,

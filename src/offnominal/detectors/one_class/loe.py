@@ -1,4 +1,4 @@
-"""Latent outlier exposure: training that takes the images' unknown labels as something to infer.
+"""Latent outlier exposure: training infers which of what it learns from is defective.
 
 Qiu, Li, Kloft, Rudolph and Mandt, "Latent Outlier Exposure for Anomaly Detection with Contaminated
 Data", ICML 2022 (arXiv 2202.08088). What learns is neural transformation learning: Qiu, Pfrommer,
@@ -30,19 +30,7 @@ _WARM_UP = 2 / 30  # of the schedule, in which all are taken for good, as in the
 
 
 class Transformations(nn.Module):
-    """Learned transformations of a vector, and an encoder of what they make of it.
-
-    Parameters
-    ----------
-    dim : int
-        Length of the vectors.
-    count : int
-        K, how many transformations there are.
-    hidden : int
-        Width of their middle layer.
-    encoded : int
-        Length of what the encoder gives.
-    """
+    """K learned transformations of vectors of a length, and an encoder of what they make of it."""
 
     def __init__(self, dim: int, count: int, hidden: int, encoded: int) -> None:
         super().__init__()
@@ -56,7 +44,9 @@ class Transformations(nn.Module):
             for _ in range(count)
         )
         self.encoder = nn.Sequential(
-            nn.Linear(dim, dim // 2, bias=False), nn.ReLU(), nn.Linear(dim // 2, encoded, bias=False)
+            nn.Linear(dim, dim // 2, bias=False),
+            nn.ReLU(),
+            nn.Linear(dim // 2, encoded, bias=False),
         )
 
     def forward(self, vectors: Tensor) -> Tensor:

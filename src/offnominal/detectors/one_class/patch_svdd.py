@@ -34,6 +34,7 @@ __all__ = ["PatchSVDD", "nearest", "spread"]
 
 _STRIDE = 16  # of the large patches
 
+
 def nearest(queries: Tensor, rows: Tensor) -> Tensor:
     """Distances (Q,) of vectors (Q, D) to the nearest of others (N, D)."""
     squares = rows.square().sum(1)

@@ -4,6 +4,7 @@ Yi and Yoon, "Patch SVDD: Patch-level SVDD for Anomaly Detection and Segmentatio
 (arXiv 2006.16067), sections 3.1 to 3.3.
 """
 
+from itertools import pairwise
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -40,7 +41,7 @@ class PatchEncoder(nn.Module):
         super().__init__()
         widths = [3, 32, 64, 128, 128, 64, 32, 32, DIM]
         layers: list[nn.Module] = []
-        for place, (before, after) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
+        for place, (before, after) in enumerate(pairwise(widths)):
             stride = 2 if place == 0 else 1
             layers += [nn.Conv2d(before, after, 3, stride), nn.LeakyReLU(0.1)]
         self.inner = nn.Sequential(*layers[:-1], nn.Tanh())
