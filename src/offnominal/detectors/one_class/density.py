@@ -39,7 +39,7 @@ def shrunk_gaussian(vectors: Tensor) -> tuple[Tensor, Tensor]:
     sphere = (share * size).clamp(min=_LEAST) * torch.eye(dim, dtype=rows.dtype, device=rows.device)
     factor = torch.linalg.cholesky((1 - share) * scatter + sphere)
     whitening = torch.linalg.solve_triangular(factor, torch.eye(dim).to(factor), upper=False)
-    return mean.float(), whitening.float()
+    return mean.float(), whitening.float().contiguous()
 
 
 def mahalanobis(vectors: Tensor, mean: Tensor, whitening: Tensor) -> Tensor:

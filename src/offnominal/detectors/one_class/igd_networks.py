@@ -6,10 +6,12 @@ AAAI 2022 (arXiv 2101.10043), as the released code has them; any layer may be na
 
 from itertools import pairwise
 
+import torch
 from torch import Tensor, nn
 
 __all__ = ["Critic", "Decoder"]
 
+_LAYOUT = torch.channels_last  # convolutions on a CPU are a third faster so
 _WIDEST = 512
 _DEEPEST = 64  # the decoder doubles a grid six times
 
@@ -94,7 +96,7 @@ class Decoder(nn.Module):
     def forward(self, vectors: Tensor) -> Tensor:
         """Images (B, 3, side, side), normalised, of vectors (B, dim)."""
         grid = self.first(vectors).reshape(len(vectors), -1, self.start, self.start)
-        pixels: Tensor = self.body(grid)
+        pixels: Tensor = self.body(grid.contiguous(memory_format=_LAYOUT))
         return pixels
 
 
@@ -115,5 +117,5 @@ class Critic(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Guesses (B,) of images (B, 3, side, side)."""
-        guesses: Tensor = self.body(pixels)[:, 0]
+        guesses: Tensor = self.body(pixels.contiguous(memory_format=_LAYOUT))[:, 0]
         return guesses
