@@ -63,7 +63,7 @@ class TrainedFeatureDetector(TrainedDetector, BackboneDetector):
     def frozen_of_all(self, images: Images) -> Iterator[tuple[Tensor, ...]]:
         """What the frozen network gives of all images, not augmented, some at a time in order."""
         rng = np.random.default_rng(0)
-        for numbers in torch.arange(len(images)).split(8):
+        for numbers in torch.split(torch.arange(len(images)), 8):
             listed = numbers.tolist()
             pixels = images.pixels(listed)
             yield self.frozen_of(Batch(images.uint8(listed), pixels, numbers, rng))

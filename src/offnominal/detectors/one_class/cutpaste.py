@@ -28,6 +28,7 @@ from offnominal.training.images import Batch, Images
 __all__ = ["CutPaste", "projection_head"]
 
 Task = Literal["patch", "scar", "union", "3way"]
+TwoWay = Literal["patch", "scar", "union"]
 Start = Literal["scratch", "pretrained"]
 DensityKind = Literal["gaussian", "kde"]
 
@@ -44,9 +45,7 @@ def projection_head(dim: int, classes: int) -> nn.Sequential:
     return nn.Sequential(*layers, nn.Linear(128, classes))
 
 
-def pasted(
-    images: Tensor, task: Literal["patch", "scar", "union"], rng: np.random.Generator
-) -> Tensor:
+def pasted(images: Tensor, task: TwoWay, rng: np.random.Generator) -> Tensor:
     """Images (B, 3, h, w), uint8, each with a piece of itself pasted elsewhere."""
     made = []
     for image in images.permute(0, 2, 3, 1).numpy():
@@ -120,9 +119,9 @@ class CutPaste(TrainedDetector):
         try:
             # Residual blocks that begin as the identity, timm's way, are not the paper's.
             plain = timm.models.is_model_in_modules(name.split(".")[0], ["resnet"])
-            options = {"zero_init_last": False} if plain else {}
-            self.encoder = timm.create_model(name, num_classes=0, **options)
-            strides = [level["reduction"] for level in self.encoder.feature_info]
+            options: dict[str, Any] = {"zero_init_last": False} if plain else {}
+            encoder: Any = timm.create_model(name, num_classes=0, **options)
+            strides = [int(level["reduction"]) for level in encoder.feature_info]
         except (AttributeError, RuntimeError, TypeError, ValueError) as error:
             raise OptionError(f"--backbone {self.backbone}: timm has no such network") from error
         if len(set(strides)) == 1:
@@ -130,7 +129,8 @@ class CutPaste(TrainedDetector):
                 f"--backbone {self.backbone}: cutpaste takes a convolutional network, as resnet18"
             )
         self._level = max(place for place, stride in enumerate(strides) if stride <= _STRIDE)
-        self._head = projection_head(self.encoder.num_features, 3 if self.task == "3way" else 2)
+        self.encoder = encoder
+        self._head = projection_head(encoder.num_features, 3 if self.task == "3way" else 2)
         self.mean_, self.whitening_ = torch.empty(0), torch.empty(0, 0)
         self.patch_mean_, self.patch_whitening_ = torch.empty(0), torch.empty(0, 0)
         self.embeddings_ = torch.empty(0, 0)
@@ -152,7 +152,7 @@ class CutPaste(TrainedDetector):
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Cross-entropy of good images and pasted ones, as many of each kind."""
-        tasks = ("patch", "scar") if self.task == "3way" else (self.task,)
+        tasks: tuple[TwoWay, ...] = ("patch", "scar") if self.task == "3way" else (self.task,)
         made = [self._normalised(pasted(batch.images, task, batch.rng)) for task in tasks]
         logits = self._head(self.encoder(torch.cat([batch.pixels, *made])))
         classes = torch.arange(1 + len(tasks), device=logits.device)
@@ -161,8 +161,9 @@ class CutPaste(TrainedDetector):
 
     def embed(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Vectors of images (B, D) and of their positions (B, gh, gw, C), all of length 1."""
-        final, [grid] = self.encoder.forward_intermediates(pixels, indices=[self._level])
-        vectors = self.encoder.forward_head(final)
+        encoder: Any = self.encoder
+        final, [grid] = encoder.forward_intermediates(pixels, indices=[self._level])
+        vectors = encoder.forward_head(final)
         return F.normalize(vectors.float()), F.normalize(grid.float()).movedim(1, -1)
 
     def settle(self, images: Images) -> None:

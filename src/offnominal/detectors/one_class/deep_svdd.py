@@ -29,10 +29,7 @@ _WARM_UP = 10 / 150  # share of the second part in which the radius stays 0
 
 
 def blocks_of(side: int, most: int = 128) -> list[int]:
-    """Filters of the blocks that bring a side down to 4: 32, then twice as many, up to 128.
-
-    Raises an :class:`OptionError` if halving the side does not lead to 4.
-    """
+    """Filters of the blocks that bring a side down to 4: 32, then twice as many, up to 128."""
     count = round(math.log2(side / _LAST)) if side >= 2 * _LAST else 0
     if not count or _LAST * 2**count != side:
         raise OptionError(f"--resolution {side}: give 8, 16, 32, 64, 128, 256 or 512 for deep-svdd")
@@ -40,10 +37,9 @@ def blocks_of(side: int, most: int = 128) -> list[int]:
 
 
 def encoder_of(side: int, dim: int) -> nn.Sequential:
-    """Images (B, 3, side, side) to vectors (B, dim): blocks that halve the grid, a linear map.
+    """Images (B, 3, side, side) to vectors (B, dim).
 
-    No layer has an offset: with one the network could send every image to the centre (proposition
-    2).
+    No layer has an offset: with one it could send every image to the centre (proposition 2).
     """
     layers: list[nn.Module] = []
     before = 3
@@ -86,11 +82,10 @@ class DeepSVDD(TrainedDetector):
 
     An autoencoder is trained first. Then the centre c is the mean vector of all training images,
     and the encoder goes on with one of (equations 3 and 4)
-
     ``one-class:      mean |z - c|^2``
     ``soft-boundary:  R^2 + 1/nu mean max(0, |z - c|^2 - R^2)``
 
-    The image score is ``|z - c|^2``, less ``R^2`` with a soft boundary.
+    The image score is ``|z - c|^2``; the released code takes ``R^2`` off, the same for all images.
 
     Parameters
     ----------
@@ -113,6 +108,9 @@ class DeepSVDD(TrainedDetector):
     mean = (0.0, 0.0, 0.0)
     std = (1.0, 1.0, 1.0)
     schedule: ClassVar[Schedule] = Schedule(batch=64, steps=1400, paper_epochs=500)
+
+    centre_: Tensor
+    radius_: Tensor
 
     def __init__(
         self,
@@ -143,7 +141,7 @@ class DeepSVDD(TrainedDetector):
         self.register_buffer("centre_", torch.zeros(self.dim))
         self.register_buffer("radius_", torch.zeros(()))
         self._images: Images | None = None
-        self._done = 0.0  # share of the schedule
+        self._since = -1.0  # share of the second part that is over, below 0 in the first
 
     def optimisers(self) -> list[Optimizer]:
         """Adam for both parts of the schedule."""
@@ -151,14 +149,10 @@ class DeepSVDD(TrainedDetector):
 
     def rate(self, done: float) -> float:
         """A tenth after five sevenths of the first part, and after a third of the second."""
-        self._done = done
-        if done < self.pretrain:
+        self._since = (done - self.pretrain) / (1 - self.pretrain)
+        if self._since < 0:
             return 1.0 if done < self.pretrain * 5 / 7 else 0.1
-        return 1.0 if self._since() < 1 / 3 else 0.1
-
-    def _since(self) -> float:
-        """Share of the second part that is over; below 0 in the first."""
-        return (self._done - self.pretrain) / (1 - self.pretrain)
+        return 1.0 if self._since < 1 / 3 else 0.1
 
     def prepare(self, images: Images) -> None:
         """The centre takes another look at them."""
@@ -167,7 +161,7 @@ class DeepSVDD(TrainedDetector):
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Of the autoencoder, or of the sphere."""
         none = batch.pixels.new_zeros(())
-        if self._since() < 0:
+        if self._since < 0:
             painted = self._decoder(self.encoder(batch.pixels))
             error = (painted - batch.pixels).square().sum((1, 2, 3)).mean()
             return {"total": error, "reconstruction": error, "sphere": none}
@@ -178,13 +172,14 @@ class DeepSVDD(TrainedDetector):
         if self.objective == "soft-boundary":
             inside = self.radius_.square()
             sphere = inside + (distances - inside).clamp(min=0).mean() / self.nu
-            if self._since() >= _WARM_UP:
+            if self._since >= _WARM_UP:
                 self.radius_.copy_(distances.detach().sqrt().quantile(1 - self.nu))
         return {"total": sphere, "reconstruction": none, "sphere": sphere}
 
     def squared_distances(self, pixels: Tensor) -> Tensor:
         """|z - c|^2 (B,) of images (B, 3, side, side)."""
-        return (self.encoder(pixels) - self.centre_).square().sum(1)
+        away: Tensor = self.encoder(pixels) - self.centre_
+        return away.square().sum(1)
 
     def _set_centre(self) -> None:
         assert self._images is not None
@@ -201,5 +196,4 @@ class DeepSVDD(TrainedDetector):
 
     def compare(self, pixels: Tensor) -> ViewScores:
         """The distance, as a grid of one patch."""
-        score = self.squared_distances(pixels) - self.radius_.square()
-        return ViewScores(score[:, None], score[0])
+        return ViewScores(self.squared_distances(pixels)[:, None])

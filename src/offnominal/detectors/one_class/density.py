@@ -44,7 +44,8 @@ def shrunk_gaussian(vectors: Tensor) -> tuple[Tensor, Tensor]:
 
 def mahalanobis(vectors: Tensor, mean: Tensor, whitening: Tensor) -> Tensor:
     """Distances (...,) of vectors (..., D) from the mean, in deviations."""
-    return torch.linalg.vector_norm((vectors - mean) @ whitening.T, dim=-1)
+    distances: Tensor = torch.linalg.vector_norm((vectors - mean) @ whitening.T, dim=-1)
+    return distances
 
 
 def kernel_density(vectors: Tensor, known: Tensor) -> Tensor:

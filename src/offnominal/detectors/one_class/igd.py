@@ -72,7 +72,11 @@ class IGD(TrainedFeatureDetector):
     default_backbone: ClassVar[str] = "resnet18"
     default_layers: ClassVar[tuple[int, ...] | None] = (-1,)
     side_multiple: ClassVar[int] = 64
-    schedule: ClassVar[Schedule] = Schedule(batch=16, steps=400, paper_epochs=256)
+    schedule: ClassVar[Schedule] = Schedule(batch=16, steps=500, paper_epochs=256)
+
+    centre_: Tensor
+    spread_: Tensor
+    updates_: Tensor
 
     def __init__(self, width: float = 0.25, norms: Norms = "batch", **options: Any) -> None:
         super().__init__(**options)

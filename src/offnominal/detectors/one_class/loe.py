@@ -51,11 +51,12 @@ class Transformations(nn.Module):
 
     def forward(self, vectors: Tensor) -> Tensor:
         """Encoded (N, 1 + K, encoded) of vectors (N, dim): themselves, and each transformed."""
-        return self.encoder(torch.stack([vectors, *(one(vectors) for one in self.each)], dim=1))
+        every = torch.stack([vectors, *(one(vectors) for one in self.each)], dim=1)
+        return torch.as_tensor(self.encoder(every))
 
 
 def contrastive_losses(encoded: Tensor) -> tuple[Tensor, Tensor]:
-    """The loss of a good sample and that of an anomalous one (Qiu et al., 2022, eq. 8).
+    """The loss of a good sample and that of an anomalous one.
 
     With p the share that a transformed sample's likeness to the original has in its likeness to
     all others, they are the means over transformations of ``-log p`` and ``-log(1 - p)``, divided
@@ -79,10 +80,10 @@ def contrastive_losses(encoded: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def joint_loss(normal: Tensor, anomalous: Tensor, share: float, labels: Labels) -> Tensor:
-    """Loss of samples whose labels are inferred: equation 3, with the labels that minimise it.
+    """Loss of samples whose labels are those that make it smallest.
 
     The share of them whose ``L_n - L_a`` is largest is taken for anomalous. ``hard``: they count
-    by L_a alone (section 3.2); ``soft``: by the mean of both (section 3.3).
+    by L_a alone; ``soft``: by the mean of both.
 
     Parameters
     ----------
@@ -100,31 +101,29 @@ def joint_loss(normal: Tensor, anomalous: Tensor, share: float, labels: Labels) 
 class LOE(TrainedFeatureDetector):
     """A learner of patch features that expects some of its training images to be defective.
 
-    Patches of good images are told from what learned transformations make of them. Part of the
-    training patches is taken for anomalous and learned with the opposite loss: those that look
-    worst, anew in each step. A patch scores its loss as a good one (section 3.4: what test images
-    hold is not assumed).
+    It tells a good patch from what learned transformations make of it. Those training patches that
+    look worst, anew in each step, are learned with the opposite loss. A patch scores its loss as a
+    good one: what share of new images is defective is not assumed.
 
-    The paper infers one label for each image. A defect takes a small part of its image, so here the
-    samples are patches, and their share is the product of two numbers.
+    The paper infers a label for each image. A defect is a small part of one, so here patches are the
+    samples, and the share that is suspected is ``contamination`` times ``extent``.
 
     Parameters
     ----------
     contamination : float
-        Share of the training images that is expected to be defective, on [0, 1); the paper assumes
-        that it is known. 0: all are taken for good.
+        Share of the training images that is defective, on [0, 1), which the paper takes as known.
     extent : float
-        Share of a defective image's patches that its defect is expected to take, on (0, 1].
+        Share of a defective image's patches that its defect takes, on (0, 1].
     labels : {"soft", "hard"}
         Whether suspected patches count half as good, or not at all.
     transformations : int
-        K, 2 or more; 15 in the released code.
+        K; 15 in the released code.
     patches : int
         Drawn for a step.
     aggregate : str
-        ``top1``: the mean of the worst 1 % of an image's patches.
+        ``top1``: the mean of an image's worst 1 %.
     **options
-        See :class:`~offnominal.detectors.trained.TrainedFeatureDetector`.
+        See :class:`~offnominal.detectors.trained_features.TrainedFeatureDetector`.
     """
 
     method: ClassVar[str] = "loe"
@@ -149,15 +148,13 @@ class LOE(TrainedFeatureDetector):
         check_range("patches", patches, least=2, most=2**20, whole=True)
         self.contamination, self.extent = contamination, extent
         self.labels: Labels = labels
-        self.transformations = transformations
-        self.patches = patches
+        self.transformations, self.patches = transformations, patches
 
     def build(self) -> None:
         """Transformations and encoder, of the width of the backbone's features."""
         dim = self.load_network().dim
         self.learner = Transformations(dim, self.transformations, min(2 * dim, 512), 64)
-        self.shift_ = torch.zeros(dim)
-        self.scale_ = torch.ones(dim)
+        self.shift_, self.scale_ = torch.zeros(dim), torch.ones(dim)
         self._done = 0.0
 
     def optimisers(self) -> list[Optimizer]:
@@ -166,7 +163,7 @@ class LOE(TrainedFeatureDetector):
 
     def rate(self, done: float) -> float:
         """Constant."""
-        self._done = done
+        self._done = done  # share of the schedule
         return 1.0
 
     def frozen(self, pixels: Tensor) -> tuple[Tensor, ...]:

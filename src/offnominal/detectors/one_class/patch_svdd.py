@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Adam, Optimizer
 
 from offnominal.detectors.features import ViewScores
@@ -38,9 +38,10 @@ _STRIDE = 16  # of the large patches
 def nearest(queries: Tensor, rows: Tensor) -> Tensor:
     """Distances (Q,) of vectors (Q, D) to the nearest of others (N, D)."""
     squares = rows.square().sum(1)
-    found = [(squares - 2 * part @ rows.T).argmin(1) for part in queries.split(512)]
+    found = [(squares - 2 * part @ rows.T).argmin(1) for part in torch.split(queries, 512)]
     # By differences: a small distance is lost in the rounding of products.
-    return (queries - rows[torch.cat(found)]).norm(dim=1)
+    distances: Tensor = torch.linalg.vector_norm(queries - rows[torch.cat(found)], dim=1)
+    return distances
 
 
 def spread(distances: Tensor, side: int, stride: int) -> Tensor:
@@ -48,7 +49,8 @@ def spread(distances: Tensor, side: int, stride: int) -> Tensor:
     kernel = distances.new_ones(1, 1, side, side)
     both = torch.stack([distances, torch.ones_like(distances)])[:, None]
     total, count = F.conv_transpose2d(both, kernel, stride=stride)[:, 0]
-    return total / count
+    mean: Tensor = total / count
+    return mean
 
 
 class PatchSVDD(TrainedDetector):
@@ -106,7 +108,8 @@ class PatchSVDD(TrainedDetector):
     def build(self) -> None:
         """Encoder and classifiers; the latter are not saved, as their name begins with _."""
         self.encoder = PatchEncoder()
-        self._positions = nn.ModuleList(PositionClassifier(self.directions) for _ in (LARGE, SMALL))
+        self._of_large = PositionClassifier(self.directions)
+        self._of_small = PositionClassifier(self.directions)
         self.mean_image_ = torch.empty(0)
         self.large_ = torch.empty(0, DIM)
         self.small_ = torch.empty(0, DIM)
@@ -122,16 +125,17 @@ class PatchSVDD(TrainedDetector):
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Both tasks on one pair of patches of either size from each image."""
-        parts = {}
+        parts: dict[str, Tensor] = {}
+        total = batch.pixels.new_zeros(())
         pixels, count = batch.pixels - self.mean_image_, len(batch.pixels)
-        for side, classifier in zip((LARGE, SMALL), self._positions, strict=True):
+        for side, classifier in ((LARGE, self._of_large), (SMALL, self._of_small)):
             room = self.side - side
             close = twins(batch.rng, count, room, side)
             around = neighbours(batch.rng, count, room, side)
-            found = pair_losses(self.encoder, classifier, pixels, side, close, around)
-            parts[f"position{side}"], parts[f"embedding{side}"] = found
-        weights = {"position": 1.0, "embedding": self.embedding_weight}
-        total = sum(weights[name[:-2]] * value for name, value in parts.items())
+            told = (self.encoder, classifier, pixels, side, close, around)
+            position, embedding = pair_losses(*told)
+            parts |= {f"position {side}": position, f"embedding {side}": embedding}
+            total = total + position + self.embedding_weight * embedding
         return {"total": total, **parts}
 
     def settle(self, images: Images) -> None:

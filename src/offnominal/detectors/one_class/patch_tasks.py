@@ -45,17 +45,19 @@ class PatchEncoder(nn.Module):
             stride = 2 if place == 0 else 1
             layers += [nn.Conv2d(before, after, 3, stride), nn.LeakyReLU(0.1)]
         self.inner = nn.Sequential(*layers[:-1], nn.Tanh())
-        self.outer = nn.Sequential(
-            nn.Conv2d(DIM, 128, 2), nn.LeakyReLU(0.1), nn.Conv2d(128, DIM, 1), nn.Tanh()
-        )
+        self.joining = nn.Conv2d(DIM, 128, 2)
+        self.outer = nn.Sequential(nn.LeakyReLU(0.1), nn.Conv2d(128, DIM, 1), nn.Tanh())
 
     def forward(self, patches: Tensor) -> Tensor:
         """Embeddings (B, 64) of patches (B, 3, K, K), K 32 or 64."""
         if patches.shape[-1] == SMALL:
-            return self.inner(patches).flatten(1)
+            small: Tensor = self.inner(patches)
+            return small.flatten(1)
         quadrants = patches.unfold(2, SMALL, SMALL).unfold(3, SMALL, SMALL)
         rows = quadrants.permute(0, 2, 3, 1, 4, 5).reshape(-1, 3, SMALL, SMALL)
-        return self.outer(self.inner(rows).reshape(-1, 2, 2, DIM).permute(0, 3, 1, 2)).flatten(1)
+        four = self.inner(rows).reshape(-1, 2, 2, DIM).permute(0, 3, 1, 2)
+        large: Tensor = self.outer(self.joining(four))
+        return large.flatten(1)
 
     def grids(self, pixels: Tensor, strides: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Embeddings of all patches of images (B, 3, h, w), 64 and 32 pixels large.
@@ -75,10 +77,9 @@ class PatchEncoder(nn.Module):
         dense = self.inner(pixels)  # of every patch of 32 pixels at even places
         step, other = strides[0] // 2, strides[1] // 2
         corners = dense[:, :, ::step, ::step]
-        first, active, second, last = self.outer
         apart = SMALL // strides[0]  # from a quadrant to the next, on this grid
-        joined = F.conv2d(corners, first.weight, first.bias, dilation=apart)
-        return last(second(active(joined))), dense[:, :, ::other, ::other]
+        joined = F.conv2d(corners, self.joining.weight, self.joining.bias, dilation=apart)
+        return self.outer(joined), dense[:, :, ::other, ::other]
 
 
 class PositionClassifier(nn.Module):
