@@ -152,7 +152,8 @@ class TrainedDetector(Trainable):
         """What was learned, and calibration scores."""
         found = super().tensors()
         if self.storage == "fp16":
-            found |= {name: found[name].half() for name, _ in Learner(self).named_parameters()}
+            saved = (name for name, _ in Learner(self).named_parameters() if name in found)
+            found |= {name: found[name].half() for name in saved}
         return found
 
     def restore(self, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:

@@ -3,6 +3,7 @@
 import tempfile
 import warnings
 from abc import abstractmethod
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -55,13 +56,17 @@ class TrainedFeatureDetector(TrainedDetector, BackboneDetector):
 
     def fill_cache(self, images: Images) -> None:
         """Compute it of all images at once, so that steps can be timed."""
+        if self._cache is not None:
+            for _ in self.frozen_of_all(images):
+                pass
+
+    def frozen_of_all(self, images: Images) -> Iterator[tuple[Tensor, ...]]:
+        """What the frozen network gives of all images, not augmented, some at a time in order."""
         rng = np.random.default_rng(0)
         for numbers in torch.split(torch.arange(len(images)), 8):
-            if self._cache is None:
-                return
             listed = numbers.tolist()
             pixels = images.pixels(listed)
-            self.frozen_of(Batch(images.uint8(listed), pixels, numbers, rng))
+            yield self.frozen_of(Batch(images.uint8(listed), pixels, numbers, rng))
 
     def release(self) -> None:
         """Let go of the cache."""

@@ -10,6 +10,7 @@ __all__ = [
     "cosine_distance",
     "focal_loss",
     "gms",
+    "ms_ssim",
     "msgms",
     "ssim",
     "whole_map_cosine_distance",
@@ -17,6 +18,8 @@ __all__ = [
 
 _SMOOTH = 1e-5  # keeps the focal loss's logarithm finite
 _GAMMA = 2.0  # Lin et al., "Focal Loss for Dense Object Detection", 2017, section 3.2
+_WINDOW = 11  # of multi-scale SSIM
+_SCALES = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # powers of its scales
 _GMS_C = 0.0026  # Xue et al., 2014, for values on [0, 1]
 
 Window = Literal["gaussian", "uniform"]
@@ -56,6 +59,14 @@ def ssim(
     -------
     Tensor of shape (B, C, H, W)
     """
+    luminance, structure = _ssim_factors(one, other, window, padding, size, span)
+    return luminance * structure
+
+
+def _ssim_factors(
+    one: Tensor, other: Tensor, window: Window, padding: Padding, size: int, span: float | Tensor
+) -> tuple[Tensor, Tensor]:
+    """The factors of :func:`ssim`: of the means, and of contrast and structure."""
     # In full precision even under autocast: variances are small differences of large numbers.
     with torch.autocast(one.device.type, enabled=False):
         full = torch.promote_types(one.dtype, torch.float32)
@@ -65,8 +76,8 @@ def ssim(
         m, n, mm, nn, mn = down @ torch.stack([x, y, x * x, y * y, x * y]) @ across.T
     c1, c2 = (0.01 * span) ** 2, (0.03 * span) ** 2
     means, squares = m * n, m.square() + n.square()
-    alike = (2 * means + c1) * (2 * (mn - means) + c2)
-    return alike / ((squares + c1) * (mm + nn - squares + c2))
+    luminance = (2 * means + c1) / (squares + c1)
+    return luminance, (2 * (mn - means) + c2) / (mm + nn - squares + c2)
 
 
 def _local_means(like: Tensor, side: int, window: Window, padding: Padding, size: int) -> Tensor:
@@ -83,6 +94,33 @@ def _local_means(like: Tensor, side: int, window: Window, padding: Padding, size
     each = torch.eye(side, dtype=like.dtype, device=like.device)[:, None]
     mode = "constant" if padding == "zeros" else "reflect"
     return F.conv1d(F.pad(each, (size // 2,) * 2, mode=mode), row[None, None])[:, 0].T
+
+
+def ms_ssim(one: Tensor, other: Tensor, span: float = 1.0) -> Tensor:
+    """Structural similarity at several scales, of each image: (B, C, H, W) to (B,), at most 1.
+
+    The product of contrast and structure at five scales, each half the one before by mean pooling,
+    and of the local means at the last one, to the powers that Wang, Simoncelli and Bovik give
+    ("Multi-scale structural similarity for image quality assessment", 2003, equation 7). Images
+    below 176 pixels have as many scales as are 11 pixels or more, with powers that add up to 1.
+
+    Parameters
+    ----------
+    one, other : Tensor of shape (B, C, H, W), floating
+    span : float
+        L, the range of values.
+    """
+    count = sum(min(one.shape[-2:]) >> scale >= _WINDOW for scale in range(len(_SCALES)))
+    powers = torch.tensor(_SCALES[:count], device=one.device)
+    found = []
+    for scale in range(count):
+        if scale:
+            one, other = F.avg_pool2d(one, 2), F.avg_pool2d(other, 2)
+        luminance, structure = _ssim_factors(one, other, "gaussian", "reflect", _WINDOW, span)
+        found.append((luminance * structure if scale == count - 1 else structure).mean((2, 3)))
+    # A negative factor has no such power, and the root of 0 no slope.
+    each = torch.stack(found, dim=-1).clamp(min=1e-4) ** (powers / powers.sum())
+    return each.prod(-1).mean(1)
 
 
 def gms(one: Tensor, other: Tensor) -> Tensor:
