@@ -143,6 +143,13 @@ METHODS: dict[str, Method] = {
             "Bergman et al., 2020, arXiv 2002.10445",
         ),
         Method(
+            "gaussian",
+            "offnominal.detectors.distribution.global_gaussian:GlobalGaussian",
+            "4 or more good images",
+            "a Gaussian of each level's mean features, Mahalanobis distances summed; no map",
+            "Rippel et al., 2020, arXiv 2005.14140",
+        ),
+        Method(
             "musc",
             "offnominal.detectors.batch.musc:MuSc",
             "nothing: a batch of 5 or more mostly good images",
