@@ -11,11 +11,10 @@ from tests.parity.flows import check_gradients, copied, drawn, moved, parameters
 from tests.parity.trained import Golden, assert_close, load, seed, total_norm
 from torch import Tensor, nn
 
-from offnominal.detectors.flow.cflow import (
+from offnominal.detectors.flow.fibres import (
     decoder,
     log_density,
     position_code,
-    reflected,
     summed,
     warm_cosine,
 )
@@ -52,9 +51,11 @@ def features(golden: Golden, tiles: Path) -> dict[str, list[Tensor]]:
     """What the frozen network gives of the images learned from and of the others."""
     network = timm.create_model("resnet18", features_only=True, out_indices=(2, 3, 4)).eval()
     seed(network, "cnn")
+    for one in network.modules():
+        if isinstance(one, nn.Conv2d):
+            one.padding_mode = "reflect"
     with torch.no_grad():
-        padded = reflected(network)
-        return {which: padded(load(tiles, golden[which], 256)) for which in ("train", "test")}
+        return {which: network(load(tiles, golden[which], 256)) for which in ("train", "test")}
 
 
 def fibres(level: Tensor) -> tuple[Tensor, Tensor]:
@@ -73,7 +74,7 @@ def densities(decoders: nn.ModuleList, levels: list[Tensor]) -> list[Tensor]:
 
 
 def check_scores(golden: Golden, when: str, found: list[Tensor], allow: float) -> None:
-    """Densities tightly; maps are nearly saturated. Normalised by the images scored, as released."""
+    """Densities tightly, maps as nearly saturated ones; their scale is that of these images."""
     for number, density in enumerate(found):
         step = max(1, density.shape[1] // 16)
         assert_close(density[:, ::step, ::step],

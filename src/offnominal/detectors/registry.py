@@ -166,6 +166,27 @@ METHODS: dict[str, Method] = {
             "Wang et al., 2021, arXiv 2103.04257",
         ),
         Method(
+            "fastflow",
+            "offnominal.detectors.flow.fastflow:FastFlow",
+            "50 or more good images, and a training",
+            "normalising flows of a frozen network's feature maps",
+            "Yu et al., 2021, arXiv 2111.07677",
+        ),
+        Method(
+            "cflow",
+            "offnominal.detectors.flow.cflow:CFlow",
+            "50 or more good images, and a training",
+            "normalising flows of feature vectors, given their place",
+            "Gudovskiy et al., 2022, arXiv 2107.12571",
+        ),
+        Method(
+            "differnet",
+            "offnominal.detectors.flow.differnet:DifferNet",
+            "20 or more good images, and a training",
+            "a normalising flow of rotated copies' global features; no map",
+            "Rudolph et al., 2021, arXiv 2008.12577",
+        ),
+        Method(
             "winclip",
             "offnominal.detectors.language.winclip:WinCLIP",
             "nothing, or good images (WinCLIP+); the part's name helps",

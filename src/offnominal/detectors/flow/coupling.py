@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from offnominal.detectors.learned_state import must
 
-__all__ = ["Clamping", "Coupling", "Flow", "Mixing"]
+__all__ = ["Clamping", "Coupling", "Flow", "Mixing", "check_flows"]
 
 Clamping = Literal["plain", "scaled"]
 Mixing = Literal["permutation", "rotation"]
@@ -42,10 +42,10 @@ class Coupling(nn.Module):
     clamp : float
         Bound of u.
     clamping : {"plain", "scaled"}
-        ``plain``: ``u = clamp tanh(s)``, as FrEIA had it until August 2023 and with it the codes of
-        FastFlow and CFlow-AD, so their figures. ``scaled``: ``u = clamp tanh(s / clamp)``, as it has
-        been since; its slope at 0 is 1 instead of ``clamp``. What is trained with one means nothing
-        to the other.
+        ``plain``: ``u = clamp tanh(s)``, as FrEIA had it until August 2023 and with it the codes
+        of FastFlow and CFlow-AD, so their figures. ``scaled``: ``u = clamp tanh(s / clamp)``, as it
+        has been since; its slope at 0 is 1 instead of ``clamp``. What is trained with one means
+        nothing to the other.
     mixing : {"permutation", "rotation"}
         R: the channels in another order, or turned by a random rotation. Drawn from torch's own
         generator, never trained, and kept with the rest.
@@ -85,12 +85,6 @@ class Coupling(nn.Module):
             return y.index_select(1, self.mix)
         return torch.einsum("oc,bc...->bo...", self.mix.to(y.dtype), y)
 
-    def check(self) -> None:
-        """Raise a ValueError unless what a file gave mixes the channels without loss."""
-        if self.mixing == "permutation":
-            every = torch.arange(len(self.mix), device=self.mix.device)
-            must(torch.equal(self.mix.sort().values, every), "mix is no order of the channels")
-
 
 class Flow(nn.Module):
     """Steps one after another; all of them see the same condition."""
@@ -115,3 +109,11 @@ def _rotation(size: int) -> Tensor:
     if torch.linalg.slogdet(q).sign < 0:
         q[:, 0] *= -1
     return q.float()
+
+
+def check_flows(module: nn.Module) -> None:
+    """Raise a ValueError unless what a file gave puts every channel somewhere."""
+    for name, order in module.named_buffers():
+        if order.dtype == torch.int64 and not name.startswith("network."):
+            every = torch.arange(len(order), device=order.device)
+            must(torch.equal(order.sort().values, every), f"{name} is no order of the channels")

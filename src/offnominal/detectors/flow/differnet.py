@@ -4,10 +4,27 @@ Rudolph, Wandt and Rosenhahn, "Same Same But DifferNet: Semi-Supervised Defect D
 Normalizing Flows", WACV 2021 (arXiv 2008.12577).
 """
 
+from typing import Any, ClassVar
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim import Adam, Optimizer
+from torchvision.transforms.v2.functional import rotate
 
+from offnominal.detectors.features import ViewScores
+from offnominal.detectors.flow.coupling import Flow, check_flows
+from offnominal.detectors.options import check_range
+from offnominal.detectors.trained_features import TrainedFeatureDetector
+from offnominal.training.budget import Schedule
+from offnominal.training.images import Batch
+
+__all__ = ["DifferNet", "Step", "nll"]
+
+_SCALES = 3
+_HIDDEN = 2048
+_COPIES = 4  # of an image in a step of the training
 _CLAMP = 3.0
 _SLOPE = 0.636  # nearly 2 / pi: the arcus tangens then runs from -1 to 1
 
@@ -54,3 +71,94 @@ def _subnet(seen: int, hidden: int, out: int) -> nn.Module:
 def nll(latent: Tensor, log_det: Tensor) -> Tensor:
     """Negative log-likelihood of each vector (N,), per dimension, without its constant."""
     return (0.5 * latent.square().sum(1) - log_det) / latent.shape[1]
+
+
+class DifferNet(TrainedFeatureDetector):
+    """A normalising flow of one vector for each of many rotated copies of an image.
+
+    A copy is described by the means of a frozen network's last level at three scales (section 3.1),
+    and an image scores the mean squared length of its copies' latents (section 3.3).
+
+    Nothing is said of where a fault lies: the grid has one patch, the map is the image score at
+    every pixel, and a rejected image is one region. (The paper sends gradients back to the pixels.)
+
+    Parameters
+    ----------
+    rotations : int
+        Copies of an image, each rotated by an angle that is drawn once, from ``seed``: the same for
+        every image, in the training and after it. The released code draws anew each time, four
+        times an image in a step of the training and 64 times at a test, so its scores are random.
+    couplings : int
+        Steps of the flow, 8 in the paper.
+    width : float
+        Factor on the 2,048 units of the subnets' three hidden layers.
+    **options
+        See :class:`~offnominal.detectors.trainable.Trainable`. The paper's network is AlexNet,
+        whose weights are on no hub: ``backbone="alexnet"`` with torchvision's file as ``weights``.
+        Of any other the last level is used. The sides of the scales, 448, 224 and 112 pixels, are
+        rounded to what the network takes.
+    """
+
+    method: ClassVar[str] = "differnet"
+    default_backbone: ClassVar[str] = "resnet18"
+    default_layers: ClassVar[tuple[int, ...] | None] = (-1,)
+    default_side: ClassVar[int] = 448
+    schedule: ClassVar[Schedule] = Schedule(batch=24, steps=800, paper_epochs=192)
+
+    def __init__(
+        self, rotations: int = 16, couplings: int = 8, width: float = 1.0, **options: Any
+    ) -> None:
+        super().__init__(**options)
+        check_range("rotations", rotations, least=1, most=1024, whole=True)
+        check_range("couplings", couplings, least=1, most=64, whole=True)
+        check_range("width", width, above=0, most=16)
+        self.rotations, self.couplings, self.width = rotations, couplings, width
+
+    def build(self) -> None:
+        """The flow."""
+        channels = _SCALES * self.load_network().dim
+        hidden = max(1, round(_HIDDEN * self.width))
+        self.flow = Flow(Step(channels, hidden) for _ in range(self.couplings))
+
+    def optimisers(self) -> list[Optimizer]:
+        """Adam, as the released code has it."""
+        rest = {"betas": (0.8, 0.8), "eps": 1e-4, "weight_decay": 1e-5}
+        return [Adam(self.flow.parameters(), lr=2e-4, **rest)]
+
+    def frozen(self, pixels: Tensor) -> tuple[Tensor, ...]:
+        """Vectors of all copies of each image, (B, rotations, D)."""
+        angles = np.random.default_rng(self.seed).uniform(-180, 180, self.rotations)
+        # Corners that a rotation leaves open are black.
+        black = [-mean / std for mean, std in zip(self.mean, self.std, strict=True)]
+        copies = [rotate(pixels, float(angle), fill=black) for angle in angles]
+        return (torch.stack([self._vectors(one) for one in copies], dim=1),)
+
+    def _vectors(self, pixels: Tensor) -> Tensor:
+        step = self.load_network().multiple
+        found = []
+        for scale in range(_SCALES):
+            side = max(1, round(self.side / 2**scale / step)) * step
+            # Nearest, as released.
+            small = pixels if side == pixels.shape[-1] else F.interpolate(pixels, size=(side, side))
+            found.append(self.levels(small).maps[-1].mean((2, 3)))
+        return torch.cat(found, dim=1)
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """Negative log-likelihood per dimension, of some copies of each image (eq. 5)."""
+        [vectors] = self.frozen_of(batch)
+        count = min(_COPIES, self.rotations)
+        drawn = [batch.rng.permutation(self.rotations)[:count] for _ in vectors]
+        chosen = torch.from_numpy(np.stack(drawn)).to(vectors.device)
+        some = vectors.gather(1, chosen[..., None].expand(-1, -1, vectors.shape[2]))
+        return {"total": nll(*self.flow(some.flatten(0, 1))).mean()}
+
+    def compare(self, pixels: Tensor) -> ViewScores:
+        """The mean over copies and dimensions of the squared latents, as a grid of one patch."""
+        [vectors] = self.frozen(pixels)
+        z, _ = self.flow(vectors[0])
+        return ViewScores(z.square().mean().view(1, 1))
+
+    def check_learned(self) -> None:
+        """Permutations that are some."""
+        super().check_learned()
+        check_flows(self)
