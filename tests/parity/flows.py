@@ -3,11 +3,15 @@
 import math
 import zlib
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import timm
 import torch
-from tests.parity.trained import assert_close, draw, total_norm
+from safetensors.torch import save_file
+from tests.parity.trained import assert_close, draw, seed, total_norm
+from tests.seeded import UNTRAINED
 from torch import Tensor, nn
 
 Draw = Callable[[str, tuple[int, ...]], Tensor]
@@ -37,6 +41,15 @@ def seed_flow(module: nn.Module, renamed: Callable[[str], str], drawn: Draw = dr
     """Give every tensor the values of its name in the released code."""
     state = module.state_dict()
     module.load_state_dict({n: drawn(renamed(n), tuple(t.shape)) for n, t in state.items()})
+
+
+def save_seeded(name: str, folder: Path) -> Path:
+    """A network of timm's with seeded weights, as a file."""
+    model = timm.create_model(name, num_classes=0)
+    seed(model, "cnn")
+    path = folder / f"{name}.safetensors"
+    save_file(model.state_dict(), path, metadata=UNTRAINED)
+    return path
 
 
 def parameters(module: nn.Module, renamed: Callable[[str], str]) -> dict[str, Tensor]:

@@ -6,21 +6,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
+from safetensors.torch import save_file
 from tests.parity.flows import check_gradients, copied, moved, parameters, seed_flow
-from tests.parity.trained import Golden, assert_close, draw, load, seed
+from tests.parity.trained import Golden, assert_close, draw, load
+from tests.seeded import UNTRAINED
 from torch import Tensor
 from torchvision.models import alexnet
 
-from offnominal.detectors.flow.coupling import Flow
-from offnominal.detectors.flow.differnet import Step, nll
+from offnominal.detectors.flow.differnet import DifferNet, nll
 
 
 def released(name: str) -> str:
     """The name in the released code of one of our tensors."""
-    number, net, place, rest = re.match(r"steps\.(\d+)\.(\w+)(?:\.(\d))?(.*)", name).groups()
-    fully = {None: "", "0": ".fc1", "2": ".fc2", "4": ".fc2b", "6": ".fc3"}[place]
-    return f"nf.module_list.{2 * int(number) + 2}.{net}{fully}{rest}"
+    found = re.match(r"steps\.(\d+)\.(\w+)(?:\.(\d))?(.*)", name)
+    assert found
+    number, net, place, rest = found.groups()
+    layer = {None: "", "0": ".fc1", "2": ".fc2", "4": ".fc2b", "6": ".fc3"}[place]
+    return f"nf.module_list.{2 * int(number) + 2}.{net}{layer}{rest}"
 
 
 def drawn(name: str, shape: tuple[int, ...]) -> Tensor:
@@ -38,49 +40,49 @@ def golden(shared: Path) -> Golden:
 
 
 @pytest.fixture(scope="module")
-def features(golden: Golden, tiles: Path) -> dict[str, Tensor]:
-    """AlexNet's at three scales, averaged over the positions, (images x turns, 768)."""
-    network = alexnet().features
-    seed(network, "cnn", "alexnet.features.")
-    found = {}
-    for which, quarters in (("test", (0, 1, 2, 3)), ("train", (0, 2))):
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """AlexNet's convolutions by torchvision's names."""
+    with torch.device("meta"):
+        shapes = alexnet().features.state_dict()
+    state = {
+        f"features.{name}": draw(f"alexnet.features.{name}", tensor.shape, "cnn")
+        for name, tensor in shapes.items()
+    }
+    path = tmp_path_factory.mktemp("seeded") / "alexnet.safetensors"
+    save_file(state, path, metadata=UNTRAINED)
+    return path
+
+
+def test_agrees_with_the_released_code(golden: Golden, tiles: Path, weights: Path) -> None:
+    detector = DifferNet(
+        backbone="alexnet", weights=str(weights), resolution=256, width=64 / 2048, device="cpu"
+    )
+    detector.make_networks()
+    seed_flow(detector.flow, released, drawn)
+
+    def turned(which: str, quarters: tuple[int, ...]) -> Tensor:
         images = load(tiles, golden[which], 256)
-        turned = torch.stack([images.rot90(k, (2, 3)) for k in quarters], dim=1).flatten(0, 1)
         with torch.no_grad():
-            scales = [network(F.interpolate(turned, size=side)) for side in (256, 128, 64)]
-        found[which] = torch.cat([one.mean((2, 3)) for one in scales], dim=1)
-    return found
+            copies = [detector.vectors(images.rot90(k, (2, 3))) for k in quarters]
+        return torch.stack(copies, dim=1).flatten(0, 1)
 
-
-@pytest.fixture
-def flow() -> Flow:
-    made = Flow(Step(768, 64) for _ in range(8))
-    seed_flow(made, released, drawn)
-    return made
-
-
-@torch.no_grad()
-def test_latents_and_scores(golden: Golden, features: dict[str, Tensor], flow: Flow) -> None:
-    assert_close(features["test"][::4], golden.array("features"))
-    z, log_det = flow(features["test"])
+    vectors = turned("test", (0, 1, 2, 3))
+    assert_close(vectors[::4], golden.array("features"))
+    z, log_det = detector.flow(vectors)
     assert_close(z[:, ::4], golden.array("latent"))
     assert_close(log_det, golden["log_jac"])
     assert_close(nll(z, log_det).mean(), golden["eval_loss"])
     assert_close(z.square().view(3, -1).mean(1), golden["score"])
 
-
-def test_gradients_and_steps(golden: Golden, features: dict[str, Tensor], flow: Flow) -> None:
-    ours = parameters(flow, released)
+    ours = parameters(detector.flow, released)
     # The released networks declare a batch norm each, of 384 features, that nothing uses.
     assert sum(one.numel() for one in ours.values()) + 16 * 2 * 384 == golden["parameters"]
-    before = copied(ours)
-    optimiser = torch.optim.Adam(
-        flow.parameters(), lr=2e-4, betas=(0.8, 0.8), eps=1e-4, weight_decay=1e-5
-    )
+    before, vectors = copied(ours), turned("train", (0, 2))
+    [optimiser] = detector.optimisers()
     for number, told in enumerate(golden["steps"]):
-        loss = nll(*flow(features["train"])).mean()
+        loss = nll(*detector.flow(vectors)).mean()
         optimiser.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         if number == 0:
             check_gradients(ours, golden.told)
         optimiser.step()

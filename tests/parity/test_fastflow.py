@@ -4,16 +4,19 @@ import re
 from pathlib import Path
 
 import pytest
-import timm
 import torch
-from tests.parity.flows import check_gradients, copied, moved, parameters, seed_flow
-from tests.parity.trained import Golden, assert_close, load, seed, total_norm
-from torch import Tensor, nn
+from tests.parity.flows import (
+    check_gradients,
+    copied,
+    moved,
+    parameters,
+    save_seeded,
+    seed_flow,
+)
+from tests.parity.trained import Golden, assert_close, batch_of, load, total_norm
 
 from offnominal.detectors.flow.coupling import Clamping
-from offnominal.detectors.flow.fastflow import LevelFlow, anomaly_map, nll
-
-SHAPES = ((64, 32, 32), (128, 16, 16), (256, 8, 8))
+from offnominal.detectors.flow.fastflow import FastFlow, anomaly_map, nll
 
 
 def released(name: str) -> str:
@@ -23,10 +26,9 @@ def released(name: str) -> str:
     return name.replace(".mix", ".w_perm")
 
 
-def seeded(clamping: Clamping = "plain") -> nn.ModuleList:
-    made = nn.ModuleList(LevelFlow(one, 8, 1.0, "3", clamping, norm=True) for one in SHAPES)
-    seed_flow(made, released)
-    return made
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_seeded("resnet18", tmp_path_factory.mktemp("seeded"))
 
 
 @pytest.fixture(scope="module")
@@ -34,56 +36,55 @@ def golden(shared: Path) -> Golden:
     return Golden(shared, "fastflow_resnet18")
 
 
-@pytest.fixture(scope="module")
-def features(golden: Golden, tiles: Path) -> dict[str, list[Tensor]]:
-    """What the frozen network gives of the images learned from and of the others."""
-    network = timm.create_model("resnet18", features_only=True, out_indices=(1, 2, 3)).eval()
-    seed(network, "cnn")
-    with torch.no_grad():
-        return {which: network(load(tiles, golden[which], 128)) for which in ("train", "test")}
+def seeded(weights: Path, clamping: Clamping = "plain") -> FastFlow:
+    made = FastFlow(
+        backbone="resnet18", weights=str(weights), resolution=128, clamping=clamping, device="cpu"
+    )
+    made.make_networks()
+    seed_flow(made.flows, released)
+    return made
 
 
 @torch.no_grad()
-def test_latents_likelihoods_and_map(golden: Golden, features: dict[str, list[Tensor]]) -> None:
-    flows = seeded()
-    found = [flow(level) for flow, level in zip(flows, features["test"], strict=True)]
+def test_latents_likelihoods_and_map(golden: Golden, tiles: Path, weights: Path) -> None:
+    detector = seeded(weights)
+    pixels = load(tiles, golden["test"], 128)
+    levels = detector.frozen(pixels)
+    found = [flow(level) for flow, level in zip(detector.flows, levels, strict=True)]
     for number, (z, log_det) in enumerate(found, start=1):
         told, some = golden[f"level{number}"], slice(None, None, z.shape[1] // 16)
         assert_close(log_det, told["log_jac"])
         assert_close(0.5 * z.square().flatten(1).sum(1), told["half_sq"])
         assert_close(z[0, some, ::4, ::4], golden.array(f"latent{number}_first_image"))
-        normed = flows[number - 1].norm(features["test"][number - 1])
+        normed = detector.flows[number - 1].norm(levels[number - 1])
         assert_close(normed[0, some, ::4, ::4], golden.array(f"normed{number}_first_image"))
     assert_close(sum(nll(*one).mean() for one in found), golden["eval_loss"])
-    heat = anomaly_map([z for z, _ in found], (128, 128)) - 1
+    heat = torch.stack([detector.compare(one[None]).patches for one in pixels]) - 1
     assert_close(heat[:, ::4, ::4], golden.array("map_stride4"))
     assert_close(heat.mean((1, 2)), golden["map_mean"])
     assert_close(heat.amax((1, 2)), golden["map_max"])
 
 
 @torch.no_grad()
-def test_the_newer_clamping(golden: Golden, features: dict[str, list[Tensor]]) -> None:
+def test_the_newer_clamping(golden: Golden, tiles: Path, weights: Path) -> None:
     """The same weights, and a loss of 80,240 instead of 200,209."""
-    flows = seeded("scaled")
-    found = [flow(level) for flow, level in zip(flows, features["test"], strict=True)]
-    told = golden["newer_FrEIA_soft_clamp"]
-    assert_close(sum(nll(*one).mean() for one in found), told["eval_loss"])
-    assert_close(
-        (anomaly_map([z for z, _ in found], (128, 128)) - 1).mean((1, 2)), told["map_mean"]
-    )
+    detector, told = seeded(weights, "scaled"), golden["newer_FrEIA_soft_clamp"]
+    pixels = load(tiles, golden["test"], 128)
+    assert_close(detector.loss(batch_of(pixels))["total"], told["eval_loss"])
+    latents = [flow(x)[0] for flow, x in zip(detector.flows, detector.frozen(pixels), strict=True)]
+    assert_close((anomaly_map(latents, (128, 128)) - 1).mean((1, 2)), told["map_mean"])
 
 
-def test_gradients_and_steps(golden: Golden, features: dict[str, list[Tensor]]) -> None:
-    flows = seeded()
-    ours = parameters(flows, released)
+def test_gradients_and_steps(golden: Golden, tiles: Path, weights: Path) -> None:
+    detector = seeded(weights)
+    ours = parameters(detector.flows, released)
     assert sum(one.numel() for one in ours.values()) == golden["trainable_parameters"]
-    before = copied(ours)
-    optimiser = torch.optim.Adam(flows.parameters(), lr=1e-3, weight_decay=1e-5)
+    before, batch = copied(ours), batch_of(load(tiles, golden["train"], 128))
+    [optimiser] = detector.optimisers()
     for number, told in enumerate(golden["steps"]):
-        found = [flow(level) for flow, level in zip(flows, features["train"], strict=True)]
-        loss = sum(nll(*one).mean() for one in found)
+        loss = detector.loss(batch)["total"]
         optimiser.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         if number == 0:
             check_gradients(ours, golden.told)
         optimiser.step()

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 from torchvision.models import alexnet
 
@@ -52,7 +53,8 @@ class AlexNet(Backbone):
             )
         if layers is not None:
             raise OptionError(f"--layers: {NAME} has one level; leave it out")
-        self.model = nn.ModuleDict({"features": alexnet().features})
+        with torch.device("meta"):
+            self.model = nn.ModuleDict({"features": alexnet().features})
         files.fit_to(self.model, files.read_weights(Path(weights)), str(weights), NAME)
         self.digest = files.digest(self.model)
         self.untrained = files.untrained_reason(files.read_metadata(Path(weights)))

@@ -106,9 +106,8 @@ def _rotation(size: int) -> Tensor:
     """A matrix of SO(n), evenly drawn: Q of a Gaussian one, its signs fixed by R's diagonal."""
     q, r = torch.linalg.qr(torch.randn(size, size, dtype=torch.float64))
     q = q * r.diagonal().sign()
-    if torch.linalg.slogdet(q).sign < 0:
-        q[:, 0] *= -1
-    return q.float()
+    q[:, 0] *= torch.linalg.slogdet(q).sign
+    return q.float().contiguous()  # columns lie together in it, and sums would round otherwise
 
 
 def check_flows(module: nn.Module) -> None:

@@ -131,9 +131,10 @@ class DifferNet(TrainedFeatureDetector):
         # Corners that a rotation leaves open are black.
         black = [-mean / std for mean, std in zip(self.mean, self.std, strict=True)]
         copies = [rotate(pixels, float(angle), fill=black) for angle in angles]
-        return (torch.stack([self._vectors(one) for one in copies], dim=1),)
+        return (torch.stack([self.vectors(one) for one in copies], dim=1),)
 
-    def _vectors(self, pixels: Tensor) -> Tensor:
+    def vectors(self, pixels: Tensor) -> Tensor:
+        """Means of the last level at three scales, (B, D)."""
         step = self.load_network().multiple
         found = []
         for scale in range(_SCALES):
