@@ -241,10 +241,6 @@ class _Cached(Backbone):
         """Other levels of the same network, from the same cache; see :class:`Backbone`."""
         return type(self)(self.network.at_levels(layers), self.look_up)
 
-    def reflected(self) -> Self:
-        """A copy that pads in another way; see :class:`Backbone`."""
-        return type(self)(self.network.reflected(), self.look_up)
-
 
 class _CachedClip(ClipBackbone):
     """Blocks are kept one by one, so that methods share a pass.

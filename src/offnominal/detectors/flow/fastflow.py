@@ -119,8 +119,8 @@ class FastFlow(TrainedFeatureDetector):
     **options
         See :class:`~offnominal.detectors.trainable.Trainable`. Levels are those of strides 4, 8 and
         16; of a transformer the block two thirds through, as the paper's 8th of DeiT's 12. The
-        paper's networks are WideResNet-50-2 and ResNet-18 at 256 pixels, DeiT-B at 384 and CaiT-M48
-        at 448.
+        paper's networks are ResNet-18, the default, and WideResNet-50-2 at 256 pixels, DeiT-B at
+        384 and CaiT-M48 at 448.
 
     Notes
     -----
@@ -132,9 +132,9 @@ class FastFlow(TrainedFeatureDetector):
     """
 
     method: ClassVar[str] = "fastflow"
-    default_backbone: ClassVar[str] = "wide_resnet50_2"
+    default_backbone: ClassVar[str] = "resnet18"
     default_layers: ClassVar[tuple[int, ...] | None] = (-4, -3, -2)
-    schedule: ClassVar[Schedule] = Schedule(batch=32, steps=400, paper_epochs=500)
+    schedule: ClassVar[Schedule] = Schedule(batch=32, steps=300, paper_epochs=500)
 
     def __init__(
         self,
