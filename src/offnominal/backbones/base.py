@@ -61,6 +61,8 @@ class Backbone(nn.Module, ABC):
         Which feature levels are used, counted from 0 at the input.
     level_count : int
         How many feature levels there are to choose from.
+    is_transformer : bool
+        Whether its levels are blocks of tokens on one grid.
     digest : str
         Fingerprint of the weights; a saved detector refuses to load against another.
     untrained : str
@@ -80,6 +82,7 @@ class Backbone(nn.Module, ABC):
     mask_threshold: float | None = None
     layers: tuple[int, ...] = ()
     level_count: int = 1
+    is_transformer: bool = False
     digest: str = ""
     untrained: str = ""
 
@@ -114,6 +117,16 @@ class Backbone(nn.Module, ABC):
         other = copy.copy(self)  # shallow: one network
         other._use(tuple(sorted({index % count for index in layers if -count <= index < count})))
         return other
+
+    def reflected(self) -> Self:
+        """A copy whose convolutions pad with reflections of a map instead of zeros.
+
+        Raises
+        ------
+        BackboneError
+            If there are no such convolutions.
+        """
+        raise BackboneError(f"{self.name} has no convolutions whose padding could be reflected")
 
     def _choose_layers(self, layers: Sequence[int] | None, default: Sequence[int]) -> None:
         """Use the levels that a user names, or the default."""

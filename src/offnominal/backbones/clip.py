@@ -74,6 +74,7 @@ class ClipBackbone(Backbone):
     """
 
     family = "clip"
+    is_transformer = True
     resize = "square"
 
     def __init__(

@@ -1,6 +1,7 @@
 """Any timm network with patch tokens or feature maps, behind one call."""
 
 import copy
+import hashlib
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any, Self
 import timm
 import torch
 import torch.nn.functional as F
+from timm.layers import Conv2dSame
 from torch import Tensor, nn
 
 from offnominal.backbones import weights as files
@@ -107,6 +109,23 @@ class TimmBackbone(Backbone):
         other = copy.copy(self)
         vars(other)["_modules"] = {"model": model.to(memory_format=torch.channels_last)}
         other.trim()
+        return other
+
+    def reflected(self) -> Self:
+        """A copy that pads with reflections, of another digest; see :class:`Backbone`."""
+        other = copy.copy(self)
+        other._modules = {"model": copy.deepcopy(self.model)}
+        padded = [
+            one
+            for one in other.modules()
+            if isinstance(one, nn.Conv2d) and one.padding not in ((0, 0), 0)
+        ]
+        # Those that find out their padding from the image pad by themselves, with zeros.
+        if not padded or any(isinstance(one, Conv2dSame) for one in other.modules()):
+            return super().reflected()
+        for one in padded:
+            one.padding_mode = "reflect"
+        other.digest = hashlib.sha256(f"{self.digest} reflected".encode()).hexdigest()
         return other
 
     def levels(self, pixels: Tensor, norm: bool = True) -> Levels:

@@ -143,6 +143,13 @@ METHODS: dict[str, Method] = {
             "Bergman et al., 2020, arXiv 2002.10445",
         ),
         Method(
+            "gaussian",
+            "offnominal.detectors.distribution.global_gaussian:GlobalGaussian",
+            "4 or more good images",
+            "a Gaussian of each level's mean features, Mahalanobis distances summed; no map",
+            "Rippel et al., 2020, arXiv 2005.14140",
+        ),
+        Method(
             "musc",
             "offnominal.detectors.batch.musc:MuSc",
             "nothing: a batch of 5 or more mostly good images",
@@ -192,6 +199,27 @@ METHODS: dict[str, Method] = {
             "50 or more good images, and a training",
             "a Gaussian of descriptors, and an adversarial decoder of what lies between them",
             "Chen et al., 2022, arXiv 2101.10043",
+        ),
+        Method(
+            "fastflow",
+            "offnominal.detectors.flow.fastflow:FastFlow",
+            "50 or more good images, and a training",
+            "normalising flows of a frozen network's feature maps",
+            "Yu et al., 2021, arXiv 2111.07677",
+        ),
+        Method(
+            "cflow",
+            "offnominal.detectors.flow.cflow:CFlow",
+            "50 or more good images, and a training",
+            "normalising flows of feature vectors, given their place",
+            "Gudovskiy et al., 2022, arXiv 2107.12571",
+        ),
+        Method(
+            "differnet",
+            "offnominal.detectors.flow.differnet:DifferNet",
+            "20 or more good images, and a training",
+            "a normalising flow of rotated copies' global features; no map",
+            "Rudolph et al., 2021, arXiv 2008.12577",
         ),
         Method(
             "winclip",
