@@ -32,8 +32,9 @@ from offnominal.training.images import FrozenCache
 from offnominal.training.loop import Progress, run, seeded
 from offnominal.training.recipe import Course
 
-__all__ = ["Lessons", "TeacherRecipe", "teach"]
+__all__ = ["PAPERS_BACKBONE", "PAPER_STEPS", "Lessons", "TeacherRecipe", "teach"]
 
+PAPERS_BACKBONE = "wide_resnet101_2"
 PAPER_STEPS = 60_000
 _GREY = 0.1
 _MEASURED = 1000  # images that a channel's mean and deviation are taken from, 10,000 in the paper
