@@ -6,6 +6,7 @@ here any backbone may teach, on any images.
 """
 
 import hashlib
+import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -284,7 +285,7 @@ def teach(
 
         def write(epochs: int, history: History) -> None:
             tensors = {k: t.detach().cpu() for k, t in pupil.model.state_dict().items()}
-            write_atomically(path, save(tensors, facts))
+            write_atomically(path, in_order(save(tensors, facts)))
 
         if path.exists() and not overwrite and not Files(path).state.exists():
             raise OptionError(f"-o {output}: exists; name another file, or give --overwrite")
@@ -303,6 +304,14 @@ def teach(
         history = run(pupil, lessons, course, kept, progress, tell).history
         write(0, history)
     return path
+
+
+def in_order(content: bytes) -> bytes:
+    """A safetensors file with its header sorted: the library writes metadata in any order."""
+    size = int.from_bytes(content[:8], "little")
+    header = json.dumps(json.loads(content[8 : 8 + size]), sort_keys=True).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + content[8 + size :]
 
 
 def flat(done: float) -> float:
