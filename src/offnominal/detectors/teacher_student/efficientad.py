@@ -69,23 +69,17 @@ class EfficientAD(TrainedFeatureDetector):
 
     Notes
     -----
-    Steps have one image, as in the paper, and the teacher's features of it are computed once. The
-    student computes of its two halves only the one that each part of the loss looks at, and the
-    hardest errors are found without sorting all, which comes to the same. Colours are jittered
-    after the image was resized, the reproduction does so before. Quantiles are those of the images
-    held back.
-
-    Examples
-    --------
-    >>> from offnominal import EfficientAD
-    >>> detector = EfficientAD(weights="teacher.safetensors", steps=1000).fit("good/")
+    Steps have one image, and the teacher's features of it are computed once. The student computes
+    only the half that a part of the loss looks at, and the hardest errors are found without sorting
+    all, which comes to the same. Colours are jittered after the image was resized, in the
+    reproduction before. Quantiles are those of the images held back.
     """
 
     method: ClassVar[str] = "efficientad"
     default_backbone: ClassVar[str] = "pdn_small"
     backbone_family: ClassVar[str | None] = PDN
     side_multiple: ClassVar[int] = 32
-    schedule: ClassVar[Schedule] = Schedule(batch=1, steps=1000, paper_steps=70_000)
+    schedule: ClassVar[Schedule] = Schedule(batch=1, steps=800, paper_steps=70_000)
 
     _others: Sequence[Path] = ()
 

@@ -5,6 +5,7 @@ Deng and Li, "Anomaly Detection via Reverse Distillation from One-Class Embeddin
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -30,6 +31,7 @@ __all__ = ["ReverseDistillation", "Similarity", "distance_map", "distillation_lo
 Similarity = Literal["whole", "position"]
 
 _STRIDES = (4, 8, 16)
+_DEEP_STEPS = 100  # of a teacher such as WideResNet-50-2, for whom a step is seven times the work
 _SIGMA = 4.0  # pixels of what the network sees
 
 
@@ -65,7 +67,7 @@ class ReverseDistillation(TrainedFeatureDetector):
     default_backbone: ClassVar[str] = "wide_resnet50_2"
     default_layers: ClassVar[tuple[int, ...] | None] = (-4, -3, -2)
     side_multiple: ClassVar[int] = 32
-    schedule: ClassVar[Schedule] = Schedule(batch=16, steps=400, paper_epochs=200)
+    schedule: ClassVar[Schedule] = Schedule(batch=16, steps=700, paper_epochs=200)
 
     def __init__(self, similarity: Similarity = "whole", **options: Any) -> None:
         super().__init__(**options)
@@ -85,6 +87,9 @@ class ReverseDistillation(TrainedFeatureDetector):
                 "network such as resnet18 or mobilenetv2_100"
             )
         plan = plan_of(name, [level.shape[1] for level in levels])
+        if plan.bottleneck:
+            deep = replace(type(self).schedule, steps=_DEEP_STEPS)
+            self.schedule = deep  # type: ignore[misc]  # of this one's networks
         self.bottleneck, self.decoder = OneClassBottleneck(plan), Decoder(plan)
 
     def optimisers(self) -> list[Optimizer]:
