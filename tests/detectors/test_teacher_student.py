@@ -10,10 +10,12 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 from tests.seeded import UNTRAINED
+from typer.testing import CliRunner
 
 from offnominal import load, load_backbone
 from offnominal.backbones.builtin import Builtin
 from offnominal.backbones.pdn import SIZES, PatchDescriber, PatchDescription
+from offnominal.cli import app
 from offnominal.detectors.teacher_student.efficientad import EfficientAD
 from offnominal.detectors.teacher_student.efficientad_parts import (
     Autoencoder,
@@ -172,3 +174,13 @@ def test_teaching_goes_on_to_the_same_bytes(folder: Path, tmp_path: Path) -> Non
     part.with_suffix(".state.safetensors").unlink()
     with pytest.raises(OptionError, match="overwrite"):
         teach(Builtin(), images, part, recipe, **options)
+
+
+def test_command(folder: Path, tmp_path: Path) -> None:
+    words = ["train", "efficientad-teacher", "--data", str(folder), "--backbone", "builtin"]
+    words += ["--steps", "1", "--batch", "2", "--width", "0.05", "--resolution", "64", "-o"]
+    told = CliRunner().invoke(app, [*words, str(tmp_path / "teacher.safetensors")])
+    assert told.exit_code == 0
+    assert "--method efficientad --weights" in told.stdout
+    told = CliRunner().invoke(app, [*words, str(tmp_path / "b.safetensors"), "--split", "all"])
+    assert told.exit_code == 2
