@@ -10,11 +10,13 @@ from offnominal.errors import BackboneError, OptionError
 if TYPE_CHECKING:  # listing backbones must not cost an import of torch
     from offnominal.backbones.base import Backbone
 
-__all__ = ["AUTO", "CATALOGUE", "DEFAULT", "MAE", "OPEN_CLIP", "backbone_name", "load_backbone"]
+__all__ = ["AUTO", "CATALOGUE", "DEFAULT", "MAE", "OPEN_CLIP", "PDN", "backbone_name"]
+__all__ += ["load_backbone"]
 
 AUTO = "auto"  # what stands for no name
 ALEXNET = "alexnet"  # torchvision's, which timm does not have
 MAE = "mae_"  # and those of masked autoencoders with their decoder
+PDN = "pdn_"  # and those of patch description networks, EfficientAD's teachers
 
 
 def backbone_name(
@@ -85,6 +87,10 @@ def load_backbone(
         from offnominal.backbones.alexnet import AlexNet
 
         return AlexNet(weights, layers)
+    if name.startswith(PDN):
+        from offnominal.backbones.pdn import PatchDescriber
+
+        return PatchDescriber.load(name, weights, layers)
     from offnominal.backbones.timm import TimmBackbone
 
     return TimmBackbone(name, weights, layers)

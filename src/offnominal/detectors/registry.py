@@ -222,6 +222,20 @@ METHODS: dict[str, Method] = {
             "Rudolph et al., 2021, arXiv 2008.12577",
         ),
         Method(
+            "reverse-distillation",
+            "offnominal.detectors.teacher_student.reverse_distillation:ReverseDistillation",
+            "50 or more good images, and a training",
+            "a decoder that paints a teacher's features anew from a narrow embedding",
+            "Deng and Li, 2022, arXiv 2201.10703",
+        ),
+        Method(
+            "efficientad",
+            "offnominal.detectors.teacher_student.efficientad:EfficientAD",
+            "50 or more good images, a training, and a teacher's file",
+            "a student of a small teacher, and an autoencoder for what belongs where",
+            "Batzner et al., 2024, arXiv 2303.14535",
+        ),
+        Method(
             "winclip",
             "offnominal.detectors.language.winclip:WinCLIP",
             "nothing, or good images (WinCLIP+); the part's name helps",
