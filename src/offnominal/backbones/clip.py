@@ -99,6 +99,7 @@ class ClipBackbone(Backbone):
         self.width, self.embed_dim = self.visual.proj.shape
         self.stride = self.multiple = int(self.visual.patch_size[0])
         self.resolution = int(self.visual.image_size[0])
+        self.is_transformer = True
         self.level_count = len(self.visual.transformer.resblocks)
         self._choose_layers(layers, [-1])
         self.eval().requires_grad_(False)
@@ -144,6 +145,10 @@ class ClipBackbone(Backbone):
         each = [self.visual.ln_post(x) if norm else x for x in found.blocks]
         maps = [x[:, 1:].transpose(1, 2).unflatten(2, found.grid) for x in each]
         return Levels(maps, each[-1][:, 0])
+
+    def token_levels(self, pixels: Tensor) -> list[Tensor]:
+        """Class token and patch tokens of each level; see :class:`Backbone`."""
+        return self.tokens(pixels, self.layers, stop_early=True).blocks
 
     # -- what language methods ask --------------------------------------------------------------
 
