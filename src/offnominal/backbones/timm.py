@@ -90,6 +90,8 @@ class TimmBackbone(Backbone):
         """With the rule of DINO and of DINOv2 without registers; see :class:`Backbone`."""
         if self.family not in ("dino", "dinov2"):
             return super().with_original_positions()
+        if "_pos_embed" in vars(self.model):
+            return self  # it follows that rule already
         other = copy.copy(self)  # shallow: one set of weights
         other._modules = {"model": copy.copy(self.model)}
         use_original_positions(other.model)

@@ -1,13 +1,18 @@
-"""The networks that Dinomaly learns, and its loss."""
+"""The networks that Dinomaly learns, its loss, and its map."""
+
+from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["DecoderBlock", "LinearAttention", "NoisyBottleneck", "distances", "loose_loss"]
+__all__ = ["DecoderBlock", "LinearAttention", "NoisyBottleneck"]
+__all__ += ["distances", "group_maps", "loose_loss", "score_map"]
 
 _WIDER = 4  # of the hidden layer of a perceptron
 _HEAD = 64  # channels of an attention head, as in the encoders
+_MAP = 256  # side of the map that an image's score is taken from
 _DAMPED = 0.1  # what is left of the gradient at positions that are answered well
 
 
@@ -114,6 +119,39 @@ def loose_loss(theirs: list[Tensor], ours: list[Tensor], easy: float) -> Tensor:
         damped = fixed + weight * (answer - fixed)  # the same numbers, a weighted gradient
         losses.append(1 - F.cosine_similarity(known.flatten(1), damped.flatten(1), dim=1).mean())
     return torch.stack(losses).mean()
+
+
+def group_maps(levels: Sequence[Tensor], grid: Sequence[int], count: int) -> list[Tensor]:
+    """Means of equal parts of levels (B, N, D), as maps (B, D, gh, gw); other tokens come first."""
+    height, width = grid
+    bounds = [round(number * len(levels) / count) for number in range(count + 1)]
+    means = [
+        torch.stack(list(levels[start:stop])).mean(0)
+        for start, stop in pairwise(bounds)
+        if stop > start
+    ]
+    return [each[:, -height * width :].mT.unflatten(2, (height, width)) for each in means]
+
+
+def score_map(apart: Sequence[Tensor], size: Sequence[int]) -> Tensor:
+    """The map (B, 256, 256) that an image's score is taken from.
+
+    Parameters
+    ----------
+    apart : sequence of Tensor, each (B, gh, gw)
+        Distances of each group.
+    size : (h, w)
+        Of the images, in pixels.
+    """
+    each = [
+        F.interpolate(one[:, None], size=tuple(size), mode="bilinear", align_corners=True)
+        for one in apart
+    ]
+    heat = F.interpolate(torch.stack(each).mean(0), size=(_MAP, _MAP), mode="bilinear")
+    place = torch.arange(-2, 3, dtype=heat.dtype, device=heat.device)
+    row = torch.exp(-place.square() / 32)  # a Gaussian of 4 pixels, cut off after 2
+    row = (row / row.sum()).view(1, 1, 1, -1)
+    return F.conv2d(F.conv2d(heat, row, padding=(0, 2)), row.mT, padding=(2, 0))[:, 0]
 
 
 def _begin_small(module: nn.Module) -> None:

@@ -1,0 +1,1 @@
+"""Detectors that learn a boundary around what good parts look like."""
