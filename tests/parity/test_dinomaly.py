@@ -92,7 +92,7 @@ def test_agrees_with_the_released_code(golden: Golden, detector: Dinomaly, tiles
 def descend(golden: Golden, detector: Dinomaly, train: Tensor) -> None:
     """Gradients at three shares of easy positions, and four steps."""
     detector.train()
-    named = dict(detector.named_parameters())
+    named = {n: p for n, p in detector.named_parameters() if p.requires_grad}
     learned = list(named.values())
     start = [each.detach().clone() for each in learned]
     [optimiser] = detector.optimisers()
