@@ -93,7 +93,7 @@ class TimmBackbone(Backbone):
         if "_pos_embed" in vars(self.model):
             return self  # it follows that rule already
         other = copy.copy(self)  # shallow: one set of weights
-        other._modules = {"model": copy.copy(self.model)}
+        vars(other)["_modules"] = {"model": copy.copy(self.model)}
         use_original_positions(other.model)
         other.digest = hashlib.sha256(f"{self.digest} original positions".encode()).hexdigest()
         return other

@@ -138,7 +138,7 @@ class SimpleNet(TrainedFeatureDetector):
         [features] = self.frozen_of(batch)
         adapted = self.adaptor(_rows(features))
         return hinge(
-            self.discriminator, adapted, self.noise * torch.randn_like(adapted), self.margin
+            self.discriminator, adapted, self.noise_ * torch.randn_like(adapted), self.margin
         )
 
     def compare(self, pixels: Tensor) -> ViewScores:
