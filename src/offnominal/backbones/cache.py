@@ -237,20 +237,9 @@ class _Cached(Backbone):
         [[*maps, summary]] = self.look_up(pixels, self._known, [f"levels {norm}"], compute)
         return Levels(maps, summary)
 
-    def token_levels(self, pixels: Tensor) -> list[Tensor]:
-        """All tokens of each level, as the network gives them; see :class:`Backbone`."""
-        [each] = self.look_up(
-            pixels, self._known, ["tokens"], lambda batch: [self.network.token_levels(batch)]
-        )
-        return each
-
     def at_levels(self, layers: Sequence[int]) -> Self:
         """Other levels of the same network, from the same cache; see :class:`Backbone`."""
         return type(self)(self.network.at_levels(layers), self.look_up)
-
-    def with_original_positions(self) -> Self:
-        """With another rule, from the same cache; see :class:`Backbone`."""
-        return type(self)(self.network.with_original_positions(), self.look_up)
 
 
 class _CachedClip(ClipBackbone):
