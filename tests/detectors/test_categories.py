@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,13 @@ from offnominal.errors import ModelFileError, OptionError
 from offnominal.modelfile import read_header
 
 LOOKS = ("fabric", "part")
-SMALL = {"backbone": "builtin", "resolution": 64, "steps": 2, "hidden": 8, "device": "cpu"}
+SMALL: dict[str, Any] = {
+    "backbone": "builtin",
+    "resolution": 64,
+    "steps": 2,
+    "hidden": 8,
+    "device": "cpu",
+}
 
 
 def good(parts: Path, look: str) -> list[Path]:

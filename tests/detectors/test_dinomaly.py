@@ -20,7 +20,7 @@ SMALL: dict[str, Any] = {"resolution": 64, "steps": 3, "batch": 3, "device": "cp
 
 
 @pytest.fixture(scope="module")
-def transformer(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+def transformer(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Six blocks of 64 channels, patches of 16 pixels."""
     torch.manual_seed(0)
     model = timm.create_model("test_vit", num_classes=0)
@@ -40,7 +40,7 @@ def test_blocks_are_the_papers() -> None:
     assert blocks_of(1) == [0]
 
 
-def test_a_transformer(parts: Path, transformer: dict[str, str], tmp_path: Path) -> None:
+def test_a_transformer(parts: Path, transformer: dict[str, Any], tmp_path: Path) -> None:
     detector = Dinomaly(**transformer, **SMALL).fit(good(parts))
     assert detector.load_network().layers == (1, 2, 3, 4)
     pixels = detector.held_back.pixels([0])
@@ -88,7 +88,7 @@ def test_easy_positions_keep_a_tenth_of_the_gradient() -> None:
     torch.testing.assert_close(ratio, torch.where(hardest, 1.0, 0.1))
 
 
-def test_it_says_what_does_not_fit(parts: Path, transformer: dict[str, str]) -> None:
+def test_it_says_what_does_not_fit(parts: Path, transformer: dict[str, Any]) -> None:
     with pytest.raises(OptionError, match="--resolution 70: test_vit takes multiples of 16"):
         Dinomaly(**transformer, **(SMALL | {"resolution": 70})).fit(good(parts))
     with pytest.raises(OptionError, match="only DINO and DINOv2 have the original rule"):

@@ -54,10 +54,10 @@ def test_schedule(golden: Golden, detector: Dinomaly) -> None:
 
 def test_tokens(golden: Golden, detector: Dinomaly, tiles: Path) -> None:
     """What enters the first block: DINOv2's other position rule."""
-    network = detector.load_network()
+    model: Any = detector.load_network().model
     [first] = load(tiles, golden["test"][:1], 256, crop=224)
-    patches = network.model.patch_embed(first[None])
-    tokens = network.model._pos_embed(patches)[0]
+    patches = model.patch_embed(first[None])
+    tokens = model._pos_embed(patches)[0]
     assert_close(tokens[::29, ::8], golden.array("tokens_in_first_image_rows_0::29"))
 
 

@@ -118,7 +118,8 @@ class Descent:
         Of each category so many.
         """
         share, choose = self.detector.hold_back, self.detector.choose
-        rng, parts = np.random.default_rng(self.detector.seed), ([], [], [])
+        rng = np.random.default_rng(self.detector.seed)
+        parts: tuple[list[int], ...] = ([], [], [])
         for numbers in grouped(self.detector.references):
             count = len(numbers)
             held = min(max(_LEAST_HELD, math.ceil(share * count)), count // 2) if share else 0

@@ -73,7 +73,7 @@ class SimpleNet(TrainedFeatureDetector):
 
     method: ClassVar[str] = "simplenet"
     default_backbone: ClassVar[str] = "wide_resnet50_2"
-    schedule: ClassVar[Schedule] = Schedule(batch=8, steps=400, paper_epochs=160)
+    schedule: ClassVar[Schedule] = Schedule(batch=8, steps=1000, paper_epochs=160)
     paper_crop: ClassVar[float] = 329 / 288
 
     def __init__(
@@ -117,8 +117,9 @@ class SimpleNet(TrainedFeatureDetector):
             nn.Linear(self.hidden, 1, bias=False),
         )
         self.noise_ = self.noise or _PAPERS_NOISE
-        for layer in (self.adaptor, self.discriminator[0], self.discriminator[3]):
-            nn.init.xavier_normal_(layer.weight)
+        for layer in (self.adaptor, *self.discriminator):
+            if isinstance(layer, nn.Linear):
+                nn.init.xavier_normal_(layer.weight)
 
     def optimisers(self) -> list[Optimizer]:
         """AdamW for the adaptor, Adam for the discriminator; constant rates."""

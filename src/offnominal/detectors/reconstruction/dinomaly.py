@@ -106,16 +106,14 @@ class Dinomaly(TrainedFeatureDetector):
         """Mean and deviation of a convolutional network's features."""
         if self.load_network().is_transformer:
             return
-        count, total, squares = 0, 0.0, 0.0
+        sums = []
         for pixels in images.batches():
             features = self.features(pixels).double()
-            count += features[:, 0].numel()
-            total = total + features.sum((0, 2, 3))
-            squares = squares + features.square().sum((0, 2, 3))
-        mean = total / count
-        self.mean_ = torch.as_tensor(mean).float()
-        variance = torch.as_tensor(squares / count - mean**2)
-        self.deviation_ = variance.clamp(min=1e-12).sqrt().float()
+            means = [each.mean((0, 2, 3)) for each in (features, features.square())]
+            sums.append(len(pixels) * torch.stack(means))
+        mean, square = torch.stack(sums).sum(0) / len(images)
+        self.mean_ = mean.float()
+        self.deviation_ = (square - mean**2).clamp(min=1e-12).sqrt().float()
 
     def frozen(self, pixels: Tensor) -> tuple[Tensor, ...]:
         """Tokens (B, N, D) that go into the bottleneck, and the maps of the encoder's groups."""

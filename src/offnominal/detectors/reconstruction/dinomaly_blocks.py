@@ -44,7 +44,8 @@ class NoisyBottleneck(nn.Sequential):
 
     def forward(self, x: Tensor) -> Tensor:
         """Tokens (B, N, D) to as many; no residual path, or the input would pass as it is."""
-        return super().forward(self.dropout(x))
+        result: Tensor = self[0](self.dropout(x))
+        return result
 
 
 class LinearAttention(nn.Module):
@@ -130,7 +131,7 @@ def group_maps(levels: Sequence[Tensor], grid: Sequence[int], count: int) -> lis
         for start, stop in pairwise(bounds)
         if stop > start
     ]
-    return [each[:, -height * width :].mT.unflatten(2, (height, width)) for each in means]
+    return [each[:, -height * width :].mT.reshape(*each[:, 0].shape, *grid) for each in means]
 
 
 def score_map(apart: Sequence[Tensor], size: Sequence[int]) -> Tensor:
