@@ -76,10 +76,11 @@ def fit(
         raise OptionError(f"--categories: not with {method}; {told}")
     if trained and not categories and sum(Path(each).is_dir() for each in good or []) > 1:
         say("the folders are learned as one category; --categories: a threshold for each")
-    groups = _categories(good or [], passed) if categories else {}
-    if good and not categories:
-        groups = {"": find_images(good, passed)}
-    groups = {name: _draw(own, shots, seed) for name, own in groups.items()}
+    if categories:
+        found = _categories(good or [], passed)
+    else:
+        found = {"": find_images(good, passed)} if good else {}
+    groups = {name: _draw(own, shots, seed) for name, own in found.items()} or {"": []}
     more: dict[str, Any] = {}
     if trained:
         more = {"state": output, "overwrite": overwrite, "tell": say}
@@ -87,7 +88,7 @@ def fit(
         if refine is not None:
             asked = refine, method, given, sets, seed
             groups = {name: _refined(own, *asked) for name, own in groups.items()}
-        files: Any = groups if categories else groups.get("", [])
+        files: Any = groups if categories else groups[""]
         total = sum(len(own) for own in groups.values())
         with progress_bar(total) as advance, going_on(output, detector):
             more |= {"on_error": unreadable, "progress": advance, "synthetic": synthetic}
