@@ -43,6 +43,8 @@ def told_apart(images: Categorised) -> tuple[list[ImageSource], dict[int, str]]:
 
 def names_of(references: Sequence[Reference]) -> tuple[str, ...]:
     """The categories, sorted; none where nothing was said of any."""
+    if not references or not references[0].category:
+        return ()  # either all have one or none; of thousands of references this is asked often
     return tuple(sorted({one.category for one in references if one.active} - {""}))
 
 
