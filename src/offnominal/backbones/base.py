@@ -105,6 +105,14 @@ class Backbone(nn.Module, ABC):
         features = self(pixels)
         return Levels([features], features.mean((2, 3)))
 
+    def token_levels(self, pixels: Tensor) -> list[Tensor]:
+        """All tokens of each level of a batch, as blocks give them, without the final norm.
+
+        (B, n + gh * gw, C) each: of a transformer the class token and registers, where it has them,
+        come before those of the patches.
+        """
+        return [each.flatten(2).mT for each in self.levels(pixels, norm=False).maps]
+
     def at_levels(self, layers: Sequence[int]) -> Self:
         """The same network, sharing its weights, that gives other levels.
 
@@ -148,6 +156,17 @@ class Backbone(nn.Module, ABC):
     def _use(self, layers: tuple[int, ...]) -> None:
         """Set ``layers`` and what follows from them."""
         self.layers = layers
+
+    def with_original_positions(self) -> Self:
+        """The same network, sharing its weights, with the position rule of the first DINOv2.
+
+        See :mod:`~offnominal.backbones.positions`. Where a network has no choice of rules, an
+        :class:`OptionError` says so.
+        """
+        raise OptionError(
+            f"--backbone {self.name}: only DINO and DINOv2 have the original rule of positions; "
+            "leave --positions out"
+        )
 
     def trim(self) -> None:
         """Drop what lies behind the levels in use, here and in all that share the weights.

@@ -146,6 +146,10 @@ class ClipBackbone(Backbone):
         maps = [x[:, 1:].transpose(1, 2).unflatten(2, found.grid) for x in each]
         return Levels(maps, each[-1][:, 0])
 
+    def token_levels(self, pixels: Tensor) -> list[Tensor]:
+        """Class token and patch tokens of each level; see :class:`Backbone`."""
+        return self.tokens(pixels, self.layers, stop_early=True).blocks
+
     # -- what language methods ask --------------------------------------------------------------
 
     def tokens(

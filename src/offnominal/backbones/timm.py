@@ -87,6 +87,18 @@ class TimmBackbone(Backbone):
         self.stride = min(reduction for _, reduction in chosen)
         self.multiple = max(reduction for _, reduction in chosen)
 
+    def with_original_positions(self) -> Self:
+        """With the rule of DINO and of DINOv2 without registers; see :class:`Backbone`."""
+        if self.family not in ("dino", "dinov2"):
+            return super().with_original_positions()
+        if "_pos_embed" in vars(self.model):
+            return self  # it follows that rule already
+        other = copy.copy(self)  # shallow: one set of weights
+        vars(other)["_modules"] = {"model": copy.copy(self.model)}
+        use_original_positions(other.model)
+        other.digest = hashlib.sha256(f"{self.digest} original positions".encode()).hexdigest()
+        return other
+
     def trim(self) -> None:
         """Drop blocks or stages behind the levels in use; see :class:`Backbone`."""
         kept = self.layers[-1] + 1
@@ -138,6 +150,13 @@ class TimmBackbone(Backbone):
         has_class = getattr(self.model, "cls_token", None) is not None
         summary = last_prefix[:, 0] if has_class else last_map.mean((2, 3))
         return Levels([each for each, _ in found], summary)
+
+    def token_levels(self, pixels: Tensor) -> list[Tensor]:
+        """All tokens of each level; see :class:`Backbone`."""
+        if not self.is_transformer:
+            return super().token_levels(pixels)
+        found = self._intermediates(pixels, norm=False, return_prefix_tokens=True)
+        return [torch.cat([first, each.flatten(2).mT], dim=1) for each, first in found]
 
     def _intermediates(self, pixels: Tensor, **options: Any) -> list[Any]:
         self.check_size(pixels)

@@ -82,7 +82,9 @@ def evaluate_detector(
     files = [reference.file for reference in detector.references if reference.active]
     with model.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    model_of, several = detector, len(detector.categories) > 1
     for category in dataset.categories:
+        detector = model_of.for_category(category) if several else model_of
         test = dataset.test(category)
         if not test:
             raise DatasetError(

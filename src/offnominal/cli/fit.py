@@ -2,7 +2,7 @@
 
 from collections import Counter
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from offnominal.cli import options
 from offnominal.cli.command import MethodOptions, method_options, named
@@ -10,6 +10,9 @@ from offnominal.cli.curves import going_on, leave_curves
 from offnominal.cli.info import describe, describe_tests, not_inspected
 from offnominal.cli.terminal import Unreadable, count, progress_bar, say, tell, warn_untrained
 from offnominal.errors import OptionError
+
+if TYPE_CHECKING:
+    from offnominal.paths import PassedOver
 
 _DEFAULT = "anomalydino"
 
@@ -20,6 +23,7 @@ def fit(
     good: Annotated[list[str] | None, "GOOD_DIR..."] = None,
     method: str = _DEFAULT,
     sets: options.Sets = None,
+    categories: bool = False,
     shots: int | None = None,
     seed: int = 0,
     synthetic: bool = True,
@@ -39,8 +43,11 @@ def fit(
         Folders, files or globs of good images; zero-shot methods need none.
     method : str
         See `offnominal methods`; with --help after it, its options are shown.
+    categories : bool
+        With a trained method: one model of several categories, a folder each, or those of a data
+        set; each gets a threshold of its own.
     shots : int or None
-        Use this many of the images, drawn at random; else all.
+        Use this many of the images (of each category), drawn at random; else all.
     seed : int
         Seed of that draw.
     synthetic : bool
@@ -63,14 +70,27 @@ def fit(
     if isinstance(detector, BatchDetector):
         told = "nothing to fit: it scores the images of a batch; use `predict --zero-shot-batch`"
         raise OptionError(f"--method {method}: {told}")
-    files = _draw(find_images(good, passed), shots, seed) if good else []
+    trained = isinstance(detector, TrainedDetector)
+    if categories and not trained:
+        told = "a method with a training can have them, such as dinomaly"
+        raise OptionError(f"--categories: not with {method}; {told}")
+    if trained and not categories and sum(Path(each).is_dir() for each in good or []) > 1:
+        say("the folders are learned as one category; --categories: a threshold for each")
+    if categories:
+        found = _categories(good or [], passed)
+    else:
+        found = {"": find_images(good, passed)} if good else {}
+    groups = {name: _draw(own, shots, seed) for name, own in found.items()} or {"": []}
     more: dict[str, Any] = {}
-    if isinstance(detector, TrainedDetector):
+    if trained:
         more = {"state": output, "overwrite": overwrite, "tell": say}
     with options.changing(output), Unreadable(strict) as unreadable:
         if refine is not None:
-            files = _refined(files, refine, method, given, sets, seed)
-        with progress_bar(len(files)) as advance, going_on(output, detector):
+            asked = refine, method, given, sets, seed
+            groups = {name: _refined(own, *asked) for name, own in groups.items()}
+        files: Any = groups if categories else groups[""]
+        total = sum(len(own) for own in groups.values())
+        with progress_bar(total) as advance, going_on(output, detector):
             more |= {"on_error": unreadable, "progress": advance, "synthetic": synthetic}
             detector.fit(files, **more)
         detector.save(output)
@@ -85,6 +105,24 @@ def fit_options(args: list[str]) -> MethodOptions:
     """The options of the method that a command line names."""
     method = (named(args, "--method") or [_DEFAULT])[-1]
     return method, method_options(method)
+
+
+def _categories(folders: list[str], passed: "PassedOver") -> dict[str, list[Path]]:
+    """Good images of each category: of a data set, or of folders, which are named for theirs."""
+    from offnominal.datasets import open_dataset
+    from offnominal.paths import find_images
+
+    if len(folders) == 1:
+        dataset = open_dataset(folders[0])
+        return {name: [one.image for one in dataset.train(name)] for name in dataset.categories}
+    found: dict[str, list[Path]] = {}
+    for folder in folders:
+        parts = [part for part in Path(folder).absolute().parts if part not in ("train", "good")]
+        if parts[-1] in found:
+            told = f"two folders would be the category {parts[-1]}; rename one"
+            raise OptionError(f"--categories {folder}: {told}")
+        found[parts[-1]] = find_images(folder, passed)
+    return found
 
 
 def _draw(files: list[Path], shots: int | None, seed: int) -> list[Path]:

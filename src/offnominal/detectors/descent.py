@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from offnominal.detectors.categories import grouped
 from offnominal.detectors.learner import Learner, auroc
 from offnominal.detectors.options import Progress
 from offnominal.detectors.trainable import Trainable
@@ -47,7 +48,7 @@ class Descent:
 
     def __init__(self, detector: Trainable, stored: np.ndarray) -> None:
         self.detector, self.stored = detector, stored
-        train, self.held, judging = self._split(len(stored))
+        train, self.held, judging = self._split()
         detector.make_networks()
         self.images = detector.images(stored, train)
         self.judges = detector.images(stored, judging)
@@ -121,13 +122,24 @@ class Descent:
         with torch.inference_mode():
             detector.settle(images)
 
-    def _split(self, count: int) -> tuple[list[int], list[int], list[int]]:
-        """Numbers of the images to train on, to set thresholds with, and to choose by."""
+    def _split(self) -> tuple[list[int], list[int], list[int]]:
+        """Numbers of the images to train on, to set thresholds with, and to choose by.
+
+        Of each category so many.
+        """
         share, choose = self.detector.hold_back, self.detector.choose
-        held = min(max(_LEAST_HELD, math.ceil(share * count)), count // 2) if share else 0
-        order = np.random.default_rng(self.detector.seed).permutation(count).tolist()
-        judging = held // 2 if choose else 0
-        return sorted(order[held:]), sorted(order[judging:held]), sorted(order[:judging])
+        rng = np.random.default_rng(self.detector.seed)
+        parts: tuple[list[int], ...] = ([], [], [])
+        for numbers in grouped(self.detector.references):
+            count = len(numbers)
+            held = min(max(_LEAST_HELD, math.ceil(share * count)), count // 2) if share else 0
+            order = rng.permutation(numbers).tolist()
+            judging = held // 2 if choose else 0
+            found = order[held:], order[judging:held], order[:judging]
+            for part, some in zip(parts, found, strict=True):
+                part += some
+        train, held_back, judges = map(sorted, parts)
+        return train, held_back, judges
 
     def _course(self, steps: int) -> Course:
         one = self.detector
@@ -137,7 +149,7 @@ class Descent:
     def _identity(self) -> Mapping[str, Any]:
         """What both parts of a training that was broken off have in common."""
         detector = self.detector
-        digests = "".join(one.digest for one in detector.references).encode()
+        digests = "".join(one.digest + one.category for one in detector.references).encode()
         return {
             "method": detector.method,
             **{name: _plain(one) for name, one in detector.options().items() if name not in _APART},

@@ -236,6 +236,20 @@ METHODS: dict[str, Method] = {
             "Batzner et al., 2024, arXiv 2303.14535",
         ),
         Method(
+            "dinomaly",
+            "offnominal.detectors.reconstruction.dinomaly:Dinomaly",
+            "50 or more good images, of one category or many, and a training",
+            "a decoder that restores what DINOv2 sees of good parts; one model for many categories",
+            "Guo et al., 2025, arXiv 2405.14325",
+        ),
+        Method(
+            "simplenet",
+            "offnominal.detectors.one_class.simplenet:SimpleNet",
+            "50 or more good images, and a training",
+            "locally aware features told from the same with noise",
+            "Liu et al., 2023, arXiv 2303.15140",
+        ),
+        Method(
             "winclip",
             "offnominal.detectors.language.winclip:WinCLIP",
             "nothing, or good images (WinCLIP+); the part's name helps",

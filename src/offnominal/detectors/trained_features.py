@@ -11,6 +11,7 @@ from torch import Tensor
 
 from offnominal.detectors.backboned import BackboneDetector
 from offnominal.detectors.trained import TrainedDetector
+from offnominal.errors import OptionError
 from offnominal.training.augment import check_augment
 from offnominal.training.images import Batch, FrozenCache, Images
 
@@ -48,6 +49,18 @@ class TrainedFeatureDetector(TrainedDetector, BackboneDetector):
                 self._cache = None
                 return self.frozen_of(batch)
         return tuple(each.to(self._device) for each in self._cache.get(batch.numbers))
+
+    @property
+    def side(self) -> int:
+        """Side of the images, in pixels: one that the backbone takes."""
+        network = self.load_network()
+        step = network.multiple
+        if self.resolution is None:
+            return max(step, self.default_side // step * step)
+        if self.resolution % step:
+            told = f"{network.name} takes multiples of {step} px"
+            raise OptionError(f"--resolution {self.resolution}: {told}")
+        return self.resolution
 
     def open_cache(self, images: Images) -> None:
         """Keep what is computed of images, unless they are augmented."""
