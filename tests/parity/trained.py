@@ -14,6 +14,8 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
+from offnominal.training.images import Batch
+
 Rule = Literal["cnn", "linear"]
 
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -78,6 +80,12 @@ def load(
     steps += [v2.ToDtype(torch.float32, scale=True)]
     steps += [v2.Normalize(_MEAN, _STD)] if normalised else []
     return torch.stack([v2.Compose(steps)(Image.open(tiles / n).convert("RGB")) for n in names])
+
+
+def batch_of(pixels: Tensor) -> Batch:
+    """A step's batch of prepared pixels."""
+    numbers = torch.arange(len(pixels))
+    return Batch(pixels.to(torch.uint8), pixels, numbers, np.random.default_rng(0))
 
 
 def assert_close(ours: ArrayLike | Tensor, theirs: ArrayLike, allow: float = 1e-4) -> None:

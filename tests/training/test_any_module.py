@@ -130,10 +130,10 @@ def test_one_training_into_a_file_at_a_time(tmp_path: Path) -> None:
 def test_a_state_that_would_never_end_is_refused(tmp_path: Path) -> None:
     files, student = Files(tmp_path / "student.safetensors"), Student()
     checkpoint = Checkpoint(files, {"name": "student"}, lambda *_: None)
-    optimiser = RECIPE.make_optimiser(student.student.parameters())
+    optimisers = RECIPE.make_optimisers(student.student)
     random = torch.Generator().get_state()
     for step, told in ((99, "step 99 of 3"), (0, "does not fit")):
-        state = State.of(1, step, student, optimiser, random, [])
+        state = State.of(1, step, student, optimisers, random, [])
         if not step:
             state.tensors["optimiser.7.exp_avg"] = torch.zeros(3)
         checkpoint.write_state(state)

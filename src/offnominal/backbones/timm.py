@@ -1,9 +1,10 @@
 """Any timm network with patch tokens or feature maps, behind one call."""
 
+import copy
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import timm
 import torch
@@ -91,6 +92,22 @@ class TimmBackbone(Backbone):
             # The head is empty anyway, and the norm is applied to every level of a transformer.
             self.model.prune_intermediate_layers(list(self.layers), prune_head=False)
             self.model.kept_levels = kept
+
+    def fresh(self) -> Self:
+        """A network of the same kind and levels that knows nothing yet, for training.
+
+        Its weights are drawn by torch's generator as timm initialises them, but for residual
+        blocks, which begin as torchvision's do: not as the identity.
+        """
+        name = _timm_name(self.name)
+        residual = timm.models.is_model_in_modules(name.split(".")[0], ["resnet"])
+        options = {"zero_init_last": False} if residual else {}
+        model = timm.create_model(name, pretrained=False, num_classes=0, **options)
+        model.laid_out = True  # as it is: an optimiser holds its tensors
+        other = copy.copy(self)
+        other._modules = {"model": model.to(memory_format=torch.channels_last)}
+        other.trim()
+        return other
 
     def levels(self, pixels: Tensor, norm: bool = True) -> Levels:
         """Feature levels and a vector for the whole image; see :class:`Backbone`."""

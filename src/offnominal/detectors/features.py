@@ -1,25 +1,17 @@
 """Detectors over a backbone: pixels in, features compared with what good parts showed."""
 
-import operator
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from offnominal.backbones import AUTO, DEFAULT, backbone_name, load_backbone
-from offnominal.backbones.auto import choose_backbone
-from offnominal.backbones.base import Backbone, Levels, Resize
-from offnominal.detectors.base import Detector
-from offnominal.detectors.options import (
-    Precision,
-    check_choice,
-    check_range,
-    choose_device,
-)
-from offnominal.errors import ModelFileError, OptionError
+from offnominal.backbones.base import Backbone, Resize
+from offnominal.detectors.backboned import BackboneDetector
+from offnominal.detectors.options import check_choice, check_range
+from offnominal.errors import OptionError
 from offnominal.scoring import Scores, Size
 from offnominal.views import View, merge, tiled_views, unseen, whole_view
 
@@ -31,7 +23,6 @@ __all__ = [
 ]
 
 _LARGEST = 2**14  # pixels of a side that a network is given
-_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class ViewScores(NamedTuple):
@@ -51,7 +42,7 @@ class ViewScores(NamedTuple):
     weight: Tensor | None = None
 
 
-class FeatureDetector(Detector):
+class FeatureDetector(BackboneDetector):
     """A detector whose patches are features of a backbone.
 
     A method writes :meth:`learn_features` and :meth:`compare`, and where it needs to
@@ -60,15 +51,6 @@ class FeatureDetector(Detector):
 
     Parameters
     ----------
-    backbone : str or None
-        Short name (see ``offnominal backbones``), any timm name, or ``open_clip:NAME``; ``auto`` or
-        None: what the weights file says of itself, otherwise the method's own. Where that cannot be
-        had and the method takes any network, the best that is on this machine.
-    weights : path or None
-        Local weights, safetensors or a ``.pth`` state dict, in timm's naming or the original; None:
-        from the hub's cache, or fetched from the hub.
-    layers : sequence of int or None
-        Feature levels of the backbone, as ``2,3`` or ``-1``; None: the method's, or the backbone's.
     resolution : int or None
         Length of the image's smaller side in pixels (of both with ``resize="square"``); None: the
         backbone's default, which is 448 for DINOv2.
@@ -78,19 +60,10 @@ class FeatureDetector(Detector):
         not fill a patch, as the released codes do; ``square`` squashes. None: the backbone's.
     tile : int or None
         Side of overlapping tiles at full resolution, in pixels, for very large images.
-    precision : {"fp32", "bf16", "fp16"}
-        Of the backbone.
-    device : str
-        ``auto``, ``cpu``, ``cuda``, ``cuda:1``. It is not stored in the saved detector.
     **options
-        See :class:`~offnominal.detectors.base.Detector`.
+        See :class:`~offnominal.detectors.backboned.BackboneDetector`.
     """
 
-    default_backbone: ClassVar[str] = DEFAULT
-    # How the names of the backbones that it can use begin.
-    backbone_family: ClassVar[str | None] = ""
-    # Levels where ``layers`` names none, counted from the end; None: the backbone's own.
-    default_layers: ClassVar[tuple[int, ...] | None] = None
     # The paper's resolution for families of backbones; others have their own.
     default_resolutions: ClassVar[Mapping[str, int]] = {}
     takes_tiles: ClassVar[bool] = True
@@ -99,18 +72,12 @@ class FeatureDetector(Detector):
 
     def __init__(
         self,
-        backbone: str | None = AUTO,
-        weights: str | None = None,
-        layers: Sequence[int] | None = None,
         resolution: int | None = None,
         resize: Resize | None = None,
         tile: int | None = None,
-        precision: Precision = "fp32",
-        device: str = "auto",
         **options: Any,
     ) -> None:
         super().__init__(**options)
-        check_choice("precision", precision, Precision)
         if resize is not None:
             check_choice("resize", resize, Resize)
         for name, pixels in (("resolution", resolution), ("tile", tile)):
@@ -123,17 +90,9 @@ class FeatureDetector(Detector):
                 f"--tile {tile}: {self.method} looks at images as a whole; leave it out, or "
                 "choose a method that judges patches, such as anomalydino"
             )
-        self.backbone = None if backbone == AUTO else backbone
-        self.backbone_note = ""
-        self.weights = str(weights) if weights is not None else None
-        self.layers = whole_numbers("layers", layers) if layers is not None else None
         self.resolution = resolution
         self.resize = resize
         self.tile = tile
-        self.precision = precision
-        self.device = device
-        self.network: Backbone | None = None
-        self._device = torch.device("cpu")
         self._geometry: dict[Size, list[View]] = {}
 
     # -- what a method writes -----------------------------------------------------------------
@@ -159,12 +118,6 @@ class FeatureDetector(Detector):
     @abstractmethod
     def compare(self, features: Any, without: int | None = None) -> ViewScores:
         """Score a view by its features, as if reference ``without`` had never been learned."""
-
-    def choose_levels(self, network: Backbone) -> Backbone:
-        """The network at the levels that this method uses where ``layers`` names none."""
-        if self.layers is not None or self.default_layers is None:
-            return network
-        return network.at_levels(self.default_layers)
 
     def default_resolution(self, network: Backbone) -> int:
         """Resolution where the option names none."""
@@ -241,93 +194,6 @@ class FeatureDetector(Detector):
         """What of an image (H, W) no view shows, in words; None: all of it is looked at."""
         told = unseen(self.views_of(size), size)
         return told and f"{told}; leave out {self.cropping} to see all of it"
-
-    # -- the backbone -------------------------------------------------------------------------
-
-    def load_network(self) -> Backbone:
-        """Build the backbone on first use and move everything to the device."""
-        if self.network is None:
-            self.use_network(self.build_network(), shared=False)
-        assert self.network is not None
-        return self.network
-
-    def build_network(self) -> Backbone:
-        """The backbone that the options name, or the best that can be had where they name none."""
-        if self.backbone is None and self.weights is None:
-            chosen = choose_backbone(self.default_backbone, self.backbone_family)
-            name, self.backbone_note = chosen
-        else:
-            name = backbone_name(self.backbone, self.weights, self.default_backbone)
-        return load_backbone(name, self.weights, self.layers)
-
-    def use_network(self, network: Backbone, shared: bool = True) -> None:
-        """Adopt a backbone; of one that nobody else uses, only the levels that are needed."""
-        self._device = choose_device(self.device)
-        self.network = self.choose_levels(network)
-        if not shared:
-            self.network.trim()
-        self.to(self._device)
-
-    def features(self, pixels: Tensor) -> Tensor:
-        """Patch features (B, D, gh, gw) in float32 of pixels (B, 3, h, w) on any device."""
-        with self._autocast():
-            maps: Tensor = self.load_network()(pixels.to(self._device))
-        return maps.float()
-
-    def levels(self, pixels: Tensor, norm: bool = True) -> Levels:
-        """Feature levels and a vector for each image in float32, of pixels on any device."""
-        with self._autocast():
-            maps, summary = self.load_network().levels(pixels.to(self._device), norm)
-        return Levels([each.float() for each in maps], summary.float())
-
-    def _autocast(self) -> torch.autocast:
-        self.load_network()
-        dtype = _DTYPES.get(self.precision)
-        return torch.autocast(self._device.type, dtype=dtype, enabled=dtype is not None)
-
-    # -- files --------------------------------------------------------------------------------
-
-    def twin(self, changes: Mapping[str, Any]) -> Self:
-        """Another with the same options, but for some, on the same network."""
-        other = type(self)(**(self.options() | dict(changes)), device=self.device)
-        other._device, other.network = self._device, self.load_network()
-        other.backbone_note = self.backbone_note
-        return other.to(self._device)
-
-    def header(self) -> dict[str, Any]:
-        """All that is not a tensor; the backbone by its name, settled at the fit, and digest."""
-        net = self.load_network()
-        found = super().header()
-        found["options"] |= {"backbone": net.name}
-        about = {"name": net.name, "digest": net.digest, "note": self.backbone_note}
-        return found | {"backbone": about}
-
-    def restore(self, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-        """Take over what was learned, if the backbone is the one that it was learned with."""
-        net, known = self.load_network(), header.get("backbone")
-        told = [known.get("digest"), known.get("note", "")] if isinstance(known, dict) else [None]
-        if known is None or not all(isinstance(one, str) for one in told):
-            raise ModelFileError("its header does not say which backbone it was fitted with")
-        if net.digest != known["digest"]:
-            raise ModelFileError(
-                f"fitted with other weights of {net.name} than "
-                f"{self.weights or 'those on this machine'} (digest {known['digest'][:12]}, not "
-                f"{net.digest[:12]}); give the right file with --weights, or fit anew"
-            )
-        here = {
-            name: tensor if name.startswith("calibration.") else tensor.to(self._device)
-            for name, tensor in tensors.items()
-        }
-        super().restore(header, here)
-        self.backbone_note = known.get("note", "")
-
-
-def whole_numbers(option: str, values: Sequence[int]) -> tuple[int, ...]:
-    """A sequence of whole numbers as a tuple, or an :class:`OptionError` that names the option."""
-    try:
-        return tuple(operator.index(value) for value in values)
-    except TypeError as error:
-        raise OptionError(f"--{option} {values!r}: give whole numbers, as 2,3") from error
 
 
 def one_view(found: ViewScores, seen: Size) -> Scores:

@@ -96,7 +96,8 @@ def restore_learned(
         else:
             for name, tensor in columns.items():
                 _check_tensor(f"{owner}.{name}", tensor, inner[f"{owner}.{name}"])
-            part.load_state_dict(columns, assign=True)
+            # That nothing is missing is known; a part may have parts of its own.
+            part.load_state_dict(columns, strict=False, assign=True)
 
 
 def _counts(name: str) -> bool:

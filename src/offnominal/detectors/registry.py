@@ -152,6 +152,13 @@ METHODS: dict[str, Method] = {
             batched=True,
         ),
         Method(
+            "stfpm",
+            "offnominal.detectors.teacher_student.stfpm:STFPM",
+            "50 or more good images, and a training",
+            "a student that imitates a teacher's feature pyramid on good parts",
+            "Wang et al., 2021, arXiv 2103.04257",
+        ),
+        Method(
             "winclip",
             "offnominal.detectors.language.winclip:WinCLIP",
             "nothing, or good images (WinCLIP+); the part's name helps",

@@ -7,7 +7,7 @@ and step that come next, and a digest over all of it and the tensors.
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,7 +31,8 @@ _KEY = "offnominal_training"
 _LEARNED, _OPTIMISER = "learned.", "optimiser."
 
 # What an optimiser keeps of each parameter, by its class.
-_KEPT = {"Adam": {"step", "exp_avg", "exp_avg_sq"}, "SGD": {"momentum_buffer"}}
+_KEPT = {name: {"step", "exp_avg", "exp_avg_sq"} for name in ("Adam", "AdamW")}
+_KEPT |= {"SGD": {"momentum_buffer"}}
 
 Count = Annotated[int, Field(ge=0, le=2**40)]
 History = list[dict[str, float]]
@@ -109,46 +110,53 @@ class State:
         epoch: int,
         step: int,
         learner: Learner,
-        optimiser: Optimizer,
+        optimisers: Sequence[Optimizer],
         random: Tensor,
         history: History,
     ) -> "State":
         """Copy all that a training consists of; parameters that are frozen are left out."""
         frozen = {name for name, each in learner.named_parameters() if not each.requires_grad}
         found = {_LEARNED + k: t for k, t in learner.state_dict().items() if k not in frozen}
-        for number, values in optimiser.state_dict()["state"].items():
-            tensors = {k: t for k, t in values.items() if isinstance(t, Tensor)}
-            found |= {f"{_OPTIMISER}{number}.{name}": each for name, each in tensors.items()}
+        for first, optimiser in _numbered(optimisers):
+            for number, values in optimiser.state_dict()["state"].items():
+                start = f"{_OPTIMISER}{first + number}."
+                found |= {start + k: t for k, t in values.items() if isinstance(t, Tensor)}
         copies = {k: t.detach().to("cpu", copy=True).contiguous() for k, t in found.items()}
         return cls(epoch, step, copies, random, list(history))
 
-    def restore(self, learner: Learner, optimiser: Optimizer) -> None:
+    def restore(self, learner: Learner, optimisers: Sequence[Optimizer]) -> None:
         """Put the numbers back where they came from; if they do not fit there, Damaged."""
-        self._check(learner, optimiser)
+        self._check(learner, optimisers)
         learner.load_state_dict(_under(self.tensors, _LEARNED), strict=False)
         numbers: dict[int, dict[str, Tensor]] = {}
         for key, value in _under(self.tensors, _OPTIMISER).items():
             number, _, name = key.partition(".")
             # The optimiser would go on with these very tensors; the state's stay as they are.
             numbers.setdefault(int(number), {})[name] = value.clone()
-        groups = optimiser.state_dict()["param_groups"]
-        optimiser.load_state_dict({"state": numbers, "param_groups": groups})
+        for first, optimiser in _numbered(optimisers):
+            own = optimiser.state_dict()
+            places = {n for group in own["param_groups"] for n in group["params"]}
+            kept = {n: numbers[first + n] for n in places if first + n in numbers}
+            optimiser.load_state_dict({"state": kept, "param_groups": own["param_groups"]})
 
-    def _check(self, learner: Learner, optimiser: Optimizer) -> None:
+    def _check(self, learner: Learner, optimisers: Sequence[Optimizer]) -> None:
         frozen = {name for name, each in learner.named_parameters() if not each.requires_grad}
         shapes = {name: each.shape for name, each in learner.state_dict().items()}
         own = {name: each.shape for name, each in _under(self.tensors, _LEARNED).items()}
         if own != {name: shape for name, shape in shapes.items() if name not in frozen}:
             raise Damaged("what it has learned does not fit")
-        parameters = [each for group in optimiser.param_groups for each in group["params"]]
+        shapes, wanted = {}, {}
+        for first, optimiser in _numbered(optimisers):
+            for place, parameter in enumerate(_parameters(optimiser), start=first):
+                shapes[str(place)] = parameter.shape
+                wanted[str(place)] = _KEPT.get(type(optimiser).__name__, set())
         kept: dict[str, set[str]] = {}
         for key, value in _under(self.tensors, _OPTIMISER).items():
             number, _, name = key.partition(".")
             kept.setdefault(number, set()).add(name)
-            known = {str(place): each.shape for place, each in enumerate(parameters)}
-            if number not in known or value.shape not in (known[number], torch.Size()):
+            if number not in shapes or value.shape not in (shapes[number], torch.Size()):
                 raise Damaged("what its optimiser keeps does not fit")
-        if any(names != _KEPT.get(type(optimiser).__name__, names) for names in kept.values()):
+        if any(not wanted[number] <= names for number, names in kept.items()):
             raise Damaged("its optimiser keeps other numbers")
         if not all(each.isfinite().all() for each in self.tensors.values()):
             raise Damaged("holds numbers that are not finite")
@@ -216,13 +224,16 @@ class Checkpoint:
         Whether files of another training that lie there are of no account.
     sources : mapping of str to str
         Digest of each file that is learned from, by its name: the same for the whole training.
+    each_epoch : bool
+        Whether all files are written after each epoch, not only the state now and then.
     """
 
     files: Files
     identity: Mapping[str, Any]
-    write_learned: Callable[[int, History], None]
+    write_learned: Callable[[int, History], None] = lambda epochs, history: None
     overwrite: bool = False
     sources: Mapping[str, str] = field(default_factory=dict)
+    each_epoch: bool = True
 
     def find(self) -> State | None:
         """The state to go on from, or None to begin.
@@ -238,7 +249,7 @@ class Checkpoint:
         if self.overwrite:
             return None
         if not path.exists():
-            if learned.exists():
+            if learned.exists() and self.each_epoch:
                 raise OptionError(
                     f"-o {learned}: exists, and {path.name}, from which its training could go on, "
                     "does not; name another file, or give --overwrite"
@@ -267,6 +278,10 @@ class Checkpoint:
                     "--overwrite"
                 )
         return state
+
+    def said(self, name: str) -> Any:
+        """A value of the identity of the training whose state is there; None where none is."""
+        return _read(self.files.state)[1].get(name) if self.files.state.is_file() else None
 
     def write_state(self, state: State) -> None:
         """Write where the training stands."""
@@ -324,6 +339,18 @@ def _read(path: Path) -> tuple[State, dict[str, Any], dict[str, str]]:
 
 def _row(values: Mapping[str, float]) -> dict[str, float]:
     return {**values, "epoch": int(values["epoch"]), "step": int(values["step"])}
+
+
+def _parameters(optimiser: Optimizer) -> list[nn.Parameter]:
+    return [each for group in optimiser.param_groups for each in group["params"]]
+
+
+def _numbered(optimisers: Sequence[Optimizer]) -> Iterator[tuple[int, Optimizer]]:
+    """Optimisers, and the number of the first parameter of each, counted through all of them."""
+    first = 0
+    for optimiser in optimisers:
+        yield first, optimiser
+        first += len(_parameters(optimiser))
 
 
 def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

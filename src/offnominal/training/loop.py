@@ -7,10 +7,14 @@ happened.
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 import torch
+from torch.nn.utils import clip_grad_norm_
+from torch.optim import Optimizer
 
 from offnominal.errors import OptionError
 from offnominal.sealed import Damaged
@@ -22,13 +26,15 @@ from offnominal.training.checkpoint import (
     mean_losses,
     unusable,
 )
-from offnominal.training.recipe import Recipe
+from offnominal.training.recipe import Plan
 
-__all__ = ["Batches", "Progress", "Run", "run"]
+__all__ = ["Batches", "Progress", "Run", "descend", "duration", "run", "seeded"]
 
 Progress = Callable[[str, int], None]
 
 _SAVE_EVERY = 60.0  # seconds, so that a power cut costs no more
+_TELL_EVERY = 15.0
+_SHARE = 0.1  # of the time may be spent on copies of large networks
 
 
 class Batches(Protocol):
@@ -62,27 +68,34 @@ class Run(NamedTuple):
 def run(
     learner: Learner,
     batches: Batches,
-    recipe: Recipe,
-    checkpoint: Checkpoint,
+    recipe: Plan,
+    checkpoint: Checkpoint | None = None,
     progress: Progress | None = None,
     tell: Callable[[str], None] | None = None,
     generator: torch.Generator | None = None,
+    after: Callable[[int], None] | None = None,
 ) -> Run:
-    """Train, and write what is learned after every epoch.
+    """Train, and write what is learned.
+
+    torch's generators are seeded anew for every step, from the recipe's seed and the step's number,
+    so that what a loss draws does not depend on where a training was broken off.
 
     Parameters
     ----------
     learner : Learner
     batches : Batches
-    recipe : Recipe
-    checkpoint : Checkpoint
+    recipe : Plan
+    checkpoint : Checkpoint or None
+        None: nothing is kept, and what is broken off is lost.
     progress : callable or None
-        Called with the stage and how many images have been used in all epochs.
+        Called with the stage and how many images (or steps, of a course) have been used.
     tell : callable or None
         Called with lines for a person.
     generator : torch.Generator or None
         Draws the plan of each epoch, and its state is kept with the rest; None: a new one, from the
         recipe's seed.
+    after : callable or None
+        Called with the number of steps that are done, after each.
 
     Raises
     ------
@@ -91,85 +104,158 @@ def run(
     """
     say = tell or (lambda line: None)
     generator = generator or torch.Generator().manual_seed(recipe.seed)
-    optimiser = recipe.make_optimiser(p for p in learner.parameters() if p.requires_grad)
-    kept = State.of(0, 0, learner, optimiser, generator.get_state(), [])
-    before = checkpoint.find()
-    if before is not None:
-        _check_epochs(recipe, before, checkpoint)
+    optimisers = recipe.make_optimisers(learner)
+    kept = State.of(0, 0, learner, optimisers, generator.get_state(), [])
+    before = checkpoint.find() if checkpoint else None
+    if checkpoint and before is not None:
         try:
-            before.restore(learner, optimiser)
+            before.restore(learner, optimisers)
         except Damaged as error:
             raise unusable(checkpoint.files.state, error) from error
         kept = before
         say(f"{checkpoint.files.learned}: goes on after epoch {kept.epoch}, step {kept.step}")
     began_at = kept.epoch, kept.step
+    watch, whole = _Watch(say), checkpoint is not None and checkpoint.each_epoch
     history, saved = list(kept.history), time.monotonic()
+    epoch, first, random, ended = kept.epoch, kept.step, kept.random, False
     try:
-        while kept.epoch < recipe.epochs:
-            epoch, random = kept.epoch, kept.random
+        while not ended:
             generator.set_state(random)
             plan = batches.plan(recipe.batch, generator)
-            if kept.step >= len(plan):
-                raise unusable(checkpoint.files.state, f"step {kept.step} of {len(plan)}")
-            for group in optimiser.param_groups:
-                group["lr"] = recipe.rate(epoch)
-            for step in range(kept.step, len(plan)):
-                batch = batches.load(plan[step])
-                if batch is not None:
-                    parts = _descend(learner, optimiser, batch, recipe, epoch, step)
-                    history.append({"epoch": epoch + 1, "step": step + 1} | parts)
+            total = recipe.total(len(plan))
+            if checkpoint and first >= len(plan):
+                raise unusable(checkpoint.files.state, f"step {first} of {len(plan)}")
+            if checkpoint and (told := recipe.too_far(epoch, first, len(plan))):
+                advice = "name another file, or give --overwrite"
+                raise OptionError(f"-o {checkpoint.files.learned}: {told}; {advice}")
+            for step in range(first, len(plan)):
+                done = epoch * len(plan) + step
+                if ended := done >= total:
+                    break
+                recipe.set_rates(optimisers, done, len(plan))
+                with seeded(recipe.seed, epoch, step):
+                    batch = batches.load(plan[step])
+                    if batch is not None:
+                        values = descend(learner, optimisers, batch, recipe.clip)
+                        if values is None:
+                            raise OptionError(_not_finite(recipe, checkpoint, epoch, step, kept))
+                        history.append({"epoch": epoch + 1, "step": step + 1} | values)
+                if after:
+                    after(done + 1)
                 following = (epoch, step + 1)
                 if step + 1 == len(plan):
                     following, random = (epoch + 1, 0), generator.get_state()
-                kept = State.of(*following, learner, optimiser, random, history)
+                last = done + 1 == total or (whole and following[1] == 0)
+                if checkpoint and (last or watch.may_copy()):
+                    with watch.copying():
+                        kept = State.of(*following, learner, optimisers, random, history)
                 if progress:
-                    progress("train", kept.epoch * len(batches) + kept.step * recipe.batch)
-                if time.monotonic() - saved > _SAVE_EVERY:
+                    progress(*recipe.progress(epoch, step + 1, len(plan), len(batches)))
+                if not whole:
+                    watch.tell(history, done + 1, total)
+                if checkpoint and time.monotonic() - saved > _SAVE_EVERY:
                     checkpoint.write_state(kept)
                     saved = time.monotonic()
-            checkpoint.write(kept)
-            say(_last_line(kept, recipe))
+            else:
+                epoch, first = epoch + 1, 0
+                ended = epoch * len(plan) >= total
+                if checkpoint and whole:
+                    checkpoint.write(kept)
+                    say(_last_line(kept, total // len(plan)))
     except BaseException:
         # Ctrl-C may come in the middle of a step: what is written is the last whole one.
-        checkpoint.write_state(kept)
+        if checkpoint:
+            checkpoint.write_state(kept)
         raise
-    checkpoint.write(kept)
+    if checkpoint:
+        (checkpoint.write if whole else checkpoint.write_state)(kept)
     return Run(history, began_at)
 
 
-def _check_epochs(recipe: Recipe, before: State, checkpoint: Checkpoint) -> None:
-    if before.epoch + (before.step > 0) > recipe.epochs:
-        raise OptionError(
-            f"--epochs {recipe.epochs}: {checkpoint.files.learned} has been trained for "
-            f"{before.epoch} already; name another file, or give --overwrite"
-        )
+@contextmanager
+def seeded(*numbers: int) -> Iterator[None]:
+    """Seed torch's generators for the length of the block; outside of it they go on as before."""
+    [number] = np.random.SeedSequence(numbers).generate_state(1, np.uint64)
+    with torch.random.fork_rng():
+        torch.manual_seed(int(number) >> 1)
+        yield
 
 
-def _descend(
-    learner: Learner,
-    optimiser: torch.optim.Optimizer,
-    batch: Any,
-    recipe: Recipe,
-    epoch: int,
-    step: int,
-) -> dict[str, float]:
-    """One step; the parts of the loss before it."""
+def descend(
+    learner: Learner, optimisers: Sequence[Optimizer], batch: Any, clip: float | None = None
+) -> dict[str, float] | None:
+    """One step; the parts of the loss before it. None: it is not finite, and nothing is learned."""
     parts = learner.loss(batch)
     values = dict(zip(parts, torch.stack(list(parts.values())).tolist(), strict=True))
     if not all(map(math.isfinite, values.values())):
-        raise OptionError(
-            f"--lr {recipe.lr:g}: the loss is no longer finite in epoch {epoch + 1}, step "
-            f"{step + 1}; give a smaller one, and --overwrite"
-        )
-    optimiser.zero_grad()
+        return None
+    for optimiser in optimisers:
+        optimiser.zero_grad()
     torch.autograd.backward(parts["total"])
-    optimiser.step()
+    if clip is not None:
+        clip_grad_norm_([p for p in learner.parameters() if p.grad is not None], clip)
+    for optimiser in optimisers:
+        optimiser.step()
     return values
 
 
-def _last_line(state: State, recipe: Recipe) -> str:
+def _not_finite(
+    recipe: Plan, checkpoint: Checkpoint | None, epoch: int, step: int, kept: State
+) -> str:
+    told = recipe.advice(epoch, step)
+    if checkpoint is None or checkpoint.each_epoch:
+        return told
+    where = f"epoch {kept.epoch + 1}, step {kept.step}"
+    return f"{told}; {checkpoint.files.state} holds the last good state, of {where}"
+
+
+class _Watch:
+    """When a copy of the state is worth its time, and when to say how far a training has come."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
+        self._began = self._told = self._copied = time.monotonic()
+        self._cost, self._first = 0.0, -1
+
+    def may_copy(self) -> bool:
+        """Whether copies take next to no time, or there was none for long."""
+        if self._cost < 0.01:
+            return True
+        return self._cost < _SHARE * (time.monotonic() - self._copied)
+
+    @contextmanager
+    def copying(self) -> Iterator[None]:
+        """Measure what a copy takes."""
+        began = time.monotonic()
+        yield
+        self._copied = time.monotonic()
+        self._cost = self._copied - began
+
+    def tell(self, history: History, done: int, total: int) -> None:
+        """Say how far it is, what the loss is and how long the rest will take."""
+        now = time.monotonic()
+        if self._first < 0:  # the first step takes longer than others
+            self._first, self._began = done, now
+        if not history or (now - self._told < _TELL_EVERY and done < total):
+            return
+        self._told = now
+        recent = [row["total"] for row in history[-20:]]
+        left = (now - self._began) / max(done - self._first, 1) * (total - done)
+        told = f", {duration(left)} left" if done > self._first and done < total else ""
+        loss = f"{math.fsum(recent) / len(recent):.4g}"
+        self._say(f"step {done:,} of {total:,}: loss {loss}{told}")
+
+
+def duration(seconds: float) -> str:
+    """Such as ``40 s``, ``12 min`` or ``3.5 h``."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+def _last_line(state: State, epochs: int) -> str:
     """The epoch that has just ended, in words."""
     means = mean_losses(state.history)
     if not means:
         return f"epoch {state.epoch}: no image could be read"
-    return f"epoch {state.epoch} of {recipe.epochs}: loss {means[-1]['total']:.4f}"
+    return f"epoch {state.epoch} of {epochs}: loss {means[-1]['total']:.4f}"

@@ -1,18 +1,58 @@
-"""Settings of a training, and the optimiser that they name."""
+"""Settings of a training, and the optimisers that they name: so many epochs, or so many steps."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from torch import nn
 from torch.optim import SGD, Adam, Optimizer
 
 from offnominal.errors import OptionError
 
-__all__ = ["Recipe"]
+__all__ = ["Course", "Plan", "Recipe"]
 
 _WARM_UP = 1e-5  # CoOp's rate in its first epoch
+
+
+class _Learns(Protocol):
+    """What an optimiser is for."""
+
+    def parameters(self) -> Iterator[nn.Parameter]: ...
+
+
+class Plan(Protocol):
+    """What the loop asks of the settings of a training."""
+
+    @property
+    def batch(self) -> int:
+        """Images a step."""
+
+    @property
+    def seed(self) -> int:
+        """Of all that is drawn."""
+
+    @property
+    def clip(self) -> float | None:
+        """The norm that the gradient of all parameters is cut down to; None: it is left."""
+
+    def make_optimisers(self, learner: _Learns) -> list[Optimizer]:
+        """The optimisers, before their first step."""
+
+    def total(self, per_epoch: int) -> int:
+        """How many steps there are, with so many an epoch."""
+
+    def set_rates(self, optimisers: Sequence[Optimizer], step: int, per_epoch: int) -> None:
+        """Set the learning rates for a step, counted from 0."""
+
+    def advice(self, epoch: int, step: int) -> str:
+        """What to do about a loss that is not finite in a step, both counted from 0."""
+
+    def too_far(self, epoch: int, step: int, per_epoch: int) -> str | None:
+        """Why a training that has come so far cannot go on with these settings; None: it can."""
+
+    def progress(self, epoch: int, step: int, per_epoch: int, images: int) -> tuple[str, int]:
+        """Name of the stage, and how far it has come after a step, counted from 1."""
 
 
 @dataclass(frozen=True)
@@ -49,11 +89,44 @@ class Recipe:
         if not self.lr > 0 or not math.isfinite(self.lr):
             raise OptionError(f"--lr {self.lr}: give a rate above 0, as 0.001")
 
-    def make_optimiser(self, parameters: Iterable[nn.Parameter]) -> Optimizer:
+    @property
+    def clip(self) -> None:
+        """Gradients are left as they are."""
+        return None
+
+    def make_optimisers(self, learner: _Learns) -> list[Optimizer]:
         """The optimiser, before its first step."""
+        parameters = [each for each in learner.parameters() if each.requires_grad]
         if self.optimiser == "adam":
-            return Adam(parameters, lr=self.lr, betas=(0.5, 0.999))
-        return SGD(parameters, lr=self.lr, momentum=0.9, weight_decay=5e-4)
+            return [Adam(parameters, lr=self.lr, betas=(0.5, 0.999))]
+        return [SGD(parameters, lr=self.lr, momentum=0.9, weight_decay=5e-4)]
+
+    def total(self, per_epoch: int) -> int:
+        """How many steps there are."""
+        return self.epochs * per_epoch
+
+    def set_rates(self, optimisers: Sequence[Optimizer], step: int, per_epoch: int) -> None:
+        """Set the rate, which changes with the epoch only."""
+        for optimiser in optimisers:
+            for group in optimiser.param_groups:
+                group["lr"] = self.rate(step // per_epoch)
+
+    def advice(self, epoch: int, step: int) -> str:
+        """What to do about a loss that is not finite in a step, both counted from 0."""
+        return (
+            f"--lr {self.lr:g}: the loss is no longer finite in epoch {epoch + 1}, step "
+            f"{step + 1}; give a smaller one, and --overwrite"
+        )
+
+    def too_far(self, epoch: int, step: int, per_epoch: int) -> str | None:
+        """Why a training that has come so far cannot go on; None: it can."""
+        if epoch + (step > 0) <= self.epochs:
+            return None
+        return f"--epochs {self.epochs}: it has been trained for {epoch} already"
+
+    def progress(self, epoch: int, step: int, per_epoch: int, images: int) -> tuple[str, int]:
+        """Images that have been used in all epochs."""
+        return "train", epoch * images + min(step * self.batch, images)
 
     def rate(self, epoch: int) -> float:
         """Learning rate of an epoch, counted from 0."""
@@ -70,3 +143,64 @@ class Recipe:
         """
         constant = self.optimiser == "adam"
         return {k: v for k, v in asdict(self).items() if not (constant and k == "epochs")}
+
+
+@dataclass(frozen=True)
+class Course:
+    """A training of so many steps, whose optimisers and rates a method gives.
+
+    Attributes
+    ----------
+    batch, steps, seed : int
+    optimisers : callable
+        Makes the optimisers.
+    rate : callable
+        Factor on their learning rates at a share of the course, on [0, 1).
+    clip : float or None
+        The norm that the gradient of all parameters is cut down to.
+    lr_scale : float
+        Another factor on the rates.
+    """
+
+    batch: int
+    steps: int
+    seed: int
+    optimisers: Callable[[], list[Optimizer]]
+    rate: Callable[[float], float]
+    clip: float | None = None
+    lr_scale: float = 1.0
+
+    def make_optimisers(self, learner: _Learns) -> list[Optimizer]:
+        """The optimisers, before their first step."""
+        made = self.optimisers()
+        for optimiser in made:
+            for group in optimiser.param_groups:
+                group["initial_lr"] = group["lr"] * self.lr_scale
+        return made
+
+    def total(self, per_epoch: int) -> int:
+        """How many steps there are."""
+        return self.steps
+
+    def set_rates(self, optimisers: Sequence[Optimizer], step: int, per_epoch: int) -> None:
+        """Set the rates, which change with every step."""
+        factor = self.rate(step / self.steps)
+        for optimiser in optimisers:
+            for group in optimiser.param_groups:
+                group["lr"] = group["initial_lr"] * factor
+
+    def advice(self, epoch: int, step: int) -> str:
+        """What to do about a loss that is not finite."""
+        return (
+            "the loss is no longer a finite number: give a smaller --lr-scale, such as "
+            f"{self.lr_scale / 3:.2g}, or --precision fp32"
+        )
+
+    def too_far(self, epoch: int, step: int, per_epoch: int) -> str | None:
+        """Why a training that has come so far cannot go on; None: it can."""
+        done = epoch * per_epoch + step
+        return None if done <= self.steps else f"--steps {self.steps}: {done} are done already"
+
+    def progress(self, epoch: int, step: int, per_epoch: int, images: int) -> tuple[str, int]:
+        """Steps that are done."""
+        return "training", epoch * per_epoch + step

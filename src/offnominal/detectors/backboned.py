@@ -1,0 +1,140 @@
+"""Detectors that have a backbone: which one, its weights, and a model file that names it."""
+
+import operator
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from offnominal.backbones import AUTO, DEFAULT, backbone_name, load_backbone
+from offnominal.backbones.auto import choose_backbone
+from offnominal.backbones.base import Backbone, Levels
+from offnominal.detectors.on_device import OnDevice
+from offnominal.errors import ModelFileError, OptionError
+
+__all__ = ["BackboneDetector", "whole_numbers"]
+
+
+class BackboneDetector(OnDevice):
+    """A detector with a frozen backbone, which its model file names and does not hold.
+
+    Parameters
+    ----------
+    backbone : str or None
+        Short name (see ``offnominal backbones``), any timm name, or ``open_clip:NAME``; ``auto`` or
+        None: what the weights file says of itself, otherwise the method's own. Where that cannot be
+        had and the method takes any network, the best that is on this machine.
+    weights : path or None
+        Local weights, safetensors or a ``.pth`` state dict, in timm's naming or the original; None:
+        from the hub's cache, or fetched from the hub.
+    layers : sequence of int or None
+        Feature levels of the backbone, as ``2,3`` or ``-1``; None: the method's, or the backbone's.
+    **options
+        See :class:`~offnominal.detectors.on_device.OnDevice`; ``precision`` is the backbone's.
+    """
+
+    default_backbone: ClassVar[str] = DEFAULT
+    # How the names of the backbones that it can use begin.
+    backbone_family: ClassVar[str | None] = ""
+    # Levels where ``layers`` names none, counted from the end; None: the backbone's own.
+    default_layers: ClassVar[tuple[int, ...] | None] = None
+
+    def __init__(
+        self,
+        backbone: str | None = AUTO,
+        weights: str | None = None,
+        layers: Sequence[int] | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        self.backbone = None if backbone == AUTO else backbone
+        self.backbone_note = ""
+        self.weights = str(weights) if weights is not None else None
+        self.layers = whole_numbers("layers", layers) if layers is not None else None
+        self.network: Backbone | None = None
+
+    def choose_levels(self, network: Backbone) -> Backbone:
+        """The network at the levels that this method uses where ``layers`` names none."""
+        if self.layers is not None or self.default_layers is None:
+            return network
+        return network.at_levels(self.default_layers)
+
+    def load_network(self) -> Backbone:
+        """Build the backbone on first use and move everything to the device."""
+        if self.network is None:
+            self.use_network(self.build_network(), shared=False)
+        assert self.network is not None
+        return self.network
+
+    def build_network(self) -> Backbone:
+        """The backbone that the options name, or the best that can be had where they name none."""
+        if self.backbone is None and self.weights is None:
+            chosen = choose_backbone(self.default_backbone, self.backbone_family)
+            name, self.backbone_note = chosen
+        else:
+            name = backbone_name(self.backbone, self.weights, self.default_backbone)
+        return load_backbone(name, self.weights, self.layers)
+
+    def use_network(self, network: Backbone, shared: bool = True) -> None:
+        """Adopt a backbone; of one that nobody else uses, only the levels that are needed."""
+        self.network = self.choose_levels(network)
+        if not shared:
+            self.network.trim()
+        self.use_device()
+
+    def features(self, pixels: Tensor) -> Tensor:
+        """Patch features (B, D, gh, gw) in float32 of pixels (B, 3, h, w) on any device."""
+        with self._autocast():
+            maps: Tensor = self.load_network()(pixels.to(self._device))
+        return maps.float()
+
+    def levels(self, pixels: Tensor, norm: bool = True) -> Levels:
+        """Feature levels and a vector for each image in float32, of pixels on any device."""
+        with self._autocast():
+            maps, summary = self.load_network().levels(pixels.to(self._device), norm)
+        return Levels([each.float() for each in maps], summary.float())
+
+    def _autocast(self) -> torch.autocast:
+        self.load_network()  # which settles the device
+        return super()._autocast()
+
+    # -- files --------------------------------------------------------------------------------
+
+    def twin(self, changes: Mapping[str, Any]) -> Self:
+        """Another with the same options, but for some, on the same network."""
+        other = type(self)(**(self.options() | dict(changes)), device=self.device)
+        other._device, other.network = self._device, self.load_network()
+        other.backbone_note = self.backbone_note
+        return other.to(self._device)
+
+    def header(self) -> dict[str, Any]:
+        """All that is not a tensor; the backbone by its name, settled at the fit, and digest."""
+        net = self.load_network()
+        found = super().header()
+        found["options"] |= {"backbone": net.name}
+        about = {"name": net.name, "digest": net.digest, "note": self.backbone_note}
+        return found | {"backbone": about}
+
+    def restore(self, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+        """Take over what was learned, if the backbone is the one that it was learned with."""
+        net, known = self.load_network(), header.get("backbone")
+        told = [known.get("digest"), known.get("note", "")] if isinstance(known, dict) else [None]
+        if known is None or not all(isinstance(one, str) for one in told):
+            raise ModelFileError("its header does not say which backbone it was fitted with")
+        if net.digest != known["digest"]:
+            raise ModelFileError(
+                f"fitted with other weights of {net.name} than "
+                f"{self.weights or 'those on this machine'} (digest {known['digest'][:12]}, not "
+                f"{net.digest[:12]}); give the right file with --weights, or fit anew"
+            )
+        super().restore(header, tensors)
+        self.backbone_note = known.get("note", "")
+
+
+def whole_numbers(option: str, values: Sequence[int]) -> tuple[int, ...]:
+    """A sequence of whole numbers as a tuple, or an :class:`OptionError` that names the option."""
+    try:
+        return tuple(operator.index(value) for value in values)
+    except TypeError as error:
+        raise OptionError(f"--{option} {values!r}: give whole numbers, as 2,3") from error

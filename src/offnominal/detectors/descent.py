@@ -1,0 +1,158 @@
+"""One training of a detector: which images, how many steps, how it goes on, what is chosen."""
+
+import hashlib
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from offnominal.detectors.learner import Learner, auroc
+from offnominal.detectors.options import Progress
+from offnominal.detectors.trainable import Trainable
+from offnominal.scoring import Size
+from offnominal.synthesis.cut_paste import KINDS, cut_paste
+from offnominal.training.augment import check_augment
+from offnominal.training.budget import parse_budget, steps_within
+from offnominal.training.checkpoint import Checkpoint, Files
+from offnominal.training.images import Batches
+from offnominal.training.loop import run, seeded
+from offnominal.training.recipe import Course
+
+__all__ = ["Descent"]
+
+_LEAST_HELD = 8
+_CHOSEN_BY = 16  # images with defects made on them, at most
+_DEFECT = 0.005  # of an image's area
+# What has no part in how a training goes; the number of steps may come from a budget.
+_APART = {"aggregate", "smoothing", "false_reject", "weights", "steps", "budget", "storage"}
+
+
+class Descent:
+    """A training of a detector on images of one size.
+
+    Parameters
+    ----------
+    detector : Trainable
+    stored : uint8 array of shape (n, 3, side, side)
+        The images of its references, in their order.
+    """
+
+    def __init__(self, detector: Trainable, stored: np.ndarray) -> None:
+        self.detector, self.stored = detector, stored
+        train, self.held, judging = self._split(len(stored))
+        detector.make_networks()
+        self.images = detector.images(stored, train)
+        self.judges = detector.images(stored, judging)
+        self.batch = min(detector.batch or detector.schedule.batch, len(train))
+        detector.held_back_, detector.held_back = self.held, detector.images(stored, self.held)
+
+    def run(
+        self,
+        began: float,
+        state: Path | None,
+        overwrite: bool,
+        progress: Progress | None,
+        say: Callable[[str], None],
+    ) -> None:
+        """Train, and settle what follows from it.
+
+        Parameters
+        ----------
+        began : float
+            When the fit began, by the monotonic clock.
+        state : path or None
+            The model file that is to be, beside which the state is kept.
+        overwrite : bool
+        progress, say : callable
+        """
+        detector, images, batch = self.detector, self.images, self.batch
+        detector.open_cache(images)
+        detector.prepare(images)
+        detector.train()
+        augment = check_augment(detector.augment or detector.default_augment)
+        batches = Batches(images, batch, augment)
+        learner = Learner(detector, self._judged if detector.choose else None)
+        kept = Checkpoint(Files(state), self._identity(), each_epoch=False) if state else None
+        there = kept.said("steps") if kept and not overwrite else None
+        paper = detector.schedule.paper(len(images), batch)
+        if detector.budget is None:
+            asked = detector.steps or detector.schedule.steps
+            steps = paper if asked == "paper" else asked
+        elif there is not None:
+            steps = int(there)
+        else:
+            detector.fill_cache(images)
+            left = parse_budget(detector.budget) - (time.monotonic() - began)
+            plan = self._course(1)
+            steps = steps_within(left, detector.budget, learner, batches.endless, plan, say)
+        say(
+            f"{len(images)} images to train on, {len(self.held)} held back for the threshold; "
+            f"{steps:,} steps of {batch}; the paper's schedule is {paper:,}"
+        )
+        if kept:
+            kept = replace(kept, identity={**kept.identity, "steps": steps}, overwrite=overwrite)
+
+        def look(done: int) -> None:
+            learner.look(done, steps)
+
+        told = (kept, progress, say)
+        detector.losses = run(learner, batches, self._course(steps), *told, after=look).history
+        detector.steps_ = steps
+        learner.take_best()
+        detector.eval()
+        if detector.storage == "fp16":
+            detector.round_halves()
+        with torch.inference_mode():
+            detector.settle(images)
+
+    def _split(self, count: int) -> tuple[list[int], list[int], list[int]]:
+        """Numbers of the images to train on, to set thresholds with, and to choose by."""
+        share, choose = self.detector.hold_back, self.detector.choose
+        held = min(max(_LEAST_HELD, math.ceil(share * count)), count // 2) if share else 0
+        order = np.random.default_rng(self.detector.seed).permutation(count).tolist()
+        judging = held // 2 if choose else 0
+        return sorted(order[held:]), sorted(order[judging:held]), sorted(order[:judging])
+
+    def _course(self, steps: int) -> Course:
+        one = self.detector
+        told = (one.optimisers, one.rate, one.schedule.clip, one.lr_scale)
+        return Course(self.batch, steps, one.seed, *told)
+
+    def _identity(self) -> Mapping[str, Any]:
+        """What both parts of a training that was broken off have in common."""
+        detector = self.detector
+        digests = "".join(one.digest for one in detector.references).encode()
+        return {
+            "method": detector.method,
+            **{name: _plain(one) for name, one in detector.options().items() if name not in _APART},
+            "backbone": getattr(getattr(detector, "network", None), "digest", ""),
+            "images": hashlib.sha256(digests).hexdigest(),
+        }
+
+    def _judged(self) -> float:
+        """AUROC on good images that are not trained on, and synthetic defects made on them."""
+        detector = self.detector
+        found: dict[bool, list[float]] = {False: [], True: []}
+        detector.eval()
+        with torch.no_grad(), seeded(detector.seed):
+            detector.settle(self.images)
+            for place in range(min(len(self.judges), _CHOSEN_BY)):
+                good = self.judges.uint8([place])[0].permute(1, 2, 0).numpy()
+                rng = np.random.default_rng([detector.seed, place])
+                made = [cut_paste(good, kind, _DEFECT, rng)[0] for kind in KINDS]
+                for image in (good, *made):
+                    stored = np.ascontiguousarray(image.transpose(2, 0, 1))[None]
+                    size: Size = (image.shape[0], image.shape[1])
+                    scores = detector.scored(detector.images(stored, [0]).pixels([0]), size)
+                    found[image is not good].append(detector.judged(scores, size)[0])
+        detector.train()
+        return auroc(np.array(found[False]), np.array(found[True]))
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, Sequence) and not isinstance(value, str) else value

@@ -1,0 +1,1 @@
+"""Detectors whose student learns what a teacher says of good parts, and errs on what is new."""

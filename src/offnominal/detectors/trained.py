@@ -1,0 +1,172 @@
+"""Detectors that learn by descending a loss: networks, loss and score are all that a method says.
+
+Images are squares of one size. Some of the good ones are held back and never trained on: the
+thresholds are set from them, which promises what a false-reject rate says without any assumption
+(split conformal prediction; Vovk, Gammerman and Shafer, 2005). No image of a test is ever used to
+choose anything.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from offnominal.detectors.descent import Descent
+from offnominal.detectors.learned_state import must
+from offnominal.detectors.learner import Learner
+from offnominal.detectors.made_scores import defect_scores
+from offnominal.detectors.options import LeaveOneOut, OnError, Progress
+from offnominal.detectors.trainable import Trainable
+from offnominal.errors import OptionError
+from offnominal.good_scores import CalibrationScores
+from offnominal.images import ImageSource, read_image, several
+from offnominal.scoring import Scores, Size
+from offnominal.synthesis.sizes import PER_CELL
+from offnominal.training.images import ImageStore
+
+__all__ = ["TrainedDetector"]
+
+
+class TrainedDetector(Trainable):
+    """Base of the methods that train networks on good images.
+
+    What a method writes, and the options, are :class:`~offnominal.detectors.trainable.Trainable`'s.
+    """
+
+    # -- scores -------------------------------------------------------------------------------
+
+    @property
+    def leave_one_out(self) -> LeaveOneOut:
+        """Images that are held back set the thresholds; none is left out of a training."""
+        return "none"
+
+    def learn(self, number: int, image: np.ndarray) -> Any:
+        """Nothing is learned from one image alone."""
+        raise OptionError(f"{self.method} learns from all images at once: fit it anew")
+
+    def score_reference(self, number: int, kept: Any) -> Scores:
+        """No image is taken out of what was learned."""
+        raise OptionError(f"{self.method} cannot take a reference out of what it learned")
+
+    def score(self, image: np.ndarray, without: int | None = None) -> Scores:
+        """What the score and the map of an image are made of."""
+        pixels = self.images(self.sized(image)[None], [0]).pixels([0])
+        return self.scored(pixels, (image.shape[0], image.shape[1]))
+
+    # -- training -----------------------------------------------------------------------------
+
+    def fit(
+        self,
+        images: Iterable[ImageSource] = (),
+        on_error: OnError | None = None,
+        progress: Progress | None = None,
+        synthetic: bool | None = None,
+        state: str | Path | None = None,
+        overwrite: bool = False,
+        tell: Callable[[str], None] | None = None,
+    ) -> Self:
+        """Train on images of good parts, some of which are held back to set the thresholds.
+
+        Parameters
+        ----------
+        images, on_error, progress, synthetic
+            See :meth:`~offnominal.detectors.base.Detector.fit`.
+        state : path or None
+            Model file that is to be, beside which the training keeps where it stands, in
+            ``.state.safetensors``; a fit with the same images and options goes on from there, and
+            on the CPU ends with the same bytes. None: what is broken off is lost.
+        overwrite : bool
+            Whether the state of another training that lies there is of no account.
+        tell : callable or None
+            Called with lines for a person: how far it is, the loss, and the time left.
+
+        Raises
+        ------
+        OptionError
+            With fewer than two images, a budget that is too short, a state of another training, a
+            full disk, or a loss that is no longer finite.
+        """
+        began, images = time.monotonic(), several(images)
+        self._forget_references()
+        self._clear()
+        self.unverified = None
+        self.expected = len(images) if isinstance(images, Sequence) else None
+        copies: list[str] = []
+        sources: list[ImageSource] = []
+        with ImageStore() as store:
+            read = self.references.take_in(self.read(images, on_error), copies)
+            for number, image, source in read:
+                store.add(self.sized(image))
+                sources.append(source)
+                if progress:
+                    progress("reading", number + 1)
+            self.copies = len(copies)
+            if store.count < 2:
+                had = "one image" if store.count else "no image"
+                raise OptionError(f"{had} to learn from: {self.method} takes 2 or more, better 50")
+            told, where = tell or (lambda line: None), Path(state) if state else None
+            try:
+                Descent(self, store.array()).run(began, where, overwrite, progress, told)
+                with torch.inference_mode():
+                    self._set_thresholds(sources, synthetic, progress)
+            finally:
+                self.release()
+        self.references.note("fit", range(len(self.references)), 0)
+        self.fitted = True
+        self.warn()
+        return self
+
+    def _set_thresholds(
+        self, sources: Sequence[ImageSource], synthetic: bool | None, progress: Progress | None
+    ) -> None:
+        pairs: list[tuple[Scores, Size]] = []
+        for place, number in enumerate(self.held_back_):
+            size = self.references[number].size
+            pairs.append((self.scored(self.held_back.pixels([place]), size), size))
+            if progress:
+                progress("threshold", place + 1)
+        if not all(np.isfinite(one.patches).all() for one, _ in pairs):
+            raise OptionError(
+                "scores of good images are not finite, so nothing can be decided with this "
+                "detector; give a smaller --lr-scale, or --precision fp32"
+            )
+        active = self.references.active
+        self.good.calibrate(CalibrationScores.measured("held-out", pairs, self.judged), active)
+        if pairs and (synthetic or (synthetic is None and self.estimated)):
+            some = dict.fromkeys(self.held_back_[:PER_CELL])
+
+            def original(number: int) -> np.ndarray:
+                return read_image(sources[number], self.sixteen_bit)
+
+            told = (original, self.score, self.judged, True, progress)
+            self.good.defects = defect_scores(some, *told)
+            self.good.defects_by = active
+
+    # -- files --------------------------------------------------------------------------------
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What was learned, and calibration scores."""
+        found = super().tensors()
+        if self.storage == "fp16":
+            found |= {name: found[name].half() for name, _ in Learner(self).named_parameters()}
+        return found
+
+    def restore(self, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+        """Take over what was learned, into networks that are built first."""
+        self.make_networks()
+        if self.storage == "fp16":
+            halves = {name for name, _ in Learner(self).named_parameters()}
+            tensors = {k: t.float() if k in halves else t for k, t in tensors.items()}
+        super().restore(header, tensors)
+        self.eval().requires_grad_(False)
+
+    def check_learned(self) -> None:
+        """Raise a ValueError unless what a file gave fits together."""
+        super().check_learned()
+        known = range(len(self.references))
+        must(all(number in known for number in self.held_back_), "images held back that are none")
+        must(self.steps_ >= 1, "no step of training")

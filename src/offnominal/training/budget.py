@@ -1,0 +1,117 @@
+"""How long a training is: the method's own schedule, the paper's, or what a time allows."""
+
+import re
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from offnominal.errors import OptionError
+from offnominal.training.checkpoint import Learner
+from offnominal.training.loop import descend, duration, seeded
+from offnominal.training.recipe import Plan
+
+__all__ = ["Schedule", "Steps", "parse_budget", "steps_within"]
+
+Steps = int | Literal["paper"]
+
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
+_TRIALS = 5
+_TRIAL_SHARE = 0.1  # of the time that is spent on trying how long a step takes
+_RESERVE = 0.1  # for what follows the last step: densities, thresholds
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long a method is trained.
+
+    Attributes
+    ----------
+    batch : int
+        Images a step, the paper's.
+    steps : int
+        Where nobody says: what two cores do in about 20 minutes at the default resolution.
+    paper_epochs, paper_steps : int or None
+        The paper's length, in rounds through the images that are trained on, or in steps.
+    clip : float or None
+        The norm that the gradient is cut down to.
+    """
+
+    batch: int
+    steps: int
+    paper_epochs: int | None = None
+    paper_steps: int | None = None
+    clip: float | None = None
+
+    def paper(self, images: int, batch: int) -> int:
+        """The paper's steps for so many images in batches of so many."""
+        if self.paper_steps is not None:
+            return self.paper_steps
+        return (self.paper_epochs or 1) * max(1, images // min(batch, images))
+
+
+def parse_budget(words: str) -> float:
+    """Seconds from ``90s``, ``20m`` or ``1.5h``.
+
+    Raises
+    ------
+    OptionError
+        If it is no such time.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh])", words.strip())
+    if match is None or not float(match[1]):
+        raise OptionError(f"--budget {words}: give a time such as 90s, 20m or 1.5h")
+    return float(match[1]) * _UNITS[match[2]]
+
+
+def steps_within(
+    seconds: float,
+    budget: str,
+    learner: Learner,
+    batches: Callable[[], Iterator[Any]],
+    plan: Plan,
+    say: Callable[[str], None],
+) -> int:
+    """How many steps fit into a time, a tenth of which is left for what follows the last one.
+
+    Some steps are tried, and what they learned is undone.
+
+    Parameters
+    ----------
+    seconds : float
+        What is left of the budget.
+    budget : str
+        As it was given.
+    learner : Learner
+    batches : callable
+        Gives batches to try, without end.
+    plan : Plan
+        Makes optimisers for the trials.
+    say : callable
+
+    Raises
+    ------
+    OptionError
+        If not even one fits.
+    """
+    before = {name: tensor.clone() for name, tensor in learner.state_dict().items()}
+    optimisers = plan.make_optimisers(learner)
+    began, took = time.monotonic(), []
+    for trial, batch in zip(range(_TRIALS), batches(), strict=False):
+        start = time.monotonic()
+        with seeded(plan.seed, trial):
+            descend(learner, optimisers, batch, plan.clip)
+        took.append(time.monotonic() - start)
+        if time.monotonic() - began > _TRIAL_SHARE * seconds:
+            break
+    learner.load_state_dict(before, strict=False)
+    left = seconds * (1 - _RESERVE) - (time.monotonic() - began)
+    step = min(took)  # the first ones take longer than those to come
+    if left < step:
+        raise OptionError(
+            f"--budget {budget}: too short, for one step takes {step:.2g} s here, after what comes "
+            "before it; give more time, a smaller --batch or --resolution"
+        )
+    steps = int(left / step)
+    say(f"a step takes {step:.2g} s here: {steps:,} of them in the {duration(left)} that are left")
+    return steps

@@ -1,0 +1,212 @@
+"""Images to train on, all of one size, kept on disk so that thousands need no memory."""
+
+import math
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from typing import IO, NamedTuple, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from offnominal.errors import OptionError
+from offnominal.training.augment import augmented
+
+__all__ = ["Batch", "Batches", "FrozenCache", "ImageStore", "Images", "Triple"]
+
+Triple = tuple[float, float, float]
+
+
+class Batch(NamedTuple):
+    """The images of a step.
+
+    Attributes
+    ----------
+    images : Tensor of shape (B, 3, h, w), uint8
+        Augmented.
+    pixels : Tensor of shape (B, 3, h, w), float32
+        The same, normalised, on the device.
+    numbers : Tensor of shape (B,), int64
+        Their places among the images that are trained on.
+    rng : numpy.random.Generator
+        Of this step.
+    """
+
+    images: Tensor
+    pixels: Tensor
+    numbers: Tensor
+    rng: np.random.Generator
+
+
+class Images:
+    """Some images of a store, in order.
+
+    Parameters
+    ----------
+    stored : uint8 array of shape (n, 3, h, w)
+    numbers : sequence of int
+        Which of them.
+    mean, std : three floats
+        How pixels on [0, 1] are shifted and scaled.
+    device : torch.device
+    """
+
+    def __init__(
+        self,
+        stored: NDArray[np.uint8],
+        numbers: Sequence[int],
+        mean: Triple,
+        std: Triple,
+        device: torch.device,
+    ) -> None:
+        self._stored, self.numbers = stored, list(numbers)
+        self.mean, self.std, self.device = mean, std, device
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def some(self, places: Sequence[int]) -> "Images":
+        """Those at some places."""
+        chosen = [self.numbers[place] for place in places]
+        return Images(self._stored, chosen, self.mean, self.std, self.device)
+
+    def uint8(self, places: Sequence[int]) -> Tensor:
+        """Images (B, 3, h, w), uint8, on the CPU."""
+        return torch.from_numpy(self._stored[[self.numbers[place] for place in places]])
+
+    def pixels(self, places: Sequence[int]) -> Tensor:
+        """The same, float32, normalised, on the device."""
+        return self.normalised(self.uint8(places))
+
+    def normalised(self, images: Tensor) -> Tensor:
+        """Images, uint8, as a network takes them."""
+        mean = torch.tensor(self.mean, device=self.device)[:, None, None]
+        std = torch.tensor(self.std, device=self.device)[:, None, None]
+        return (images.to(self.device).float() / 255 - mean) / std
+
+    def batches(self, size: int = 8) -> Iterator[Tensor]:
+        """All of them, normalised, in order."""
+        for start in range(0, len(self), size):
+            yield self.pixels(range(start, min(start + size, len(self))))
+
+
+class Batches:
+    """Images in full batches, shuffled anew in each round; what is left over waits for another.
+
+    Parameters
+    ----------
+    images : Images
+    size : int
+        Of a batch.
+    augment : list of str
+        Names of :data:`~offnominal.training.augment.AUGMENTATIONS`.
+    """
+
+    def __init__(self, images: Images, size: int, augment: list[str]) -> None:
+        self._images, self._size, self._augment = images, size, augment
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def plan(self, size: int, generator: torch.Generator) -> list[Tensor]:
+        """Numbers of the images of each step."""
+        order = torch.randperm(len(self), generator=generator)
+        return list(torch.split(order[: len(self) // size * size], size))
+
+    def load(self, planned: Tensor) -> Batch:
+        """The batch of a step."""
+        images = augmented(self._images.uint8(planned.tolist()), self._augment)
+        rng = np.random.default_rng(int(torch.randint(2**62, ())))
+        return Batch(images, self._images.normalised(images), planned, rng)
+
+    def endless(self) -> Iterator[Batch]:
+        """Batches to try, round after round."""
+        generator = torch.Generator().manual_seed(0)
+        while True:
+            yield from map(self.load, self.plan(self._size, generator))
+
+
+class ImageStore:
+    """Images of one size on their way to the disk; a temporary file that goes with the object."""
+
+    def __init__(self) -> None:
+        self._file: IO[bytes] = tempfile.TemporaryFile(prefix="offnominal-")  # noqa: SIM115
+        self._shape: tuple[int, ...] = ()
+        self.count = 0
+
+    def add(self, image: NDArray[np.uint8]) -> None:
+        """Append an image (3, h, w).
+
+        Raises
+        ------
+        OptionError
+            If the disk is full.
+        """
+        self._shape = image.shape
+        try:
+            self._file.write(np.ascontiguousarray(image).tobytes())
+        except OSError as error:
+            raise no_room(error) from error
+        self.count += 1
+
+    def array(self) -> NDArray[np.uint8]:
+        """All of them, (n, 3, h, w)."""
+        try:
+            self._file.flush()
+        except OSError as error:
+            raise no_room(error) from error
+        return np.memmap(self._file, np.uint8, "r", shape=(self.count, *self._shape))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+
+class FrozenCache:
+    """What a frozen network gives of images that nothing random has changed, kept on disk.
+
+    Parameters
+    ----------
+    count : int
+        How many images there are.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._known = np.zeros(count, bool)
+        self._kept: list[NDArray[np.float32]] = []
+
+    def missing(self, numbers: Tensor) -> Tensor:
+        """Which of some images, by their places in the list, are not there yet."""
+        return torch.from_numpy(np.flatnonzero(~self._known[numbers.numpy()]))
+
+    def put(self, numbers: Tensor, found: Sequence[Tensor]) -> bool:
+        """Keep what belongs to some images, one row each; False if there is no room for all."""
+        if not self._kept:
+            shapes = [(len(self._known), *each.shape[1:]) for each in found]
+            needed = 4 * sum(math.prod(shape) for shape in shapes)
+            if shutil.disk_usage(tempfile.gettempdir()).free < needed * 1.1:
+                return False
+            for shape in shapes:
+                with tempfile.TemporaryFile(prefix="offnominal-") as file:
+                    # The map holds what it needs.
+                    self._kept.append(np.memmap(file, np.float32, "w+", shape=shape))
+        for array, each in zip(self._kept, found, strict=True):
+            array[numbers.numpy()] = each.float().cpu().numpy()
+        self._known[numbers.numpy()] = True
+        return True
+
+    def get(self, numbers: Tensor) -> tuple[Tensor, ...]:
+        """What belongs to some images."""
+        return tuple(torch.from_numpy(array[numbers.numpy()]) for array in self._kept)
+
+
+def no_room(error: OSError) -> OptionError:
+    """The error of a temporary file that cannot be written."""
+    return OptionError(
+        f"{tempfile.gettempdir()}: no room for the images to train on ({error.strerror or error}); "
+        "make some, or set TMPDIR to a folder on another disk"
+    )
