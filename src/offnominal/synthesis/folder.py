@@ -13,6 +13,7 @@ import hashlib
 import json
 import zlib
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +25,7 @@ from offnominal.atomic import write_atomically
 from offnominal.errors import ImageError, OptionError
 from offnominal.images import read_image
 from offnominal.synthesis.kinds import Draw
+from offnominal.synthesis.objects import Objects
 
 __all__ = ["Made", "SyntheticFolder"]
 
@@ -34,6 +36,8 @@ Progress = Callable[[str, int], None]
 _RECORD = "synthesis.json"
 _FORMAT = 1
 _TRIES = 6  # of one image, before the next one is taken
+_DECIDE = 5  # images by which to tell whether there is a background
+_KEPT = 32  # images in memory
 _IMAGES = 12  # that are tried for one defect
 _FEWEST = 16  # pixels of a defect
 _SHARE = 0.0002  # of the image, if that is more
@@ -64,8 +68,11 @@ class SyntheticFolder:
         Share of them that is only copied, to learn from; the first of a draw.
     seed : int
         Of that draw, and of all defects.
+    objects : Objects
+        Finds the object; it is asked to decide by some of the images.
     on_error : callable
         Called with the error of each image that cannot be read.
+    progress : callable or None
 
     Raises
     ------
@@ -82,10 +89,11 @@ class SyntheticFolder:
         good: Sequence[Path],
         train_share: float,
         seed: int,
+        objects: Objects,
         on_error: Callable[[ImageError], None],
         progress: Progress | None = None,
     ) -> None:
-        self.home, self.seed = root / name, seed
+        self.home, self.seed, self._objects = root / name, seed, objects
         self._record: dict[str, Any] = {}
         digests: dict[Path, str] = {}
         for number, path in enumerate(good):
@@ -99,6 +107,17 @@ class SyntheticFolder:
         if not digests:
             raise OptionError(f"{good[0]}: none of the good images can be used")
         self._begin(digests, train_share)
+        some = self.good[:: max(1, len(self.good) // _DECIDE)][:_DECIDE]
+        objects.decide(read_image(path) for path in some)
+        self._read = lru_cache(_KEPT)(self._read_anew)
+
+    def other(self, rng: np.random.Generator) -> tuple[Image, Mask | None]:
+        """Any of the good images, and where the object is in it."""
+        return self._read(self.good[int(rng.integers(len(self.good)))])
+
+    def _read_anew(self, path: Path) -> tuple[Image, Mask | None]:
+        image = read_image(path)
+        return image, self._objects(image)
 
     def _begin(self, digests: Mapping[Path, str], train_share: float) -> None:
         """Divide and copy the good images, unless that was done."""
@@ -137,7 +156,8 @@ class SyntheticFolder:
             kinds = found["kinds"]
             same = {key: found[key] for key in identity} == dict(identity)
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise OptionError(f"{path}: damaged ({str(error)[:100]}); name another folder") from error
+            told = f"{path}: damaged ({str(error)[:100]}); name another folder"
+            raise OptionError(told) from error
         if not same or not isinstance(kinds, dict):
             raise OptionError(
                 f"{self.home}: was made with another --seed or --train-share, or of other good "
@@ -151,7 +171,6 @@ class SyntheticFolder:
         draw: Draw,
         count: int,
         settings: Mapping[str, Any],
-        objects: Callable[[Image], Mask | None],
         progress: Progress | None = None,
     ) -> list[Made]:
         """Make defects until there are ``count`` of a kind; those that are there are kept.
@@ -165,8 +184,6 @@ class SyntheticFolder:
         count : int
         settings : mapping
             Plain values that all defects of this kind have in common.
-        objects : callable
-            Where the object is in an image.
         progress : callable or None
 
         Raises
@@ -185,7 +202,7 @@ class SyntheticFolder:
             )
         self._write_record()
         try:
-            return self._make_all(kind, draw, count, known["made"], objects, progress)
+            return self._make_all(kind, draw, count, known["made"], progress)
         finally:
             self._write_record()
 
@@ -195,7 +212,6 @@ class SyntheticFolder:
         draw: Draw,
         count: int,
         known: dict[str, str],
-        objects: Callable[[Image], Mask | None],
         progress: Progress | None,
     ) -> list[Made]:
         words = [self.seed, zlib.crc32(kind.encode())]
@@ -207,7 +223,7 @@ class SyntheticFolder:
             if not image.exists() or image.name not in known:
                 turn = [self.test[order[(number + k) % len(order)]] for k in range(_IMAGES)]
                 rng = np.random.default_rng([*words, number])
-                good = self._make_one(kind, draw, turn, rng, objects, image, mask)
+                good = self._make_one(kind, draw, turn, rng, image, mask)
                 known[image.name] = good.relative_to(self.home).as_posix()
             found.append(Made(image, mask, self.home / known[image.name]))
             if progress:
@@ -220,13 +236,11 @@ class SyntheticFolder:
         draw: Draw,
         turn: Sequence[Path],
         rng: np.random.Generator,
-        objects: Callable[[Image], Mask | None],
         image: Path,
         mask: Path,
     ) -> Path:
         for good in turn:
-            pixels = read_image(good)
-            on = objects(pixels)
+            pixels, on = self._read(good)
             for _ in range(_TRIES):
                 made, where = draw(pixels, rng, on)
                 if np.count_nonzero(where) >= max(_FEWEST, _SHARE * where.size):

@@ -25,6 +25,7 @@ _OF_OBJECT = 0.7  # of a patch, where it is cut out
 _ON_OBJECT = 0.25  # of a patch, where it is put
 _TRIES = 200
 _FEWEST = 50  # pixels
+_SMALLEST = 5  # pixels of a side: OpenCV leaves out the outermost, and fails where nothing is left
 
 
 class _Box(NamedTuple):
@@ -92,14 +93,16 @@ def _blended(
             continue
         low, high = (0.5, 2.0) if on is None else (0.7, 1.3)
         factor = float(np.clip(rng.normal(1.0, 0.5), low, high))
-        size = [
-            int(np.clip(round(side * factor), 2 * _LEAST * whole, min(2 * _MOST * whole, whole - 2)))
+        down, across = (
+            max(
+                _SMALLEST, int(np.clip(round(side * factor), 2 * _LEAST * whole, 2 * _MOST * whole))
+            )
             for side, whole in ((box.height, height), (box.width, width))
-        ]
-        if min(size) < 3:  # nothing is left without its border
+        )
+        if min(height - down, width - across) < 2:  # the image's own edge is left alone
             continue
-        top, left = (int(rng.integers(1, w - s)) for w, s in zip((height, width), size, strict=True))
-        place = _Box(top, left, *size)
+        top, left = rng.integers(1, [height - down, width - across])
+        place = _Box(int(top), int(left), down, across)
         if on is not None and on[place.rows, place.columns].mean() < _ON_OBJECT:
             continue
         patch = cv2.resize(source[box.rows, box.columns], (place.width, place.height))
@@ -122,17 +125,17 @@ def _box(shape: tuple[int, ...], rng: np.random.Generator) -> _Box:
 
 def _cloned(image: Image, patch: Image, place: _Box, on: Mask | None) -> Image:
     """The patch in its place, its gradients kept and its edge the image's."""
-    # OpenCV centres the box around what the mask holds: where the object cuts a corner off, that
-    # box is smaller than the patch. So the patch is cut to it first.
+    # OpenCV centres the box around what the mask holds: where the object cuts a side off, that box
+    # is smaller than the patch. So the patch is cut to it first.
     inside = np.zeros(image.shape[:2], np.uint8)
     inside[place.rows, place.columns] = 255
     if on is not None:
         inside[~on] = 0
-    if np.count_nonzero(inside) < _FEWEST:
+    left, top, width, height = cv2.boundingRect(inside)
+    if np.count_nonzero(inside) < _FEWEST or min(width, height) < _SMALLEST:
         return image
     full = image.copy()
     full[place.rows, place.columns] = patch
-    left, top, width, height = cv2.boundingRect(inside)
     cut = slice(top, top + height), slice(left, left + width)
     how = cv2.MIXED_CLONE if on is None else cv2.NORMAL_CLONE
     centre = (left + width // 2, top + height // 2)

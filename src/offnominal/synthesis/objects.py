@@ -1,5 +1,6 @@
 """Where the object lies in an image, pixel by pixel, so that defects are made on it."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import cv2
@@ -30,8 +31,8 @@ class Objects:
     Parameters
     ----------
     mode : {"auto", "on", "off"}
-        ``auto``: the masking test decides on the first image whether there is a background;
-        ``off``: there is none, and no network is loaded.
+        ``auto``: the masking test decides by some images whether there is a background, see
+        :meth:`decide`; ``off``: there is none, and no network is loaded.
     backbone, weights : str or None
         As :func:`~offnominal.backbones.load_backbone` takes them; None for both: the network that
         a package brings.
@@ -39,7 +40,7 @@ class Objects:
     Attributes
     ----------
     test : MaskingTest or None
-        What the masking test found, once it has been made.
+        What the masking test found, once it has been made: of the first image that it failed on.
     """
 
     def __init__(
@@ -56,15 +57,19 @@ class Objects:
             self._network = load_backbone(backbone, weights)
 
     @torch.inference_mode()
+    def decide(self, images: Iterable[NDArray[np.uint8]]) -> None:
+        """With ``auto``, look for the object only if it stands clear in each of some images."""
+        for image in images if self.mode == "auto" else ():
+            self.test = masking_test(*self._tokens(image), self._network.mask_threshold)
+            if not self.test.passed:
+                break
+
+    @torch.inference_mode()
     def __call__(self, image: NDArray[np.uint8]) -> NDArray[np.bool_] | None:
         """Where the object is in an image (H, W, 3): bool (H, W); None: all of it is object."""
-        if self.mode == "off" or (self.test is not None and not self.test.passed):
+        if self.mode == "off" or (self.mode == "auto" and not (self.test and self.test.passed)):
             return None
         tokens, grid = self._tokens(image)
-        if self.mode == "auto" and self.test is None:
-            self.test = masking_test(tokens, grid, self._network.mask_threshold)
-            if not self.test.passed:
-                return None
         mask = foreground_mask(tokens, grid, self._network.mask_threshold)
         return _outlined(image, mask.cpu().numpy())
 

@@ -6,34 +6,45 @@ the surface around it, so that the light and the colour of the new place are kep
 one that looks like the old one.
 """
 
+import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from offnominal.synthesis.exact import exact
+from offnominal.synthesis.placing import Edges, find_place, grown
 
-__all__ = ["Seed", "cut_seeds", "seed_defect", "surface", "warped"]
+__all__ = [
+    "Placed",
+    "Seed",
+    "blended",
+    "cut_seeds",
+    "digest_of",
+    "place_seed",
+    "seed_defect",
+    "warped",
+]
 
 Image = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
 Floats = NDArray[np.float32]
-Edges = tuple[bool, bool, bool, bool]  # top, bottom, left, right
 
 _NEAR = 7  # pixels between two pieces of a mask that are one defect
 _SMALLEST = 12  # pixels of a piece
 _SHARE = 0.1  # of the largest piece of a mask, so that crumbs do not count as much as it
-_MARGIN = 0.25  # of a defect's longer side, around it
+_MARGIN = 0.4  # of a defect's longer side, around it
 _SIZES = (0.8, 1.25)
 _TURN = 25.0  # degrees to either side: many surfaces have a direction
 _BEND = 0.03  # of the longer side, and
-_BEND_MOST = 2.0  # pixels: what is large would show in the grain
+_BEND_MOST = 1.0  # pixels: what is large would show in the grain
 _FEATHER = 1.5  # pixels
-_RING = 9  # pixels around a defect, by which places are compared
-_PLACES = 24  # that are drawn, to take the one most like the old place
+_LEAST_MARGIN = 12  # pixels
+_FORMS = 4  # of a defect that are drawn, to take the one that fits in best
 _LIGHT = (0.5, 2.0)  # how far a defect's contrast follows the brightness of the place
 
 
@@ -71,7 +82,7 @@ def cut_seeds(image: Image, mask: Mask) -> list[Seed]:
 def _cut(image: Image, mask: Mask) -> Seed:
     height, width = mask.shape
     left, top, across, down = cv2.boundingRect(mask.astype(np.uint8))
-    margin = max(_RING + 1, int(_MARGIN * max(across, down)))
+    margin = max(_LEAST_MARGIN, int(_MARGIN * max(across, down)))
     rows = slice(max(top - margin, 0), min(top + down + margin, height))
     columns = slice(max(left - margin, 0), min(left + across + margin, width))
     # Masks are drawn by hand: a pixel or two beside the edge is on it.
@@ -79,7 +90,7 @@ def _cut(image: Image, mask: Mask) -> Seed:
     return Seed(image[rows, columns].copy(), mask[rows, columns].copy(), edges)
 
 
-def surface(image: NDArray[np.generic], hole: Mask) -> Floats:
+def _surface(image: NDArray[np.generic], hole: Mask) -> Floats:
     """The smooth surface that an image (h, w, 3) has around a hole, carried on across it.
 
     A mean over what lies outside, weighted by a Gaussian about a third of the hole wide; float32.
@@ -101,9 +112,9 @@ def seed_defect(
 ) -> tuple[Image, Mask]:
     """Blend one of the defects into a good image.
 
-    It is flipped, turned by up to 25 degrees, resized by 0.8 to 1.25 and bent a little; put where,
-    of 24 places drawn, brightness and roughness around it come nearest to those around the
-    original; and shaded as the place is. One that touched an edge of its picture is not turned and
+    It is flipped, turned by up to 25 degrees, resized by 0.8 to 1.25 and bent a little; put where
+    the picture is like what was around the original, at one of the 1 % of all places that are most
+    so; and shaded as the place is. One that touched an edge of its picture is not turned and
     touches that edge again, or where it is flipped the one opposite.
 
     Parameters
@@ -121,25 +132,83 @@ def seed_defect(
     mask : bool array of shape (H, W)
         What changed; empty where none of the places was on the object.
     """
-    seed = seeds[int(rng.integers(len(seeds)))]
-    added = seed.image - surface(seed.image, _grown(seed.mask, 2))
-    (added, held), edges = warped([added, seed.mask.astype(np.float32)], seed.edges, rng)
-    added, held = _fitted(added, held, edges, image.shape[:2])
-    hole = held >= 0.5
-    ring = _around(seed.image, seed.mask)
-    place = _place(image, hole, edges, ring, rng, on)
-    if place is None or not hole.any():
+    found = place_seed(image, seeds, rng, on)
+    if found is None:
         return image, np.zeros(image.shape[:2], np.bool_)
-    rows, columns = (slice(s, s + n) for s, n in zip(place, hole.shape, strict=True))
-    there = image[rows, columns].astype(np.float32)
-    gain = np.clip(_around(there, hole)[0] / max(ring[0], 1.0), *_LIGHT)
-    alpha = cv2.GaussianBlur(_grown(hole, 1).astype(np.float32), (0, 0), _FEATHER)[..., None]
+    there = image[found.window].astype(np.float32)
+    light = _level(there, found.around) / _level(found.old, found.around)
     # The surface under the defect, lit as here, and what the defect adds to one.
-    placed = surface(there, _grown(hole, 2)) + gain * added
+    surface = _surface(there, grown(found.hole, 2))
+    placed = surface + float(np.clip(light, *_LIGHT)) * found.added
     made = image.copy()
-    mixed = np.round(there + alpha * (placed - there))
-    made[rows, columns] = np.clip(mixed, 0, 255).astype(np.uint8)
+    made[found.window] = blended(there, placed, found.hole)
     return exact(image, made, on)
+
+
+def blended(there: Floats, placed: Floats, hole: Mask) -> Image:
+    """What is placed in a hole, faded out just beyond its edge; uint8 (h, w, 3)."""
+    alpha = cv2.GaussianBlur(grown(hole, 1).astype(np.float32), (0, 0), _FEATHER)[..., None]
+    mixed = np.round(there + alpha * (placed - there))
+    return np.asarray(np.clip(mixed, 0, 255), np.uint8)
+
+
+class Placed(NamedTuple):
+    """A changed defect and the place found for it.
+
+    Attributes
+    ----------
+    added : float32 array of shape (h, w, 3)
+        What the defect adds to the surface around it, in grey levels.
+    old : float32 array of shape (h, w, 3)
+        The picture that it was in.
+    hole : bool array of shape (h, w)
+        Its mask.
+    around : bool array of shape (h, w)
+        What is known of the good surface beside it.
+    window : (rows, columns)
+        Slices of the good image, of shape (h, w).
+    unlike : float
+        How far the place is from the old one, in grey levels.
+    """
+
+    added: Floats
+    old: Floats
+    hole: Mask
+    around: Mask
+    window: tuple[slice, slice]
+    unlike: float
+
+
+def place_seed(
+    image: Image, seeds: Sequence[Seed], rng: np.random.Generator, on: Mask | None = None
+) -> Placed | None:
+    """Draw one of the defects and change it, and find its place, as :func:`seed_defect` says.
+
+    None where there is no place on the object.
+    """
+    seed = seeds[int(rng.integers(len(seeds)))]
+    added = seed.image - _surface(seed.image, grown(seed.mask, 2))
+    layers = [added, seed.image.astype(np.float32), seed.mask.astype(np.float32)]
+    layers = [*layers, np.ones_like(layers[2])]
+    forms = [_placed(image, layers, seed.edges, rng, on) for _ in range(_FORMS)]
+    found = [form for form in forms if form is not None]
+    return min(found, key=lambda form: form.unlike) if found else None
+
+
+def _placed(
+    image: Image, layers: Sequence[Floats], edges: Edges, rng: np.random.Generator, on: Mask | None
+) -> Placed | None:
+    """One form of a defect; the layers are `added`, `old`, mask, and 1 wherever they hold."""
+    layers, edges = warped(layers, edges, rng)
+    added, old, held, valid = _fitted(layers, edges, image.shape[:2])
+    hole = held >= 0.5
+    around = (valid > 0.99) & ~grown(hole, 2)
+    place = find_place(image, old, hole, around, edges, rng, on) if hole.any() else None
+    if place is None:
+        return None
+    (top, left), unlike = place
+    window = slice(top, top + hole.shape[0]), slice(left, left + hole.shape[1])
+    return Placed(added, old, hole, around, window, unlike)
 
 
 def warped(
@@ -183,62 +252,26 @@ def _bend(height: int, width: int, rng: np.random.Generator) -> Floats:
     return np.asarray(cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC))
 
 
-def _fitted(
-    added: Floats, held: Floats, edges: Edges, shape: tuple[int, ...]
-) -> tuple[Floats, Floats]:
-    """Both at a size that the image has room for; from edge to edge where they were so before."""
+def _fitted(layers: Sequence[Floats], edges: Edges, shape: tuple[int, ...]) -> list[Floats]:
+    """At a size that the image has room for; from edge to edge where they were so before."""
     top, bottom, left, right = edges
-    height, width = held.shape
+    height, width = layers[0].shape[:2]
     factor = min(1.0, 0.95 * shape[0] / height, 0.95 * shape[1] / width)
     down = shape[0] if top and bottom else max(4, int(height * factor))
     across = shape[1] if left and right else max(4, int(width * factor))
-    if (down, across) == (height, width):
-        return added, held
-    size = across, down
-    return (
-        np.asarray(cv2.resize(added, size, interpolation=cv2.INTER_AREA), np.float32),
-        np.asarray(cv2.resize(held, size, interpolation=cv2.INTER_AREA), np.float32),
-    )
+    size, how = (across, down), cv2.INTER_AREA
+    return [np.asarray(cv2.resize(each, size, interpolation=how), np.float32) for each in layers]
 
 
-def _place(
-    image: Image,
-    hole: Mask,
-    edges: Edges,
-    ring: tuple[float, float],
-    rng: np.random.Generator,
-    on: Mask | None,
-) -> tuple[int, int] | None:
-    """Top and left of the place, of some drawn, that is most like the old one."""
-    grey = image.mean(-1)
-    top, bottom, left, right = edges
-    room = [whole - own for whole, own in zip(image.shape, hole.shape, strict=False)]
-    best, least = None, math.inf
-    for _ in range(_PLACES):
-        y, x = (int(rng.integers(0, each + 1)) for each in room)
-        y = 0 if top else room[0] if bottom else y
-        x = 0 if left else room[1] if right else x
-        here = slice(y, y + hole.shape[0]), slice(x, x + hole.shape[1])
-        if on is not None and not on[here][hole].all():
-            continue
-        mean, spread = _around(grey[here], hole)
-        unlike = abs(math.log((mean + 8) / (ring[0] + 8))) + 0.5 * abs(
-            math.log((spread + 2) / (ring[1] + 2))
-        )
-        if unlike < least:
-            best, least = (y, x), unlike
-    return best
+def _level(image: Floats, around: Mask) -> float:
+    """The mean around a defect, never 0."""
+    return max(1.0, float(image[around].mean() if around.any() else image.mean()))
 
 
-def _around(image: NDArray[np.generic], mask: Mask) -> tuple[float, float]:
-    """Mean and deviation of the grey levels in a ring around a defect."""
-    grey = image.mean(-1) if image.ndim == 3 else image
-    ring = _grown(mask, _RING) & ~_grown(mask, 2)
-    values = grey[ring] if ring.any() else grey.ravel()
-    return float(values.mean()), float(values.std())
-
-
-def _grown(mask: Mask, by: int) -> Mask:
-    side = 2 * by + 1
-    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side))
-    return np.asarray(cv2.dilate(mask.astype(np.uint8), kernel) > 0)
+def digest_of(seeds: Sequence[Seed]) -> str:
+    """Of what was cut out, wherever it lay: 16 hexadecimal digits."""
+    total = hashlib.sha256()
+    for seed in seeds:
+        total.update(f"{seed.image.shape} {seed.edges}".encode())
+        total.update(seed.image.tobytes() + seed.mask.tobytes())
+    return total.hexdigest()[:16]
