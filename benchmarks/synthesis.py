@@ -13,14 +13,16 @@ is trained on the same synthetic defects in place of its own.
 
 import argparse
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
+from offnominal.detectors.reconstruction.draem import draem_losses
+from offnominal.detectors.reconstruction.networks import EncoderDecoder, UNet
 from sklearn.metrics import average_precision_score, roc_auc_score
 from torch import Tensor, nn
 
@@ -34,7 +36,14 @@ from offnominal.synthesis.seeds import Seed, cut_seeds
 
 SIDE = 128
 NEAR = 9  # pixels over which a map is averaged
-Pairs = tuple[Tensor, Tensor]  # images (N, 1, 128, 128) and masks of the same shape, float32
+
+
+class Set(NamedTuple):
+    """Images, their masks, and the good images that they were made of: (N, 1, 128, 128) each."""
+
+    images: Tensor
+    masks: Tensor
+    good: Tensor
 
 
 class Segmenter(nn.Module):
@@ -89,31 +98,32 @@ def main() -> None:
     test = dataset.test(category)
     few = drawn([sample for sample in test if sample.label], given.few)
     kept = [sample for sample in test if sample not in few]
-    images, masks = prepared([pair(sample) for sample in kept])
+    found = prepared([pair(sample) for sample in kept])
     labels = np.array([sample.label for sample in kept])
     print(f"{len(good)} good images, {len(few)} real defects to learn from, {len(kept)} to test on")
     real = [pair(sample) for sample in few]
     seeds = [seed for image, mask in real for seed in cut_seeds(image, mask)]
     clean = prepared([(image, np.zeros(image.shape[:2], bool)) for image in good])
 
-    sets: dict[str, Pairs] = {"real": prepared(real)}
+    # DRAEM paints over what was good before, which nobody knows of a real defect.
+    sets = {} if given.draem else {"real": prepared(real)}
     for kind in given.kinds:
         began = time.perf_counter()
         made = synthesised(kind, good, seeds, given)
         seconds = (time.perf_counter() - began) / given.count
-        print(f"{kind}: {seconds:.2f} s an image, of which {share(made[1]):.2%} are defective")
+        print(f"{kind}: {seconds:.2f} s an image, of which {made.masks.mean():.2%} is defective")
         sets[kind] = made
-        sets[f"real + {kind}"] = joined(made, sets["real"])
+        if not given.draem:
+            sets[f"real + {kind}"] = joined(made, sets["real"])
     train = trained_draem if given.draem else trained
     print(f"{'':20}{'image AUROC':>16}{'pixel AP':>16}{'seconds':>10}")
-    for name, pairs in sets.items():
+    for name, made in sets.items():
         began = time.perf_counter()
-        found = [
-            measured(train(clean, pairs, given.steps, seed), images, masks, labels)
-            for seed in given.seeds
+        figures = [
+            measured(train(clean, made, given.steps, seed), found, labels) for seed in given.seeds
         ]
-        seconds = (time.perf_counter() - began) / len(found)
-        told = [f"{np.mean(v):.1f} +- {np.std(v):.1f}" for v in 100 * np.array(found).T]
+        seconds = (time.perf_counter() - began) / len(figures)
+        told = [f"{np.mean(v):.1f} +- {np.std(v):.1f}" for v in 100 * np.array(figures).T]
         print(f"{name:20}{told[0]:>16}{told[1]:>16}{seconds:>10.0f}", flush=True)
 
 
@@ -141,7 +151,7 @@ def pair(sample: Sample) -> tuple[np.ndarray, np.ndarray]:
 
 def synthesised(
     kind: Any, good: Sequence[np.ndarray], seeds: Sequence[Seed], given: argparse.Namespace
-) -> Pairs:
+) -> Set:
     def other(rng: np.random.Generator) -> tuple[np.ndarray, None]:
         return good[int(rng.integers(len(good)))], None
 
@@ -153,57 +163,54 @@ def synthesised(
         )
     else:
         draw = drawer(kind, None, other, seeds)
-    made = []
+    made, sources = [], []
     for number in range(given.count):
         rng = np.random.default_rng([0, number])
-        image, mask = good[0], np.zeros((1, 1), bool)
+        source, image, mask = good[0], good[0], np.zeros((1, 1), bool)
         while not mask.any():
-            image, mask = draw(good[int(rng.integers(len(good)))], rng, None)
+            source = good[int(rng.integers(len(good)))]
+            image, mask = draw(source, rng, None)
         made.append((image, mask))
-    return prepared(made)
+        sources.append((source, mask))
+    return prepared(made)._replace(good=prepared(sources).images)
 
 
-def prepared(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> Pairs:
+def prepared(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> Set:
     """Grey images around 0, and masks: a pixel counts where a quarter of it is defective."""
     size, images, masks = (SIDE, SIDE), [], []
     for image, mask in pairs:
         images.append(cv2.resize(image.mean(-1), size, interpolation=cv2.INTER_AREA) / 64 - 2)
         area = cv2.resize(mask.astype(np.float32), size, interpolation=cv2.INTER_AREA)
         masks.append(area >= 0.25)
-    return tuple(torch.from_numpy(np.array(each, np.float32)[:, None]) for each in (images, masks))
+    both = [torch.from_numpy(np.array(each, np.float32)[:, None]) for each in (images, masks)]
+    return Set(*both, both[0])
 
 
-def share(masks: Tensor) -> float:
-    return float(masks.mean())
-
-
-def joined(made: Pairs, real: Pairs) -> Pairs:
+def joined(made: Set, real: Set) -> Set:
     """Half of what is drawn is real: the real ones are repeated."""
-    times = max(1, len(made[0]) // len(real[0]))
-    return tuple(
-        torch.cat([one, other.repeat(times, 1, 1, 1)])
-        for one, other in zip(made, real, strict=True)
-    )
+    times = max(1, len(made.images) // len(real.images))
+    repeated = [each.repeat(times, 1, 1, 1) for each in real]
+    return Set(*(torch.cat(both) for both in zip(made, repeated, strict=True)))
 
 
-def batches(clean: Pairs, pairs: Pairs, steps: int, seed: int) -> Any:
+def batches(clean: Set, made: Set, steps: int, seed: int) -> Iterator[Set]:
     """Of 8 good and 8 defective images each, flipped."""
     rng = torch.Generator().manual_seed(seed)
     for _ in range(steps):
-        chosen = [torch.randint(len(each[0]), (8,), generator=rng) for each in (clean, pairs)]
-        sides = [d for d in (2, 3) if torch.rand((), generator=rng) < 0.5]
-        yield tuple(
-            torch.cat([a[chosen[0]], b[chosen[1]]]).flip(sides)
-            for a, b in zip(clean, pairs, strict=True)
+        here, there = (
+            torch.randint(len(each.images), (8,), generator=rng) for each in (clean, made)
         )
+        sides = [d for d in (2, 3) if torch.rand((), generator=rng) < 0.5]
+        both = zip(clean, made, strict=True)
+        yield Set(*(torch.cat([one[here], other[there]]).flip(sides) for one, other in both))
 
 
-def trained(clean: Pairs, pairs: Pairs, steps: int, seed: int) -> nn.Module:
+def trained(clean: Set, made: Set, steps: int, seed: int) -> nn.Module:
     torch.manual_seed(seed)
     net = Segmenter()
     optimiser = torch.optim.Adam(net.parameters(), lr=2e-3)
     falling = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
-    for images, masks in batches(clean, pairs, steps, seed):
+    for images, masks, _ in batches(clean, made, steps, seed):
         logits = net(images)
         chance = torch.sigmoid(logits)
         overlap = 2 * (chance * masks).sum() / (chance.sum() + masks.sum() + 1)
@@ -215,18 +222,48 @@ def trained(clean: Pairs, pairs: Pairs, steps: int, seed: int) -> nn.Module:
     return net.eval()
 
 
-def trained_draem(clean: Pairs, pairs: Pairs, steps: int, seed: int) -> nn.Module:
-    raise NotImplementedError
+class Draem(nn.Module):
+    """DRAEM with narrow networks: one that paints defects over, one that finds them."""
+
+    def __init__(self, width: int = 16) -> None:
+        super().__init__()
+        self.painter, self.finder = EncoderDecoder(width), UNet(6, 2, width // 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.both(x)[1].softmax(1)[:, 1:].logit(1e-6)
+
+    def both(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        pixels = scaled(x)
+        painted = self.painter(pixels)
+        return painted, self.finder(torch.cat([painted, pixels], 1))
+
+
+def scaled(x: Tensor) -> Tensor:
+    """On [0, 1], three channels."""
+    return ((x + 2) * 64 / 255).repeat(1, 3, 1, 1)
+
+
+def trained_draem(clean: Set, made: Set, steps: int, seed: int) -> nn.Module:
+    torch.manual_seed(seed)
+    net = Draem()
+    optimiser = torch.optim.Adam(net.parameters(), lr=5e-4)
+    falling = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
+    for batch in batches(clean, made, steps, seed):
+        painted, logits = net.both(batch.images)
+        parts = draem_losses(painted, logits, scaled(batch.good), batch.masks[:, 0])
+        optimiser.zero_grad()
+        parts["total"].backward()
+        optimiser.step()
+        falling.step()
+    return net.eval()
 
 
 @torch.inference_mode()
-def measured(
-    net: nn.Module, images: Tensor, masks: Tensor, labels: np.ndarray
-) -> tuple[float, float]:
+def measured(net: nn.Module, found: Set, labels: np.ndarray) -> tuple[float, float]:
     """Image AUROC and pixel AP."""
-    maps = torch.cat([torch.sigmoid(net(some)) for some in images.split(32)])
+    maps = torch.cat([torch.sigmoid(net(some)) for some in found.images.split(32)])
     scores = F.avg_pool2d(maps, NEAR, 1, NEAR // 2).amax((1, 2, 3)).numpy()
-    pixels = average_precision_score(masks.numpy().ravel() > 0, maps.numpy().ravel())
+    pixels = average_precision_score(found.masks.numpy().ravel() > 0, maps.numpy().ravel())
     return float(roc_auc_score(labels, scores)), float(pixels)
 
 

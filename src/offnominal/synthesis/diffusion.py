@@ -35,10 +35,10 @@ _OUTSIDE = 0.1  # what the surroundings, which are known, weigh in the loss
 class Crop(NamedTuple):
     """A window as the network sees it, and what leads back to grey levels."""
 
-    pixels: Tensor  # (3, 64, 64), 0 at the level of the surroundings
+    pixels: Tensor  # (C, 64, 64), 0 at the level of the surroundings
     hole: Tensor  # (1, 64, 64), 1 within the defect
-    level: Tensor  # (3, 1, 1)
-    unit: Tensor  # (3, 1, 1), grey levels
+    level: Tensor  # (C, 1, 1)
+    unit: Tensor  # (C, 1, 1), grey levels
 
 
 class Painter(nn.Module):
@@ -63,10 +63,12 @@ class Painter(nn.Module):
         super().__init__()
         self.seeds, self.width = list(seeds), width
         self.steps, self.digest = 0, ""
-        self.net = UNet(7, 3, width)
+        # Of grey pictures one channel is looked at, a third of what there would be to learn.
+        self.channels = 1 if all((np.ptp(each.image, -1) == 0).all() for each in self.seeds) else 3
+        self.net = UNet(2 * self.channels + 1, self.channels, width)
 
     def loss(self, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
-        """Of crops (B, 3, 64, 64) and holes (B, 1, 64, 64): the squared error of v."""
+        """Of crops (B, C, 64, 64) and holes (B, 1, 64, 64): the squared error of v."""
         pixels, hole = batch
         level = torch.rand(len(pixels))
         noise = torch.randn_like(pixels)
@@ -74,7 +76,7 @@ class Painter(nn.Module):
         found = self._told(alpha * pixels + sigma * noise, pixels, hole, level)
         error = (found - (alpha * noise - sigma * pixels)).square()
         weight = hole + _OUTSIDE * (1 - hole)
-        return {"total": (weight * error).sum() / (3 * weight.sum())}
+        return {"total": (weight * error.mean(1, True)).sum() / weight.sum()}
 
     def _told(self, noisy: Tensor, known: Tensor, hole: Tensor, level: Tensor) -> Tensor:
         found: Tensor = self.net(torch.cat([noisy, known * (1 - hole), hole], 1), level)
@@ -82,7 +84,7 @@ class Painter(nn.Module):
 
     @torch.inference_mode()
     def paint(self, known: Tensor, hole: Tensor, rng: np.random.Generator) -> Tensor:
-        """Draw what may be in holes (B, 1, 64, 64) of crops (B, 3, 64, 64)."""
+        """Draw what may be in holes (B, 1, 64, 64) of crops (B, C, 64, 64)."""
         noise = torch.from_numpy(rng.standard_normal(known.shape, np.float32))
         x, times = noise, torch.linspace(1, 0, _DRAWN + 1)
         for now, then in pairwise(times):
@@ -107,7 +109,7 @@ class Painter(nn.Module):
         if found is None:
             return image, np.zeros(image.shape[:2], np.bool_)
         there = image[found.window].astype(np.float32)
-        crop = crop_of(there, found.hole)
+        crop = crop_of(there[..., : self.channels], found.hole)
         painted = self.paint(crop.pixels[None], crop.hole[None], rng)[0]
         placed = _uncropped(painted * crop.unit + crop.level, there.shape)
         # What of the grain is lost in a crop that is smaller than its window stays as it is.
@@ -123,25 +125,26 @@ def _schedule(level: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def crop_of(window: NDArray[np.float32], hole: Mask) -> Crop:
-    """A window (h, w, 3) as a square, what is missing mirrored, in units of its own brightness."""
+    """A window (h, w, C) as a square, what is missing mirrored, in units of its own brightness."""
     height, width = hole.shape
     side = max(height, width)
     pad = [(0, side - height), (0, side - width)]
     square = np.pad(window, [*pad, (0, 0)], "symmetric")
     outer = np.pad(hole, pad).astype(np.float32)
     how = cv2.INTER_AREA if side > _SIDE else cv2.INTER_LINEAR
-    pixels = torch.from_numpy(cv2.resize(square, (_SIDE, _SIDE), interpolation=how))
+    sized = cv2.resize(square, (_SIDE, _SIDE), interpolation=how)
+    pixels = torch.from_numpy(sized.reshape(_SIDE, _SIDE, -1)).permute(2, 0, 1)
     small = torch.from_numpy(cv2.resize(outer, (_SIDE, _SIDE), interpolation=how) > 0.3)
-    values = window[~hole] if (~hole).any() else window.reshape(-1, 3)
+    values = window[~hole] if (~hole).any() else window.reshape(-1, window.shape[2])
     level = torch.from_numpy(values.mean(0))[:, None, None].float()
-    unit = 0.3 * level + 8
-    return Crop((pixels.permute(2, 0, 1) - level) / unit, small[None].float(), level, unit)
+    unit = 0.1 * level + 4
+    return Crop((pixels - level) / unit, small[None].float(), level, unit)
 
 
 def _uncropped(pixels: Tensor, shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """Grey levels (3, 64, 64) at the size of the window that they are a crop of."""
+    """Grey levels (C, 64, 64) at the size of the window that they are a crop of, (h, w, C)."""
     side = max(shape[:2])
     square = pixels.permute(1, 2, 0).contiguous().numpy()
     how = cv2.INTER_CUBIC if side > _SIDE else cv2.INTER_AREA
     large = cv2.resize(square, (side, side), interpolation=how)
-    return np.asarray(large[: shape[0], : shape[1]], np.float32)
+    return np.asarray(large.reshape(side, side, -1)[: shape[0], : shape[1]], np.float32)

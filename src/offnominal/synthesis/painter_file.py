@@ -26,15 +26,15 @@ __all__ = ["learn", "open_painter"]
 _KEY = "offnominal_painter"
 _FORMAT = 1
 _BATCH = 8
-_LR = 1e-3
+_LR = 2e-3
 _AN_EPOCH = 50  # steps
 
 
 class _Crops:
     """The crops of a training: defects flipped, turned, resized and bent, anew for every step."""
 
-    def __init__(self, seeds: Sequence[Seed]) -> None:
-        self.seeds = seeds
+    def __init__(self, seeds: Sequence[Seed], channels: int) -> None:
+        self.seeds, self.channels = seeds, channels
 
     def __len__(self) -> int:
         return len(self.seeds)
@@ -58,7 +58,7 @@ class _Crops:
         # Corners that a turn has left empty are filled with the mean of the rest.
         empty = valid < 0.99
         image[empty] = image[~empty].mean(0) if (~empty).any() else 0
-        return crop_of(image, mask >= 0.5)
+        return crop_of(image[..., : self.channels], mask >= 0.5)
 
 
 def learn(
@@ -110,7 +110,7 @@ def learn(
     about = {"seeds": digest_of(seeds), "steps": steps, "seed": seed, "width": width}
     with claimed(files):
         checkpoint = Checkpoint(files, about, each_epoch=False)
-        run(painter, _Crops(seeds), course, checkpoint, progress, tell)
+        run(painter, _Crops(seeds, painter.channels), course, checkpoint, progress, tell)
         painter.steps = steps
         _write(path, painter)
         files.state.unlink(missing_ok=True)
