@@ -28,6 +28,7 @@ from offnominal.cli.info import info
 from offnominal.cli.methods import methods
 from offnominal.cli.predict import predict, predict_options
 from offnominal.cli.report import report
+from offnominal.cli.synthesize import synthesize
 from offnominal.cli.terminal import INTERNAL, USAGE, print_error, say
 from offnominal.cli.train import train, train_options
 from offnominal.errors import ImageWarning, OffnominalError, ThresholdWarning
@@ -115,6 +116,7 @@ def _root(
 
 _WHOLE = ("good", "defects", "masks", "test_good", "train_share", "frame_step")
 _PLAIN = (calibrate, explain, add, forget, undo, history, info, report, methods, demo, doctor)
+_PLAIN += (synthesize,)
 
 add_command(app, fit, find=fit_options)
 add_command(app, predict, find=predict_options)
