@@ -32,7 +32,7 @@ demo: $(VENV)/.base
 	$(BIN)/offnominal demo -o demo-report
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest -n auto --dist loadscope
+	$(BIN)/python -m pytest -n auto --dist loadscope $(TESTS)
 
 fuzz: $(VENV)/.test
 	OFFNOMINAL_FUZZ=10000 $(BIN)/python -m pytest -n auto tests/fuzz

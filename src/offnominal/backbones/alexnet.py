@@ -7,12 +7,13 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import alexnet
 
-from offnominal.backbones import ALEXNET as NAME
 from offnominal.backbones import weights as files
 from offnominal.backbones.base import Backbone
 from offnominal.errors import BackboneError, OptionError, WeightsError
 
 __all__ = ["AlexNet"]
+
+NAME = "alexnet"
 
 _LEAST = 63  # pixels of a side: less is gone before the last pooling
 

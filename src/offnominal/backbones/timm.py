@@ -93,10 +93,15 @@ class TimmBackbone(Backbone):
             return super().with_original_positions()
         if "_pos_embed" in vars(self.model):
             return self  # it follows that rule already
-        other = copy.copy(self)  # shallow: one set of weights
-        vars(other)["_modules"] = {"model": copy.copy(self.model)}
+        other = self._with(copy.copy(self.model))  # shallow: one set of weights
         use_original_positions(other.model)
         other.digest = hashlib.sha256(f"{self.digest} original positions".encode()).hexdigest()
+        return other
+
+    def _with(self, model: nn.Module) -> Self:
+        """The same around another network."""
+        other = copy.copy(self)
+        vars(other)["_modules"] = {"model": model}
         return other
 
     def trim(self) -> None:
@@ -118,15 +123,13 @@ class TimmBackbone(Backbone):
         options: dict[str, Any] = {"zero_init_last": False} if residual else {}
         model: Any = timm.create_model(name, pretrained=False, num_classes=0, **options)
         model.laid_out = True  # as it is: an optimiser holds its tensors
-        other = copy.copy(self)
-        vars(other)["_modules"] = {"model": model.to(memory_format=torch.channels_last)}
+        other = self._with(model.to(memory_format=torch.channels_last))
         other.trim()
         return other
 
     def reflected(self) -> Self:
         """A copy that pads with reflections, of another digest; see :class:`Backbone`."""
-        other = copy.copy(self)
-        other._modules = {"model": copy.deepcopy(self.model)}
+        other = self._with(copy.deepcopy(self.model))
         padded = [
             one
             for one in other.modules()

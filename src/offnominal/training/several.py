@@ -8,6 +8,7 @@ import sys
 from typing import Any, NamedTuple, Protocol
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from offnominal.errors import OptionError
@@ -41,9 +42,9 @@ class Part(Protocol):
 
 
 class Result(NamedTuple):
-    """What is learned, and one row a step."""
+    """What is learned, as arrays, and one row a step."""
 
-    state: dict[str, Tensor]
+    state: dict[str, NDArray[Any]]
     history: History
 
 
@@ -76,14 +77,22 @@ def train_on_several(
     accelerator = "cuda" if there else "cpu"
     fabric = Fabric(accelerator=accelerator, devices=devices, strategy=strategy)
     work: Any = _train  # Fabric's annotation leaves out the arguments that it hands on
-    found: Result = fabric.launch(work, learner, batches, course, checkpoint)
+    found: Result = fabric.launch(work, _Job(learner, batches, course, checkpoint))
     return found
 
 
-def _train(
-    fabric: Any, learner: Movable, batches: Part, course: Course, checkpoint: Checkpoint | None
-) -> Result:
+class _Job:
+    """What each process is handed, as one object: Fabric takes collections apart."""
+
+    def __init__(
+        self, learner: Movable, batches: Part, course: Course, checkpoint: Checkpoint | None
+    ) -> None:
+        self.parts = learner, batches, course, checkpoint
+
+
+def _train(fabric: Any, job: _Job) -> Result:
     """One process's part."""
+    learner, batches, course, checkpoint = job.parts
     learner.move(fabric.device)
     batches.move(fabric.device)
     wrapped = fabric.setup_module(_Loss(learner), move_to_device=False)
@@ -101,7 +110,8 @@ def _train(
     part = Together(fabric.global_rank, fabric.world_size, wrapped, together)
     kept = checkpoint if first or checkpoint is None else checkpoint.only_read()
     history = run(learner, _Share(batches, part), course, kept, tell=say, together=part).history
-    return Result({k: t.cpu() for k, t in learner.state_dict().items()}, history)
+    # As arrays: a tensor would be shared with a process that ends before it is read.
+    return Result({k: t.cpu().numpy() for k, t in learner.state_dict().items()}, history)
 
 
 class _Loss(nn.Module):
