@@ -1,12 +1,11 @@
 """How fast the setups are, on which machine, and what the feature cache has to do with it."""
 
-import statistics
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from offnominal.benchmark.store import FinishedCell
 from offnominal.report.drawing import INK, WIDTH, percent_ticks, series, style, svg
 from offnominal.report.results import Setup, label_setups
+from offnominal.report.timings import image_seconds
 from offnominal.report.words import count, join
 from offnominal.text import printable
 
@@ -29,7 +28,7 @@ def speed(setups: Sequence[Setup]) -> dict[str, Any]:
 
     ``figure`` as SVG, empty if there is nothing to compare; ``machine`` and ``notes`` in words.
     """
-    timed = [setup for setup in setups if _seconds(setup)]
+    timed = [setup for setup in setups if image_seconds(setup)]
     # One row compares nothing.
     figure = speed_figure(timed) if len(timed) > 1 else None
     notes = []
@@ -69,7 +68,7 @@ def speed_figure(setups: Sequence[Setup]) -> "Figure | None":
     from matplotlib.ticker import LogLocator, NullFormatter
 
     timed = sorted(
-        ((seconds, setup) for setup in setups if (seconds := _seconds(setup))),
+        ((seconds, setup) for setup in setups if (seconds := image_seconds(setup))),
         key=lambda each: each[0],
     )
     if not timed:
@@ -106,19 +105,6 @@ def speed_figure(setups: Sequence[Setup]) -> "Figure | None":
 def machines(setups: Sequence[Setup]) -> str:
     """What some setups were run on, in words."""
     return join(list(dict.fromkeys(map(_machine, setups))))
-
-
-def _seconds(setup: Setup) -> float | None:
-    """Median time of an image over the cells whose time is that of all the work."""
-    times = [seconds for cell in setup.cells.values() if (seconds := _of_cell(cell))]
-    return statistics.median(times) if times else None
-
-
-def _of_cell(cell: FinishedCell) -> float | None:
-    timings, features = cell.run.get("timings") or {}, cell.run.get("features") or {}
-    computed = features.get("from_cache") == 0 and features.get("computed")
-    whole = timings.get("per_image") if computed or not cell.settings["cached"] else None
-    return timings.get("per_image_uncached") or whole or None
 
 
 def _machine(setup: Setup) -> str:

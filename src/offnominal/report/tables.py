@@ -10,6 +10,7 @@ from offnominal import text as texts
 from offnominal.benchmark.published import Published
 from offnominal.benchmark.store import FinishedCell
 from offnominal.report.results import Setup, varying
+from offnominal.report.timings import fit_seconds, image_seconds, time_words
 from offnominal.report.words import METRICS, difference, heading, setting_words, spread
 from offnominal.text import printable
 
@@ -94,6 +95,11 @@ def overview(
     if any(failed for failed, _ in counts):
         headings.append("Without a score")
         columns.append([Entry(f"{a:,} of {b:,}" if a else "–") for a, b in counts])
+    for title, taken in (("Fit time", fit_seconds), ("Image time", image_seconds)):
+        times = [taken(setup) for setup in setups]
+        if any(times):
+            headings.append(title)
+            columns.append([Entry(time_words(each)) for each in times])
     names = [[setting_words(head, setup.value(head)) for head in heads] for setup in setups]
     rows = [(name, [column[row] for column in columns]) for row, name in enumerate(names)]
     return Table(caption, [heading(head) for head in heads], headings, rows)
