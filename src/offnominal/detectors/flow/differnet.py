@@ -43,7 +43,7 @@ class Step(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """What x becomes, and the log-determinants (B,)."""
-        x1, x2 = x.index_select(1, self.order).split(self.halves, dim=1)
+        x1, x2 = torch.split(x.index_select(1, self.order), list(self.halves), dim=1)
         y1, first = _moved(x1, self.s2(x2))
         y2, second = _moved(x2, self.s1(y1))
         # Bounded as in the released code: what explodes must not end as not a number.
