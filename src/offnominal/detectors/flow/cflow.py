@@ -63,8 +63,8 @@ class CFlow(TrainedFeatureDetector):
     **options
         See :class:`~offnominal.detectors.trainable.Trainable`. Levels are those of strides 8, 16
         and 32. The paper's networks are WideResNet-50-2 and MobileNetV3-L, the default: its figures
-        are as good, and its flows are a fifth of the others' 82 million values. The released code also turns the images of
-        the training by up to 5 degrees: ``augment="tilts"``; then nothing is cached.
+        are as good, and its flows are a fifth of the other's 82 million values. The released code
+        turns images of the training by up to 5 degrees: ``augment="tilts"``; then nothing is cached.
 
     Notes
     -----
@@ -83,7 +83,7 @@ class CFlow(TrainedFeatureDetector):
     default_layers: ClassVar[tuple[int, ...] | None] = (-3, -2, -1)
     resample: ClassVar[Image.Resampling] = Image.Resampling.LANCZOS
     # 200 rounds, each of the 32 steps that see the 1,024 vectors of 8 images' finest level.
-    schedule: ClassVar[Schedule] = Schedule(batch=8, steps=3000, paper_epochs=200 * 32)
+    schedule: ClassVar[Schedule] = Schedule(batch=8, steps=4000, paper_epochs=200 * 32)
 
     peaks_: Tensor
 
