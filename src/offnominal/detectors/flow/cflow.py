@@ -64,7 +64,7 @@ class CFlow(TrainedFeatureDetector):
         See :class:`~offnominal.detectors.trainable.Trainable`. Levels are those of strides 8, 16
         and 32. The paper's networks are WideResNet-50-2 and MobileNetV3-L, the default: its figures
         are as good, and its flows are a fifth of the other's 82 million values. The released code
-        turns images of the training by up to 5 degrees: ``augment="tilts"``; then nothing is cached.
+        turns images by up to 5 degrees in training: ``augment="tilts"``; then nothing is cached.
 
     Notes
     -----

@@ -122,8 +122,8 @@ class DifferNet(TrainedFeatureDetector):
 
     def optimisers(self) -> list[Optimizer]:
         """Adam, as the released code has it."""
-        rest = {"betas": (0.8, 0.8), "eps": 1e-4, "weight_decay": 1e-5}
-        return [Adam(self.flow.parameters(), lr=2e-4, **rest)]
+        weights = self.flow.parameters()
+        return [Adam(weights, lr=2e-4, betas=(0.8, 0.8), eps=1e-4, weight_decay=1e-5)]
 
     def frozen(self, pixels: Tensor) -> tuple[Tensor, ...]:
         """Vectors of all copies of each image, (B, rotations, D)."""
