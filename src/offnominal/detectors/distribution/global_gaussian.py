@@ -102,9 +102,8 @@ class GlobalGaussian(FeatureDetector):
     pixel, and a rejected image is one region. A small defect drowns in the means.
 
     To set the threshold each reference is scored without itself, exactly. Unlike the distance to a
-    neighbour this may be less than from all of them, so it is called approximate.
-
-    Memory: 4 D^2 bytes for a level of D channels, 1 MB with EfficientNet-B4.
+    neighbour this may be less than from all of them, so it is called approximate. Memory: 4 D^2
+    bytes for a level of D channels.
 
     Parameters
     ----------
@@ -119,7 +118,6 @@ class GlobalGaussian(FeatureDetector):
 
     Examples
     --------
-    >>> from offnominal import GlobalGaussian
     >>> detector = GlobalGaussian(backbone="resnet18").fit(["good/0.png", "good/1.png", ...])
     >>> [prediction] = detector.predict("next.png")
     """
@@ -142,11 +140,11 @@ class GlobalGaussian(FeatureDetector):
         self.mean_ = torch.empty(0)
         self.whitening_ = torch.empty(0)
         self._learned: list[Sequence[Tensor]] = []
-        self.release()
+        self._gaussians: list[ShrunkGaussian] = []
 
     def release(self) -> None:
         """What leaves a reference out is needed no more."""
-        self._gaussians: list[ShrunkGaussian] = []
+        self._gaussians = []
 
     @property
     def leave_one_out(self) -> LeaveOneOut:
