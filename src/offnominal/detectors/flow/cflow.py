@@ -4,6 +4,7 @@ Gudovskiy, Ishizaka and Kozuka, "CFLOW-AD: Real-Time Unsupervised Anomaly Detect
 Localization via Conditional Normalizing Flows", WACV 2022 (arXiv 2107.12571).
 """
 
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -149,10 +150,10 @@ class CFlow(TrainedFeatureDetector):
             each[f"level {number + 1}"] = -likely.mean()
         return {"total": torch.stack(list(each.values())).sum(), **each}
 
-    def densities(self, pixels: Tensor) -> list[Tensor]:
-        """Log-likelihoods per dimension (B, h, w) at each level."""
+    def densities(self, levels: Sequence[Tensor]) -> list[Tensor]:
+        """Log-likelihoods per dimension (B, h, w) of levels (B, C, h, w)."""
         found = []
-        for flow, level in zip(self.decoders, self.frozen(pixels), strict=True):
+        for flow, level in zip(self.decoders, levels, strict=True):
             count, _, *grid = level.shape
             places = position_code(_PLACE, *grid).flatten(1).T.to(level.device)
             vectors = level.flatten(2).mT.flatten(0, 1)
@@ -161,7 +162,7 @@ class CFlow(TrainedFeatureDetector):
 
     def settle(self, images: Images) -> None:
         """What is most likely of good parts: at each level, and of the sum of the levels."""
-        every = [self.densities(pixels) for pixels in images.batches()]
+        every = [self.densities(levels) for levels in self.frozen_of_all(images)]
         peaks = [
             torch.stack([one.max() for one in level]).max() for level in zip(*every, strict=True)
         ]
@@ -171,7 +172,7 @@ class CFlow(TrainedFeatureDetector):
 
     def compare(self, pixels: Tensor) -> ViewScores:
         """How much the likelihood falls short of the largest; its maximum is the image score."""
-        total = summed(self.densities(pixels), self.peaks_, (self.side, self.side))
+        total = summed(self.densities(self.frozen(pixels)), self.peaks_, (self.side, self.side))
         return ViewScores((self.top_ - total[0]).float())
 
     def check_learned(self) -> None:
