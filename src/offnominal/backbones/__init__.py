@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from offnominal.backbones.catalogue import CATALOGUE, DEFAULT, OPEN_CLIP
+from offnominal.backbones.catalogue import ALEXNET, CATALOGUE, DEFAULT, OPEN_CLIP
 from offnominal.errors import BackboneError, OptionError
 
 if TYPE_CHECKING:  # listing backbones must not cost an import of torch
@@ -14,7 +14,6 @@ __all__ = ["AUTO", "CATALOGUE", "DEFAULT", "MAE", "OPEN_CLIP", "PDN", "backbone_
 __all__ += ["load_backbone"]
 
 AUTO = "auto"  # what stands for no name
-ALEXNET = "alexnet"  # torchvision's, which timm does not have
 MAE = "mae_"  # and those of masked autoencoders with their decoder
 PDN = "pdn_"  # and those of patch description networks, EfficientAD's teachers
 

@@ -9,6 +9,7 @@ from torchvision.models import alexnet
 
 from offnominal.backbones import weights as files
 from offnominal.backbones.base import Backbone
+from offnominal.backbones.catalogue import ALEXNET
 from offnominal.errors import BackboneError, OptionError, WeightsError
 
 __all__ = ["AlexNet"]
@@ -37,7 +38,7 @@ class AlexNet(Backbone):
         If ``layers`` are named.
     """
 
-    name = NAME
+    name = ALEXNET
     family = "cnn"
     dim = 256
     stride = 32
@@ -49,14 +50,14 @@ class AlexNet(Backbone):
         super().__init__()
         if weights is None:
             raise WeightsError(
-                f"--backbone {NAME}: its weights are on no hub; fetch torchvision's "
+                f"--backbone {ALEXNET}: its weights are on no hub; fetch torchvision's "
                 "alexnet-owt-7be5be79.pth and give it with --weights FILE, or choose another"
             )
         if layers is not None:
-            raise OptionError(f"--layers: {NAME} has one level; leave it out")
+            raise OptionError(f"--layers: {ALEXNET} has one level; leave it out")
         with torch.device("meta"):
             self.model = nn.ModuleDict({"features": alexnet().features})
-        files.fit_to(self.model, files.read_weights(Path(weights)), str(weights), NAME)
+        files.fit_to(self.model, files.read_weights(Path(weights)), str(weights), ALEXNET)
         self.digest = files.digest(self.model)
         self.untrained = files.untrained_reason(files.read_metadata(Path(weights)))
         self.eval().requires_grad_(False)
@@ -65,6 +66,6 @@ class AlexNet(Backbone):
         """Features (B, 256, gh, gw); see :class:`Backbone`."""
         if min(pixels.shape[-2:]) < _LEAST:
             height, width = pixels.shape[-2:]
-            raise BackboneError(f"{NAME} takes {_LEAST} px or more, not {height} x {width}")
+            raise BackboneError(f"{ALEXNET} takes {_LEAST} px or more, not {height} x {width}")
         found: Tensor = self.model["features"](pixels)
         return found

@@ -7,6 +7,7 @@ figure to what timm builds.
 from dataclasses import dataclass
 
 __all__ = [
+    "ALEXNET",
     "CATALOGUE",
     "CLIP_TAGS",
     "DEFAULT",
@@ -18,6 +19,7 @@ __all__ = [
 ]
 
 DEFAULT = "dinov2_vits14"
+ALEXNET = "alexnet"  # torchvision's, which timm does not have, and no hub
 OPEN_CLIP = "open_clip:"  # how the names of CLIP models with a text tower begin
 
 # The first principal component of DINOv2's normalised tokens separates object and background at 10

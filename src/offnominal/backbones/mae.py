@@ -52,6 +52,7 @@ class MaskedAutoencoder(Backbone):
     """
 
     family = "mae"
+    is_transformer = True
     resize = "square"
 
     def __init__(self, name: str, shape: Shape) -> None:

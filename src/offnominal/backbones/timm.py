@@ -10,7 +10,7 @@ from typing import Any, Self
 import timm
 import torch
 import torch.nn.functional as F
-from timm.layers import Conv2dSame
+from timm.layers.conv2d_same import Conv2dSame
 from torch import Tensor, nn
 
 from offnominal.backbones import weights as files

@@ -23,7 +23,7 @@ _LEAST = 1e-12  # of a variance: images that a network cannot tell apart have no
 
 
 class ShrunkGaussian:
-    """Mean and shrunk covariance of some vectors, and the same without any one of them.
+    """Mean and shrunk covariance of vectors, and the same without any one of them.
 
     With the covariance S = 1/N sum (x - mean)(x - mean)' and its mean variance m = tr S / D, what
     counts is ``(1 - r) S + r m I``, where r is estimated from the vectors (Ledoit and Wolf, "A
@@ -49,7 +49,8 @@ class ShrunkGaussian:
         scatter = self._products.square().sum() / self._count**2
         kept, added = self._shrinkage(self._count, norms, norms.sum() / self._count, scatter)
         spread = (kept * self._variances + added).clamp(min=_LEAST)
-        return (self._axes / spread.sqrt()).T
+        found: Tensor = (self._axes / spread.sqrt()).T
+        return found
 
     def distance_left_out(self, x: Tensor, number: int) -> Tensor:
         """Mahalanobis distance of x (D,) to the Gaussian of all vectors but one; N is 4 or more.
@@ -77,7 +78,8 @@ class ShrunkGaussian:
         own = own @ self._axes / spread.sqrt()
         taken = kept * b
         rest = (1 - taken * own @ own).clamp(min=_LEAST)
-        return (difference @ difference + taken * (own @ difference) ** 2 / rest).sqrt()
+        squared: Tensor = difference @ difference + taken * (own @ difference) ** 2 / rest
+        return squared.sqrt()
 
     def _shrinkage(
         self, count: int, norms: Tensor, trace: Tensor, scatter: Tensor
@@ -96,13 +98,12 @@ class GlobalGaussian(FeatureDetector):
     The score is the sum over the levels of the Mahalanobis distance to the mean (section III-B);
     the covariances are shrunk, so that fewer images than dimensions are enough. Nothing is trained.
 
-    Nothing is said of where a fault lies: the grid has one patch, the map is the image score at
-    every pixel, and a rejected image is one region. A small defect drowns in the means.
+    Nothing is said of where a fault lies: the grid has one patch, the map is the score at every
+    pixel, and a rejected image is one region. A small defect drowns in the means.
 
     To set the threshold each reference is scored without itself, exactly. Unlike the distance to a
-    neighbour this may be less than from all of them, so it is called approximate.
-
-    Memory: 4 D^2 bytes for a level of D channels, 1 MB with EfficientNet-B4.
+    neighbour this may be less than from all of them, so it is called approximate. Memory: 4 D^2
+    bytes for a level of D channels.
 
     Parameters
     ----------
@@ -117,10 +118,8 @@ class GlobalGaussian(FeatureDetector):
 
     Examples
     --------
-    >>> from offnominal import GlobalGaussian
     >>> detector = GlobalGaussian(backbone="resnet18").fit(["good/0.png", "good/1.png", ...])
     >>> [prediction] = detector.predict("next.png")
-    >>> prediction.score, prediction.is_anomalous
     """
 
     method: ClassVar[str] = "gaussian"
@@ -141,11 +140,11 @@ class GlobalGaussian(FeatureDetector):
         self.mean_ = torch.empty(0)
         self.whitening_ = torch.empty(0)
         self._learned: list[Sequence[Tensor]] = []
-        self.release()
+        self._gaussians: list[ShrunkGaussian] = []
 
     def release(self) -> None:
         """What leaves a reference out is needed no more."""
-        self._gaussians: list[ShrunkGaussian] = []
+        self._gaussians = []
 
     @property
     def leave_one_out(self) -> LeaveOneOut:
@@ -192,8 +191,8 @@ class GlobalGaussian(FeatureDetector):
                 for one, x in zip(self._gaussians, features, strict=True)
             ]
         else:
-            means = self.mean_.split(self.dims_)
-            whitening = self.whitening_.split([dim * dim for dim in self.dims_])
+            means = torch.split(self.mean_, self.dims_)
+            whitening = torch.split(self.whitening_, [dim * dim for dim in self.dims_])
             found = [
                 torch.linalg.vector_norm(w.view(len(x), -1) @ (x - mean))
                 for w, x, mean in zip(whitening, features, means, strict=True)

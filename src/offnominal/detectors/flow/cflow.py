@@ -4,6 +4,7 @@ Gudovskiy, Ishizaka and Kozuka, "CFLOW-AD: Real-Time Unsupervised Anomaly Detect
 Localization via Conditional Normalizing Flows", WACV 2022 (arXiv 2107.12571).
 """
 
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -62,8 +63,9 @@ class CFlow(TrainedFeatureDetector):
         with zeros; the paper does not speak of it.
     **options
         See :class:`~offnominal.detectors.trainable.Trainable`. Levels are those of strides 8, 16
-        and 32; the paper's network is WideResNet-50-2. The released code also turns the images of
-        the training by up to 5 degrees: ``augment="tilts"``; then nothing is cached.
+        and 32. The paper's networks are WideResNet-50-2 and MobileNetV3-L, the default: its figures
+        are as good, and its flows are a fifth of the other's 82 million values. The released code
+        turns images by up to 5 degrees in training: ``augment="tilts"``; then nothing is cached.
 
     Notes
     -----
@@ -78,11 +80,11 @@ class CFlow(TrainedFeatureDetector):
     """
 
     method: ClassVar[str] = "cflow"
-    default_backbone: ClassVar[str] = "wide_resnet50_2"
+    default_backbone: ClassVar[str] = "mobilenetv3_large"
     default_layers: ClassVar[tuple[int, ...] | None] = (-3, -2, -1)
     resample: ClassVar[Image.Resampling] = Image.Resampling.LANCZOS
     # 200 rounds, each of the 32 steps that see the 1,024 vectors of 8 images' finest level.
-    schedule: ClassVar[Schedule] = Schedule(batch=8, steps=2000, paper_epochs=200 * 32)
+    schedule: ClassVar[Schedule] = Schedule(batch=8, steps=4000, paper_epochs=200 * 32)
 
     peaks_: Tensor
 
@@ -148,10 +150,10 @@ class CFlow(TrainedFeatureDetector):
             each[f"level {number + 1}"] = -likely.mean()
         return {"total": torch.stack(list(each.values())).sum(), **each}
 
-    def densities(self, pixels: Tensor) -> list[Tensor]:
-        """Log-likelihoods per dimension (B, h, w) at each level."""
+    def densities(self, levels: Sequence[Tensor]) -> list[Tensor]:
+        """Log-likelihoods per dimension (B, h, w) of levels (B, C, h, w)."""
         found = []
-        for flow, level in zip(self.decoders, self.frozen(pixels), strict=True):
+        for flow, level in zip(self.decoders, levels, strict=True):
             count, _, *grid = level.shape
             places = position_code(_PLACE, *grid).flatten(1).T.to(level.device)
             vectors = level.flatten(2).mT.flatten(0, 1)
@@ -160,7 +162,7 @@ class CFlow(TrainedFeatureDetector):
 
     def settle(self, images: Images) -> None:
         """What is most likely of good parts: at each level, and of the sum of the levels."""
-        every = [self.densities(pixels) for pixels in images.batches()]
+        every = [self.densities(levels) for levels in self.frozen_of_all(images)]
         peaks = [
             torch.stack([one.max() for one in level]).max() for level in zip(*every, strict=True)
         ]
@@ -170,7 +172,7 @@ class CFlow(TrainedFeatureDetector):
 
     def compare(self, pixels: Tensor) -> ViewScores:
         """How much the likelihood falls short of the largest; its maximum is the image score."""
-        total = summed(self.densities(pixels), self.peaks_, (self.side, self.side))
+        total = summed(self.densities(self.frozen(pixels)), self.peaks_, (self.side, self.side))
         return ViewScores((self.top_ - total[0]).float())
 
     def check_learned(self) -> None:

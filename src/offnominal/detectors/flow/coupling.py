@@ -69,7 +69,7 @@ class Coupling(nn.Module):
 
     def forward(self, x: Tensor, condition: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """What x becomes, of its shape, and the log-determinants (B,)."""
-        still, moved = x.split((self.kept, x.shape[1] - self.kept), dim=1)
+        still, moved = torch.split(x, [self.kept, x.shape[1] - self.kept], dim=1)
         known = still if condition is None else torch.cat([still, condition], dim=1)
         s, t = (_SHRUNK * self.subnet(known)).chunk(2, dim=1)
         u = self.clamp * torch.tanh(s / self.inside)
@@ -107,7 +107,9 @@ def _rotation(size: int) -> Tensor:
     q, r = torch.linalg.qr(torch.randn(size, size, dtype=torch.float64))
     q = q * r.diagonal().sign()
     q[:, 0] *= torch.linalg.slogdet(q).sign
-    return q.float().contiguous()  # columns lie together in it, and sums would round otherwise
+    # Its columns lie together, and sums would round in another way once it comes from a file.
+    turned: Tensor = q.float().contiguous()
+    return turned
 
 
 def check_flows(module: nn.Module) -> None:

@@ -43,7 +43,7 @@ class Step(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """What x becomes, and the log-determinants (B,)."""
-        x1, x2 = x.index_select(1, self.order).split(self.halves, dim=1)
+        x1, x2 = torch.split(x.index_select(1, self.order), list(self.halves), dim=1)
         y1, first = _moved(x1, self.s2(x2))
         y2, second = _moved(x2, self.s1(y1))
         # Bounded as in the released code: what explodes must not end as not a number.
@@ -122,8 +122,8 @@ class DifferNet(TrainedFeatureDetector):
 
     def optimisers(self) -> list[Optimizer]:
         """Adam, as the released code has it."""
-        rest = {"betas": (0.8, 0.8), "eps": 1e-4, "weight_decay": 1e-5}
-        return [Adam(self.flow.parameters(), lr=2e-4, **rest)]
+        weights = self.flow.parameters()
+        return [Adam(weights, lr=2e-4, betas=(0.8, 0.8), eps=1e-4, weight_decay=1e-5)]
 
     def frozen(self, pixels: Tensor) -> tuple[Tensor, ...]:
         """Vectors of all copies of each image, (B, rotations, D)."""

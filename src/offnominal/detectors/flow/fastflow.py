@@ -111,8 +111,7 @@ class FastFlow(TrainedFeatureDetector):
         and 0.16 of them for transformers. Below 1 it trains faster and learns less.
     kernels : {"3", "3-1"} or None
         Sides of the subnets' convolutions: all 3, or 3 and 1 in turn. None: the paper's, all 3 for
-        ResNet-18 and in turn for larger networks; here the former where a level has 256 channels at
-        most.
+        ResNet-18 and in turn for others; here the former for a pyramid of 256 channels at most.
     clamping : {"plain", "scaled"}
         Of the couplings; see :class:`~offnominal.detectors.flow.coupling.Coupling`. ``plain`` is
         that of the figures, and of the learning rate that goes with it.
@@ -166,7 +165,7 @@ class FastFlow(TrainedFeatureDetector):
         network = self.load_network()
         blank = torch.zeros(1, 3, self.side, self.side)
         shapes = [one.shape[1:] for one in self.frozen(blank)]
-        large = max(shape[0] for shape in shapes) > _LARGE
+        large = network.is_transformer or max(shape[0] for shape in shapes) > _LARGE
         couplings, share = (20, 0.16) if network.is_transformer else (8, 1.0)
         kernels = self.kernels or ("3-1" if large else "3")
         told = (self.couplings or couplings, share * self.width, kernels, self.clamping)
