@@ -1,7 +1,6 @@
 """Agreement with DRAEM's released code: noise, blend, networks, losses, gradients and two steps."""
 
 import math
-import os
 import re
 import zlib
 from collections.abc import Iterator
@@ -23,11 +22,6 @@ from offnominal.detectors.reconstruction.draem import (
 from offnominal.detectors.reconstruction.networks import EncoderDecoder, UNet
 from offnominal.synthesis.perlin import blend, perlin_noise
 from offnominal.training.losses import focal_loss, ssim
-
-# At full width a step of two small images takes a processor five seconds.
-slow = pytest.mark.skipif(
-    "OFFNOMINAL_SLOW" not in os.environ, reason="takes half a minute; set OFFNOMINAL_SLOW=1"
-)
 
 
 @pytest.fixture(scope="module")
@@ -154,7 +148,7 @@ def test_scores_with_the_seeded_weights(
     check_scores(networks, golden, tiles, "before", 1e-5, [1])
 
 
-@slow
+@pytest.mark.slow
 def test_losses_with_the_seeded_weights(
     networks: nn.ModuleDict, golden: Golden, tiles: Path, batch: tuple[Tensor, Tensor, Tensor]
 ) -> None:
@@ -180,7 +174,7 @@ def test_losses_with_the_seeded_weights(
         np.testing.assert_allclose(found.flatten()[:8], expected["first8"], **near)
 
 
-@slow
+@pytest.mark.slow
 def test_two_steps(
     networks: nn.ModuleDict, golden: Golden, tiles: Path, batch: tuple[Tensor, Tensor, Tensor]
 ) -> None:

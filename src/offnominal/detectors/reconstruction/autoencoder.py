@@ -50,7 +50,7 @@ class Autoencoder(TrainedDetector):
     """
 
     method: ClassVar[str] = "autoencoder"
-    schedule: ClassVar[Schedule] = Schedule(batch=32, steps=1000, paper_epochs=200)
+    schedule: ClassVar[Schedule] = Schedule(batch=32, steps=2000, paper_epochs=200)
     default_side: ClassVar[int] = 128
     side_multiple: ClassVar[int] = _STRIDE
     mean: ClassVar[Triple] = (0.0, 0.0, 0.0)

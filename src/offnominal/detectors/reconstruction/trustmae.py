@@ -16,6 +16,7 @@ from torch.optim import Adam, Optimizer
 from offnominal.detectors.features import ViewScores
 from offnominal.detectors.options import check_range
 from offnominal.detectors.trained_features import TrainedFeatureDetector
+from offnominal.errors import OptionError
 from offnominal.training.budget import Schedule
 from offnominal.training.images import Batch
 from offnominal.training.losses import ssim
@@ -23,7 +24,6 @@ from offnominal.training.losses import ssim
 __all__ = ["Memory", "Recalled", "TrustMAE", "perceptual_map"]
 
 _TEMPERATURE = 0.1  # of the similarities to prototypes
-_STRIDE = 16
 
 
 class Recalled(NamedTuple):
@@ -75,7 +75,6 @@ class TrustMAE(TrainedFeatureDetector):
     default_backbone: ClassVar[str] = "vgg16.tv_in1k"
     default_layers: ClassVar[tuple[int, ...] | None] = (-4, -3, -2)
     schedule: ClassVar[Schedule] = Schedule(batch=8, steps=600, paper_epochs=100)
-    side_multiple: ClassVar[int] = _STRIDE
 
     def __init__(
         self,
@@ -93,7 +92,9 @@ class TrustMAE(TrainedFeatureDetector):
         check_range("reach", reach, least=1)
         check_range("patch", patch, least=1, most=99, whole=True)
         self.prototypes, self.width, self.trust = prototypes, width, trust
-        self.reach, self.patch = reach, patch + 1 - patch % 2
+        if patch % 2 == 0:
+            raise OptionError(f"--patch {patch}: give an odd number, as {patch + 1}")
+        self.reach, self.patch = reach, patch
 
     def build(self) -> None:
         """Encoder, memory and decoder."""
@@ -117,7 +118,9 @@ class TrustMAE(TrainedFeatureDetector):
     def recall(self, pixels: Tensor) -> Recalled:
         """Images, normalised, as the memory has them: values on [0, 1], and the memory's loss."""
         mixed, trust = self.memory(self.encoder(pixels), self.trust, self.reach)
-        return Recalled(self.decoder(mixed).float(), trust)
+        painted = self.decoder(mixed).float()
+        # Sides that the backbone takes need not be multiples of the encoder's stride.
+        return Recalled(F.interpolate(painted, pixels.shape[-2:], mode="bilinear"), trust)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Squared error, SSIM and perceptual distance of what is painted, and trust regions."""
