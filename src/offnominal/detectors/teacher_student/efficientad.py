@@ -192,7 +192,7 @@ class EfficientAD(TrainedFeatureDetector):
     def _drawn(self, rng: np.random.Generator) -> Tensor:
         error: ImageError | None = None
         for _ in range(_TRIES):  # one that cannot be read makes room for another
-            source = self._others[rng.integers(len(self._others))]
+            source = self._others[int(rng.integers(len(self._others)))]
             try:
                 return other_image(read_image(source, self.sixteen_bit), self.side, rng)
             except ImageError as found:
