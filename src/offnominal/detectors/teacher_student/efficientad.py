@@ -79,7 +79,7 @@ class EfficientAD(TrainedFeatureDetector):
     default_backbone: ClassVar[str] = "pdn_small"
     backbone_family: ClassVar[str | None] = PDN
     side_multiple: ClassVar[int] = 32
-    schedule: ClassVar[Schedule] = Schedule(batch=1, steps=800, paper_steps=70_000)
+    schedule: ClassVar[Schedule] = Schedule(batch=1, steps=1000, paper_steps=70_000)
 
     _others: Sequence[Path] = ()
 
@@ -93,8 +93,8 @@ class EfficientAD(TrainedFeatureDetector):
         super().__init__(**options)
         check_range("width", width, above=0, most=4)
         check_choice("border", border, Border)
-        if self.side < 64:
-            raise OptionError(f"--resolution {self.side}: {self.method} takes 64 or more")
+        if self.resolution is not None and self.resolution < 64:
+            raise OptionError(f"--resolution {self.resolution}: {self.method} takes 64 or more")
         self.width, self.penalty = width, penalty
         self.border: Border = border
 
