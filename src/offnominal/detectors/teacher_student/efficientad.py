@@ -79,7 +79,7 @@ class EfficientAD(TrainedFeatureDetector):
     default_backbone: ClassVar[str] = "pdn_small"
     backbone_family: ClassVar[str | None] = PDN
     side_multiple: ClassVar[int] = 32
-    schedule: ClassVar[Schedule] = Schedule(batch=1, steps=800, paper_steps=70_000)
+    schedule: ClassVar[Schedule] = Schedule(batch=1, steps=1000, paper_steps=70_000)
 
     _others: Sequence[Path] = ()
 
@@ -93,8 +93,8 @@ class EfficientAD(TrainedFeatureDetector):
         super().__init__(**options)
         check_range("width", width, above=0, most=4)
         check_choice("border", border, Border)
-        if self.side < 64:
-            raise OptionError(f"--resolution {self.side}: {self.method} takes 64 or more")
+        if self.resolution is not None and self.resolution < 64:
+            raise OptionError(f"--resolution {self.resolution}: {self.method} takes 64 or more")
         self.width, self.penalty = width, penalty
         self.border: Border = border
 
@@ -192,7 +192,7 @@ class EfficientAD(TrainedFeatureDetector):
     def _drawn(self, rng: np.random.Generator) -> Tensor:
         error: ImageError | None = None
         for _ in range(_TRIES):  # one that cannot be read makes room for another
-            source = self._others[rng.integers(len(self._others))]
+            source = self._others[int(rng.integers(len(self._others)))]
             try:
                 return other_image(read_image(source, self.sixteen_bit), self.side, rng)
             except ImageError as found:

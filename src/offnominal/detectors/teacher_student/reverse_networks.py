@@ -43,10 +43,13 @@ class Plan(NamedTuple):
         self, incoming: int, outgoing: int, stride: int = 1, skip: nn.Module | None = None
     ) -> nn.Module:
         """One residual block, by its channels at both ends."""
-        if not self.bottleneck:
-            return BasicBlock(incoming, outgoing, stride, skip)
-        planes = outgoing // Bottleneck.expansion
-        return Bottleneck(incoming, planes, stride, skip, base_width=64 * (1 + self.wide))
+        made: nn.Module
+        if self.bottleneck:
+            planes = outgoing // Bottleneck.expansion
+            made = Bottleneck(incoming, planes, stride, skip, base_width=64 * (1 + self.wide))
+        else:
+            made = BasicBlock(incoming, outgoing, stride, skip)
+        return made
 
 
 def plan_of(name: str, channels: Sequence[int]) -> Plan:

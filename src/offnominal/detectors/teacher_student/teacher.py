@@ -163,12 +163,13 @@ class Lessons:
                 continue
             small, large = read
             key = torch.tensor([number])
-            if large is None and self._cache:
-                yield small, self._cache.get(key)[0]
-                continue
-            target = self._target(large)
-            if self._cache and not self._cache.put(key, [target]):
-                self._cache = None
+            if large is not None:
+                target = self._target(large)
+                if self._cache and not self._cache.put(key, [target]):
+                    self._cache = None
+            else:
+                assert self._cache is not None
+                [target] = self._cache.get(key)
             yield small, target
 
     def _read(self, number: int) -> tuple[Tensor, Tensor | None]:
