@@ -87,7 +87,7 @@ class CutPaste(TrainedDetector):
     """
 
     method: ClassVar[str] = "cutpaste"
-    schedule: ClassVar[Schedule] = Schedule(batch=32, steps=100, paper_steps=10_000)
+    schedule: ClassVar[Schedule] = Schedule(batch=16, steps=240, paper_steps=10_000)
     side_multiple: ClassVar[int] = 32
     default_augment: ClassVar[str] = "colour"
 

@@ -128,7 +128,7 @@ class LOE(TrainedFeatureDetector):
 
     method: ClassVar[str] = "loe"
     default_backbone: ClassVar[str] = "wide_resnet50_2"
-    schedule: ClassVar[Schedule] = Schedule(batch=16, steps=1000, paper_epochs=30)
+    schedule: ClassVar[Schedule] = Schedule(batch=16, steps=4000, paper_epochs=30)
 
     def __init__(
         self,

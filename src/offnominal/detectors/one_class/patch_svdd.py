@@ -80,7 +80,7 @@ class PatchSVDD(TrainedDetector):
     """
 
     method: ClassVar[str] = "patch-svdd"
-    schedule: ClassVar[Schedule] = Schedule(batch=64, steps=400, paper_epochs=30_000)
+    schedule: ClassVar[Schedule] = Schedule(batch=64, steps=800, paper_epochs=30_000)
     side_multiple: ClassVar[int] = 32
     mean = (0.0, 0.0, 0.0)
     std = (1.0, 1.0, 1.0)
