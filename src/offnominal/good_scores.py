@@ -159,7 +159,8 @@ class CalibrationScores:
         lengths = {len(each), len(arrays["images"]), len(arrays["peaks"])}
         if len(lengths) > 1 or len(arrays["patches"]) != (stops[-1] if len(stops) else 0):
             raise ValueError("its calibration scores are incomplete")
-        if told.kind in ("leave-one-out", "defects") and len(numbers) != len(each):
+        of_known = told.kind in ("leave-one-out", "defects") or numbers
+        if of_known and len(numbers) != len(each):
             raise ValueError("its calibration scores are of other references than it says")
         if (told.kind == "none") != (not each):
             raise ValueError(f"its calibration is said to be {told.kind}")

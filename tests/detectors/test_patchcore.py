@@ -12,8 +12,8 @@ from torch import Tensor
 
 from offnominal import Detector, load, load_backbone
 from offnominal.backbones.base import Backbone, Levels
+from offnominal.backbones.locally_aware import locally_aware
 from offnominal.datasets.synthetic import draw_defective, draw_good
-from offnominal.detectors.memory_bank.locally_aware import locally_aware
 from offnominal.detectors.memory_bank.patchcore import PatchCore
 from offnominal.errors import OptionError
 from offnominal.images import read_image

@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from offnominal.detectors.language.training.losses import (
     Batch,
     dice_loss,
-    focal_loss,
     glocal_loss,
     similarities,
 )
+from offnominal.training.losses import focal_loss
 
 
 @pytest.fixture

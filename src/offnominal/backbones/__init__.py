@@ -10,10 +10,13 @@ from offnominal.errors import BackboneError, OptionError
 if TYPE_CHECKING:  # listing backbones must not cost an import of torch
     from offnominal.backbones.base import Backbone
 
-__all__ = ["AUTO", "CATALOGUE", "DEFAULT", "MAE", "OPEN_CLIP", "backbone_name", "load_backbone"]
+__all__ = ["AUTO", "CATALOGUE", "DEFAULT", "MAE", "OPEN_CLIP", "PDN", "backbone_name"]
+__all__ += ["load_backbone"]
 
 AUTO = "auto"  # what stands for no name
+ALEXNET = "alexnet"  # torchvision's, which timm does not have
 MAE = "mae_"  # and those of masked autoencoders with their decoder
+PDN = "pdn_"  # and those of patch description networks, EfficientAD's teachers
 
 
 def backbone_name(
@@ -49,8 +52,9 @@ def load_backbone(
     ----------
     name : str or None
         A short name (``offnominal backbones`` lists them), any timm name, or ``open_clip:`` and one
-        of open_clip's, as ``open_clip:ViT-L-14-336``, for CLIP with its text tower. None: what the
-        weights file says of itself, otherwise DINOv2 S.
+        of open_clip's, as ``open_clip:ViT-L-14-336``, for CLIP with its text tower; ``alexnet``,
+        whose weights are in a local file only. None: what the weights file says of itself,
+        otherwise DINOv2 S.
     weights : path or None
         A local file: safetensors or a ``.pth`` state dict, in timm's naming or in the original one.
         None: from the hub's cache, or fetched from the hub.
@@ -79,6 +83,14 @@ def load_backbone(
         from offnominal.backbones.mae import MaskedAutoencoder
 
         return MaskedAutoencoder.load(name, weights, layers)
+    if name == ALEXNET:
+        from offnominal.backbones.alexnet import AlexNet
+
+        return AlexNet(weights, layers)
+    if name.startswith(PDN):
+        from offnominal.backbones.pdn import PatchDescriber
+
+        return PatchDescriber.load(name, weights, layers)
     from offnominal.backbones.timm import TimmBackbone
 
     return TimmBackbone(name, weights, layers)

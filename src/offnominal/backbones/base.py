@@ -61,6 +61,8 @@ class Backbone(nn.Module, ABC):
         Which feature levels are used, counted from 0 at the input.
     level_count : int
         How many feature levels there are to choose from.
+    is_transformer : bool
+        Whether its levels are blocks of tokens on one grid.
     digest : str
         Fingerprint of the weights; a saved detector refuses to load against another.
     untrained : str
@@ -80,6 +82,7 @@ class Backbone(nn.Module, ABC):
     mask_threshold: float | None = None
     layers: tuple[int, ...] = ()
     level_count: int = 1
+    is_transformer: bool = False
     digest: str = ""
     untrained: str = ""
 
@@ -102,6 +105,14 @@ class Backbone(nn.Module, ABC):
         features = self(pixels)
         return Levels([features], features.mean((2, 3)))
 
+    def token_levels(self, pixels: Tensor) -> list[Tensor]:
+        """All tokens of each level of a batch, as blocks give them, without the final norm.
+
+        (B, n + gh * gw, C) each: of a transformer the class token and registers, where it has them,
+        come before those of the patches.
+        """
+        return [each.flatten(2).mT for each in self.levels(pixels, norm=False).maps]
+
     def at_levels(self, layers: Sequence[int]) -> Self:
         """The same network, sharing its weights, that gives other levels.
 
@@ -114,6 +125,16 @@ class Backbone(nn.Module, ABC):
         other = copy.copy(self)  # shallow: one network
         other._use(tuple(sorted({index % count for index in layers if -count <= index < count})))
         return other
+
+    def reflected(self) -> Self:
+        """A copy whose convolutions pad with reflections of a map instead of zeros.
+
+        Raises
+        ------
+        BackboneError
+            If there are no such convolutions.
+        """
+        raise BackboneError(f"{self.name} has no convolutions whose padding could be reflected")
 
     def _choose_layers(self, layers: Sequence[int] | None, default: Sequence[int]) -> None:
         """Use the levels that a user names, or the default."""
@@ -135,6 +156,17 @@ class Backbone(nn.Module, ABC):
     def _use(self, layers: tuple[int, ...]) -> None:
         """Set ``layers`` and what follows from them."""
         self.layers = layers
+
+    def with_original_positions(self) -> Self:
+        """The same network, sharing its weights, with the position rule of the first DINOv2.
+
+        See :mod:`~offnominal.backbones.positions`. Where a network has no choice of rules, an
+        :class:`OptionError` says so.
+        """
+        raise OptionError(
+            f"--backbone {self.name}: only DINO and DINOv2 have the original rule of positions; "
+            "leave --positions out"
+        )
 
     def trim(self) -> None:
         """Drop what lies behind the levels in use, here and in all that share the weights.

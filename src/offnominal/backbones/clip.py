@@ -74,6 +74,7 @@ class ClipBackbone(Backbone):
     """
 
     family = "clip"
+    is_transformer = True
     resize = "square"
 
     def __init__(
@@ -144,6 +145,10 @@ class ClipBackbone(Backbone):
         each = [self.visual.ln_post(x) if norm else x for x in found.blocks]
         maps = [x[:, 1:].transpose(1, 2).unflatten(2, found.grid) for x in each]
         return Levels(maps, each[-1][:, 0])
+
+    def token_levels(self, pixels: Tensor) -> list[Tensor]:
+        """Class token and patch tokens of each level; see :class:`Backbone`."""
+        return self.tokens(pixels, self.layers, stop_early=True).blocks
 
     # -- what language methods ask --------------------------------------------------------------
 

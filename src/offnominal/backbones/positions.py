@@ -54,10 +54,17 @@ def use_original_positions(model: Any) -> None:
         table = tables.get((height, width))
         if table is None or table.device != x.device:
             with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
-                table = resize_positions(self.pos_embed[0], height, width, "dino")
+                table = self.pos_embed[0]
+                if self.no_embed_class:  # the class token's is in the token already
+                    table = torch.cat([table.new_zeros(1, dim), table])
+                table = resize_positions(table, height, width, "dino")
+                if self.reg_token is not None:
+                    none = table.new_zeros(self.reg_token.shape[1], dim)
+                    table = torch.cat([table[:1], none, table[1:]])
             tables[height, width] = table
+        first = [one for one in (self.cls_token, self.reg_token) if one is not None]
         patches = x.reshape(batch, height * width, dim)
-        tokens = torch.cat([self.cls_token.expand(batch, -1, -1), patches], dim=1)
+        tokens = torch.cat([*(one.expand(batch, -1, -1) for one in first), patches], dim=1)
         dropped: Tensor = self.pos_drop(tokens + table)
         return dropped
 

@@ -1,6 +1,7 @@
 """Any timm network with patch tokens or feature maps, behind one call."""
 
 import copy
+import hashlib
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any, Self
 import timm
 import torch
 import torch.nn.functional as F
+from timm.layers import Conv2dSame
 from torch import Tensor, nn
 
 from offnominal.backbones import weights as files
@@ -85,6 +87,18 @@ class TimmBackbone(Backbone):
         self.stride = min(reduction for _, reduction in chosen)
         self.multiple = max(reduction for _, reduction in chosen)
 
+    def with_original_positions(self) -> Self:
+        """With the rule of DINO and of DINOv2 without registers; see :class:`Backbone`."""
+        if self.family not in ("dino", "dinov2"):
+            return super().with_original_positions()
+        if "_pos_embed" in vars(self.model):
+            return self  # it follows that rule already
+        other = copy.copy(self)  # shallow: one set of weights
+        vars(other)["_modules"] = {"model": copy.copy(self.model)}
+        use_original_positions(other.model)
+        other.digest = hashlib.sha256(f"{self.digest} original positions".encode()).hexdigest()
+        return other
+
     def trim(self) -> None:
         """Drop blocks or stages behind the levels in use; see :class:`Backbone`."""
         kept = self.layers[-1] + 1
@@ -101,12 +115,29 @@ class TimmBackbone(Backbone):
         """
         name = _timm_name(self.name)
         residual = timm.models.is_model_in_modules(name.split(".")[0], ["resnet"])
-        options = {"zero_init_last": False} if residual else {}
-        model = timm.create_model(name, pretrained=False, num_classes=0, **options)
+        options: dict[str, Any] = {"zero_init_last": False} if residual else {}
+        model: Any = timm.create_model(name, pretrained=False, num_classes=0, **options)
         model.laid_out = True  # as it is: an optimiser holds its tensors
         other = copy.copy(self)
-        other._modules = {"model": model.to(memory_format=torch.channels_last)}
+        vars(other)["_modules"] = {"model": model.to(memory_format=torch.channels_last)}
         other.trim()
+        return other
+
+    def reflected(self) -> Self:
+        """A copy that pads with reflections, of another digest; see :class:`Backbone`."""
+        other = copy.copy(self)
+        other._modules = {"model": copy.deepcopy(self.model)}
+        padded = [
+            one
+            for one in other.modules()
+            if isinstance(one, nn.Conv2d) and one.padding not in ((0, 0), 0)
+        ]
+        # Those that find out their padding from the image pad by themselves, with zeros.
+        if not padded or any(isinstance(one, Conv2dSame) for one in other.modules()):
+            return super().reflected()
+        for one in padded:
+            one.padding_mode = "reflect"
+        other.digest = hashlib.sha256(f"{self.digest} reflected".encode()).hexdigest()
         return other
 
     def levels(self, pixels: Tensor, norm: bool = True) -> Levels:
@@ -119,6 +150,13 @@ class TimmBackbone(Backbone):
         has_class = getattr(self.model, "cls_token", None) is not None
         summary = last_prefix[:, 0] if has_class else last_map.mean((2, 3))
         return Levels([each for each, _ in found], summary)
+
+    def token_levels(self, pixels: Tensor) -> list[Tensor]:
+        """All tokens of each level; see :class:`Backbone`."""
+        if not self.is_transformer:
+            return super().token_levels(pixels)
+        found = self._intermediates(pixels, norm=False, return_prefix_tokens=True)
+        return [torch.cat([first, each.flatten(2).mT], dim=1) for each, first in found]
 
     def _intermediates(self, pixels: Tensor, **options: Any) -> list[Any]:
         self.check_size(pixels)

@@ -13,8 +13,8 @@ from offnominal.benchmark.record import Record
 from offnominal.benchmark.store import Plan, Store
 from offnominal.datasets import Dataset
 from offnominal.datasets.contents import named, read_contents
+from offnominal.detectors.backboned import BackboneDetector
 from offnominal.detectors.base import Detector
-from offnominal.detectors.features import FeatureDetector
 from offnominal.errors import DatasetError, ImageError
 
 __all__ = ["Evaluation", "evaluate_detector"]
@@ -82,7 +82,9 @@ def evaluate_detector(
     files = [reference.file for reference in detector.references if reference.active]
     with model.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    model_of, several = detector, len(detector.categories) > 1
     for category in dataset.categories:
+        detector = model_of.for_category(category) if several else model_of
         test = dataset.test(category)
         if not test:
             raise DatasetError(
@@ -112,7 +114,7 @@ def _cell(
 ) -> Cell:
     """The cell of a saved detector, whose digest stands for all that it was made with."""
     options = detector.options()
-    if isinstance(detector, FeatureDetector):
+    if isinstance(detector, BackboneDetector):
         options["backbone"] = detector.load_network().name
     if "weights" in options:
         options["weights"] = None

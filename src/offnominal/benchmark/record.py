@@ -22,10 +22,12 @@ from offnominal.benchmark.store import FORMAT
 from offnominal.calibration import Threshold
 from offnominal.datasets import Dataset, Sample
 from offnominal.datasets.contents import relative
+from offnominal.detectors.backboned import BackboneDetector
 from offnominal.detectors.base import Detector
 from offnominal.detectors.ensemble import Ensemble
 from offnominal.detectors.features import FeatureDetector
 from offnominal.detectors.options import choose_device
+from offnominal.detectors.trainable import Trainable
 from offnominal.metrics import PixelMetrics, image_curves, image_intervals, image_metrics
 from offnominal.prediction import Prediction
 
@@ -34,10 +36,10 @@ __all__ = ["Record", "untrained", "with_networks"]
 _PACKAGES = ("torch", "timm", "numpy", "scipy", "opencv-python-headless", "pillow")
 
 
-def with_networks(detector: Detector) -> list[FeatureDetector]:
+def with_networks(detector: Detector) -> list[BackboneDetector]:
     """The detector if it has a network, or the members of an ensemble; none of a chat model."""
     members = detector.members if isinstance(detector, Ensemble) else [detector]
-    return [member for member in members if isinstance(member, FeatureDetector)]
+    return [member for member in members if isinstance(member, BackboneDetector)]
 
 
 def untrained(detector: Detector) -> str:
@@ -226,24 +228,29 @@ def _threshold(threshold: Threshold | None) -> dict[str, Any] | None:
     return None if threshold is None else asdict(threshold) | {"text": str(threshold)}
 
 
-def _better(detectors: Sequence[FeatureDetector]) -> list[str]:
+def _better(detectors: Sequence[BackboneDetector]) -> list[str]:
     """What better networks there are than those that were taken where none was named."""
     chosen = [each for each in detectors if each.backbone_note]
     return [f"{each.load_network().name}: {each.backbone_note}" for each in chosen]
 
 
-def _backbone(detectors: Sequence[FeatureDetector]) -> dict[str, Any] | None:
+def _backbone(detectors: Sequence[BackboneDetector]) -> dict[str, Any] | None:
     """What the network of a detector is, or those of an ensemble are together."""
     if not detectors:
         return None
     nets = [each.load_network() for each in detectors]
-    first = detectors[0]
+    first, resolution, resize = detectors[0], nets[0].resolution, "square"
+    if isinstance(first, Trainable):
+        resolution = first.side
+    elif isinstance(first, FeatureDetector):
+        resolution = first.resolution or first.default_resolution(nets[0])
+        resize = first.resize or nets[0].resize
     return {
         "name": ",".join(net.name for net in nets),
         "digest": ",".join(net.digest for net in nets),
         "dim": sum(net.dim for net in nets),
         "stride": min(net.stride for net in nets),
-        "resolution": first.resolution or first.default_resolution(nets[0]),
-        "resize": first.resize or nets[0].resize,
+        "resolution": resolution,
+        "resize": resize,
         "parameters": sum(p.numel() for net in nets for p in net.parameters()),
     }

@@ -23,6 +23,7 @@ from offnominal.detectors.base import Detector
 from offnominal.detectors.batch.base import BatchDetector
 from offnominal.detectors.options import choose_device
 from offnominal.detectors.registry import detector_class
+from offnominal.detectors.trainable import Trainable
 from offnominal.errors import DatasetError, ImageError, OffnominalError
 from offnominal.text import printable
 
@@ -245,7 +246,9 @@ class Runner:
             chosen = part.choose_levels(self._networks[key])
             conditions = (part.precision, device_name(choose_device(self.device)))
             cache = self.cache if cell.cached else None
-            part.use_network(cached(chosen, cache, conditions, meter))
+            # What is trained keeps features by itself, and its student is of the network's kind.
+            trained = isinstance(part, Trainable)
+            part.use_network(chosen if trained else cached(chosen, cache, conditions, meter))
         return detector, meter
 
 

@@ -71,9 +71,10 @@ class Option:
 
     def read(self, value: Any) -> Any:
         """What the constructor takes, from what Typer read."""
-        if isinstance(value, str) and float in self._kinds[:-1]:  # or a word, as auto
+        number = next((one for one in self._kinds[:-1] if one in (int, float)), None)
+        if isinstance(value, str) and number:  # or a word, as auto
             with suppress(ValueError):
-                return float(value)
+                return number(value)
         if not isinstance(value, str) or _is(self.only, str):
             return value
         item = next((each for each in get_args(self.only) if each in (int, float)), str)

@@ -28,7 +28,8 @@ def info(
     header, detector = read_header(model), load(model, weights, "cpu")
     steps = [step.what for step in detector.history()]
     if as_json:
-        threshold = detector.threshold
+        several = len(detector.categories) > 1
+        threshold = None if several else detector.threshold
         facts = {
             "version": header["version"],
             "method": detector.method,
@@ -36,13 +37,18 @@ def info(
             "options": detector.options(),
             "references": len(detector.references.active),
             "patches": detector.bank_rows,
-            "calibration": detector.calibration.kind,
+            "calibration": detector.good.in_force.kind,
             "threshold": _plain(threshold),
+            "categories": {
+                one.category: {"images": _images(one), "threshold": _plain(one.threshold)}
+                for one in detector.each_category()
+                if several
+            },
             "mask": getattr(detector, "masks_", None),
             "rotations": getattr(detector, "rotations_", None),
             "synthetic_defects": [
                 {**cell._asdict(), "missed": missed, "made": made}
-                for cell, missed, made in detector.missed_defects
+                for cell, missed, made in ([] if several else detector.missed_defects)
             ],
             "steps": steps,
         }
@@ -95,8 +101,16 @@ def describe(detector: "Detector", header: Mapping[str, Any]) -> list[tuple[str,
         ("backbone", "; ".join(names)),
         ("", "; ".join(one["note"] for one in found if one.get("note"))),
         ("bank", rows if detector.bank_rows else ""),
+        ("training", _training(detector)),
         *describe_decisions(detector),
     ]
+
+
+def _training(detector: "Detector") -> str:
+    """How long a detector was trained, and on what; empty where it was not."""
+    steps, held = getattr(detector, "steps_", 0), len(getattr(detector, "held_back_", []))
+    known = count(len(detector.references.active) - held, "good image")
+    return f"{count(steps, 'step')} on {known}, {held} more held back" if steps else ""
 
 
 def not_inspected(detector: "Detector", sizes: Counter[tuple[int, int]]) -> list[str]:
@@ -106,6 +120,11 @@ def not_inspected(detector: "Detector", sizes: Counter[tuple[int, int]]) -> list
         for (height, width), number in sizes.most_common()
         if (words := detector.not_inspected((height, width)))
     ]
+
+
+def _images(detector: "Detector") -> int:
+    """How many references are of its category."""
+    return sum(one.active and one.category == detector.category for one in detector.references)
 
 
 def describe_threshold(detector: "Detector") -> str:
@@ -125,7 +144,12 @@ def describe_threshold(detector: "Detector") -> str:
 
 
 def describe_decisions(detector: "Detector") -> list[tuple[str, str]]:
-    """The threshold, and what it would pass of synthetic defects."""
+    """The threshold, and what it would pass of synthetic defects; or each category's."""
+    if len(each := detector.each_category()) > 1:
+        return [
+            (str(one.category), f"{count(_images(one), 'image')}; {describe_threshold(one)}")
+            for one in each
+        ]
     found = detector.missed_defects
     kinds: dict[str, list[str]] = {}
     for cell, missed, made in found:

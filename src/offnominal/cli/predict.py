@@ -54,6 +54,7 @@ def predict(
     overwrite: bool = False,
     fail_on_anomaly: bool = False,
     threshold: float | None = None,
+    category: str | None = None,
     zero_shot_batch: Annotated[list[str] | None, "--zero-shot-batch DIR"] = None,
     method: str | None = None,
     sets: options.Sets = None,
@@ -84,6 +85,8 @@ def predict(
         Exit with 1 if an image is anomalous; needs a threshold.
     threshold : float or None
         Reject images whose score is above this, whatever the model's own threshold.
+    category : str or None
+        Of the parts, for a model of several: `offnominal info` lists them.
     zero_shot_batch : list of str or None
         No model: score every image of a folder against all the others; repeatable.
     method : str or None
@@ -102,11 +105,12 @@ def predict(
             raise OptionError("--zero-shot-batch takes a folder, and no model or further images")
         given |= {"weights": weights, "device": device}
         given |= {"endpoint": endpoint, "key_variable": key_variable}  # refused as unknown
+        given |= {"category": category}
         task = _of_batch(method or _BATCHED, given, sets, zero_shot_batch, passed)
     else:
         of_batch = given | {"method": method, "set": sets}
         asked = endpoint, key_variable
-        task = _of_model(arguments or [], of_batch, weights, device, asked, passed)
+        task = _of_model(arguments or [], of_batch, weights, device, asked, passed, category)
     if threshold is not None:
         task.run["threshold"] = threshold
     elif fail_on_anomaly and not task.detector.decides:
@@ -169,6 +173,7 @@ def _of_model(
     device: str,
     asked: tuple[str | None, str | None],
     passed: PassedOver,
+    category: str | None,
 ) -> _Task:
     import hashlib
 
@@ -184,9 +189,13 @@ def _of_model(
         # Tells model files apart, thresholds included; of the file as it is opened, not replaced.
         digest = hashlib.file_digest(file, "sha256").hexdigest() if file else ""
     detector = options.open_model(model, weights, device, *asked)
+    if category is not None:
+        detector = detector.for_category(category)
+    detector.check_category()
     detector.predict([])  # raises what every image would meet, before there is a folder
     # Whoever is asked elsewhere is another model.
     run = {"model": digest} | ({"endpoint": asked[0]} if asked[0] else {})
+    run |= {"category": category} if category else {}
     return _Task(detector, files, run, Path(model))
 
 

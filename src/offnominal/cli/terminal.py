@@ -125,7 +125,12 @@ class Unreadable:
 Advance = Callable[[str, int], None]
 
 # Stages that count other things than the images that they are given.
-_UNITS = {"coreset": "patches", "distributions": "places", "synthetic": "defects"}
+_UNITS = {
+    "coreset": "patches",
+    "distributions": "places",
+    "synthetic": "defects",
+    "training": "steps",
+}
 
 
 @contextmanager
@@ -146,6 +151,8 @@ def _lines_of_progress(total: int | None) -> Advance:
 
     def advance(stage: str, done: int) -> None:
         nonlocal last
+        if stage == "training":  # which says more itself, with the loss
+            return
         if (now := time.monotonic()) - last >= _SECONDS:
             last = now
             unit = _UNITS.get(stage, "images")

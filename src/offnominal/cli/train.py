@@ -1,4 +1,4 @@
-"""``offnominal train``: learn prompts or layers from a labelled data set, for use on any other."""
+"""``offnominal train``: what is learned once and used often: prompts, layers, a teacher."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +12,8 @@ from offnominal.cli.datasets import open_from_options
 from offnominal.cli.stop import telling
 from offnominal.cli.terminal import Unreadable, progress_bar, say, warn_untrained
 from offnominal.errors import OptionError
+
+TEACHER = "efficientad-teacher"
 
 
 def train(
@@ -31,15 +33,16 @@ def train(
 ) -> None:
     """Train a method's prompts or layers on a labelled data set, to be used on others.
 
-    Each method has options of its own: `offnominal train METHOD --help` lists them. Ctrl-C or a
-    signal stops it in good order; the same command goes on where it stopped.
+    Or EfficientAD's teacher, efficientad-teacher, on images of anything. Each method has options of
+    its own: `offnominal train METHOD --help` lists them. Ctrl-C or a signal stops it in good order;
+    the same command goes on where it stopped.
 
     Parameters
     ----------
     method : str
         Such as anomalyclip; with --help after it, its options are shown.
     data : path
-        Folder of a labelled data set, or a manifest.
+        Folder of a labelled data set, or a manifest; for a teacher, of images.
     output : path
         File to write, as prompts.safetensors.
     split : {"test", "train", "all"}
@@ -50,6 +53,14 @@ def train(
         Begin anew where files of another training are.
     """
     with telling(lambda: f"the same command goes on with {output}"):
+        if method == TEACHER:
+            if split != "test" or class_names or set(folders.values()) - {None, "auto"}:
+                raise OptionError(
+                    f"train {method}: takes images of anything, without labels; leave the options "
+                    "of data sets out"
+                )
+            _teach(data, output, given, overwrite, strict)
+            return
         from offnominal.detectors.language.training.learners import TRAINABLE
         from offnominal.detectors.language.training.samples import choose_samples
         from offnominal.language.names import read_class_names
@@ -90,17 +101,58 @@ def train(
         unreadable.finish()
 
 
+def _teach(data: Path, output: Path, given: dict[str, Any], overwrite: bool, strict: bool) -> None:
+    """Make a teacher for EfficientAD."""
+    from offnominal.backbones import load_backbone
+    from offnominal.backbones.auto import choose_backbone
+    from offnominal.detectors.teacher_student.teacher import PAPERS_BACKBONE, TeacherRecipe, teach
+    from offnominal.paths import find_images
+
+    recipe = TeacherRecipe(**_taken(given, options_of(TeacherRecipe)))
+    name, weights = given.get("backbone"), given.get("weights")
+    if name in (None, "auto") and weights is None:
+        name, note = choose_backbone(PAPERS_BACKBONE)
+        say(f"taught by {name}" + (f"; {note}" if note else ""))
+    backbone = load_backbone(name, weights, given.get("layers"))
+    images = find_images(data)
+    with Unreadable(strict) as unreadable, progress_bar(len(images)) as advance:
+        teach(
+            backbone,
+            images,
+            output,
+            recipe,
+            device=given.get("device") or "auto",
+            overwrite=overwrite,
+            on_error=unreadable,
+            progress=advance,
+            tell=say,
+        )
+        say(f"wrote {output}")
+        typer.echo(f"Use it with: offnominal fit --method efficientad --weights {output} -o MODEL")
+
+
+def _teacher_options() -> list[Option]:
+    from offnominal.detectors.backboned import BackboneDetector
+    from offnominal.detectors.teacher_student.teacher import TeacherRecipe
+
+    network = ("backbone", "weights", "layers", "device")
+    found = options_of(BackboneDetector, "Who teaches")
+    return [*options_of(TeacherRecipe, "Training"), *(o for o in found if o.name in network)]
+
+
 def train_options(args: list[str]) -> MethodOptions:
     """The options of the method that a command line names: its own, the recipe's, the prompts'."""
     words = [word for word in args if not word.startswith("-")]
     if args and not words:
         return "train", []
+    if TEACHER in words:
+        return TEACHER, _teacher_options()
     from offnominal.detectors.language.training.learners import TRAINABLE
     from offnominal.detectors.registry import detector_class
 
     method = next((word for word in words if word in TRAINABLE), None)
     if method is None:
-        names = ", ".join(sorted(TRAINABLE))
+        names = ", ".join(sorted([*TRAINABLE, TEACHER]))
         raise OptionError(f"train {' '.join(words[:1])}: choose one of {names}")
     own = method_options(method, without=detector_class(method).file_options)
     return method, [*_recipe(method), *_settings(method), *own]

@@ -13,6 +13,7 @@ from torch import Tensor
 from offnominal import modelfile
 from offnominal.calibration import FalseReject, check_rate
 from offnominal.depths import read_images
+from offnominal.detectors.categories import refuse_several
 from offnominal.detectors.judging import Judge
 from offnominal.detectors.learned_state import (
     learned_tensors,
@@ -22,12 +23,7 @@ from offnominal.detectors.learned_state import (
     restore_learned,
 )
 from offnominal.detectors.made_scores import copy_scores, defect_scores
-from offnominal.detectors.options import (
-    OnError,
-    Progress,
-    check_range,
-    option_defaults,
-)
+from offnominal.detectors.options import OnError, Progress, check_range, option_defaults
 from offnominal.detectors.references import References, Sample, Standing, Version
 from offnominal.errors import NotFittedError, OptionError
 from offnominal.good_scores import CalibrationScores, GoodScores
@@ -292,6 +288,7 @@ class Detector(Judge, ABC):
         """
         rate = self.false_reject if false_reject is None else false_reject
         check_rate(rate)
+        refuse_several(self.references)
         known = {one.digest for one in self.references if one.active}
         scored: list[tuple[Scores, Size]] = []
         skipped = 0
@@ -324,6 +321,7 @@ class Detector(Judge, ABC):
                 raise OptionError(f"{name}: takes another fit; only the scoring can be changed")
         self.verify()
         other = self.twin(changes)
+        other.category = self.category
         other.restore(deepcopy(self.header()), self.tensors())  # nothing that changes is shared
         other.good.remeasure(other.judged, other.references.active)
         return other

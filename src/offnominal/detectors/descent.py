@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from offnominal.detectors.categories import grouped
 from offnominal.detectors.learner import Learner, auroc
 from offnominal.detectors.options import Progress
 from offnominal.detectors.trainable import Trainable
@@ -22,14 +23,17 @@ from offnominal.training.checkpoint import Checkpoint, Files
 from offnominal.training.images import Batches
 from offnominal.training.loop import run, seeded
 from offnominal.training.recipe import Course
+from offnominal.training.several import train_on_several
 
 __all__ = ["Descent"]
 
 _LEAST_HELD = 8
 _CHOSEN_BY = 16  # images with defects made on them, at most
 _DEFECT = 0.005  # of an image's area
-# What has no part in how a training goes; the number of steps may come from a budget.
-_APART = {"aggregate", "smoothing", "false_reject", "weights", "steps", "budget", "storage"}
+# What may be another where a training goes on: scoring, the length, which a budget may give, and
+# the rate, for a smaller one helps where the loss ran away.
+_APART = {"aggregate", "smoothing", "false_reject", "weights", "steps", "budget", "lr_scale"}
+_APART |= {"devices", "compiled"}
 
 
 class Descent:
@@ -44,7 +48,7 @@ class Descent:
 
     def __init__(self, detector: Trainable, stored: np.ndarray) -> None:
         self.detector, self.stored = detector, stored
-        train, self.held, judging = self._split(len(stored))
+        train, self.held, judging = self._split()
         detector.make_networks()
         self.images = detector.images(stored, train)
         self.judges = detector.images(stored, judging)
@@ -76,7 +80,8 @@ class Descent:
         detector.train()
         augment = check_augment(detector.augment or detector.default_augment)
         batches = Batches(images, batch, augment)
-        learner = Learner(detector, self._judged if detector.choose else None)
+        judge = self._judged if detector.choose else None
+        learner = Learner(detector, judge, detector.compiled)
         kept = Checkpoint(Files(state), self._identity(), each_epoch=False) if state else None
         there = kept.said("steps") if kept and not overwrite else None
         paper = detector.schedule.paper(len(images), batch)
@@ -100,8 +105,15 @@ class Descent:
         def look(done: int) -> None:
             learner.look(done, steps)
 
-        told = (kept, progress, say)
-        detector.losses = run(learner, batches, self._course(steps), *told, after=look).history
+        course = self._course(steps)
+        if detector.devices > 1:
+            detector.open_cache(images)  # empty, for each its own
+            found = train_on_several(detector.devices, learner, batches, course, kept)
+            learner.load_state_dict(found.state, strict=False)
+            detector.losses = found.history
+        else:
+            told = (kept, progress, say)
+            detector.losses = run(learner, batches, course, *told, after=look).history
         detector.steps_ = steps
         learner.take_best()
         detector.eval()
@@ -110,13 +122,24 @@ class Descent:
         with torch.inference_mode():
             detector.settle(images)
 
-    def _split(self, count: int) -> tuple[list[int], list[int], list[int]]:
-        """Numbers of the images to train on, to set thresholds with, and to choose by."""
+    def _split(self) -> tuple[list[int], list[int], list[int]]:
+        """Numbers of the images to train on, to set thresholds with, and to choose by.
+
+        Of each category so many.
+        """
         share, choose = self.detector.hold_back, self.detector.choose
-        held = min(max(_LEAST_HELD, math.ceil(share * count)), count // 2) if share else 0
-        order = np.random.default_rng(self.detector.seed).permutation(count).tolist()
-        judging = held // 2 if choose else 0
-        return sorted(order[held:]), sorted(order[judging:held]), sorted(order[:judging])
+        rng = np.random.default_rng(self.detector.seed)
+        parts: tuple[list[int], ...] = ([], [], [])
+        for numbers in grouped(self.detector.references):
+            count = len(numbers)
+            held = min(max(_LEAST_HELD, math.ceil(share * count)), count // 2) if share else 0
+            order = rng.permutation(numbers).tolist()
+            judging = held // 2 if choose else 0
+            found = order[held:], order[judging:held], order[:judging]
+            for part, some in zip(parts, found, strict=True):
+                part += some
+        train, held_back, judges = map(sorted, parts)
+        return train, held_back, judges
 
     def _course(self, steps: int) -> Course:
         one = self.detector
@@ -126,7 +149,7 @@ class Descent:
     def _identity(self) -> Mapping[str, Any]:
         """What both parts of a training that was broken off have in common."""
         detector = self.detector
-        digests = "".join(one.digest for one in detector.references).encode()
+        digests = "".join(one.digest + one.category for one in detector.references).encode()
         return {
             "method": detector.method,
             **{name: _plain(one) for name, one in detector.options().items() if name not in _APART},

@@ -3,12 +3,14 @@
 import math
 import warnings
 from collections.abc import Mapping
-from typing import ClassVar
+from copy import copy
+from typing import ClassVar, Self
 
 import numpy as np
 from torch import nn
 
 from offnominal.calibration import FalseReject, Threshold, p_value
+from offnominal.detectors.categories import check_category, names_of, scores_of
 from offnominal.detectors.options import LeaveOneOut, OnError
 from offnominal.detectors.references import References
 from offnominal.errors import ImageError, OptionError, ThresholdWarning
@@ -31,6 +33,8 @@ class Judge(nn.Module):
         The images that were learned from.
     good : GoodScores
         Scores of good images, which thresholds follow from.
+    category : str or None
+        Whose threshold is in force, of a model of several categories.
     """
 
     # The value of `aggregate` that stands for the image's own score, where the method gives one.
@@ -41,6 +45,7 @@ class Judge(nn.Module):
     false_reject: FalseReject
     references: References
     good: GoodScores
+    category: str | None = None
 
     @property
     def leave_one_out(self) -> LeaveOneOut:
@@ -48,9 +53,36 @@ class Judge(nn.Module):
         return "exact"
 
     @property
+    def categories(self) -> tuple[str, ...]:
+        """The categories of part that the model was fitted to, where they were named."""
+        return names_of(self.references)
+
+    def for_category(self, name: str) -> Self:
+        """The same model, sharing all that it learned, with a category's threshold in force."""
+        check_category(self.references, name)
+        other = copy(self)
+        other.category = name
+        return other
+
+    def check_category(self) -> None:
+        """Raise an :class:`OptionError` unless it is clear whose threshold is in force."""
+        check_category(self.references, self.category)
+
+    def each_category(self) -> list[Self]:
+        """:meth:`for_category` of each, or this one where it is clear which is meant."""
+        names = self.categories if self.category is None else ()
+        return [self.for_category(name) for name in names] if len(names) > 1 else [self]
+
+    @property
     def calibration(self) -> CalibrationScores:
-        """Scores of good images that the thresholds follow from."""
-        return self.good.in_force
+        """Scores of good images that the thresholds follow from.
+
+        Raises
+        ------
+        OptionError
+            Of a model of several categories, unless :attr:`category` is one of them.
+        """
+        return scores_of(self.good.in_force, self.references, self.category)
 
     @property
     def threshold(self) -> Threshold | None:
@@ -119,8 +151,10 @@ class Judge(nn.Module):
 
     def warn(self) -> None:
         """Hand that on to whoever listens to warnings."""
-        if told := self.threshold_warning:
-            warnings.warn(told, ThresholdWarning, stacklevel=3)
+        for one in self.each_category():
+            if told := one.threshold_warning:
+                name = f"{one.category}: " if one.category else ""
+                warnings.warn(name + told, ThresholdWarning, stacklevel=3)
 
     def image_score(self, scores: Scores, size: Size) -> float:
         """The image score, as ``aggregate`` has it."""

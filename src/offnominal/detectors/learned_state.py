@@ -82,7 +82,7 @@ def restore_learned(
     parts: dict[str, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         owner, _, last = name.rpartition(".")
-        if owner:
+        if owner or (name in inner and not _counts(name)):
             parts.setdefault(owner, {})[last] = tensor
         elif name in inner and _counts(name):
             _check_tensor(name, tensor, inner[name])
@@ -95,7 +95,8 @@ def restore_learned(
             part.adopt(columns)
         else:
             for name, tensor in columns.items():
-                _check_tensor(f"{owner}.{name}", tensor, inner[f"{owner}.{name}"])
+                full = f"{owner}.{name}" if owner else name
+                _check_tensor(full, tensor, inner[full])
             # That nothing is missing is known; a part may have parts of its own.
             part.load_state_dict(columns, strict=False, assign=True)
 

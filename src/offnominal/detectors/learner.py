@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 from torch import Tensor, nn, tensor
 
 __all__ = ["Learner", "auroc"]
@@ -20,6 +21,7 @@ class Learns(Protocol):
     """A detector that has a loss."""
 
     def training_loss(self, batch: Any) -> dict[str, Tensor]: ...
+    def move(self, device: torch.device) -> None: ...
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]: ...
     def state_dict(self) -> dict[str, Any]: ...
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool) -> Any: ...
@@ -33,21 +35,34 @@ class Learner:
     detector : a detector with a loss
     judge : callable or None
         How good the detector is as it stands; None: its last state is taken.
+    compiled : bool
+        Whether the loss is compiled.
     """
 
-    def __init__(self, detector: Learns, judge: Callable[[], float] | None = None) -> None:
-        self._detector, self._judge = detector, judge
+    def __init__(
+        self,
+        detector: Learns,
+        judge: Callable[[], float] | None = None,
+        compiled: bool = False,
+    ) -> None:
+        self.module, self._judge = detector, judge
+        loss = detector.training_loss
+        self._loss = torch.compile(loss) if compiled else loss
         self._best: dict[str, Tensor] = {}
         if judge:
             self._keep(-1.0)
 
     def loss(self, batch: Any) -> dict[str, Tensor]:
         """Parts of the loss of a batch."""
-        return self._detector.training_loss(batch)
+        return self._loss(batch)
+
+    def move(self, device: torch.device) -> None:
+        """Bring everything to another device."""
+        self.module.move(device)
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """What is trained."""
-        for name, each in self._detector.named_parameters():
+        for name, each in self.module.named_parameters():
             if not name.startswith(_FROZEN):
                 yield name, each
 
@@ -64,7 +79,7 @@ class Learner:
         own = {k: t for k, t in state_dict.items() if not k.startswith(_BEST)}
         if self._best:
             self._best = {k: t for k, t in state_dict.items() if k.startswith(_BEST)}
-        return self._detector.load_state_dict(own, strict)
+        return self.module.load_state_dict(own, strict)
 
     def look(self, step: int, steps: int) -> None:
         """After a step, counted from 1: ten times in a training, keep the state if it is best."""
@@ -78,10 +93,10 @@ class Learner:
         start = len(_BEST)
         found = {k[start:]: t for k, t in self._best.items() if k != f"{_BEST}score"}
         if found:
-            self._detector.load_state_dict(found, strict=False)
+            self.module.load_state_dict(found, strict=False)
 
     def _own(self) -> dict[str, Any]:
-        state = self._detector.state_dict()
+        state = self.module.state_dict()
         return {name: each for name, each in state.items() if not name.startswith(_FROZEN)}
 
     def _keep(self, score: float) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, Self
+from typing import Annotated, Any, Literal, NamedTuple, NotRequired, Self
 
 import numpy as np
 from pydantic import Field, TypeAdapter
@@ -40,12 +40,15 @@ class Reference:
     size : (H, W)
     active : bool
         False once it was forgotten, until an undo.
+    category : str
+        Of the part, where a model knows several; else empty.
     """
 
     file: str
     digest: str
     size: Size
     active: bool = True
+    category: str = ""
 
     @classmethod
     def of(cls, source: ImageSource, image: np.ndarray) -> Self:
@@ -161,6 +164,7 @@ class _PlainReference(TypedDict):
     digest: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
     size: tuple[_Length, _Length]
     active: Annotated[bool, Field(strict=True)]
+    category: NotRequired[Annotated[str, Field(max_length=200)]]
 
 
 class _PlainStep(TypedDict):

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
@@ -65,6 +66,11 @@ class Trainable(OnDevice):
         outside of it is never inspected.
     storage : {"fp32", "fp16"}
         How the model file holds what was learned.
+    devices : int
+        Train on so many GPUs at once, through Lightning Fabric (``pip install
+        'offnominal[gpus]'``), each with its part of every batch.
+    compiled : bool
+        Compile the loss, which pays on a GPU in long trainings.
     seed : int
         Of everything that is drawn.
     smoothing : float
@@ -104,6 +110,8 @@ class Trainable(OnDevice):
         resolution: int | None = None,
         crop: bool = False,
         storage: Literal["fp32", "fp16"] = "fp32",
+        devices: int = 1,
+        compiled: bool = False,
         seed: int = 0,
         smoothing: float = 0.0,
         aggregate: str = "paper",
@@ -131,6 +139,12 @@ class Trainable(OnDevice):
             raise OptionError("--choose: needs images to judge by; leave --hold-back 0 out")
         self.steps, self.budget, self.batch, self.lr_scale = steps, budget, batch, lr_scale
         self.augment, self.hold_back, self.choose = augment, hold_back, choose
+        check_range("devices", devices, least=1, most=64, whole=True)
+        if choose and devices > 1:
+            raise OptionError(f"--choose --devices {devices}: choose on one device")
+        if compiled and devices > 1:
+            raise OptionError(f"--compiled --devices {devices}: give one of the two")
+        self.devices, self.compiled = devices, compiled
         self.resolution, self.crop, self.storage, self.seed = resolution, crop, storage, seed
         self._clear()
 
@@ -235,6 +249,11 @@ class Trainable(OnDevice):
 
     def fill_cache(self, images: Images) -> None:
         """Compute what is computed once of each image, so that steps can be timed."""
+
+    def move(self, device: torch.device) -> None:
+        """Bring everything to another device."""
+        self._device = device
+        self.to(device)
 
     def make_networks(self) -> None:
         """Build the networks, from the seed, on the device."""

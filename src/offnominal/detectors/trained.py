@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from offnominal.detectors.categories import Categorised, told_apart
 from offnominal.detectors.descent import Descent
 from offnominal.detectors.learned_state import must
 from offnominal.detectors.learner import Learner
@@ -61,7 +62,7 @@ class TrainedDetector(Trainable):
 
     def fit(
         self,
-        images: Iterable[ImageSource] = (),
+        images: Iterable[ImageSource] | Categorised = (),
         on_error: OnError | None = None,
         progress: Progress | None = None,
         synthetic: bool | None = None,
@@ -74,7 +75,10 @@ class TrainedDetector(Trainable):
         Parameters
         ----------
         images, on_error, progress, synthetic
-            See :meth:`~offnominal.detectors.base.Detector.fit`.
+            See :meth:`~offnominal.detectors.base.Detector.fit`. A mapping of names to images makes
+            one model of several categories, each with a threshold of its own
+            (:meth:`~offnominal.detectors.judging.Judge.for_category`) from its share of the images
+            held back; no synthetic defects are scored then.
         state : path or None
             Model file that is to be, beside which the training keeps where it stands, in
             ``.state.safetensors``; a fit with the same images and options goes on from there, and
@@ -90,7 +94,10 @@ class TrainedDetector(Trainable):
             With fewer than two images, a budget that is too short, a state of another training, a
             full disk, or a loss that is no longer finite.
         """
-        began, images = time.monotonic(), several(images)
+        began, category_of = time.monotonic(), dict[int, str]()
+        if isinstance(images, Mapping):
+            images, category_of = told_apart(images)
+        images = several(images)
         self._forget_references()
         self._clear()
         self.unverified = None
@@ -100,6 +107,7 @@ class TrainedDetector(Trainable):
         with ImageStore() as store:
             read = self.references.take_in(self.read(images, on_error), copies)
             for number, image, source in read:
+                self.references[number].category = category_of.get(id(source), "")
                 store.add(self.sized(image))
                 sources.append(source)
                 if progress:
@@ -135,7 +143,11 @@ class TrainedDetector(Trainable):
                 "detector; give a smaller --lr-scale, or --precision fp32"
             )
         active = self.references.active
-        self.good.calibrate(CalibrationScores.measured("held-out", pairs, self.judged), active)
+        held = self.held_back_
+        measured = CalibrationScores.measured("held-out", pairs, self.judged, held)
+        self.good.calibrate(measured, active)
+        if len(self.categories) > 1:
+            return
         if pairs and (synthetic or (synthetic is None and self.estimated)):
             some = dict.fromkeys(self.held_back_[:PER_CELL])
 
@@ -152,7 +164,8 @@ class TrainedDetector(Trainable):
         """What was learned, and calibration scores."""
         found = super().tensors()
         if self.storage == "fp16":
-            found |= {name: found[name].half() for name, _ in Learner(self).named_parameters()}
+            saved = (name for name, _ in Learner(self).named_parameters() if name in found)
+            found |= {name: found[name].half() for name in saved}
         return found
 
     def restore(self, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:

@@ -3,6 +3,7 @@
 import tempfile
 import warnings
 from abc import abstractmethod
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from offnominal.detectors.backboned import BackboneDetector
 from offnominal.detectors.trained import TrainedDetector
+from offnominal.errors import OptionError
 from offnominal.training.augment import check_augment
 from offnominal.training.images import Batch, FrozenCache, Images
 
@@ -48,6 +50,18 @@ class TrainedFeatureDetector(TrainedDetector, BackboneDetector):
                 return self.frozen_of(batch)
         return tuple(each.to(self._device) for each in self._cache.get(batch.numbers))
 
+    @property
+    def side(self) -> int:
+        """Side of the images, in pixels: one that the backbone takes."""
+        network = self.load_network()
+        step = network.multiple
+        if self.resolution is None:
+            return max(step, self.default_side // step * step)
+        if self.resolution % step:
+            told = f"{network.name} takes multiples of {step} px"
+            raise OptionError(f"--resolution {self.resolution}: {told}")
+        return self.resolution
+
     def open_cache(self, images: Images) -> None:
         """Keep what is computed of images, unless they are augmented."""
         names = check_augment(self.augment or self.default_augment)
@@ -55,13 +69,17 @@ class TrainedFeatureDetector(TrainedDetector, BackboneDetector):
 
     def fill_cache(self, images: Images) -> None:
         """Compute it of all images at once, so that steps can be timed."""
+        if self._cache is not None:
+            for _ in self.frozen_of_all(images):
+                pass
+
+    def frozen_of_all(self, images: Images) -> Iterator[tuple[Tensor, ...]]:
+        """What the frozen network gives of all images, not augmented, some at a time in order."""
         rng = np.random.default_rng(0)
         for numbers in torch.split(torch.arange(len(images)), 8):
-            if self._cache is None:
-                return
             listed = numbers.tolist()
             pixels = images.pixels(listed)
-            self.frozen_of(Batch(images.uint8(listed), pixels, numbers, rng))
+            yield self.frozen_of(Batch(images.uint8(listed), pixels, numbers, rng))
 
     def release(self) -> None:
         """Let go of the cache."""

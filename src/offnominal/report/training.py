@@ -11,7 +11,7 @@ from offnominal.report.words import heading, not_pretrained, setting_words
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["write_training_page"]
+__all__ = ["intervals", "write_training_page"]
 
 Row = Sequence[float]
 """Epoch and step, both from 1, then total, image, focal, dice abnormal, dice normal."""
@@ -37,6 +37,7 @@ def write_training_page(
     parts: Sequence[str],
     formula: str,
     untrained: str = "",
+    unit: str = "epochs",
 ) -> Path:
     """Write one HTML file that opens from disk without a network.
 
@@ -59,6 +60,8 @@ def write_training_page(
     untrained : str
         Why the page says nothing of the method: the weights of its network are not pretrained.
         Empty if nothing is known against them.
+    unit : str
+        What the means are of, more than one of them.
 
     Returns
     -------
@@ -70,7 +73,7 @@ def write_training_page(
     OptionError
         If the file cannot be written.
     """
-    words = _headline(means)
+    words = _headline(means, unit)
     heads = ["total", *parts] if len(parts) > 1 else ["total"]
     rows = [([str(n)], [f"{mean[p]:.4f}" for p in heads]) for n, mean in enumerate(means, 1)]
     return write(
@@ -79,16 +82,32 @@ def write_training_page(
         title,
         words,
         warning=not_pretrained("its network", untrained) if untrained else "",
-        figure=svg(_figure(history, means, heads[1:]), words) if means else "",
-        heads=["Loss", *(_PARTS[part][0] for part in heads[1:])],
+        figure=svg(_figure(history, means, heads[1:], unit), words) if means else "",
+        heads=["Loss", *(_named(part)[0] for part in heads[1:])],
         rows=rows,
-        key=[_PARTS[part] for part in parts],
+        key=[named for part in parts if (named := _named(part))[1]],
         formula=formula,
         settings=[(heading(k), setting_words(k, v)) for k, v in settings.items()],
     )
 
 
-def _headline(means: Sequence[Mapping[str, float]]) -> str:
+def intervals(history: Sequence[Mapping[str, float]], parts: int = 20) -> list[dict[str, float]]:
+    """Rows of single steps, counted anew as steps of so many equal parts of the training."""
+    parts = min(parts, len(history))
+    rows, before = [], (0, 0)
+    for number, row in enumerate(history):
+        part = number * parts // len(history) + 1
+        before = (part, before[1] + 1 if part == before[0] else 1)
+        rows.append({**row, "epoch": part, "step": before[1]})
+    return rows
+
+
+def _named(part: str) -> tuple[str, str]:
+    """A part's heading, and what it is; empty where its name says it."""
+    return _PARTS.get(part, (part.replace("_", " ").capitalize(), ""))
+
+
+def _headline(means: Sequence[Mapping[str, float]], unit: str) -> str:
     if not means:
         return "Nothing has been trained yet: all is as it was drawn."
     first, last = means[0]["total"], means[-1]["total"]
@@ -96,13 +115,13 @@ def _headline(means: Sequence[Mapping[str, float]]) -> str:
         return f"After one epoch; the mean loss of its steps was {first:.3f}."
     change = "fell" if last < first else "did not fall: it went"
     return (
-        f"Over {len(means)} epochs the loss {change} from {first:.3f}, the mean over the first, to "
+        f"Over {len(means)} {unit} the loss {change} from {first:.3f}, the mean over the first, to "
         f"{last:.3f}, the mean over the last."
     )
 
 
 def _figure(
-    history: Sequence[Row], means: Sequence[Mapping[str, float]], parts: Sequence[str]
+    history: Sequence[Row], means: Sequence[Mapping[str, float]], parts: Sequence[str], unit: str
 ) -> "Figure":
     """The loss of each step, its means, and those of its parts, in the middle of their epochs."""
     from matplotlib.figure import Figure
@@ -115,12 +134,14 @@ def _figure(
         y = [row[2] for row in history]
         axes.plot(x, y, color=SOFT, lw=0.7, alpha=0.55, label="each step")
         middle = [epoch + 0.5 for epoch in range(len(means))]
-        labels = {"total": "mean of an epoch"} | {part: _PARTS[part][0] for part in parts}
+        labels = {"total": "mean of an epoch" if unit == "epochs" else "mean"} | {
+            part: _named(part)[0] for part in parts
+        }
         for number, (part, label) in enumerate(labels.items()):
             colour, marker, _ = series(number)
-            values = [mean[part] for mean in means]
+            values = [each[part] for each in means]
             axes.plot(middle, values, color=colour, marker=marker, label=label)
-        axes.set(title="Loss", xlabel="epochs", xlim=(0, len(means)))
+        axes.set(title="Loss", xlabel=unit, xlim=(0, len(means)))
         axes.set_ylim(bottom=min(0, axes.get_ylim()[0]))
         axes.grid(axis="x", visible=False)
         axes.locator_params(axis="x", integer=True)

@@ -9,7 +9,7 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Protocol
 
@@ -226,6 +226,8 @@ class Checkpoint:
         Digest of each file that is learned from, by its name: the same for the whole training.
     each_epoch : bool
         Whether all files are written after each epoch, not only the state now and then.
+    writes : bool
+        Whether this process is the one that writes.
     """
 
     files: Files
@@ -234,6 +236,7 @@ class Checkpoint:
     overwrite: bool = False
     sources: Mapping[str, str] = field(default_factory=dict)
     each_epoch: bool = True
+    writes: bool = True
 
     def find(self) -> State | None:
         """The state to go on from, or None to begin.
@@ -283,8 +286,14 @@ class Checkpoint:
         """A value of the identity of the training whose state is there; None where none is."""
         return _read(self.files.state)[1].get(name) if self.files.state.is_file() else None
 
+    def only_read(self) -> "Checkpoint":
+        """For a process beside the one that writes."""
+        return replace(self, writes=False)
+
     def write_state(self, state: State) -> None:
         """Write where the training stands."""
+        if not self.writes:
+            return
         columns = list(state.history[0]) if state.history else []
         header = {
             "format": FORMAT,

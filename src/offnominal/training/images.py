@@ -110,6 +110,10 @@ class Batches:
     def __len__(self) -> int:
         return len(self._images)
 
+    def move(self, device: torch.device) -> None:
+        """Prepare pixels on another device."""
+        self._images.device = device
+
     def plan(self, size: int, generator: torch.Generator) -> list[Tensor]:
         """Numbers of the images of each step."""
         order = torch.randperm(len(self), generator=generator)

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 
@@ -28,7 +29,7 @@ from offnominal.training.checkpoint import (
 )
 from offnominal.training.recipe import Plan
 
-__all__ = ["Batches", "Progress", "Run", "descend", "duration", "run", "seeded"]
+__all__ = ["Batches", "Progress", "Run", "Together", "descend", "duration", "run", "seeded"]
 
 Progress = Callable[[str, int], None]
 
@@ -48,6 +49,25 @@ class Batches(Protocol):
 
     def load(self, planned: Any) -> Any | None:
         """The batch of a step; None if nothing of it can be read."""
+
+
+class Together(NamedTuple):
+    """One of several processes that train together.
+
+    Attributes
+    ----------
+    rank, world : int
+        Which one, of how many.
+    loss : callable
+        The loss of a batch, wrapped so that gradients are averaged over all.
+    mean : callable
+        Of a tensor over all.
+    """
+
+    rank: int
+    world: int
+    loss: Callable[[Any], dict[str, Tensor]]
+    mean: Callable[[Tensor], Tensor]
 
 
 class Run(NamedTuple):
@@ -74,6 +94,7 @@ def run(
     tell: Callable[[str], None] | None = None,
     generator: torch.Generator | None = None,
     after: Callable[[int], None] | None = None,
+    together: Together | None = None,
 ) -> Run:
     """Train, and write what is learned.
 
@@ -96,6 +117,8 @@ def run(
         recipe's seed.
     after : callable or None
         Called with the number of steps that are done, after each.
+    together : Together or None
+        Where this is one of several processes.
 
     Raises
     ------
@@ -133,10 +156,10 @@ def run(
                 if ended := done >= total:
                     break
                 recipe.set_rates(optimisers, done, len(plan))
-                with seeded(recipe.seed, epoch, step):
+                with seeded(recipe.seed, epoch, step, *([together.rank] if together else [])):
                     batch = batches.load(plan[step])
                     if batch is not None:
-                        values = descend(learner, optimisers, batch, recipe.clip)
+                        values = descend(learner, optimisers, batch, recipe.clip, together)
                         if values is None:
                             raise OptionError(_not_finite(recipe, checkpoint, epoch, step, kept))
                         history.append({"epoch": epoch + 1, "step": step + 1} | values)
@@ -182,11 +205,18 @@ def seeded(*numbers: int) -> Iterator[None]:
 
 
 def descend(
-    learner: Learner, optimisers: Sequence[Optimizer], batch: Any, clip: float | None = None
+    learner: Learner,
+    optimisers: Sequence[Optimizer],
+    batch: Any,
+    clip: float | None = None,
+    together: Together | None = None,
 ) -> dict[str, float] | None:
     """One step; the parts of the loss before it. None: it is not finite, and nothing is learned."""
-    parts = learner.loss(batch)
-    values = dict(zip(parts, torch.stack(list(parts.values())).tolist(), strict=True))
+    parts = together.loss(batch) if together else learner.loss(batch)
+    found = torch.stack([each.detach() for each in parts.values()])
+    if together:  # so that all stop where one has to
+        found = together.mean(found)
+    values = dict(zip(parts, found.tolist(), strict=True))
     if not all(map(math.isfinite, values.values())):
         return None
     for optimiser in optimisers:

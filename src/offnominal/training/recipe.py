@@ -192,8 +192,8 @@ class Course:
     def advice(self, epoch: int, step: int) -> str:
         """What to do about a loss that is not finite."""
         return (
-            "the loss is no longer a finite number: give a smaller --lr-scale, such as "
-            f"{self.lr_scale / 3:.2g}, or --precision fp32"
+            f"the loss is no longer finite in epoch {epoch + 1}, step {step + 1}: give a smaller "
+            f"--lr-scale, such as {self.lr_scale / 3:.2g}, or --precision fp32"
         )
 
     def too_far(self, epoch: int, step: int, per_epoch: int) -> str | None:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from offnominal.backbones.base import Backbone
+from offnominal.backbones.locally_aware import locally_aware
 from offnominal.detectors.features import ViewScores, tokens_of
-from offnominal.detectors.memory_bank.locally_aware import locally_aware
 from offnominal.detectors.memory_bank.thinned import ThinnedBank
 from offnominal.detectors.options import check_choice, check_range
 from offnominal.errors import OptionError

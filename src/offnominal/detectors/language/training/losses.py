@@ -11,13 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["MAPS", "Batch", "dice_loss", "focal_loss", "glocal_loss", "level_loss", "similarities"]
+from offnominal.training.losses import focal_loss
+
+__all__ = ["MAPS", "Batch", "dice_loss", "glocal_loss", "level_loss", "similarities"]
 
 MAPS = ("focal", "dice_abnormal", "dice_normal")
 """Parts of a loss that compare maps with masks."""
-
-_SMOOTH = 1e-5  # keeps the focal loss's logarithm finite
-_GAMMA = 2.0  # Lin et al., "Focal Loss for Dense Object Detection", 2017, section 3.2
 
 
 class Batch(NamedTuple):
@@ -35,25 +34,6 @@ class Batch(NamedTuple):
     labels: Tensor
     truth: Tensor | None
     names: list[str]
-
-
-def focal_loss(normal: Tensor, abnormal: Tensor, truth: Tensor) -> Tensor:
-    """Focal loss of a map of two probabilities: mean of ``-(1 - p)^2 log p`` over pixels.
-
-    Lin et al., 2017, eq. 4, with p the probability of what the pixel is.
-
-    Parameters
-    ----------
-    normal, abnormal : Tensor of shape (B, H, W), float32
-        Probabilities, on [0, 1].
-    truth : Tensor of shape (B, H, W), float32
-        1 where the part is defective, 0 elsewhere.
-    """
-    # The released code bounds the one-hot truth and adds a little to p; both are kept.
-    wrong = truth.clamp(_SMOOTH, 1 - _SMOOTH)
-    right = (1 - truth).clamp(_SMOOTH, 1 - _SMOOTH)
-    p = right * normal + wrong * abnormal + _SMOOTH
-    return ((1 - p) ** _GAMMA * -p.log()).mean()
 
 
 def dice_loss(found: Tensor, truth: Tensor) -> Tensor:

@@ -1,0 +1,1 @@
+"""Detectors that learn the likelihood of good features with normalising flows."""

@@ -1,0 +1,1 @@
+"""Detectors that are trained to map good images, and nothing else, close together."""

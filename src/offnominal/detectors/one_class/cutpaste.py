@@ -1,0 +1,186 @@
+"""CutPaste: a network learns to tell good images from pasted ones; a Gaussian of what it sees.
+
+Li, Sohn, Yoon and Pfister, "CutPaste: Self-Supervised Learning for Anomaly Detection and
+Localization", CVPR 2021 (arXiv 2104.04015).
+"""
+
+import math
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import timm
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim import SGD, Optimizer
+
+from offnominal.backbones import CATALOGUE, backbone_name
+from offnominal.backbones.timm import TimmBackbone
+from offnominal.detectors.features import ViewScores
+from offnominal.detectors.one_class.density import kernel_density, mahalanobis, shrunk_gaussian
+from offnominal.detectors.options import check_choice
+from offnominal.detectors.trained import TrainedDetector
+from offnominal.errors import OptionError
+from offnominal.synthesis.cut_paste import KINDS, Kind, cut_paste
+from offnominal.training.budget import Schedule
+from offnominal.training.images import Batch, Images
+
+__all__ = ["CutPaste", "projection_head"]
+
+Task = Literal["patch", "scar", "union", "3way"]
+TwoWay = Literal["patch", "scar", "union"]
+Start = Literal["scratch", "pretrained"]
+DensityKind = Literal["gaussian", "kde"]
+
+_PATCH = (0.02, 0.15)  # of the image's area (section 2.1)
+_SCAR = ((2.0, 16.0), (10.0, 25.0))  # width and height (section 2.2), of the paper's 256 pixels
+_STRIDE = 16  # of the map
+
+
+def projection_head(dim: int, classes: int) -> nn.Sequential:
+    """Two fully connected layers, as most of the released runs have them, and a classifier."""
+    layers: list[nn.Module] = []
+    for before, after in ((dim, 512), (512, 128)):
+        layers += [nn.Linear(before, after), nn.BatchNorm1d(after), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Linear(128, classes))
+
+
+def pasted(images: Tensor, task: TwoWay, rng: np.random.Generator) -> Tensor:
+    """Images (B, 3, h, w), uint8, each with a piece of itself pasted elsewhere."""
+    made = []
+    for image in images.permute(0, 2, 3, 1).numpy():
+        kind: Kind = KINDS[int(rng.integers(2))] if task == "union" else task
+        area = rng.uniform(*_PATCH)
+        if kind == "scar":
+            area = rng.uniform(*_SCAR[0]) * rng.uniform(*_SCAR[1]) / 256**2
+        made.append(torch.from_numpy(cut_paste(image, kind, area, rng)[0]))
+    return torch.stack(made).permute(0, 3, 1, 2)
+
+
+class CutPaste(TrainedDetector):
+    """How far an image's embedding is from those of good images, in a network that knows pastes.
+
+    A classifier is trained to tell good images from those with a piece of themselves pasted
+    elsewhere. Its embeddings of the good images, scaled to length 1, then get a Gaussian with a
+    shrunk covariance (Ledoit and Wolf), and the Mahalanobis distance is the image score.
+
+    The released code has no map. The paper trains a second network on windows, or shows where
+    gradients go. Here the map is the same density one level before: features at each position of
+    stride 16, scaled to length 1, have a Gaussian of their own, the same at all positions.
+
+    Parameters
+    ----------
+    task : {"3way", "patch", "scar", "union"}
+        What is pasted: rectangles, strips, one of the two by chance, or both as two classes.
+    density : {"gaussian", "kde"}
+        Of the image's embedding; ``kde``: a Gaussian kernel of variance 1 on each good image.
+    backbone : str
+        A convolutional network of timm's; ResNet-18.
+    weights : path or None
+        Local weights to start from.
+    start : {"scratch", "pretrained"} or None
+        ``scratch``: as the paper's main results. ``pretrained``: from ``weights``, or from those
+        that come with a package or the hub. None: ``pretrained`` if ``weights`` are given. Either
+        way the network is trained, and saved with the model.
+    **options
+        See :class:`~offnominal.detectors.trained.TrainedDetector`.
+    """
+
+    method: ClassVar[str] = "cutpaste"
+    schedule: ClassVar[Schedule] = Schedule(batch=32, steps=100, paper_steps=10_000)
+    side_multiple: ClassVar[int] = 32
+    default_augment: ClassVar[str] = "colour"
+
+    def __init__(
+        self,
+        task: Task = "3way",
+        density: DensityKind = "gaussian",
+        backbone: str | None = None,
+        weights: str | None = None,
+        start: Start | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        check_choice("task", task, Task)
+        check_choice("density", density, DensityKind)
+        if start is not None:
+            check_choice("start", start, Start)
+        if start == "scratch" and weights is not None:
+            raise OptionError(f"--start scratch --weights {weights}: give one of the two")
+        self.task: Task = task
+        self.density: DensityKind = density
+        self.weights = str(weights) if weights is not None else None
+        self.backbone = backbone_name(backbone, weights, "resnet18")
+        self.start: Start = start or ("pretrained" if weights is not None else "scratch")
+
+    def build(self) -> None:
+        """The network, and a head that is not saved, as its name begins with _."""
+        name = CATALOGUE[self.backbone].timm if self.backbone in CATALOGUE else self.backbone
+        try:
+            # Residual blocks that begin as the identity, timm's way, are not the paper's.
+            plain = timm.models.is_model_in_modules(name.split(".")[0], ["resnet"])
+            options: dict[str, Any] = {"zero_init_last": False} if plain else {}
+            encoder: Any = timm.create_model(name, num_classes=0, **options)
+            strides = [int(level["reduction"]) for level in encoder.feature_info]
+        except (AttributeError, RuntimeError, TypeError, ValueError) as error:
+            raise OptionError(f"--backbone {self.backbone}: timm has no such network") from error
+        if len(set(strides)) == 1:
+            raise OptionError(
+                f"--backbone {self.backbone}: cutpaste takes a convolutional network, as resnet18"
+            )
+        self._level = max(place for place, stride in enumerate(strides) if stride <= _STRIDE)
+        self.encoder = encoder
+        self._head = projection_head(encoder.num_features, 3 if self.task == "3way" else 2)
+        self.mean_, self.whitening_ = torch.empty(0), torch.empty(0, 0)
+        self.patch_mean_, self.patch_whitening_ = torch.empty(0), torch.empty(0, 0)
+        self.embeddings_ = torch.empty(0, 0)
+
+    def optimisers(self) -> list[Optimizer]:
+        """SGD with momentum."""
+        return [SGD(self.parameters(), lr=0.03, momentum=0.9, weight_decay=3e-5)]
+
+    def rate(self, done: float) -> float:
+        """A cosine, down to 0."""
+        return 0.5 * (1 + math.cos(math.pi * done))
+
+    def prepare(self, images: Images) -> None:
+        """Take over pretrained weights, where those are asked for."""
+        self._normalised = images.normalised
+        if self.start == "pretrained":
+            given = TimmBackbone(self.backbone, self.weights)
+            self.encoder.load_state_dict(given.model.state_dict())
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """Cross-entropy of good images and pasted ones, as many of each kind."""
+        tasks: tuple[TwoWay, ...] = ("patch", "scar") if self.task == "3way" else (self.task,)
+        made = [self._normalised(pasted(batch.images, task, batch.rng)) for task in tasks]
+        logits = self._head(self.encoder(torch.cat([batch.pixels, *made])))
+        classes = torch.arange(1 + len(tasks), device=logits.device)
+        total = F.cross_entropy(logits, classes.repeat_interleave(len(batch.pixels)))
+        return {"total": total}
+
+    def embed(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Vectors of images (B, D) and of their positions (B, gh, gw, C), all of length 1."""
+        encoder: Any = self.encoder
+        final, [grid] = encoder.forward_intermediates(pixels, indices=[self._level])
+        vectors = encoder.forward_head(final)
+        return F.normalize(vectors.float()), F.normalize(grid.float()).movedim(1, -1)
+
+    def settle(self, images: Images) -> None:
+        """Densities of the embeddings of all images, not augmented."""
+        found = [self.embed(pixels) for pixels in images.batches()]
+        vectors = torch.cat([each for each, _ in found])
+        rows = torch.cat([grid.flatten(0, 2) for _, grid in found])
+        self.patch_mean_, self.patch_whitening_ = shrunk_gaussian(rows)
+        if self.density == "kde":
+            self.embeddings_ = vectors
+        else:
+            self.mean_, self.whitening_ = shrunk_gaussian(vectors)
+
+    def compare(self, pixels: Tensor) -> ViewScores:
+        """The image's distance, and that of each position."""
+        vectors, grid = self.embed(pixels)
+        patches = mahalanobis(grid[0], self.patch_mean_, self.patch_whitening_)
+        if self.density == "kde":
+            return ViewScores(patches, kernel_density(vectors, self.embeddings_)[0])
+        return ViewScores(patches, mahalanobis(vectors, self.mean_, self.whitening_)[0])

@@ -1,0 +1,43 @@
+"""Images that do not belong among good ones are found by the others."""
+
+import numpy as np
+import pytest
+
+from offnominal import PatchCore
+from offnominal.detectors.base import Detector
+from offnominal.detectors.refine import refine
+from offnominal.errors import OptionError
+
+
+def make() -> Detector:
+    return PatchCore(backbone="builtin", resolution=96, coreset=0.25, calibrate_on=1)
+
+
+@pytest.fixture(scope="module")
+def mixed() -> tuple[list[np.ndarray], set[int]]:
+    """Plain parts, and two with holes among them; alike, those would explain one another."""
+    rng = np.random.default_rng(0)
+    images = [rng.integers(110, 130, (96, 96, 3), dtype=np.uint8) for _ in range(12)]
+    images[3][20:60, 20:60] = 255
+    images[6][40:44, 10:90] = 0
+    return images, {3, 6}
+
+
+def test_what_does_not_belong_is_left_out(mixed: tuple[list[np.ndarray], set[int]]) -> None:
+    images, bad = mixed
+    told: list[str] = []
+    found = refine(make, images, tell=told.append)
+    assert set(found.left_out) == bad
+    assert set(found.kept) == set(range(len(images))) - bad
+    assert found.settled
+    assert told[-1].startswith(f"round {found.rounds}: 2 of {len(images)} images")
+    by_share = refine(make, images, share=2 / len(images), rounds=1)
+    assert set(by_share.left_out) == bad
+
+
+def test_what_cannot_be_refined(mixed: tuple[list[np.ndarray], set[int]]) -> None:
+    images, _ = mixed
+    with pytest.raises(OptionError, match="5 images cannot be split into 3"):
+        refine(make, images[:5])
+    with pytest.raises(OptionError, match="--refine"):
+        refine(make, images, share=0.9)
