@@ -115,8 +115,10 @@ def _root(
 
 
 _WHOLE = ("good", "defects", "masks", "test_good", "train_share", "frame_step")
-_PLAIN = (calibrate, explain, add, forget, undo, history, info, report, methods, demo, doctor)
-_PLAIN += (synthesize,)
+_PLAIN = (
+    *(calibrate, explain, add, forget, undo, history, info, report, methods, demo, doctor),
+    synthesize,
+)
 
 add_command(app, fit, find=fit_options)
 add_command(app, predict, find=predict_options)

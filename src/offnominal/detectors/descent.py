@@ -109,8 +109,8 @@ class Descent:
         if detector.devices > 1:
             detector.open_cache(images)  # empty, for each its own
             found = train_on_several(detector.devices, learner, batches, course, kept)
-            state = {name: torch.from_numpy(array) for name, array in found.state.items()}
-            learner.load_state_dict(state, strict=False)
+            learned = {name: torch.from_numpy(array) for name, array in found.state.items()}
+            learner.load_state_dict(learned, strict=False)
             detector.losses = found.history
         else:
             told = (kept, progress, say)

@@ -122,9 +122,9 @@ def _scored(
     on_error: OnError | None,
 ) -> NDArray[np.float64]:
     """Scores of the images of a part, by a detector fitted on what is kept of the others."""
-    others = [images[n] for n in np.flatnonzero((fold != part) & kept)]
+    others = [images[n] for n in np.flatnonzero((fold != part) & kept).tolist()]
     detector = make().fit(others, on_error, synthetic=False)
-    mine = [images[n] for n in np.flatnonzero(fold == part)]
+    mine = [images[n] for n in np.flatnonzero(fold == part).tolist()]
     found = iter([*detector.stream(mine, on_error)])
     # Those that could not be read are not in the stream.
     scores, following = [], next(found, None)

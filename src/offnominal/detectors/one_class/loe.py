@@ -105,8 +105,8 @@ class LOE(TrainedFeatureDetector):
     look worst, anew in each step, are learned with the opposite loss. A patch scores its loss as a
     good one: what share of new images is defective is not assumed.
 
-    The paper infers a label for each image. A defect is a small part of one, so here patches are the
-    samples, and the share that is suspected is ``contamination`` times ``extent``.
+    The paper infers a label for each image. A defect is a small part of one, so here patches are
+    the samples, and the share that is suspected is ``contamination`` times ``extent``.
 
     Parameters
     ----------
