@@ -23,6 +23,8 @@ from offnominal.detectors.registry import METHODS as METHODS_KNOWN
 from offnominal.detectors.registry import Method, detector_class, load
 from offnominal.errors import DatasetError
 from offnominal.metrics import image_metrics, pixel_metrics
+from offnominal.report.results import gather
+from offnominal.report.tables import overview
 from offnominal.scoring import Scores, anomaly_map
 
 AGGREGATES = ["top1", "max", "map-max"]
@@ -383,3 +385,22 @@ def test_an_empty_or_damaged_folder_is_named(tmp_path: Path, runs: Path) -> None
     (broken / "settings.json").write_text("{")
     with pytest.raises(DatasetError, match=r"settings\.json"):
         read_runs(tmp_path)
+
+
+def test_trained_methods_are_timed_and_reported(dataset: Dataset, tmp_path: Path) -> None:
+    """Whether they have a network or not; what is frozen they keep by themselves."""
+    work = plan(
+        dataset,
+        methods=("simplenet", "autoencoder"),
+        shots=(None,),
+        seeds=1,
+        sets={"steps": [2], "resolution": [32]},
+    )
+    outcome = Runner(work, Store(tmp_path), FeatureCache(tmp_path / "cache", 10**9)).run()
+    assert (outcome.finished, outcome.failed) == (2, [])
+    cells, _ = read_runs(tmp_path)
+    for cell in cells:
+        assert cell.run["timings"]["fit"] > 0
+        assert cell.run["threshold"]["kind"] == "conformal"
+    table = overview("", gather(cells), ["method"], [])
+    assert {"Fit time", "Image time"} <= set(table.columns)
