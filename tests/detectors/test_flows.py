@@ -93,11 +93,13 @@ def test_full_sizes() -> None:
         pyramid = [(64, 64, 64), (128, 32, 32), (256, 16, 16)]
         small = [LevelFlow(one, 8, 1.0, "3", "plain", norm=True) for one in pyramid]
         wide = [LevelFlow((4 * c, h, w), 8, 1.0, "3-1", "plain", norm=True) for c, h, w in pyramid]
+        steps = [Step(768, 2048) for _ in range(8)]
         decoders = [decoder(dims, 8, 2.0, 128, "plain") for dims in (512, 1024, 2048)]
     assert sum(map(parameters, small)) == 5_574_912
     assert sum(map(parameters, wide)) == 45_007_872
     millions = [round(parameters(one) / 1e6, 1) for one in decoders]
     assert millions == [5.5, 17.1, 59.0]
+    assert sum(map(parameters, steps)) == 172_077_056
 
 
 def test_fastflow_on_a_transformer(tmp_path: Path) -> None:
