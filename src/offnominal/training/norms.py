@@ -51,7 +51,7 @@ def adapt_norms(network: nn.Module, batches: Iterable[Tensor]) -> None:
         mean = total / count
         variance = (square / count - mean.square()).clamp(min=0)
         gain = norm.weight / (norm.running_var + norm.eps).sqrt()
-        norm.bias += (mean - norm.running_mean) * gain
+        norm.bias.add_((mean - norm.running_mean) * gain)
         norm.weight.copy_(gain * (variance + norm.eps).sqrt())
         norm.running_mean.copy_(mean)
         norm.running_var.copy_(variance)

@@ -144,12 +144,11 @@ class CutPaste(TrainedDetector):
         if self.start == "pretrained":
             given = TimmBackbone(self.backbone, self.weights)
             self.encoder.load_state_dict(given.model.state_dict())
-            here = {"device": images.device}
-            (mean, std), (own, own_std) = (
-                (torch.tensor(m, **here)[:, None, None], torch.tensor(s, **here)[:, None, None])
-                for m, s in ((images.mean, images.std), (given.mean, given.std))
+            mean, std, own_mean, own_std = (
+                torch.tensor(three, device=images.device)[:, None, None]
+                for three in (images.mean, images.std, given.mean, given.std)
             )
-            self.factor_, self.shift_ = std / own_std, (mean - own) / own_std
+            self.factor_, self.shift_ = std / own_std, (mean - own_mean) / own_std
             seen = (pixels * self.factor_ + self.shift_ for pixels in images.batches())
             adapt_norms(self.encoder, seen)
 
