@@ -5,6 +5,7 @@ Localization", CVPR 2021 (arXiv 2104.04015).
 """
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -35,6 +36,7 @@ DensityKind = Literal["gaussian", "kde"]
 Padding = Literal["symmetric", "same"]
 
 _STRIDE = 16  # of the map
+_ROWS = 200_000  # of positions are enough for a Gaussian
 _REST = 0.1  # share of the schedule in which a pretrained network waits for its new head
 
 
@@ -92,8 +94,7 @@ class CutPaste(TrainedDetector):
             check_choice("start", start, Start)
         if start == "scratch" and weights is not None:
             raise OptionError(f"--start scratch --weights {weights}: give one of the two")
-        self.task: Task = task
-        self.density: DensityKind = density
+        self.task, self.density = task, density
         self.weights = str(weights) if weights is not None else None
         self.backbone = backbone_name(backbone, weights, "resnet18")
         if padding is not None:
@@ -113,8 +114,7 @@ class CutPaste(TrainedDetector):
             encoder: Any = timm.create_model(name, num_classes=0, **options)
             strides = [int(level["reduction"]) for level in encoder.feature_info]
         except (AttributeError, RuntimeError, TypeError, ValueError) as error:
-            told = f"--backbone {self.backbone}: timm cannot build it ({error})"
-            raise OptionError(told) from error
+            raise OptionError(f"--backbone {self.backbone}: timm has no such ({error})") from error
         if len(set(strides)) == 1:
             raise OptionError(
                 f"--backbone {self.backbone}: cutpaste takes a convolutional network, as resnet18"
@@ -123,6 +123,7 @@ class CutPaste(TrainedDetector):
         self.encoder = encoder
         self._head = projection_head(encoder.num_features, 3 if self.task == "3way" else 2)
         self._resting = False
+        self._normalised: Callable[[Tensor], Tensor] | None = None
         # From ImageNet's normalisation to that of the weights.
         self.factor_, self.shift_ = torch.ones(3, 1, 1), torch.zeros(3, 1, 1)
         self.mean_, self.whitening_ = torch.empty(0), torch.empty(0, 0)
@@ -155,6 +156,7 @@ class CutPaste(TrainedDetector):
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Cross-entropy of good images and pasted ones, as many of each kind."""
         tasks: tuple[TwoWay, ...] = ("patch", "scar") if self.task == "3way" else (self.task,)
+        assert self._normalised is not None
         made = [self._normalised(pasted(batch.images, task, batch.rng)) for task in tasks]
         with torch.set_grad_enabled(not self._resting):
             vectors = self.encoder(torch.cat([batch.pixels, *made]) * self.factor_ + self.shift_)
@@ -162,6 +164,11 @@ class CutPaste(TrainedDetector):
         classes = torch.arange(1 + len(tasks), device=logits.device)
         total = F.cross_entropy(logits, classes.repeat_interleave(len(batch.pixels)))
         return {"total": total}
+
+    def release(self) -> None:
+        """The images are not needed any more."""
+        super().release()
+        self._normalised = None
 
     def embed(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Vectors of images (B, D) and of their positions (B, gh, gw, C), all of length 1."""
@@ -176,6 +183,7 @@ class CutPaste(TrainedDetector):
         found = [self.embed(pixels) for pixels in images.batches()]
         vectors = torch.cat([each for each, _ in found])
         rows = torch.cat([grid.flatten(0, 2) for _, grid in found])
+        rows = rows[:: 1 + len(rows) // _ROWS]
         self.patch_mean_, self.patch_whitening_ = shrunk_gaussian(rows)
         if self.density == "kde":
             self.embeddings_ = vectors
