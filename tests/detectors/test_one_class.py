@@ -12,15 +12,17 @@ from tests.parity.trained import batch_of
 from tests.seeded import UNTRAINED
 
 from offnominal import load
-from offnominal.detectors.one_class.cutpaste import CutPaste, pasted
+from offnominal.detectors.one_class.cutpaste import CutPaste
 from offnominal.detectors.one_class.deep_svdd import DeepSVDD
 from offnominal.detectors.one_class.density import mahalanobis, pushed_off_zero, shrunk_gaussian
 from offnominal.detectors.one_class.igd import IGD
 from offnominal.detectors.one_class.loe import LOE, contrastive_losses, joint_loss
+from offnominal.detectors.one_class.pasting import pasted
 from offnominal.detectors.one_class.patch_svdd import PatchSVDD, nearest
 from offnominal.detectors.one_class.patch_tasks import PatchEncoder, neighbours, twins
 from offnominal.errors import OptionError
 from offnominal.training.losses import ms_ssim
+from offnominal.training.norms import adapt_norms
 
 
 @pytest.fixture(scope="module")
@@ -188,3 +190,14 @@ def test_options_that_make_no_sense(kind: Any, options: dict[str, Any], told: st
 def test_cutpaste_takes_convolutional_networks(good: list[np.ndarray]) -> None:
     with pytest.raises(OptionError, match="convolutional"):
         CutPaste(backbone="vit_tiny_patch16_224", device="cpu").fit(good)
+
+
+def test_norms_adapt_and_the_network_computes_the_same() -> None:
+    torch.manual_seed(0)
+    network = timm.create_model("test_resnet", num_classes=0).eval()
+    pixels = 3 + 2 * torch.randn(4, 3, 64, 64)
+    with torch.no_grad():
+        before = network(pixels)
+        adapt_norms(network, [pixels])
+        torch.testing.assert_close(network(pixels), before, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(network.train()(pixels), before, rtol=1e-2, atol=1e-3)

@@ -5,56 +5,39 @@ Localization", CVPR 2021 (arXiv 2104.04015).
 """
 
 import math
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-import numpy as np
 import timm
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import SGD, Optimizer
 
 from offnominal.backbones import CATALOGUE, backbone_name
 from offnominal.backbones.timm import TimmBackbone
+from offnominal.backbones.weights import read_metadata
 from offnominal.detectors.features import ViewScores
 from offnominal.detectors.one_class.density import kernel_density, mahalanobis, shrunk_gaussian
+from offnominal.detectors.one_class.pasting import TwoWay, pasted, projection_head
 from offnominal.detectors.options import check_choice
 from offnominal.detectors.trained import TrainedDetector
 from offnominal.errors import OptionError
-from offnominal.synthesis.cut_paste import KINDS, Kind, cut_paste
 from offnominal.training.budget import Schedule
 from offnominal.training.images import Batch, Images
+from offnominal.training.norms import adapt_norms
 
-__all__ = ["CutPaste", "projection_head"]
+__all__ = ["CutPaste"]
 
 Task = Literal["patch", "scar", "union", "3way"]
-TwoWay = Literal["patch", "scar", "union"]
 Start = Literal["scratch", "pretrained"]
 DensityKind = Literal["gaussian", "kde"]
+Padding = Literal["symmetric", "same"]
 
-_PATCH = (0.02, 0.15)  # of the image's area (section 2.1)
-_SCAR = ((2.0, 16.0), (10.0, 25.0))  # width and height (section 2.2), of the paper's 256 pixels
 _STRIDE = 16  # of the map
-
-
-def projection_head(dim: int, classes: int) -> nn.Sequential:
-    """Two fully connected layers, as most of the released runs have them, and a classifier."""
-    layers: list[nn.Module] = []
-    for before, after in ((dim, 512), (512, 128)):
-        layers += [nn.Linear(before, after), nn.BatchNorm1d(after), nn.ReLU()]
-    return nn.Sequential(*layers, nn.Linear(128, classes))
-
-
-def pasted(images: Tensor, task: TwoWay, rng: np.random.Generator) -> Tensor:
-    """Images (B, 3, h, w), uint8, each with a piece of itself pasted elsewhere."""
-    made = []
-    for image in images.permute(0, 2, 3, 1).numpy():
-        kind: Kind = KINDS[int(rng.integers(2))] if task == "union" else task
-        area = rng.uniform(*_PATCH)
-        if kind == "scar":
-            area = rng.uniform(*_SCAR[0]) * rng.uniform(*_SCAR[1]) / 256**2
-        made.append(torch.from_numpy(cut_paste(image, kind, area, rng)[0]))
-    return torch.stack(made).permute(0, 3, 1, 2)
+_ROWS = 200_000  # of positions are enough for a Gaussian
+_REST = 0.1  # share of the schedule in which a pretrained network waits for its new head
 
 
 class CutPaste(TrainedDetector):
@@ -81,7 +64,10 @@ class CutPaste(TrainedDetector):
     start : {"scratch", "pretrained"} or None
         ``scratch``: as the paper's main results. ``pretrained``: from ``weights``, or from those
         that come with a package or the hub. None: ``pretrained`` if ``weights`` are given. Either
-        way the network is trained, and saved with the model.
+        way the network is trained, and saved with the model. A pretrained one rests for the first
+        tenth of the steps, and its batch norms start from the statistics of the good images.
+    padding : {"symmetric", "same"} or None
+        ``same``: as TensorFlow pads. None: as the weights file says, otherwise as timm builds it.
     **options
         See :class:`~offnominal.detectors.trained.TrainedDetector`.
     """
@@ -98,6 +84,7 @@ class CutPaste(TrainedDetector):
         backbone: str | None = None,
         weights: str | None = None,
         start: Start | None = None,
+        padding: Padding | None = None,
         **options: Any,
     ) -> None:
         super().__init__(**options)
@@ -107,10 +94,13 @@ class CutPaste(TrainedDetector):
             check_choice("start", start, Start)
         if start == "scratch" and weights is not None:
             raise OptionError(f"--start scratch --weights {weights}: give one of the two")
-        self.task: Task = task
-        self.density: DensityKind = density
+        self.task, self.density = task, density
         self.weights = str(weights) if weights is not None else None
         self.backbone = backbone_name(backbone, weights, "resnet18")
+        if padding is not None:
+            check_choice("padding", padding, Padding)
+        said = read_metadata(Path(weights)).get("pad_type") if weights else None
+        self.padding: Padding = padding or ("same" if said == "same" else "symmetric")
         self.start: Start = start or ("pretrained" if weights is not None else "scratch")
 
     def build(self) -> None:
@@ -120,10 +110,11 @@ class CutPaste(TrainedDetector):
             # Residual blocks that begin as the identity, timm's way, are not the paper's.
             plain = timm.models.is_model_in_modules(name.split(".")[0], ["resnet"])
             options: dict[str, Any] = {"zero_init_last": False} if plain else {}
+            options |= {"pad_type": "same"} if self.padding == "same" else {}
             encoder: Any = timm.create_model(name, num_classes=0, **options)
             strides = [int(level["reduction"]) for level in encoder.feature_info]
         except (AttributeError, RuntimeError, TypeError, ValueError) as error:
-            raise OptionError(f"--backbone {self.backbone}: timm has no such network") from error
+            raise OptionError(f"--backbone {self.backbone}: timm has no such ({error})") from error
         if len(set(strides)) == 1:
             raise OptionError(
                 f"--backbone {self.backbone}: cutpaste takes a convolutional network, as resnet18"
@@ -131,6 +122,10 @@ class CutPaste(TrainedDetector):
         self._level = max(place for place, stride in enumerate(strides) if stride <= _STRIDE)
         self.encoder = encoder
         self._head = projection_head(encoder.num_features, 3 if self.task == "3way" else 2)
+        self._resting = False
+        self._normalised: Callable[[Tensor], Tensor] | None = None
+        # From ImageNet's normalisation to that of the weights.
+        self.factor_, self.shift_ = torch.ones(3, 1, 1), torch.zeros(3, 1, 1)
         self.mean_, self.whitening_ = torch.empty(0), torch.empty(0, 0)
         self.patch_mean_, self.patch_whitening_ = torch.empty(0), torch.empty(0, 0)
         self.embeddings_ = torch.empty(0, 0)
@@ -141,6 +136,7 @@ class CutPaste(TrainedDetector):
 
     def rate(self, done: float) -> float:
         """A cosine, down to 0."""
+        self._resting = self.start == "pretrained" and done < _REST
         return 0.5 * (1 + math.cos(math.pi * done))
 
     def prepare(self, images: Images) -> None:
@@ -149,20 +145,36 @@ class CutPaste(TrainedDetector):
         if self.start == "pretrained":
             given = TimmBackbone(self.backbone, self.weights)
             self.encoder.load_state_dict(given.model.state_dict())
+            mean, std, own_mean, own_std = (
+                torch.tensor(three, device=images.device)[:, None, None]
+                for three in (images.mean, images.std, given.mean, given.std)
+            )
+            self.factor_, self.shift_ = std / own_std, (mean - own_mean) / own_std
+            seen = (pixels * self.factor_ + self.shift_ for pixels in images.batches())
+            adapt_norms(self.encoder, seen)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Cross-entropy of good images and pasted ones, as many of each kind."""
         tasks: tuple[TwoWay, ...] = ("patch", "scar") if self.task == "3way" else (self.task,)
+        assert self._normalised is not None
         made = [self._normalised(pasted(batch.images, task, batch.rng)) for task in tasks]
-        logits = self._head(self.encoder(torch.cat([batch.pixels, *made])))
+        with torch.set_grad_enabled(not self._resting):
+            vectors = self.encoder(torch.cat([batch.pixels, *made]) * self.factor_ + self.shift_)
+        logits = self._head(vectors)
         classes = torch.arange(1 + len(tasks), device=logits.device)
         total = F.cross_entropy(logits, classes.repeat_interleave(len(batch.pixels)))
         return {"total": total}
 
+    def release(self) -> None:
+        """The images are not needed any more."""
+        super().release()
+        self._normalised = None
+
     def embed(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Vectors of images (B, D) and of their positions (B, gh, gw, C), all of length 1."""
         encoder: Any = self.encoder
-        final, [grid] = encoder.forward_intermediates(pixels, indices=[self._level])
+        seen = pixels * self.factor_ + self.shift_
+        final, [grid] = encoder.forward_intermediates(seen, indices=[self._level])
         vectors = encoder.forward_head(final)
         return F.normalize(vectors.float()), F.normalize(grid.float()).movedim(1, -1)
 
@@ -171,6 +183,7 @@ class CutPaste(TrainedDetector):
         found = [self.embed(pixels) for pixels in images.batches()]
         vectors = torch.cat([each for each, _ in found])
         rows = torch.cat([grid.flatten(0, 2) for _, grid in found])
+        rows = rows[:: 1 + len(rows) // _ROWS]
         self.patch_mean_, self.patch_whitening_ = shrunk_gaussian(rows)
         if self.density == "kde":
             self.embeddings_ = vectors
