@@ -85,7 +85,7 @@ def test_other_settings_and_other_folders_are_refused(good: Path, tmp_path: Path
     assert synthesize(good, tmp_path, "scar", "--count", 1).returncode == 0
     for more, told in [
         (("--seed", 1), "made with another --seed or --train-share, or of other good images"),
-        (("--object", "on", "--backbone", "builtin"), "with other settings (object)"),
+        (("--object", "on", "--backbone", "builtin"), "with other settings (network, object)"),
     ]:
         done = synthesize(good, tmp_path, "scar", *more)
         assert done.returncode == 2

@@ -99,7 +99,8 @@ def synthesize(
             folder = SyntheticFolder(
                 output, name, files, train_share, seed, objects, unreadable, advance
             )
-        settings = {"object": object, "textures": str(textures) if textures else None}
+        settings = {"object": object, "network": objects.network}
+        settings["textures"] = str(textures) if textures else ""
         if kind == "seeds":
             settings["defects"] = digest_of(seeds)
         if kind == "diffusion":

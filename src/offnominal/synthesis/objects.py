@@ -41,6 +41,8 @@ class Objects:
     ----------
     test : MaskingTest or None
         What the masking test found, once it has been made: of the first image that it failed on.
+    network : str
+        Name and fingerprint of the network; empty where there is none.
     """
 
     def __init__(
@@ -51,10 +53,12 @@ class Objects:
     ) -> None:
         self.mode: MaskMode = mode
         self.test: MaskingTest | None = None
+        self.network = ""
         if mode != "off":
             if backbone is None and weights is None:
                 backbone, _ = packaged_backbone(DEFAULT)
             self._network = load_backbone(backbone, weights)
+            self.network = f"{self._network.name} {self._network.digest[:12]}".strip()
 
     @torch.inference_mode()
     def decide(self, images: Iterable[NDArray[np.uint8]]) -> None:

@@ -14,6 +14,7 @@ Edges = tuple[bool, bool, bool, bool]
 
 _LIKE = 0.01  # of all places, those most like the old one, among which one is drawn
 _NUDGE = 6  # pixels that it is moved by, to fit better still
+_FAR = 1e12
 _SIDE = 200  # pixels of the copy in which places are compared
 
 
@@ -68,8 +69,9 @@ def find_place(
     allowed &= keep[0][:, None] & keep[1]
     if not allowed.any():
         return None
-    unlike = np.where(allowed & np.isfinite(unlike), unlike, np.inf)
-    flat = np.flatnonzero(unlike <= np.quantile(unlike[allowed], _LIKE))
+    # Sums by Fourier transform: what should be 0 may be a little less.
+    unlike = np.where(allowed, np.maximum(np.nan_to_num(unlike, posinf=_FAR), 0), np.inf)
+    flat = np.flatnonzero(unlike <= np.quantile(unlike[allowed], _LIKE, method="lower"))
     y, x = np.unravel_index(int(rng.choice(flat)), unlike.shape)
     # The best place near it: where an edge or a hole is, a few pixels matter.
     reach = max(1, round(_NUDGE * scale))
