@@ -136,7 +136,7 @@ def seeded_network(method: str) -> Any:
         if method == "efficientad":
             from offnominal.backbones.pdn import PatchDescription
 
-            save_file(PatchDescription("small", 384).state_dict(), path)
+            save_file(PatchDescription("pdn_small", 384).state_dict(), path)
             return load_backbone("pdn_small", path)
         save_file(timm.create_model("resnet18", num_classes=0).state_dict(), path)
         network: Any = load_backbone("resnet18", path)
