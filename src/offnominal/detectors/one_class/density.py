@@ -44,7 +44,8 @@ def shrunk_gaussian(vectors: Tensor) -> tuple[Tensor, Tensor]:
 
 def mahalanobis(vectors: Tensor, mean: Tensor, whitening: Tensor) -> Tensor:
     """Distances (...,) of vectors (..., D) from the mean, in deviations."""
-    distances: Tensor = torch.linalg.vector_norm((vectors - mean) @ whitening.T, dim=-1)
+    with torch.autocast(vectors.device.type, enabled=False):  # directions differ in size by far
+        distances: Tensor = torch.linalg.vector_norm((vectors - mean) @ whitening.T, dim=-1)
     return distances
 
 

@@ -70,8 +70,9 @@ def contrastive_losses(encoded: Tensor) -> tuple[Tensor, Tensor]:
     -------
     normal, anomalous : Tensor of shape (N,)
     """
-    unit = F.normalize(encoded, dim=-1)
-    alike = unit @ unit.mT / _TEMPERATURE
+    with torch.autocast(encoded.device.type, enabled=False):
+        unit = F.normalize(encoded.float(), dim=-1)
+        alike = unit @ unit.mT / _TEMPERATURE
     alike = alike.masked_fill(torch.eye(alike.shape[-1], device=alike.device).bool(), -math.inf)
     rows = alike[:, 1:]
     whole, others = rows.logsumexp(-1), rows[..., 1:].logsumexp(-1)
@@ -120,8 +121,6 @@ class LOE(TrainedFeatureDetector):
         K; 15 in the released code.
     patches : int
         Drawn for a step.
-    aggregate : str
-        ``top1``: the mean of an image's worst 1 %.
     **options
         See :class:`~offnominal.detectors.trained_features.TrainedFeatureDetector`.
     """

@@ -37,8 +37,9 @@ _STRIDE = 16  # of the large patches
 
 def nearest(queries: Tensor, rows: Tensor) -> Tensor:
     """Distances (Q,) of vectors (Q, D) to the nearest of others (N, D)."""
-    squares = rows.square().sum(1)
-    found = [(squares - 2 * part @ rows.T).argmin(1) for part in torch.split(queries, 512)]
+    queries, squares = queries.float(), rows.square().sum(1)
+    with torch.autocast(rows.device.type, enabled=False):
+        found = [(squares - 2 * part @ rows.T).argmin(1) for part in torch.split(queries, 512)]
     # By differences: a small distance is lost in the rounding of products.
     distances: Tensor = torch.linalg.vector_norm(queries - rows[torch.cat(found)], dim=1)
     return distances
