@@ -1,8 +1,7 @@
 """EfficientAD: a student imitates a small teacher, and an autoencoder tells what belongs where.
 
-Batzner, Heckler and König, "EfficientAD: Accurate Visual Anomaly Detection at Millisecond-Level
-Latencies", WACV 2024 (arXiv 2303.14535). The authors published no code; what the paper leaves open
-follows nelson1425's reproduction.
+Batzner, Heckler and König, WACV 2024 (arXiv 2303.14535). The authors published no code; what the
+paper leaves open follows nelson1425's reproduction.
 """
 
 from collections.abc import Sequence
