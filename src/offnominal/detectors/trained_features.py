@@ -36,11 +36,12 @@ class TrainedFeatureDetector(TrainedDetector, BackboneDetector):
         if self._cache is None:
             with torch.no_grad():
                 return self.frozen(batch.pixels)
-        missing = self._cache.missing(batch.numbers)
-        if len(missing):
+        # One by one: sums of a batch depend on its size in their last bits, and which of its images
+        # are not there yet depends on where a training was broken off.
+        for place in self._cache.missing(batch.numbers).tolist():
             with torch.no_grad():
-                found = self.frozen(batch.pixels[missing.to(batch.pixels.device)])
-            if not self._cache.put(batch.numbers[missing], found):
+                found = self.frozen(batch.pixels[place : place + 1])
+            if not self._cache.put(batch.numbers[place : place + 1], found):
                 warnings.warn(
                     f"{tempfile.gettempdir()}: no room to keep features there, so they are "
                     "computed anew in every step; set TMPDIR to a folder on another disk",
