@@ -133,7 +133,7 @@ def inpainted(painter: nn.Module, pixels: Tensor, masks: Tensor) -> Tensor:
     Masks are (B or 1, parts, 1, h, w); what is hidden is black.
     """
     hidden = (pixels[:, None] * (1 - masks)).flatten(0, 1)
-    painted = painter(hidden).float().unflatten(0, (len(pixels), -1))
+    painted: Tensor = painter(hidden).float().unflatten(0, (len(pixels), -1))
     return (painted * masks).sum(1)
 
 

@@ -74,7 +74,7 @@ class TrustMAE(TrainedFeatureDetector):
     method: ClassVar[str] = "trustmae"
     default_backbone: ClassVar[str] = "vgg16.tv_in1k"
     default_layers: ClassVar[tuple[int, ...] | None] = (-4, -3, -2)
-    schedule: ClassVar[Schedule] = Schedule(batch=8, steps=600, paper_epochs=100)
+    schedule: ClassVar[Schedule] = Schedule(batch=8, steps=150, paper_epochs=100)
 
     def __init__(
         self,
@@ -139,8 +139,9 @@ class TrustMAE(TrainedFeatureDetector):
         """The perceptual distance, averaged over patches, and its maximum as the image score."""
         again = self.frozen(self._normalised(self.recall(pixels).values))
         unlike = perceptual_map(self.frozen(pixels), again)
-        told = {"stride": 1, "padding": self.patch // 2, "count_include_pad": False}
-        return ViewScores(F.avg_pool2d(unlike[:, None], self.patch, **told)[0, 0])
+        around = self.patch // 2
+        mean = F.avg_pool2d(unlike[:, None], self.patch, 1, around, count_include_pad=False)
+        return ViewScores(mean[0, 0])
 
     def _normalised(self, values: Tensor) -> Tensor:
         mean, std = (values.new_tensor(each)[:, None, None] for each in (self.mean, self.std))
