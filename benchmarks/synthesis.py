@@ -82,7 +82,7 @@ def main() -> None:
     )
     parser.add_argument("data", type=Path)
     parser.add_argument("--kinds", nargs="+", default=list(KINDS), choices=KINDS)
-    parser.add_argument("--count", type=int, default=300, help="synthetic images of each kind")
+    parser.add_argument("--count", type=int, default=150, help="synthetic images of each kind")
     parser.add_argument("--few", type=int, default=10, help="real defective images to learn from")
     parser.add_argument("--steps", type=int, default=250, help="of 12 images each")
     parser.add_argument("--paint", type=int, default=600, help="training steps of diffusion")
