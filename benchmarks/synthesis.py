@@ -21,14 +21,14 @@ import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
-from offnominal.detectors.reconstruction.draem import draem_losses
-from offnominal.detectors.reconstruction.networks import EncoderDecoder, UNet
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
 from offnominal.datasets import open_dataset
 from offnominal.datasets.masks import sample_mask
 from offnominal.datasets.sample import Sample
+from offnominal.detectors.reconstruction.draem import draem_losses
+from offnominal.detectors.reconstruction.networks import EncoderDecoder, UNet
 from offnominal.images import read_image
 from offnominal.synthesis.kinds import KINDS, drawer
 from offnominal.synthesis.painter_file import learn, open_painter
