@@ -1,6 +1,6 @@
 """What synthetic defects are worth: a small segmenter learns from them, and meets real ones.
 
-    python benchmarks/synthesis.py DATA [--kinds perlin seeds] [--steps 400] [--draem]
+    python benchmarks/synthesis.py DATA [--kinds perlin seeds] [--steps 250] [--draem]
 
 DATA is one category in MVTec layout, with masks. Ten real defective images, drawn evenly from all
 kinds, are taken out of the test set: seeds and diffusion grow from them, and so does the row
