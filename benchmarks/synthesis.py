@@ -1,6 +1,6 @@
 """What synthetic defects are worth: a small segmenter learns from them, and meets real ones.
 
-    python benchmarks/synthesis.py DATA [--kinds perlin seeds] [--steps 400] [--draem]
+    python benchmarks/synthesis.py DATA [--kinds perlin seeds] [--steps 250] [--draem]
 
 DATA is one category in MVTec layout, with masks. Ten real defective images, drawn evenly from all
 kinds, are taken out of the test set: seeds and diffusion grow from them, and so does the row
@@ -21,14 +21,14 @@ import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
-from offnominal.detectors.reconstruction.draem import draem_losses
-from offnominal.detectors.reconstruction.networks import EncoderDecoder, UNet
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
 from offnominal.datasets import open_dataset
 from offnominal.datasets.masks import sample_mask
 from offnominal.datasets.sample import Sample
+from offnominal.detectors.reconstruction.draem import draem_losses
+from offnominal.detectors.reconstruction.networks import EncoderDecoder, UNet
 from offnominal.images import read_image
 from offnominal.synthesis.kinds import KINDS, drawer
 from offnominal.synthesis.painter_file import learn, open_painter
@@ -82,7 +82,7 @@ def main() -> None:
     )
     parser.add_argument("data", type=Path)
     parser.add_argument("--kinds", nargs="+", default=list(KINDS), choices=KINDS)
-    parser.add_argument("--count", type=int, default=300, help="synthetic images of each kind")
+    parser.add_argument("--count", type=int, default=150, help="synthetic images of each kind")
     parser.add_argument("--few", type=int, default=10, help="real defective images to learn from")
     parser.add_argument("--steps", type=int, default=250, help="of 12 images each")
     parser.add_argument("--paint", type=int, default=600, help="training steps of diffusion")
