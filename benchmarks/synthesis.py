@@ -60,7 +60,8 @@ class Segmenter(nn.Module):
         self.head = nn.Conv2d(width, 4, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        kept, x = [], F.pixel_unshuffle(x, 2)
+        kept: list[Tensor] = []
+        x = F.pixel_unshuffle(x, 2)
         for level in self.down:
             x = level(F.max_pool2d(x, 2) if kept else x)
             kept.append(x)
@@ -182,8 +183,10 @@ def prepared(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> Set:
         images.append(cv2.resize(image.mean(-1), size, interpolation=cv2.INTER_AREA) / 64 - 2)
         area = cv2.resize(mask.astype(np.float32), size, interpolation=cv2.INTER_AREA)
         masks.append(area >= 0.25)
-    both = [torch.from_numpy(np.array(each, np.float32)[:, None]) for each in (images, masks)]
-    return Set(*both, both[0])
+    made, truth = (
+        torch.from_numpy(np.array(each, np.float32)[:, None]) for each in (images, masks)
+    )
+    return Set(made, truth, made)
 
 
 def joined(made: Set, real: Set) -> Set:
@@ -216,7 +219,7 @@ def trained(clean: Set, made: Set, steps: int, seed: int) -> nn.Module:
         overlap = 2 * (chance * masks).sum() / (chance.sum() + masks.sum() + 1)
         loss = F.binary_cross_entropy_with_logits(logits, masks) + 1 - overlap
         optimiser.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         optimiser.step()
         falling.step()
     return net.eval()
@@ -252,7 +255,7 @@ def trained_draem(clean: Set, made: Set, steps: int, seed: int) -> nn.Module:
         painted, logits = net.both(batch.images)
         parts = draem_losses(painted, logits, scaled(batch.good), batch.masks[:, 0])
         optimiser.zero_grad()
-        parts["total"].backward()
+        torch.autograd.backward(parts["total"])
         optimiser.step()
         falling.step()
     return net.eval()
@@ -261,7 +264,7 @@ def trained_draem(clean: Set, made: Set, steps: int, seed: int) -> nn.Module:
 @torch.inference_mode()
 def measured(net: nn.Module, found: Set, labels: np.ndarray) -> tuple[float, float]:
     """Image AUROC and pixel AP."""
-    logits = torch.cat([net(some) for some in found.images.split(32)])
+    logits = torch.cat([net(some) for some in torch.split(found.images, 32)])
     scores = F.avg_pool2d(logits.sigmoid(), NEAR, 1, NEAR // 2).amax((1, 2, 3)).numpy()
     # Nine million pixels, counted in steps of 0.005 on the logits.
     levels = ((logits.clamp(-10, 10) + 10) * 200).round().long()

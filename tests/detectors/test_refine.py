@@ -37,7 +37,7 @@ def test_what_does_not_belong_is_left_out(mixed: tuple[list[np.ndarray], set[int
 
 def test_what_cannot_be_refined(mixed: tuple[list[np.ndarray], set[int]]) -> None:
     images, _ = mixed
-    with pytest.raises(OptionError, match="5 images cannot be split into 3"):
+    with pytest.raises(OptionError, match="5 different images cannot be split into 3"):
         refine(make, images[:5])
     with pytest.raises(OptionError, match="--refine"):
         refine(make, images, share=0.9)

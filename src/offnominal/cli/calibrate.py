@@ -31,6 +31,7 @@ def calibrate(
     false_reject : rate or "auto"
         Rate of good parts that may be rejected; else as it was fitted.
     """
+    from offnominal.detectors.categories import refuse_several
     from offnominal.paths import PassedOver, find_images
 
     options.check_model(output or model)
@@ -46,6 +47,7 @@ def calibrate(
         )
     with options.changing(output or model), Unreadable(strict) as unreadable:
         detector = options.open_model(model, weights, device, endpoint, key_variable)
+        refuse_several(detector.references)
         with progress_bar(len(files)) as advance:
             before = detector.threshold
             skipped = detector.calibrate(files, rate, unreadable, advance)

@@ -86,7 +86,7 @@ def fit(
         more = {"state": output, "overwrite": overwrite, "tell": say}
     with options.changing(output), Unreadable(strict) as unreadable:
         if refine is not None:
-            asked = refine, method, given, sets, seed
+            asked = refine, method, given, sets, seed, strict
             groups = {name: _refined(own, *asked) for name, own in groups.items()}
         files: Any = groups if categories else groups[""]
         total = sum(len(own) for own in groups.values())
@@ -143,6 +143,7 @@ def _refined(
     given: dict[str, Any],
     sets: list[str] | None,
     seed: int,
+    strict: bool,
 ) -> list[Path]:
     """What is kept of the files; those that are not are listed, the worst one first."""
     from offnominal.detectors.refine import Share
@@ -158,7 +159,7 @@ def _refined(
         files,
         share,
         seed=seed,
-        on_error=lambda error: None,  # told by the fit that follows
+        on_error=None if strict else lambda error: None,  # the fit that follows tells them
         tell=say,
     )
     if not found.settled:

@@ -64,7 +64,7 @@ def info(
         ("", detector.calibration_note),
         ("options", ", ".join(chosen)),
         ("references", str(len(detector.references.active))),
-        ("steps", ", ".join(steps)),
+        ("history", ", ".join(steps)),
         ("size", f"{model.stat().st_size / 1e6:.1f} MB"),
         out=typer.echo,
     )
@@ -108,17 +108,25 @@ def describe(detector: "Detector", header: Mapping[str, Any]) -> list[tuple[str,
 
 def _training(detector: "Detector") -> str:
     """How long a detector was trained, and on what; empty where it was not."""
-    steps, held = getattr(detector, "steps_", 0), len(getattr(detector, "held_back_", []))
-    known = count(len(detector.references.active) - held, "good image")
-    return f"{count(steps, 'step')} on {known}, {held} more held back" if steps else ""
+    if not (steps := getattr(detector, "steps_", 0)):
+        return ""
+    held, chosen = (len(getattr(detector, name)) for name in ("held_back_", "chosen_by_"))
+    known = count(len(detector.references.active) - held - chosen, "good image")
+    aside = f"{held} more held back" + (f", {chosen} to choose by" if chosen else "")
+    return f"{count(steps, 'step')} on {known}, {aside}"
 
 
 def not_inspected(detector: "Detector", sizes: Counter[tuple[int, int]]) -> list[str]:
     """What is never looked at of images of some sizes (H, W), most images first."""
+    alike: dict[str, list[tuple[int, int]]] = {}
+    for size, _ in sizes.most_common():
+        if words := detector.not_inspected(size):
+            alike.setdefault(words, []).append(size)
     return [
-        f"of {count(number, 'image')} of {width} x {height} pixels, {words}"
-        for (height, width), number in sizes.most_common()
-        if (words := detector.not_inspected((height, width)))
+        f"of {count(sum(sizes[each] for each in own), 'image')} of "
+        + (f"{own[0][1]} x {own[0][0]} pixels" if len(own) == 1 else f"{len(own)} sizes")
+        + f", {words}"
+        for words, own in alike.items()
     ]
 
 

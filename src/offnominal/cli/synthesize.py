@@ -83,7 +83,7 @@ def synthesize(
     with telling(lambda: f"the same command goes on in {output}"), Unreadable(strict) as unreadable:
         from offnominal.paths import PassedOver, find_images
         from offnominal.synthesis.folder import SyntheticFolder
-        from offnominal.synthesis.kinds import drawer
+        from offnominal.synthesis.kinds import Draw, drawer
         from offnominal.synthesis.objects import Objects
         from offnominal.synthesis.seeds import digest_of
         from offnominal.synthesis.textures import Textures
@@ -103,6 +103,7 @@ def synthesize(
         settings["textures"] = str(textures) if textures else ""
         if kind == "seeds":
             settings["defects"] = digest_of(seeds)
+        draw: Draw
         if kind == "diffusion":
             path = model or output / "diffusion.safetensors"
             draw, settings["model"] = _painter(path, seeds, steps, seed)

@@ -8,7 +8,7 @@ from offnominal.good_scores import CalibrationScores
 from offnominal.images import ImageSource, describe, several
 from offnominal.text import printable
 
-__all__ = ["Categorised", "check_category", "grouped", "names_of"]
+__all__ = ["Categorised", "check_all_there", "check_category", "grouped", "names_of"]
 __all__ += ["refuse_several", "scores_of", "told_apart"]
 
 Categorised = Mapping[str, Iterable[ImageSource] | ImageSource]
@@ -39,6 +39,17 @@ def told_apart(images: Categorised) -> tuple[list[ImageSource], dict[int, str]]:
                 raise OptionError(f"{describe(one)}: is of {names[id(one)]} and of {name}")
         listed += found
     return listed, names
+
+
+def check_all_there(references: Sequence[Reference], names: set[str]) -> None:
+    """Raise an :class:`OptionError` if next to nothing of a category is left without copies."""
+    for name in sorted(names):
+        left = sum(one.category == name for one in references)
+        if left < 2:
+            raise OptionError(
+                f"category {name}: {left} of its images could be read and are no exact copies of "
+                "others; give 2 or more, better 50"
+            )
 
 
 def names_of(references: Sequence[Reference]) -> tuple[str, ...]:

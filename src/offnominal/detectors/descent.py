@@ -15,6 +15,7 @@ from offnominal.detectors.categories import grouped
 from offnominal.detectors.learner import Learner, auroc
 from offnominal.detectors.options import Progress
 from offnominal.detectors.trainable import Trainable
+from offnominal.errors import OptionError
 from offnominal.scoring import Size
 from offnominal.synthesis.cut_paste import KINDS, cut_paste
 from offnominal.training.augment import check_augment
@@ -53,6 +54,9 @@ class Descent:
         self.images = detector.images(stored, train)
         self.judges = detector.images(stored, judging)
         self.batch = min(detector.batch or detector.schedule.batch, len(train))
+        if detector.choose and not judging:
+            raise OptionError("--choose: too few images to judge by; give 4 or more, better 50")
+        detector.chosen_by_ = judging
         detector.held_back_, detector.held_back = self.held, detector.images(stored, self.held)
 
     def run(

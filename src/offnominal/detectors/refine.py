@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from offnominal.detectors.base import Detector
 from offnominal.detectors.options import OnError, check_range
-from offnominal.errors import OptionError
-from offnominal.images import ImageSource, describe
+from offnominal.errors import ImageError, OptionError
+from offnominal.images import ImageSource, content_digest, read_image
 
 __all__ = ["Refined", "Share", "refine"]
 
@@ -54,6 +54,7 @@ def refine(
     folds: int = 3,
     rounds: int = 5,
     seed: int = 0,
+    sixteen_bit: str = "range",
     on_error: OnError | None = None,
     tell: Callable[[str], None] | None = None,
 ) -> Refined:
@@ -75,6 +76,8 @@ def refine(
         Each round takes as many fits as there are folds.
     seed : int
         Of the folds.
+    sixteen_bit : str
+        As the detectors have it, to tell exact copies.
     on_error : callable or None
         See :meth:`~offnominal.detectors.base.Detector.fit`.
     tell : callable or None
@@ -90,17 +93,21 @@ def refine(
         check_range("refine", share, above=0, most=0.5)
     check_range("folds", folds, least=2, whole=True)
     check_range("rounds", rounds, least=1, whole=True)
-    if len(images) < 2 * folds:
+    twin = _twins(images, sixteen_bit, on_error)
+    firsts = np.flatnonzero(twin == np.arange(len(images)))
+    if len(firsts) < 2 * folds:
         raise OptionError(
-            f"--refine: {len(images)} images cannot be split into {folds} parts that judge each "
-            f"other; give {2 * folds} or more"
+            f"--refine: {len(firsts)} different images cannot be split into {folds} parts that "
+            f"judge each other; give {2 * folds} or more"
         )
-    fold = np.random.default_rng(seed).permutation(len(images)) % folds
-    kept = np.ones(len(images), bool)
+    # Of exact copies one is judged for all; the others, as what cannot be read, are in no part.
+    fold = np.full(len(images), -1)
+    fold[firsts] = np.random.default_rng(seed).permutation(len(firsts)) % folds
+    kept = fold >= 0
     scores = np.full(len(images), math.nan)
     for turn in range(1, rounds + 1):
         for part in range(folds):
-            scores[fold == part] = _scored(make, images, fold, part, kept, on_error)
+            scores[fold == part] = _scored(make, images, fold, part, kept)
         before, kept = kept, scores <= _limit(scores, kept, share)
         readable = np.isfinite(scores)
         say(
@@ -109,8 +116,28 @@ def refine(
         )
         if settled := bool(turn > 1 and (before == kept).all()):
             break
-    out = np.flatnonzero(readable & ~kept).tolist()
+    known = np.flatnonzero(twin >= 0)
+    scores[known], kept[known] = scores[twin[known]], kept[twin[known]]
+    out = np.flatnonzero(np.isfinite(scores) & ~kept).tolist()
     return Refined(np.flatnonzero(kept).tolist(), out, scores, turn, settled)
+
+
+def _twins(
+    images: Sequence[ImageSource], sixteen_bit: str, on_error: OnError | None
+) -> NDArray[np.int64]:
+    """The place of the first image with the same pixels as each; -1 for what cannot be read."""
+    first: dict[str, int] = {}
+    found = np.full(len(images), -1)
+    for place, image in enumerate(images):
+        try:
+            digest = content_digest(read_image(image, sixteen_bit))
+        except ImageError as error:
+            if on_error is None:
+                raise
+            on_error(error)
+            continue
+        found[place] = first.setdefault(digest, place)
+    return found
 
 
 def _scored(
@@ -119,20 +146,12 @@ def _scored(
     fold: NDArray[np.int64],
     part: int,
     kept: NDArray[np.bool_],
-    on_error: OnError | None,
 ) -> NDArray[np.float64]:
     """Scores of the images of a part, by a detector fitted on what is kept of the others."""
     others = [images[n] for n in np.flatnonzero((fold != part) & kept).tolist()]
-    detector = make().fit(others, on_error, synthetic=False)
+    detector = make().fit(others, synthetic=False)
     mine = [images[n] for n in np.flatnonzero(fold == part).tolist()]
-    found = iter([*detector.stream(mine, on_error)])
-    # Those that could not be read are not in the stream.
-    scores, following = [], next(found, None)
-    for image in mine:
-        here = following is not None and following.source == describe(image)
-        scores.append(following.score if following is not None and here else math.nan)
-        following = next(found, None) if here else following
-    return np.array(scores)
+    return np.array([prediction.score for prediction in detector.stream(mine)])
 
 
 def _limit(scores: NDArray[np.float64], kept: NDArray[np.bool_], share: Share) -> float:
@@ -141,4 +160,6 @@ def _limit(scores: NDArray[np.float64], kept: NDArray[np.bool_], share: Share) -
         return float(np.nanquantile(scores, 1 - share))
     inner = scores[kept & np.isfinite(scores)]
     middle = float(np.median(inner))
-    return middle + _OUTLYING * _DEVIATION * float(np.median(np.abs(inner - middle)))
+    deviation = float(np.median(np.abs(inner - middle)))
+    # Where most score the same nothing is known of how far apart good ones lie.
+    return middle + _OUTLYING * _DEVIATION * deviation if deviation else math.inf

@@ -121,7 +121,9 @@ class Trainable(OnDevice):
         if steps is not None and budget is not None:
             raise OptionError(f"--steps {steps} --budget {budget}: give one of the two")
         if steps not in (None, "paper"):
-            check_range("steps", steps, least=1, most=10**8, whole=True)  # type: ignore[arg-type]
+            if isinstance(steps, str):
+                raise OptionError(f"--steps {steps}: give a whole number, or paper")
+            check_range("steps", steps, least=1, most=10**8, whole=True)
         if budget is not None:
             parse_budget(budget)
         if batch is not None:
@@ -129,6 +131,9 @@ class Trainable(OnDevice):
         check_range("lr_scale", lr_scale, above=0, most=1e6)
         check_augment(augment or self.default_augment)
         check_range("hold_back", hold_back, least=0, most=0.5)
+        check_range("seed", seed, least=0, below=2**32, whole=True)
+        if crop and self.paper_crop == 1:
+            raise OptionError(f"--crop: the paper of {self.method} does not crop; leave it out")
         if resolution is not None:
             check_range("resolution", resolution, least=8, most=4096, whole=True)
             if resolution % self.side_multiple:
@@ -150,7 +155,8 @@ class Trainable(OnDevice):
 
     def _clear(self) -> None:
         self.steps_ = 0
-        self.held_back_: list[int] = []  # references that were not trained on
+        self.held_back_: list[int] = []  # references that were not trained on, for thresholds
+        self.chosen_by_: list[int] = []  # and those by which the best state was chosen
         self.losses: History = []
 
     # -- what a method writes -----------------------------------------------------------------
@@ -216,12 +222,12 @@ class Trainable(OnDevice):
 
     def not_inspected(self, size: Size) -> str | None:
         """What of an image (H, W) is never looked at, in words; None: all of it is."""
-        if (window := self.window(size)) is None:
+        if self.window(size) is None:
             return None
-        top, left = window[:2]
+        full, margin = self._crop()
         return (
-            f"margins of {top} rows and {left} columns of a picture of {size[1]} x {size[0]} are "
-            "not inspected; leave out --crop to see all of it"
+            f"margins of {margin / full:.1%} on each side are not inspected; leave out --crop to "
+            "see all of it"
         )
 
     def scored(self, pixels: Tensor, size: Size) -> Scores:
@@ -241,8 +247,16 @@ class Trainable(OnDevice):
 
     def training_loss(self, batch: Batch) -> dict[str, Tensor]:
         """:meth:`loss` in the precision that was asked for."""
-        with self._autocast():
-            return {name: value.float() for name, value in self.loss(batch).items()}
+        try:
+            with self._autocast():
+                return {name: value.float() for name, value in self.loss(batch).items()}
+        except ValueError as error:  # torch's, of batch norm
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise OptionError(
+                f"--batch {len(batch.pixels)}: too few for batch norm at {self.side} px; train on "
+                "more images, or give a larger --batch or --resolution"
+            ) from error
 
     def open_cache(self, images: Images) -> None:
         """Make room for what is computed once of each image."""

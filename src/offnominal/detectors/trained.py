@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from offnominal.detectors.categories import Categorised, told_apart
+from offnominal.detectors.categories import Categorised, check_all_there, told_apart
 from offnominal.detectors.descent import Descent
 from offnominal.detectors.learned_state import must
 from offnominal.detectors.learner import Learner
@@ -97,6 +97,11 @@ class TrainedDetector(Trainable):
         began, category_of = time.monotonic(), dict[int, str]()
         if isinstance(images, Mapping):
             images, category_of = told_apart(images)
+            if not self.hold_back:
+                raise OptionError(
+                    "--hold-back 0: of several categories each needs images that are held back, "
+                    "for its threshold"
+                )
         images = several(images)
         self._forget_references()
         self._clear()
@@ -116,6 +121,7 @@ class TrainedDetector(Trainable):
             if store.count < 2:
                 had = "one image" if store.count else "no image"
                 raise OptionError(f"{had} to learn from: {self.method} takes 2 or more, better 50")
+            check_all_there(self.references, set(category_of.values()))
             told, where = tell or (lambda line: None), Path(state) if state else None
             try:
                 Descent(self, store.array()).run(began, where, overwrite, progress, told)
@@ -181,5 +187,6 @@ class TrainedDetector(Trainable):
         """Raise a ValueError unless what a file gave fits together."""
         super().check_learned()
         known = range(len(self.references))
-        must(all(number in known for number in self.held_back_), "images held back that are none")
+        aside = [*self.held_back_, *self.chosen_by_]
+        must(all(number in known for number in aside), "images held back that are none")
         must(self.steps_ >= 1, "no step of training")

@@ -96,7 +96,7 @@ class Painter(nn.Module):
             x = alpha * clean + sigma * rest
         return hole * x + (1 - hole) * known
 
-    def __call__(  # type: ignore[override]  # a defect is what it is called for
+    def __call__(
         self, image: Image, rng: np.random.Generator, on: Mask | None = None
     ) -> tuple[Image, Mask]:
         """Paint a defect into a good image, uint8 (H, W, 3), on the object, bool (H, W).

@@ -42,7 +42,8 @@ def exact(
     differs = np.abs(difference).max(-1)
     # Pixels that came out alike by chance, amid others that did not, belong to the defect.
     touched = cv2.morphologyEx((differs > 0).astype(np.uint8), cv2.MORPH_CLOSE, np.ones((3, 3)))
-    shows = cv2.morphologyEx(shows, cv2.MORPH_CLOSE, np.ones((_GAP, _GAP))) & touched
+    closed = cv2.morphologyEx(shows, cv2.MORPH_CLOSE, np.ones((_GAP, _GAP)))
+    shows = ((closed > 0) & (touched > 0)).astype(np.uint8)
     if on is not None:
         shows[~on] = 0
     count, labels, stats, _ = cv2.connectedComponentsWithStats(shows)

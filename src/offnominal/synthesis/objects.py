@@ -95,7 +95,8 @@ def _outlined(image: NDArray[np.uint8], patches: NDArray[np.bool_]) -> NDArray[n
     if coarse.any() and not coarse.all():
         cv2.setRNGSeed(0)  # it draws first colours from OpenCV's own generator
         models = np.zeros((1, 65)), np.zeros((1, 65))
-        cv2.grabCut(small, cut, None, *models, _ROUNDS, cv2.GC_INIT_WITH_MASK)
+        nowhere = (0, 0, 1, 1)  # no rectangle: the mask says where to begin
+        cv2.grabCut(small, cut, nowhere, *models, _ROUNDS, cv2.GC_INIT_WITH_MASK)
     fine = (cut == cv2.GC_PR_FGD) & coarse
     # Where the colours do not part, the patches say more.
     kept = fine if fine.sum() >= _LEAST * coarse.sum() else coarse

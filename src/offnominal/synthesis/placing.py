@@ -95,7 +95,7 @@ def _ends(count: int, first: bool, last: bool) -> Mask:
     return places
 
 
-def _smaller(layer: NDArray[np.generic], scale: float) -> Floats:
+def _smaller(layer: NDArray[np.float32] | NDArray[np.uint8], scale: float) -> Floats:
     height, width = layer.shape[:2]
     size = max(2, round(width * scale)), max(2, round(height * scale))
     return np.asarray(cv2.resize(layer, size, interpolation=cv2.INTER_AREA), np.float32)

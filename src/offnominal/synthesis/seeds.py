@@ -231,7 +231,7 @@ def warped(
     y, x = np.mgrid[:down, :across].astype(np.float32)
     u, v = (x - (across - 1) / 2) / factor, (y - (down - 1) / 2) / factor
     x, y = cos * u + sin * v + (width - 1) / 2, cos * v - sin * u + (height - 1) / 2
-    bend = cv2.resize(bend, (across, down))
+    bend = np.asarray(cv2.resize(bend, (across, down)), np.float32)
     where = (x + bend[..., 0]).astype(np.float32), (y + bend[..., 1]).astype(np.float32)
     # What is beyond a cut-out is nothing, but beyond the picture's edge the defect goes on.
     border = cv2.BORDER_CONSTANT if free else cv2.BORDER_REPLICATE

@@ -78,7 +78,7 @@ def _procedural(height: int, width: int, rng: Rng) -> Picture:
     pattern = np.clip((pattern - low) / max(high - low, 1e-9), 0, 1)[..., None]
     one, other = rng.uniform(0, 255, (2, 3))
     grain = rng.uniform(0, 20) * rng.standard_normal((height, width, 3))
-    return np.clip(one + pattern * (other - one) + grain, 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(one + pattern * (other - one) + grain, 0, 255), np.uint8)
 
 
 def _clouds(height: int, width: int, rng: Rng) -> NDArray[np.float64]:

@@ -37,10 +37,9 @@ class UNet(nn.Module):
         self.attention = _Attention(deep)
         self.up3, self.up2 = _Block(2 * deep, deep, told), _Block(deep + mid, mid, told)
         self.up1 = _Block(mid + fine, fine, told)
-        self.head = nn.Sequential(
-            nn.GroupNorm(_GROUPS, fine), nn.SiLU(), nn.Conv2d(fine, 4 * out, 3, padding=1)
-        )
-        nn.init.zeros_(self.head[2].weight)
+        last = nn.Conv2d(fine, 4 * out, 3, padding=1)
+        nn.init.zeros_(last.weight)
+        self.head = nn.Sequential(nn.GroupNorm(_GROUPS, fine), nn.SiLU(), last)
 
     def forward(self, x: Tensor, level: Tensor) -> Tensor:
         """Of pictures (B, into, h, w) with sides of multiples of 8 and levels (B,): (B, out, h, w).
@@ -72,7 +71,8 @@ class _Block(nn.Module):
     def forward(self, x: Tensor, told: Tensor) -> Tensor:
         scale, shift = self.film(told)[..., None, None].chunk(2, 1)
         hidden = self.norm2(self.conv1(F.silu(self.norm1(x)))) * (1 + scale) + shift
-        return self.skip(x) + self.conv2(F.silu(hidden))
+        found: Tensor = self.skip(x) + self.conv2(F.silu(hidden))
+        return found
 
 
 class _Attention(nn.Module):
@@ -87,4 +87,5 @@ class _Attention(nn.Module):
         parts = self.mix(self.norm(x)).flatten(2).unflatten(1, (3, 4, -1)).transpose(-1, -2)
         query, key, value = parts.unbind(1)
         seen = F.scaled_dot_product_attention(query, key, value).transpose(-1, -2)
-        return x + self.out(seen.reshape(x.shape))
+        found: Tensor = self.out(seen.reshape(x.shape))
+        return x + found

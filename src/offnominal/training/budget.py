@@ -16,6 +16,7 @@ __all__ = ["Schedule", "Steps", "parse_budget", "steps_within"]
 Steps = int | Literal["paper"]
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
+_LONGEST = 1000 * 3600.0
 _TRIALS = 5
 _TRIAL_SHARE = 0.1  # of the time that is spent on trying how long a step takes
 _RESERVE = 0.1  # for what follows the last step: densities, thresholds
@@ -61,7 +62,10 @@ def parse_budget(words: str) -> float:
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh])", words.strip())
     if match is None or not float(match[1]):
         raise OptionError(f"--budget {words}: give a time such as 90s, 20m or 1.5h")
-    return float(match[1]) * _UNITS[match[2]]
+    seconds = float(match[1]) * _UNITS[match[2]]
+    if seconds > _LONGEST:
+        raise OptionError(f"--budget {words}: give at most {_LONGEST / 3600:.0f}h")
+    return seconds
 
 
 def steps_within(

@@ -9,7 +9,7 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Protocol
 
@@ -208,6 +208,10 @@ def claimed(files: Files) -> Iterator[None]:
         lock.release()
 
 
+def _write_nothing(epochs: int, history: History) -> None:
+    """What is learned is written by others, once it is whole."""
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """Keeps a training on disk, so that it can be broken off anywhere.
@@ -232,7 +236,7 @@ class Checkpoint:
 
     files: Files
     identity: Mapping[str, Any]
-    write_learned: Callable[[int, History], None] = lambda epochs, history: None
+    write_learned: Callable[[int, History], None] = _write_nothing
     overwrite: bool = False
     sources: Mapping[str, str] = field(default_factory=dict)
     each_epoch: bool = True
@@ -285,10 +289,6 @@ class Checkpoint:
     def said(self, name: str) -> Any:
         """A value of the identity of the training whose state is there; None where none is."""
         return _read(self.files.state)[1].get(name) if self.files.state.is_file() else None
-
-    def only_read(self) -> "Checkpoint":
-        """For a process beside the one that writes."""
-        return replace(self, writes=False)
 
     def write_state(self, state: State) -> None:
         """Write where the training stands."""

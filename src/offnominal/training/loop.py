@@ -137,7 +137,7 @@ def run(
             raise unusable(checkpoint.files.state, error) from error
         kept = before
         say(f"{checkpoint.files.learned}: goes on after epoch {kept.epoch}, step {kept.step}")
-    began_at = kept.epoch, kept.step
+    began_at, proven = (kept.epoch, kept.step), kept
     watch, whole = _Watch(say), checkpoint is not None and checkpoint.each_epoch
     history, saved = list(kept.history), time.monotonic()
     epoch, first, random, ended = kept.epoch, kept.step, kept.random, False
@@ -161,7 +161,9 @@ def run(
                     if batch is not None:
                         values = descend(learner, optimisers, batch, recipe.clip, together)
                         if values is None:
+                            kept = proven
                             raise OptionError(_not_finite(recipe, checkpoint, epoch, step, kept))
+                        proven = kept  # what was kept before this step still has a loss
                         history.append({"epoch": epoch + 1, "step": step + 1} | values)
                 if after:
                     after(done + 1)

@@ -5,6 +5,7 @@ first are kept; on one device a batch is seen as a whole, so results differ a li
 """
 
 import sys
+from dataclasses import replace
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -108,7 +109,7 @@ def _train(fabric: Any, job: _Job) -> Result:
             print(line, file=sys.stderr, flush=True)
 
     part = Together(fabric.global_rank, fabric.world_size, wrapped, together)
-    kept = checkpoint if first or checkpoint is None else checkpoint.only_read()
+    kept = checkpoint if first or checkpoint is None else replace(checkpoint, writes=False)
     history = run(learner, _Share(batches, part), course, kept, tell=say, together=part).history
     # As arrays: a tensor would be shared with a process that ends before it is read.
     return Result({k: t.cpu().numpy() for k, t in learner.state_dict().items()}, history)
