@@ -55,6 +55,6 @@ def leave_curves(detector: "TrainedDetector", output: Path) -> None:
         parts,
         "",
         untrained(detector) or "",
-        unit=f"parts of {len(rows):,} steps",
+        steps=len(rows),
     )
     say(f"curves: {files.page}")

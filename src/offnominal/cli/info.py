@@ -140,6 +140,8 @@ def describe_threshold(detector: "Detector") -> str:
     if detector.threshold is not None:
         return str(detector.threshold)
     known = count(len(detector.calibration), "good image")
+    if len(detector.calibration) and not detector.calibration.images.any():
+        return f"none: {known} all score 0, so that nothing is told apart"
     if detector.false_reject != "auto" and len(detector.calibration):
         return (
             f"none: {known} can neither promise nor estimate {detector.false_reject:g} of good "

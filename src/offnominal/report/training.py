@@ -37,7 +37,7 @@ def write_training_page(
     parts: Sequence[str],
     formula: str,
     untrained: str = "",
-    unit: str = "epochs",
+    steps: int = 0,
 ) -> Path:
     """Write one HTML file that opens from disk without a network.
 
@@ -60,8 +60,8 @@ def write_training_page(
     untrained : str
         Why the page says nothing of the method: the weights of its network are not pretrained.
         Empty if nothing is known against them.
-    unit : str
-        What the means are of, more than one of them.
+    steps : int
+        Where the rows are :func:`intervals` of a training of so many steps; 0: they are epochs.
 
     Returns
     -------
@@ -73,16 +73,20 @@ def write_training_page(
     OptionError
         If the file cannot be written.
     """
-    words = _headline(means, unit)
+    words = _headline(means, steps)
     heads = ["total", *parts] if len(parts) > 1 else ["total"]
-    rows = [([str(n)], [f"{mean[p]:.4f}" for p in heads]) for n, mean in enumerate(means, 1)]
+    ends = [f"{number * steps // len(means):,}" if steps else str(number)
+            for number in range(1, len(means) + 1)]  # fmt: skip
+    rows = [([end], [f"{mean[part]:.4f}" for part in heads])
+            for end, mean in zip(ends, means, strict=True)]  # fmt: skip
     return write(
         path,
         "training.html.j2",
         title,
         words,
         warning=not_pretrained("its network", untrained) if untrained else "",
-        figure=svg(_figure(history, means, heads[1:], unit), words) if means else "",
+        figure=svg(_figure(history, means, heads[1:], steps), words) if means else "",
+        each="Up to step" if steps else "Epoch",
         heads=["Loss", *(_named(part)[0] for part in heads[1:])],
         rows=rows,
         key=[named for part in parts if (named := _named(part))[1]],
@@ -107,21 +111,27 @@ def _named(part: str) -> tuple[str, str]:
     return _PARTS.get(part, (part.replace("_", " ").capitalize(), ""))
 
 
-def _headline(means: Sequence[Mapping[str, float]], unit: str) -> str:
+def _headline(means: Sequence[Mapping[str, float]], steps: int) -> str:
     if not means:
         return "Nothing has been trained yet: all is as it was drawn."
     first, last = means[0]["total"], means[-1]["total"]
+    if steps:
+        change = "fell" if last < first else "did not fall: it went"
+        return (
+            f"Over {steps:,} steps the loss {change} from {first:.3g}, the mean over the first "
+            f"{steps // len(means):,}, to {last:.3g}, the mean over the last."
+        )
     if len(means) == 1:
         return f"After one epoch; the mean loss of its steps was {first:.3f}."
     change = "fell" if last < first else "did not fall: it went"
     return (
-        f"Over {len(means)} {unit} the loss {change} from {first:.3f}, the mean over the first, to "
+        f"Over {len(means)} epochs the loss {change} from {first:.3f}, the mean over the first, to "
         f"{last:.3f}, the mean over the last."
     )
 
 
 def _figure(
-    history: Sequence[Row], means: Sequence[Mapping[str, float]], parts: Sequence[str], unit: str
+    history: Sequence[Row], means: Sequence[Mapping[str, float]], parts: Sequence[str], steps: int
 ) -> "Figure":
     """The loss of each step, its means, and those of its parts, in the middle of their epochs."""
     from matplotlib.figure import Figure
@@ -129,19 +139,20 @@ def _figure(
     with style():
         figure = Figure(figsize=(9.2, 3.1))
         axes = figure.subplots()
-        steps = {int(row[0]): row[1] for row in history}  # the last step of each epoch
-        x = [row[0] - 1 + (row[1] - 0.5) / steps[int(row[0])] for row in history]
+        width = steps / len(means) if steps else 1
+        last = {int(row[0]): row[1] for row in history}  # the last step of each epoch
+        x = [width * (row[0] - 1 + (row[1] - 0.5) / last[int(row[0])]) for row in history]
         y = [row[2] for row in history]
         axes.plot(x, y, color=SOFT, lw=0.7, alpha=0.55, label="each step")
-        middle = [epoch + 0.5 for epoch in range(len(means))]
-        labels = {"total": "mean of an epoch" if unit == "epochs" else "mean"} | {
+        middle = [width * (epoch + 0.5) for epoch in range(len(means))]
+        labels = {"total": "mean" if steps else "mean of an epoch"} | {
             part: _named(part)[0] for part in parts
         }
         for number, (part, label) in enumerate(labels.items()):
             colour, marker, _ = series(number)
             values = [each[part] for each in means]
             axes.plot(middle, values, color=colour, marker=marker, label=label)
-        axes.set(title="Loss", xlabel=unit, xlim=(0, len(means)))
+        axes.set(title="Loss", xlabel="steps" if steps else "epochs", xlim=(0, width * len(means)))
         axes.set_ylim(bottom=min(0, axes.get_ylim()[0]))
         axes.grid(axis="x", visible=False)
         axes.locator_params(axis="x", integer=True)
