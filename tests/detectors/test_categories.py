@@ -12,6 +12,7 @@ from tests.cli.conftest import offnominal, passed
 from offnominal import load
 from offnominal.detectors.one_class.simplenet import SimpleNet
 from offnominal.errors import ModelFileError, OptionError
+from offnominal.images import read_image
 from offnominal.modelfile import read_header
 
 LOOKS = ("fabric", "part")
@@ -117,3 +118,11 @@ def test_other_methods_have_one(fabric_model: Path) -> None:
     assert detector.categories == ()
     with pytest.raises(OptionError, match="the model has no categories; leave it out"):
         detector.for_category("part")
+
+
+def test_a_category_of_copies_is_refused(parts: Path) -> None:
+    images = [read_image(path) for path in good(parts, "part")]
+    with pytest.raises(OptionError, match="category twin: 0 of its images"):
+        SimpleNet(**SMALL).fit({"part": good(parts, "part"), "twin": images})
+    with pytest.raises(OptionError, match="--hold-back 0: of several categories"):
+        SimpleNet(**SMALL, hold_back=0.0).fit({"part": images})

@@ -1,12 +1,14 @@
 """Images that do not belong among good ones are found by the others."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from offnominal import PatchCore
 from offnominal.detectors.base import Detector
 from offnominal.detectors.refine import refine
-from offnominal.errors import OptionError
+from offnominal.errors import ImageError, OptionError
 
 
 def make() -> Detector:
@@ -33,6 +35,21 @@ def test_what_does_not_belong_is_left_out(mixed: tuple[list[np.ndarray], set[int
     assert told[-1].startswith(f"round {found.rounds}: 2 of {len(images)} images")
     by_share = refine(make, images, share=2 / len(images), rounds=1)
     assert set(by_share.left_out) == bad
+
+
+def test_copies_and_what_cannot_be_read_excuse_nothing(
+    mixed: tuple[list[np.ndarray], set[int]], tmp_path: Path
+) -> None:
+    images, bad = mixed
+    missing = tmp_path / "missing.png"
+    more = [*images, *[images[0]] * 14, images[3].copy(), missing]
+    unread: list[ImageError] = []
+    found = refine(make, more, on_error=unread.append)
+    assert set(found.left_out) == {*bad, len(more) - 2}
+    assert set(found.kept) == set(range(len(more) - 1)) - set(found.left_out)
+    assert len(unread) == 1
+    with pytest.raises(ImageError):
+        refine(make, more)
 
 
 def test_what_cannot_be_refined(mixed: tuple[list[np.ndarray], set[int]]) -> None:

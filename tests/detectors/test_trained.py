@@ -33,8 +33,8 @@ class Painter(TrainedDetector):
     fault: ClassVar[float] = 1.0
 
     def build(self) -> None:
-        self.inner = nn.Sequential(nn.Conv2d(3, 4, 4, 4), nn.BatchNorm2d(4), nn.ReLU())
-        self.outer = nn.ConvTranspose2d(4, 3, 4, 4)
+        self.inner = nn.Sequential(nn.Conv2d(3, 4, 8, 8), nn.BatchNorm2d(4), nn.ReLU())
+        self.outer = nn.ConvTranspose2d(4, 3, 8, 8)
         self.level_ = torch.zeros(())
         self.register_buffer("spread", torch.zeros(3))
 
@@ -215,6 +215,10 @@ def test_a_loss_that_runs_away_keeps_the_last_good_state(
         ({"hold_back": 0.7}, "--hold-back"),
         ({"choose": True, "hold_back": 0.0}, "--choose: needs images"),
         ({"storage": "int8"}, "storage 'int8'"),
+        ({"seed": -5}, "--seed -5"),
+        ({"steps": "many"}, "--steps many: give a whole number, or paper"),
+        ({"crop": True}, "--crop: the paper of painter does not crop"),
+        ({"budget": "99999999h"}, "give at most 1000h"),
     ],
 )
 def test_options_are_checked(options: dict[str, Any], told: str) -> None:
@@ -226,6 +230,10 @@ def test_too_few_images_and_blank_ones(good: list[np.ndarray]) -> None:
     for some, told in (([], "no image to learn from"), (good[:1], "one image to learn from")):
         with pytest.raises(OptionError, match=told):
             Painter().fit(some)
+    with pytest.raises(OptionError, match=r"--batch 1: too few for batch norm at 8 px"):
+        fitted(good, batch=1, resolution=8)
+    with pytest.raises(OptionError, match="--choose: too few images"):
+        fitted(good[:2], choose=True)
     blank = [np.full((20, 20, 3), 10 * n, np.uint8) for n in range(10)]
     detector = fitted(blank, augment="flips,turns,rotations,tilts,shifts,light,colour")
     assert np.isfinite(detector.predict(blank[0])[0].score)
