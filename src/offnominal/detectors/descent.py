@@ -3,6 +3,7 @@
 import hashlib
 import math
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -86,7 +87,15 @@ class Descent:
         batches = Batches(images, batch, augment)
         judge = self._judged if detector.choose else None
         learner = Learner(detector, judge, detector.compiled)
-        kept = Checkpoint(Files(state), self._identity(), each_epoch=False) if state else None
+        names: dict[str, str] = {}
+        for number, one in enumerate(detector.references):
+            name = one.file if one.file not in names else f"{one.file} ({number})"
+            names[name] = one.digest + one.category
+        kept = (
+            Checkpoint(Files(state), self._identity(), sources=names, each_epoch=False)
+            if state
+            else None
+        )
         there = kept.said("steps") if kept and not overwrite else None
         paper = detector.schedule.paper(len(images), batch)
         if detector.budget is None:
@@ -113,13 +122,13 @@ class Descent:
         if detector.devices > 1:
             detector.open_cache(images)  # empty, for each its own
             found = train_on_several(detector.devices, learner, batches, course, kept)
-            learned = {name: torch.from_numpy(array) for name, array in found.state.items()}
-            learner.load_state_dict(learned, strict=False)
+            learner.load_state_dict(found.state, strict=False)
             detector.losses = found.history
         else:
             told = (kept, progress, say)
             detector.losses = run(learner, batches, course, *told, after=look).history
         detector.steps_ = steps
+        _check_fell([row["total"] for row in detector.losses], detector.lr_scale)
         learner.take_best()
         detector.eval()
         if detector.storage == "fp16":
@@ -180,6 +189,18 @@ class Descent:
                     found[image is not good].append(detector.judged(scores, size)[0])
         detector.train()
         return auroc(np.array(found[False]), np.array(found[True]))
+
+
+def _check_fell(totals: Sequence[float], lr_scale: float) -> None:
+    """Warn where the loss rose, so that what was learned is worth nothing."""
+    part = max(1, len(totals) // 20)
+    first, last = (float(np.mean(some)) for some in (totals[:part], totals[-part:]))
+    if last > first + 9 * abs(first):
+        warnings.warn(
+            f"the loss rose from {first:.3g} to {last:.3g}: nothing was learned; give a smaller "
+            f"--lr-scale, such as {lr_scale / 3:.2g}",
+            stacklevel=2,
+        )
 
 
 def _plain(value: Any) -> Any:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from offnominal.detectors.categories import Categorised, check_all_there, told_apart
 from offnominal.detectors.descent import Descent
-from offnominal.detectors.learned_state import must
+from offnominal.detectors.learned_state import must, must_fit
 from offnominal.detectors.learner import Learner
 from offnominal.detectors.made_scores import defect_scores
 from offnominal.detectors.options import LeaveOneOut, OnError, Progress
@@ -38,6 +38,8 @@ class TrainedDetector(Trainable):
     What a method writes, and the options, are :class:`~offnominal.detectors.trainable.Trainable`'s.
     """
 
+    _unproven = False
+
     # -- scores -------------------------------------------------------------------------------
 
     @property
@@ -55,6 +57,11 @@ class TrainedDetector(Trainable):
 
     def score(self, image: np.ndarray, without: int | None = None) -> Scores:
         """What the score and the map of an image are made of."""
+        if self._unproven:  # that what a file gave fits together shows at its first use
+            with must_fit():
+                blank = np.zeros((1, 3, self.side, self.side), np.uint8)
+                self.scored(self.images(blank, [0]).pixels([0]), (self.side, self.side))
+            self._unproven = False
         pixels = self.images(self.sized(image)[None], [0]).pixels([0])
         return self.scored(pixels, (image.shape[0], image.shape[1]))
 
@@ -182,6 +189,7 @@ class TrainedDetector(Trainable):
             tensors = {k: t.float() if k in halves else t for k, t in tensors.items()}
         super().restore(header, tensors)
         self.eval().requires_grad_(False)
+        self._unproven = True
 
     def check_learned(self) -> None:
         """Raise a ValueError unless what a file gave fits together."""

@@ -136,7 +136,6 @@ def run(
         except Damaged as error:
             raise unusable(checkpoint.files.state, error) from error
         kept = before
-        say(f"{checkpoint.files.learned}: goes on after epoch {kept.epoch}, step {kept.step}")
     began_at, proven = (kept.epoch, kept.step), kept
     watch, whole = _Watch(say), checkpoint is not None and checkpoint.each_epoch
     history, saved = list(kept.history), time.monotonic()
@@ -146,6 +145,12 @@ def run(
             generator.set_state(random)
             plan = batches.plan(recipe.batch, generator)
             total = recipe.total(len(plan))
+            if checkpoint and before is not None:
+                where = recipe.place(before.epoch, before.step, len(plan))
+                say(f"{checkpoint.files.learned}: goes on after {where}")
+                before = None
+            elif checkpoint and not whole and not history:
+                checkpoint.write_state(kept)  # a full disk is better known now than at the end
             if checkpoint and first >= len(plan):
                 raise unusable(checkpoint.files.state, f"step {first} of {len(plan)}")
             if checkpoint and (told := recipe.too_far(epoch, first, len(plan))):
@@ -162,7 +167,8 @@ def run(
                         values = descend(learner, optimisers, batch, recipe.clip, together)
                         if values is None:
                             kept = proven
-                            raise OptionError(_not_finite(recipe, checkpoint, epoch, step, kept))
+                            told = recipe, checkpoint, (epoch, step), kept, len(plan)
+                            raise OptionError(_not_finite(*told))
                         proven = kept  # what was kept before this step still has a loss
                         history.append({"epoch": epoch + 1, "step": step + 1} | values)
                 if after:
@@ -232,13 +238,16 @@ def descend(
 
 
 def _not_finite(
-    recipe: Plan, checkpoint: Checkpoint | None, epoch: int, step: int, kept: State
+    recipe: Plan, checkpoint: Checkpoint | None, at: tuple[int, int], kept: State, per_epoch: int
 ) -> str:
-    told = recipe.advice(epoch, step)
+    told = recipe.advice(*at, per_epoch)
     if checkpoint is None or checkpoint.each_epoch:
         return told
-    where = f"epoch {kept.epoch + 1}, step {kept.step}"
-    return f"{told}; {checkpoint.files.state} holds the last good state, of {where}"
+    where = recipe.place(kept.epoch, kept.step, per_epoch)
+    return (
+        f"{told}. {checkpoint.files.state} holds the state after {where}, from which the same "
+        "command goes on with another --lr-scale; if that is too late, give --overwrite"
+    )
 
 
 class _Watch:

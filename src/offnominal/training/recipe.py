@@ -45,7 +45,10 @@ class Plan(Protocol):
     def set_rates(self, optimisers: Sequence[Optimizer], step: int, per_epoch: int) -> None:
         """Set the learning rates for a step, counted from 0."""
 
-    def advice(self, epoch: int, step: int) -> str:
+    def place(self, epoch: int, step: int, per_epoch: int) -> str:
+        """What has been done, in words."""
+
+    def advice(self, epoch: int, step: int, per_epoch: int) -> str:
         """What to do about a loss that is not finite in a step, both counted from 0."""
 
     def too_far(self, epoch: int, step: int, per_epoch: int) -> str | None:
@@ -111,7 +114,11 @@ class Recipe:
             for group in optimiser.param_groups:
                 group["lr"] = self.rate(step // per_epoch)
 
-    def advice(self, epoch: int, step: int) -> str:
+    def place(self, epoch: int, step: int, per_epoch: int) -> str:
+        """What has been done, in words."""
+        return f"epoch {epoch}, step {step}"
+
+    def advice(self, epoch: int, step: int, per_epoch: int) -> str:
         """What to do about a loss that is not finite in a step, both counted from 0."""
         return (
             f"--lr {self.lr:g}: the loss is no longer finite in epoch {epoch + 1}, step "
@@ -189,10 +196,15 @@ class Course:
             for group in optimiser.param_groups:
                 group["lr"] = group["initial_lr"] * factor
 
-    def advice(self, epoch: int, step: int) -> str:
+    def place(self, epoch: int, step: int, per_epoch: int) -> str:
+        """What has been done, in words."""
+        return f"step {epoch * per_epoch + step:,}"
+
+    def advice(self, epoch: int, step: int, per_epoch: int) -> str:
         """What to do about a loss that is not finite."""
+        where = self.place(epoch, step + 1, per_epoch)
         return (
-            f"the loss is no longer finite in epoch {epoch + 1}, step {step + 1}: give a smaller "
+            f"the loss is no longer finite in {where}: give a smaller "
             f"--lr-scale, such as {self.lr_scale / 3:.2g}, or --precision fp32"
         )
 

@@ -4,12 +4,15 @@ Each takes its part of every batch. Batch norm's statistics are each one's own, 
 first are kept; on one device a batch is seen as a whole, so results differ a little.
 """
 
+import json
 import sys
+import tempfile
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import torch
-from numpy.typing import NDArray
+from safetensors.torch import load, save_file
 from torch import Tensor, nn
 
 from offnominal.errors import OptionError
@@ -18,6 +21,8 @@ from offnominal.training.loop import Batches, Together, run
 from offnominal.training.recipe import Course
 
 __all__ = ["train_on_several"]
+
+_STATE, _HISTORY = "learned.safetensors", "losses.json"
 
 
 class Movable(Protocol):
@@ -43,9 +48,9 @@ class Part(Protocol):
 
 
 class Result(NamedTuple):
-    """What is learned, as arrays, and one row a step."""
+    """What is learned, and one row a step."""
 
-    state: dict[str, NDArray[Any]]
+    state: dict[str, Tensor]
     history: History
 
 
@@ -78,20 +83,29 @@ def train_on_several(
     accelerator = "cuda" if there else "cpu"
     fabric = Fabric(accelerator=accelerator, devices=devices, strategy=strategy)
     work: Any = _train  # Fabric's annotation leaves out the arguments that it hands on
-    found: Result = fabric.launch(work, _Job(learner, batches, course, checkpoint))
-    return found
+    # By files: what a process returns goes through a pipe that nobody reads before it ends.
+    with tempfile.TemporaryDirectory(prefix="offnominal-") as folder:
+        fabric.launch(work, _Job(learner, batches, course, checkpoint, Path(folder)))
+        history = json.loads((Path(folder) / _HISTORY).read_text())
+        return Result(load((Path(folder) / _STATE).read_bytes()), history)
 
 
 class _Job:
     """What each process is handed, as one object: Fabric takes collections apart."""
 
     def __init__(
-        self, learner: Movable, batches: Part, course: Course, checkpoint: Checkpoint | None
+        self,
+        learner: Movable,
+        batches: Part,
+        course: Course,
+        checkpoint: Checkpoint | None,
+        folder: Path,
     ) -> None:
         self.parts = learner, batches, course, checkpoint
+        self.folder = folder
 
 
-def _train(fabric: Any, job: _Job) -> Result:
+def _train(fabric: Any, job: _Job) -> None:
     """One process's part."""
     learner, batches, course, checkpoint = job.parts
     learner.move(fabric.device)
@@ -111,8 +125,10 @@ def _train(fabric: Any, job: _Job) -> Result:
     part = Together(fabric.global_rank, fabric.world_size, wrapped, together)
     kept = checkpoint if first or checkpoint is None else replace(checkpoint, writes=False)
     history = run(learner, _Share(batches, part), course, kept, tell=say, together=part).history
-    # As arrays: a tensor would be shared with a process that ends before it is read.
-    return Result({k: t.cpu().numpy() for k, t in learner.state_dict().items()}, history)
+    if first:
+        learned = {name: each.cpu().contiguous() for name, each in learner.state_dict().items()}
+        save_file(learned, job.folder / _STATE)
+        (job.folder / _HISTORY).write_text(json.dumps(history))
 
 
 class _Loss(nn.Module):

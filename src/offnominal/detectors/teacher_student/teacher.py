@@ -290,11 +290,11 @@ def teach(
 
         if path.exists() and not overwrite and not Files(path).state.exists():
             raise OptionError(f"-o {output}: exists; name another file, or give --overwrite")
-        # By their names, not their paths. More steps than before may be asked for.
-        names = hashlib.sha256("\n".join(sorted(each.name for each in images)).encode())
+        # More steps than before may be asked for.
         identity = {k: v for k, v in asdict(recipe).items() if k != "steps"}
-        identity |= {"backbone": backbone.digest, "images": names.hexdigest()}
-        kept = Checkpoint(Files(path), identity, write, overwrite, each_epoch=False)
+        identity |= {"backbone": backbone.digest}
+        sources = {str(each): hashlib.sha256(each.read_bytes()).hexdigest() for each in images}
+        kept = Checkpoint(Files(path), identity, write, overwrite, sources, each_epoch=False)
 
         def optimisers() -> list[Optimizer]:
             return [Adam(pupil.parameters(), lr=recipe.lr, weight_decay=1e-5)]
