@@ -83,9 +83,9 @@ class Threshold:
         needed = math.ceil(1 / self.false_reject - 1e-9) - 1
         return (
             f"{self.value:.4g}: an ESTIMATE for {rate} of good parts; {images} can promise "
-            f"{_percent(self.tightest)} at the tightest, and {rate} takes {needed}. Learn "
-            f"from more with `offnominal add`, or set the threshold by {needed} others with "
-            "`offnominal calibrate`, or ask for --false-reject auto"
+            f"{_percent(self.tightest)} at the tightest, and {rate} takes {needed}. Learn from "
+            f"more (`offnominal add`, or another fit), or set the threshold by {needed} others "
+            "with `offnominal calibrate`, or ask for --false-reject auto"
         )
 
     def _promises(self) -> str:

@@ -20,6 +20,8 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
+from typing_extensions import TypedDict  # the one that pydantic takes before Python 3.12
 
 from offnominal.atomic import write_atomically
 from offnominal.errors import ImageError, OptionError
@@ -34,6 +36,15 @@ Mask = NDArray[np.bool_]
 Progress = Callable[[str, int], None]
 
 _RECORD = "synthesis.json"
+
+
+class _Kind(TypedDict):
+    """What the record says of the defects of a kind: settings, and what each was made of."""
+
+    settings: dict[str, Any]
+    made: dict[str, str]
+
+
 _FORMAT = 1
 _TRIES = 6  # of one image, before the next one is taken
 _DECIDE = 5  # images by which to tell whether there is a background
@@ -153,12 +164,12 @@ class SyntheticFolder:
             return None
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
-            kinds = found["kinds"]
+            TypeAdapter(dict[str, _Kind]).validate_python(found["kinds"])
             same = {key: found[key] for key in identity} == dict(identity)
         except (OSError, ValueError, KeyError, TypeError) as error:
             told = f"{path}: damaged ({str(error)[:100]}); name another folder"
             raise OptionError(told) from error
-        if not same or not isinstance(kinds, dict):
+        if not same:
             raise OptionError(
                 f"{self.home}: was made with another --seed or --train-share, or of other good "
                 "images; give the same to go on, or name another folder"

@@ -167,8 +167,8 @@ def run(
                         values = descend(learner, optimisers, batch, recipe.clip, together)
                         if values is None:
                             kept = proven
-                            told = recipe, checkpoint, (epoch, step), kept, len(plan)
-                            raise OptionError(_not_finite(*told))
+                            at = (epoch, step)
+                            raise OptionError(_not_finite(recipe, checkpoint, at, kept, len(plan)))
                         proven = kept  # what was kept before this step still has a loss
                         history.append({"epoch": epoch + 1, "step": step + 1} | values)
                 if after:
