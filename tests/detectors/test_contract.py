@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 import offnominal
 from offnominal.calibration import Threshold
-from offnominal.detectors import registry
+from offnominal.detectors import methods, registry
 
 METHOD = '''
 """Distance of each patch from the mean of the good ones."""
@@ -57,9 +57,9 @@ def stranger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         "[offnominal.methods]\nmean-patch = strange:MeanPatch\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
-    registry.add_methods_of_others()
+    methods.add_methods_of_others()
     yield "mean-patch"
-    del registry.METHODS["mean-patch"]
+    del methods.METHODS["mean-patch"]
 
 
 @pytest.fixture

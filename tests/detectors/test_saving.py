@@ -55,7 +55,7 @@ def test_header_says_what_the_file_depends_on(fabric_model: Path) -> None:
     assert header["options"]["false_reject"] == 0.2
     assert header["options"]["sixteen_bit"] == "range"
     known = header["references"]["known"]
-    assert [list(one) for one in known] == [["file", "digest", "size", "active"]] * 6
+    assert [list(one) for one in known] == [["file", "digest", "size", "active", "category"]] * 6
     assert [step["what"] for step in header["references"]["steps"]] == ["fit"]
     assert header["calibration"]["references"]["kind"] == "leave-one-out"
     assert header["learned"]["masks_"] is False
