@@ -162,6 +162,7 @@ Painter(device="cpu", steps=6).fit(good, progress=progress, synthetic=False, sta
 """
 
 
+@pytest.mark.slow
 def test_a_power_cut_costs_little(good: list[np.ndarray], tmp_path: Path) -> None:
     whole = trained_to(good, tmp_path / "whole.offn")
     np.save(tmp_path / "good.npy", np.stack(good))

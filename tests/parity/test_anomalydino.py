@@ -57,6 +57,7 @@ def test_plain(shared: Path, tiles: Path, weights_folder: Path) -> None:
         assert found.anomaly_map.mean() == pytest.approx(wanted["map_mean"], abs=2e-4)
 
 
+@pytest.mark.slow
 def test_rotated(shared: Path, tiles: Path, weights_folder: Path) -> None:
     case = Case(shared, "rotated")
     for name, found in run(case, tiles, weights_folder, mask="off").items():
@@ -65,6 +66,7 @@ def test_rotated(shared: Path, tiles: Path, weights_folder: Path) -> None:
         assert found.patch_scores.mean() == pytest.approx(wanted.mean(), abs=1e-3)
 
 
+@pytest.mark.slow
 def test_masked(shared: Path, tiles: Path, weights_folder: Path) -> None:
     case = Case(shared, "masked")
     options = {"mask": "on", "rotations": "none", "morphology": "reference"}
@@ -77,6 +79,7 @@ def test_masked(shared: Path, tiles: Path, weights_folder: Path) -> None:
         np.testing.assert_allclose(found.patch_scores[both], wanted[both], atol=2e-4)
 
 
+@pytest.mark.slow
 def test_batched(shared: Path, tiles: Path, weights_folder: Path) -> None:
     case = Case(shared, "batched")
     detector = BatchedAnomalyDINO(

@@ -49,6 +49,7 @@ def largest(ours: Tensor | np.ndarray, theirs: np.ndarray) -> float:
     return float(np.abs(np.asarray(ours) - theirs).max())
 
 
+@pytest.mark.slow
 def test_zero_and_few_shot(golden: Any, options: dict[str, Any], tiles: Path) -> None:
     case, arrays = golden
     detector = AprilGAN(**options).fit([tiles / name for name in case["config"]["refs"]])

@@ -53,6 +53,7 @@ def test_small_measures_as_released(shared: Path, tiles: Path) -> None:
         assert found == pytest.approx(told, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_small_learns_as_released(shared: Path, tiles: Path) -> None:
     golden = Golden(shared, "efficientad_small")
     detector = seeded("small")
