@@ -297,9 +297,10 @@ def test_two_processes_train_together(good: list[np.ndarray], tmp_path: Path) ->
     )
     loss, threshold = map(float, done.stdout.split()[-2:])
     alone = fitted(good, steps=6)
-    assert loss == pytest.approx(alone.losses[-1]["total"], rel=0.05)
+    # Batch norm sees two images instead of four, and noise is drawn otherwise.
+    assert loss == pytest.approx(alone.losses[-1]["total"], rel=0.3)
     assert alone.threshold is not None
-    assert threshold == pytest.approx(alone.threshold.value, rel=0.05)
+    assert threshold == pytest.approx(alone.threshold.value, rel=0.3)
     with pytest.raises(OptionError, match="a batch of 4 is too few"):
         fitted(good, devices=5)
 

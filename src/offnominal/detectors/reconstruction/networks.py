@@ -12,6 +12,9 @@ from torch import Tensor, nn
 
 __all__ = ["EncoderDecoder", "UNet"]
 
+LAYOUT = torch.channels_last
+"""Of what goes in: so everything that follows is a quarter faster on a CPU."""
+
 
 def _convolution(taken: int, given: int) -> list[nn.Module]:
     return [nn.Conv2d(taken, given, 3, padding=1), nn.BatchNorm2d(given), nn.ReLU(inplace=True)]
@@ -33,8 +36,7 @@ class _Encoder(nn.ModuleList):
         super().__init__(_block(one, each, each) for one, each in pairwise([taken, *widths]))
 
     def forward(self, pixels: Tensor) -> list[Tensor]:
-        # Laid out so, everything that follows is a quarter faster on a CPU.
-        pixels = pixels.contiguous(memory_format=torch.channels_last)
+        pixels = pixels.contiguous(memory_format=LAYOUT)
         levels: list[Tensor] = []
         for block in self:
             levels.append(block(F.max_pool2d(levels[-1], 2) if levels else pixels))
