@@ -16,7 +16,7 @@ from safetensors.torch import load, save_file
 from torch import Tensor, nn
 
 from offnominal.errors import OptionError
-from offnominal.training.checkpoint import Checkpoint, History
+from offnominal.training.checkpoint import Checkpoint, History, Learner
 from offnominal.training.loop import Batches, Together, run
 from offnominal.training.recipe import Course
 
@@ -25,25 +25,17 @@ __all__ = ["train_on_several"]
 _STATE, _HISTORY = "learned.safetensors", "losses.json"
 
 
-class Movable(Protocol):
+class Movable(Learner, Protocol):
     """What is trained, with a module of all that has parameters, and a way to another device."""
 
     module: Any
 
-    def loss(self, batch: Any) -> dict[str, Tensor]: ...
-    def parameters(self) -> Any: ...
-    def named_parameters(self) -> Any: ...
-    def state_dict(self) -> dict[str, Any]: ...
-    def load_state_dict(self, state_dict: Any, strict: bool) -> Any: ...
     def move(self, device: torch.device) -> None: ...
 
 
-class Part(Protocol):
+class Part(Batches, Protocol):
     """Batches that can be brought to another device."""
 
-    def __len__(self) -> int: ...
-    def plan(self, size: int, generator: torch.Generator) -> Any: ...
-    def load(self, planned: Any) -> Any: ...
     def move(self, device: torch.device) -> None: ...
 
 
