@@ -2,7 +2,9 @@
 
 import pytest
 
-from offnominal.benchmark.grid import combinations, parse_sets
+from offnominal.benchmark.grid import combinations, parse_sets, variants
+from offnominal.detectors.registry import METHODS as LISTED
+from offnominal.detectors.registry import detector_class
 from offnominal.errors import OptionError
 
 METHODS = ["anomalydino"]
@@ -69,3 +71,12 @@ def test_combinations() -> None:
         {"a": 2, "b": "x"},
         {"a": 2, "b": "y"},
     ]
+
+
+def test_methods_that_take_another_backbone_are_told_it_or_say_why_not() -> None:
+    with_one = {m for m in LISTED if "backbone" in detector_class(m).option_defaults()}
+    for method in with_one - {"ensemble"}:  # which takes several
+        impossible: list[str] = []
+        found = variants(method, ["mobilenetv2_100"], {}, {}, impossible)
+        assert [one["backbone"] for one in found] == ["mobilenetv2_100"] * len(found)
+        assert len(found) + len(impossible) == 1

@@ -52,3 +52,12 @@ def test_textures_of_a_folder(tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "red.png"), np.full((20, 30, 3), (0, 0, 200), np.uint8))
     drawn = Textures(tmp_path).draw(40, 50, np.random.default_rng(0))
     assert (drawn.shape, drawn.dtype) == ((40, 50, 3), np.uint8)
+
+
+def test_a_texture_that_cannot_be_read_makes_room_for_another(tmp_path: Path) -> None:
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    with pytest.raises(OptionError, match=r"--textures .*cannot be read, such as .*broken\.png"):
+        Textures(tmp_path).draw(8, 8, np.random.default_rng(0))
+    cv2.imwrite(str(tmp_path / "whole.png"), np.full((9, 9, 3), 7, np.uint8))
+    for seed in range(4):
+        assert Textures(tmp_path).draw(8, 8, np.random.default_rng(seed)).shape == (8, 8, 3)

@@ -103,6 +103,7 @@ class Descent:
             steps = paper if asked == "paper" else asked
         elif there is not None:
             steps = int(there)
+            say(f"goes on with the {steps:,} steps that the budget of its beginning came to")
         else:
             detector.fill_cache(images)
             left = parse_budget(detector.budget) - (time.monotonic() - began)

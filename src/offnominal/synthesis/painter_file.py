@@ -106,6 +106,7 @@ def learn(
         lambda: [AdamW(painter.parameters(), lr=_LR, betas=(0.9, 0.99), weight_decay=1e-4)],
         lambda done: min(1.0, 20 * done + 0.05) * 0.5 * (1 + math.cos(math.pi * done)),
         clip=1.0,
+        remedy="give another --seed",
     )
     about = {"seeds": digest_of(seeds), "steps": steps, "seed": seed, "width": width}
     with claimed(files):

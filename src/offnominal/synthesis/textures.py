@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageEnhance, ImageOps
 
-from offnominal.errors import OptionError
+from offnominal.errors import ImageError, OptionError
 from offnominal.images import read_image
 from offnominal.paths import find_images
 
@@ -20,6 +20,8 @@ __all__ = ["Textures"]
 
 Rng = np.random.Generator
 Picture = NDArray[np.uint8]
+
+_TRIES = 20
 
 
 class Textures:
@@ -36,10 +38,11 @@ class Textures:
     Raises
     ------
     OptionError
-        If there is no image in the folder.
+        If there is no image in the folder, or, later, next to none that can be read.
     """
 
     def __init__(self, folder: str | Path | None = None) -> None:
+        self.folder = folder
         try:
             self.files = find_images(folder) if folder is not None else []
         except OptionError as error:
@@ -47,14 +50,21 @@ class Textures:
 
     def draw(self, height: int, width: int, rng: Rng) -> Picture:
         """A texture at random, uint8 (height, width, 3), changed by three of ten augmenters."""
-        if self.files:
-            texture = read_image(self.files[int(rng.integers(len(self.files)))])
-        else:
-            texture = _procedural(height, width, rng)
+        texture = self._read(rng) if self.files else _procedural(height, width, rng)
         changed = Image.fromarray(texture).resize((width, height), Image.Resampling.BILINEAR)
         for number in rng.choice(len(_AUGMENTERS), 3, replace=False):
             changed = _AUGMENTERS[number](changed, rng)
         return np.array(changed)
+
+    def _read(self, rng: Rng) -> Picture:
+        """One of the folder's; a file that cannot be read makes room for another."""
+        error: ImageError | None = None
+        for _ in range(_TRIES):
+            try:
+                return read_image(self.files[int(rng.integers(len(self.files)))])
+            except ImageError as found:
+                error = found
+        raise OptionError(f"--textures {self.folder}: its images cannot be read, such as {error}")
 
 
 def _procedural(height: int, width: int, rng: Rng) -> Picture:

@@ -246,7 +246,7 @@ def _not_finite(
     where = recipe.place(kept.epoch, kept.step, per_epoch)
     return (
         f"{told}. {checkpoint.files.state} holds the state after {where}, from which the same "
-        "command goes on with another --lr-scale; if that is too late, give --overwrite"
+        "command goes on then; if that is too late, give --overwrite"
     )
 
 

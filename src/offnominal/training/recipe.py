@@ -167,6 +167,8 @@ class Course:
         The norm that the gradient of all parameters is cut down to.
     lr_scale : float
         Another factor on the rates.
+    remedy : str or None
+        What to give where the loss is not finite; None: a smaller `lr_scale`.
     """
 
     batch: int
@@ -176,6 +178,7 @@ class Course:
     rate: Callable[[float], float]
     clip: float | None = None
     lr_scale: float = 1.0
+    remedy: str | None = None
 
     def make_optimisers(self, learner: _Learns) -> list[Optimizer]:
         """The optimisers, before their first step."""
@@ -203,10 +206,8 @@ class Course:
     def advice(self, epoch: int, step: int, per_epoch: int) -> str:
         """What to do about a loss that is not finite."""
         where = self.place(epoch, step + 1, per_epoch)
-        return (
-            f"the loss is no longer finite in {where}: give a smaller "
-            f"--lr-scale, such as {self.lr_scale / 3:.2g}, or --precision fp32"
-        )
+        smaller = f"give a smaller --lr-scale, such as {self.lr_scale / 3:.2g}, or --precision fp32"
+        return f"the loss is no longer finite in {where}: {self.remedy or smaller}"
 
     def too_far(self, epoch: int, step: int, per_epoch: int) -> str | None:
         """Why a training that has come so far cannot go on; None: it can."""

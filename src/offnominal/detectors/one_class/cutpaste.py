@@ -73,6 +73,8 @@ class CutPaste(TrainedDetector):
     """
 
     method: ClassVar[str] = "cutpaste"
+    default_backbone: ClassVar[str] = "resnet18"
+    backbone_family: ClassVar[str | None] = None
     schedule: ClassVar[Schedule] = Schedule(batch=16, steps=240, paper_steps=10_000)
     side_multiple: ClassVar[int] = 32
     default_augment: ClassVar[str] = "colour"
@@ -96,7 +98,7 @@ class CutPaste(TrainedDetector):
             raise OptionError(f"--start scratch --weights {weights}: give one of the two")
         self.task, self.density = task, density
         self.weights = str(weights) if weights is not None else None
-        self.backbone = backbone_name(backbone, weights, "resnet18")
+        self.backbone = backbone_name(backbone, weights, self.default_backbone)
         if padding is not None:
             check_choice("padding", padding, Padding)
         said = read_metadata(Path(weights)).get("pad_type") if weights else None

@@ -241,7 +241,7 @@ def teach(
         Of anything; in the paper ImageNet's. The more kinds of things they show, the better.
     output : path
         File to write, ending in ``.safetensors``; give it to EfficientAD as ``weights``. Beside it
-        lie the losses (``.losses.jsonl``) and the state (``.state.safetensors``).
+        lies the state (``.state.safetensors``), by which a finished lesson goes on with more steps.
     recipe : TeacherRecipe or None
     device : str
         ``auto``, ``cpu``, ``cuda``, ``cuda:1``.
@@ -299,7 +299,9 @@ def teach(
         def optimisers() -> list[Optimizer]:
             return [Adam(pupil.parameters(), lr=recipe.lr, weight_decay=1e-5)]
 
-        course = Course(min(recipe.batch, len(images)), recipe.steps, recipe.seed, optimisers, flat)
+        remedy = f"give --overwrite, and a smaller --lr, such as {recipe.lr / 3:.2g}"
+        batch = min(recipe.batch, len(images))
+        course = Course(batch, recipe.steps, recipe.seed, optimisers, flat, remedy=remedy)
         if tell:
             tell(f"{len(images):,} images, {recipe.steps:,} steps; the paper's are {PAPER_STEPS:,}")
         history = run(pupil, lessons, course, kept, progress, tell).history
