@@ -43,7 +43,8 @@ def test_blocks_are_the_papers() -> None:
 def test_a_transformer(parts: Path, transformer: dict[str, Any], tmp_path: Path) -> None:
     detector = Dinomaly(**transformer, **SMALL).fit(good(parts))
     assert detector.load_network().layers == (1, 2, 3, 4)
-    pixels = detector.held_back.pixels([0])
+    picture = detector.sized(read_image(good(parts)[0]))
+    pixels = detector.images(picture[None], [0]).pixels([0])
     tokens, *groups = detector.frozen(pixels)
     assert tokens.shape == (1, 1 + 16, 64), "the class token goes through the decoder"
     assert [each.shape for each in groups] == [(1, 64, 4, 4)] * 2

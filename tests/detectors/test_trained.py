@@ -10,12 +10,16 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, Optimizer
 
 import offnominal
 from offnominal.detectors import registry
 from offnominal.detectors.features import ViewScores
+from offnominal.detectors.one_class.cutpaste import CutPaste
+from offnominal.detectors.one_class.igd import IGD
+from offnominal.detectors.reconstruction.draem import DRAEM
 from offnominal.detectors.registry import METHODS, Method
 from offnominal.detectors.trained import TrainedDetector
 from offnominal.errors import ModelFileError, OptionError
@@ -31,6 +35,7 @@ class Painter(TrainedDetector):
     schedule: ClassVar[Schedule] = Schedule(batch=4, steps=6, paper_epochs=10)
     default_side: ClassVar[int] = 32
     fault: ClassVar[float] = 1.0
+    slope: ClassVar[float] = 0.0
 
     def build(self) -> None:
         self.inner = nn.Sequential(nn.Conv2d(3, 4, 8, 8), nn.BatchNorm2d(4), nn.ReLU())
@@ -53,7 +58,8 @@ class Painter(TrainedDetector):
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         noisy = batch.pixels + 0.1 * torch.randn_like(batch.pixels) * float(batch.rng.random())
         apart = (self.outer(self.inner(noisy)) - batch.pixels).square().mean()
-        return {"total": apart * self.fault, "apart": apart}
+        steep = self.slope * (apart - apart.detach())
+        return {"total": apart * self.fault + steep * self.slope, "apart": apart}
 
     def settle(self, images: Images) -> None:
         errors = [self.errors(pixels).mean() for pixels in images.batches()]
@@ -206,6 +212,57 @@ def test_a_loss_that_runs_away_keeps_the_last_good_state(
     assert trained_to(good, path) == trained_to(good, tmp_path / "whole.offn")
 
 
+def test_a_last_step_that_breaks_the_networks_is_told(
+    good: list[np.ndarray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "part.offn"
+
+    def blow_up(stage: str, done: int) -> None:
+        if done == 5 and stage == "training":  # the loss stays finite, its gradient does not
+            monkeypatch.setattr(Painter, "slope", 1e38)
+
+    with pytest.raises(OptionError, match=r"no longer finite in step 6"):
+        Painter(device="cpu", steps=6).fit(good, state=path, progress=blow_up)
+    assert not path.exists()
+    monkeypatch.setattr(Painter, "slope", 0.0)
+    assert trained_to(good, path) == trained_to(good, tmp_path / "whole.offn")
+
+
+def test_a_training_goes_on_with_the_same_files_only(
+    good: list[np.ndarray], tmp_path: Path
+) -> None:
+    folder = tmp_path / "textures"
+    folder.mkdir()
+    for number in range(3):
+        Image.fromarray(good[number]).save(folder / f"{number}.png")
+    options: dict[str, Any] = {"width": 2, "resolution": 32, "steps": 4, "device": "cpu"}
+
+    def stop(stage: str, done: int) -> None:
+        if done == 2 and stage == "training":
+            raise KeyboardInterrupt
+
+    path = tmp_path / "part.offn"
+    with pytest.raises(KeyboardInterrupt):
+        DRAEM(textures=str(folder), **options).fit(good, state=path, progress=stop)
+    folder = folder.rename(tmp_path / "moved")
+    (folder / "2.png").rename(folder / "two.png")
+    with pytest.raises(OptionError, match="training on other files, of which --textures differ"):
+        DRAEM(textures=str(folder), **options).fit(good, state=path)
+    (folder / "two.png").rename(folder / "2.png")
+    assert DRAEM(textures=str(folder), **options).fit(good, state=path).steps_ == 4
+
+
+@pytest.mark.parametrize("kind", [CutPaste, IGD, Painter])
+def test_all_that_was_learned_moves_to_another_device(
+    kind: type[TrainedDetector], good: list[np.ndarray]
+) -> None:
+    detector = kind(steps=1, resolution=64, device="cpu").fit(good, synthetic=False)
+    detector.move(torch.device("meta"))
+    tensors = {name: each for name, each in vars(detector).items() if isinstance(each, Tensor)}
+    assert tensors
+    assert {each.device.type for each in tensors.values()} == {"meta"}
+
+
 @pytest.mark.parametrize(
     ("options", "told"),
     [
@@ -217,6 +274,7 @@ def test_a_loss_that_runs_away_keeps_the_last_good_state(
         ({"choose": True, "hold_back": 0.0}, "--choose: needs images"),
         ({"storage": "int8"}, "storage 'int8'"),
         ({"seed": -5}, "--seed -5"),
+        ({"precision": "fp16"}, "--precision fp16: painter would lose small gradients"),
         ({"steps": "many"}, "--steps many: give a whole number, or paper"),
         ({"crop": True}, "--crop: the paper of painter does not crop"),
         ({"budget": "99999999h"}, "give at most 1000h"),

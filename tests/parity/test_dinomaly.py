@@ -14,8 +14,9 @@ from torch import Tensor
 from torch.nn.utils import clip_grad_norm_, get_total_norm
 
 from offnominal.detectors.reconstruction.dinomaly import Dinomaly
-from offnominal.detectors.reconstruction.dinomaly_blocks import distances, loose_loss, score_map
+from offnominal.detectors.reconstruction.dinomaly_blocks import loose_loss, score_map
 from offnominal.training.images import FrozenCache
+from offnominal.training.losses import cosine_distance
 
 TOP = 655  # pixels of 256 x 256 that the image score is the mean of
 
@@ -71,7 +72,7 @@ def test_agrees_with_the_released_code(golden: Golden, detector: Dinomaly, tiles
         allow = 1e-4 if when == "before" else 2e-4
         with torch.inference_mode():
             theirs, ours = compared(detector, test)
-            apart = [distances(*pair) for pair in zip(theirs, ours, strict=True)]
+            apart = [cosine_distance(*pair) for pair in zip(theirs, ours, strict=True)]
             heat = score_map(apart, (224, 224))
             found = detector.compare(test[1:2]) if when == "before" else None
         for group, each in enumerate(apart):

@@ -113,5 +113,7 @@ def test_a_defect_is_as_bright_as_its_place_makes_it() -> None:
     defect = bright.copy()
     defect[mask] = 100
     draw = drawer("seeds", seeds=cut_seeds(defect, mask))
-    made, found = draw(dark, np.random.default_rng(0), None)
-    assert np.median(made[found]) == pytest.approx(50, abs=4)
+    for number in range(4):
+        made, found = draw(dark, np.random.default_rng(number), None)
+        # Between a fifth fainter and a quarter stronger than 50 below what is around it.
+        assert 100 - 50 * 1.25 - 2 < np.median(made[found]) < 100 - 50 * 0.8 + 2

@@ -14,7 +14,6 @@ from offnominal.errors import BackboneError, OptionError, WeightsError
 
 __all__ = ["AlexNet"]
 
-NAME = "alexnet"
 
 _LEAST = 63  # pixels of a side: less is gone before the last pooling
 

@@ -20,7 +20,9 @@ __all__ = ["going_on", "leave_curves"]
 @contextmanager
 def going_on(output: Path, detector: "Detector") -> Iterator[None]:
     """Say, where a training is broken off, that the same command goes on."""
-    if not hasattr(detector, "steps_"):
+    from offnominal.detectors.trained import TrainedDetector
+
+    if not isinstance(detector, TrainedDetector):
         yield
         return
     state = output.with_suffix(".state.safetensors")

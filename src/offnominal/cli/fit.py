@@ -76,6 +76,8 @@ def fit(
         raise OptionError(f"--categories: not with {method}; {told}")
     if trained and not categories and sum(Path(each).is_dir() for each in good or []) > 1:
         say("the folders are learned as one category; --categories: a threshold for each")
+    if categories and not good:
+        raise OptionError("--categories: name folders of good images, or a data set")
     if categories:
         found = _categories(good or [], passed)
     else:

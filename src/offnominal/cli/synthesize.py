@@ -135,7 +135,7 @@ def _check(
         raise OptionError(f"{wrong} or more")
     if not 0 <= train_share < 1:
         raise OptionError(f"--train-share {train_share}: give a share from 0 to below 1")
-    if Path(name).name != name or name.startswith("."):
+    if not name or Path(name).name != name or name.startswith("."):
         raise OptionError(f"--name {name}: give the plain name of a folder, as tile")
     if textures is not None and kind != "perlin":
         raise OptionError(f"--textures: --kind {kind} takes none; leave it out, or use perlin")
@@ -148,6 +148,8 @@ def _check(
             f"--defects and --masks: --kind {kind} takes none; leave them out, or use "
             f"{' or '.join(FROM_DEFECTS)}"
         )
+    if masks is not None and not defects:
+        raise OptionError(f"--masks {masks}: are those of --defects; give both, or neither")
     if output.exists() and not output.is_dir():
         raise OptionError(f"-o {output}: is a file; name a folder")
 

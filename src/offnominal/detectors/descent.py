@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from offnominal.detectors.categories import grouped
-from offnominal.detectors.learner import Learner, auroc
+from offnominal.detectors.learner import LOOKS, Learner, auroc
 from offnominal.detectors.options import Progress
 from offnominal.detectors.trainable import Trainable
 from offnominal.errors import OptionError
@@ -91,6 +91,9 @@ class Descent:
         for number, one in enumerate(detector.references):
             name = one.file if one.file not in names else f"{one.file} ({number})"
             names[name] = one.digest + one.category
+        for option in detector.learns_from:
+            if lies := detector.options()[option]:
+                names[f"--{option}"] = _content(Path(lies))
         kept = (
             Checkpoint(Files(state), self._identity(), sources=names, each_epoch=False)
             if state
@@ -106,7 +109,11 @@ class Descent:
             say(f"goes on with the {steps:,} steps that the budget of its beginning came to")
         else:
             detector.fill_cache(images)
-            left = parse_budget(detector.budget) - (time.monotonic() - began)
+            looking = time.monotonic()
+            if judge:
+                judge()
+            looking = LOOKS * (time.monotonic() - looking)
+            left = parse_budget(detector.budget) - (time.monotonic() - began) - looking
             plan = self._course(1)
             steps = steps_within(left, detector.budget, learner, batches.endless, plan, say)
         say(
@@ -164,10 +171,11 @@ class Descent:
     def _identity(self) -> Mapping[str, Any]:
         """What both parts of a training that was broken off have in common."""
         detector = self.detector
+        apart = _APART.union(detector.learns_from)
         digests = "".join(one.digest + one.category for one in detector.references).encode()
         return {
             "method": detector.method,
-            **{name: _plain(one) for name, one in detector.options().items() if name not in _APART},
+            **{name: _plain(one) for name, one in detector.options().items() if name not in apart},
             "backbone": getattr(getattr(detector, "network", None), "digest", ""),
             "images": hashlib.sha256(digests).hexdigest(),
         }
@@ -190,6 +198,16 @@ class Descent:
                     found[image is not good].append(detector.judged(scores, size)[0])
         detector.train()
         return auroc(np.array(found[False]), np.array(found[True]))
+
+
+def _content(path: Path) -> str:
+    """A digest of a file, or of the names and sizes of what lies in a folder."""
+    if path.is_dir():
+        inside = sorted(each for each in path.rglob("*") if each.is_file())
+        told = [f"{each.relative_to(path)} {each.stat().st_size}\n" for each in inside]
+        return hashlib.sha256("".join(told).encode()).hexdigest()
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _check_fell(totals: Sequence[float], lr_scale: float) -> None:

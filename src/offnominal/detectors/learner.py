@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn, tensor
 
-__all__ = ["Learner", "auroc"]
+__all__ = ["LOOKS", "Learner", "auroc"]
 
 _FROZEN = "network."
 _BEST = "best."
-_LOOKS = 10
+LOOKS = 10  # at how many states of a training is looked, where choosing is asked for
 
 
 class Learns(Protocol):
@@ -83,7 +83,7 @@ class Learner:
 
     def look(self, step: int, steps: int) -> None:
         """After a step, counted from 1: ten times in a training, keep the state if it is best."""
-        if self._judge and step * _LOOKS // steps > (step - 1) * _LOOKS // steps:
+        if self._judge and step * LOOKS // steps > (step - 1) * LOOKS // steps:
             good = self._judge()
             if good > float(self._best[f"{_BEST}score"]):
                 self._keep(good)

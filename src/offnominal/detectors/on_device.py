@@ -36,8 +36,15 @@ class OnDevice(Detector):
 
     def use_device(self) -> None:
         """Move everything to the device that the option names."""
-        self._device = choose_device(self.device)
-        self.to(self._device)
+        self.move(choose_device(self.device))
+
+    def move(self, device: torch.device) -> None:
+        """Bring everything to a device: networks, and what was learned and is no parameter."""
+        self._device = device
+        self.to(device)
+        for name, value in list(vars(self).items()):
+            if isinstance(value, Tensor):
+                setattr(self, name, value.to(device))
 
     def _autocast(self) -> torch.autocast:
         dtype = _DTYPES.get(self.precision)

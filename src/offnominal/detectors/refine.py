@@ -7,6 +7,7 @@ scored by a detector that was fitted on the other parts, and the share may be fo
 """
 
 import math
+import time
 from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
@@ -17,6 +18,7 @@ from offnominal.detectors.base import Detector
 from offnominal.detectors.options import OnError, check_range
 from offnominal.errors import ImageError, OptionError
 from offnominal.images import ImageSource, content_digest, read_image
+from offnominal.training.loop import duration
 
 __all__ = ["Refined", "Share", "refine"]
 
@@ -107,7 +109,11 @@ def refine(
     scores = np.full(len(images), math.nan)
     for turn in range(1, rounds + 1):
         for part in range(folds):
+            began = time.monotonic()
             scores[fold == part] = _scored(make, images, fold, part, kept)
+            if turn == 1 and not part:
+                took = duration(time.monotonic() - began)
+                say(f"a part took {took}; a round has {folds}, and there are at most {rounds}")
         before, kept = kept, scores <= _limit(scores, kept, share)
         readable = np.isfinite(scores)
         say(

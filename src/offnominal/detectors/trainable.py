@@ -3,13 +3,11 @@
 Images are squares of one size.
 """
 
-import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
@@ -90,6 +88,9 @@ class Trainable(OnDevice):
     # The side that the paper crops from, for each pixel of what is left.
     paper_crop: ClassVar[float] = 1.0
     default_augment: ClassVar[str] = "none"
+    # Options that name a file or folder whose content the training depends on; a frozen backbone's
+    # weights are known by their digest anyway.
+    learns_from: ClassVar[tuple[str, ...]] = ()
     resample: ClassVar[Image.Resampling] = Image.Resampling.BILINEAR
     mean: ClassVar[Triple] = (0.485, 0.456, 0.406)
     std: ClassVar[Triple] = (0.229, 0.224, 0.225)
@@ -118,6 +119,10 @@ class Trainable(OnDevice):
         **options: Any,
     ) -> None:
         super().__init__(smoothing=smoothing, aggregate=aggregate, **options)
+        if self.precision == "fp16":
+            raise OptionError(
+                f"--precision fp16: {self.method} would lose small gradients; give bf16 or fp32"
+            )
         if steps is not None and budget is not None:
             raise OptionError(f"--steps {steps} --budget {budget}: give one of the two")
         if steps not in (None, "paper"):
@@ -158,6 +163,11 @@ class Trainable(OnDevice):
         self.held_back_: list[int] = []  # references that were not trained on, for thresholds
         self.chosen_by_: list[int] = []  # and those by which the best state was chosen
         self.losses: History = []
+
+    def release(self) -> None:
+        """Let go of the images held back, and with them of the temporary file that they are in."""
+        super().release()
+        self.held_back = self.images(np.empty((0, 3, 1, 1), np.uint8), [])
 
     # -- what a method writes -----------------------------------------------------------------
 
@@ -236,8 +246,8 @@ class Trainable(OnDevice):
             found = self.compare(pixels)
         patches = found.patches.float()
         image = patches.max() if found.image is None else found.image
-        down, across = (max(1, math.ceil(side / self.finest)) for side in patches.shape)
-        pooled = F.avg_pool2d(patches[None, None], (down, across), ceil_mode=True)[0, 0]
+        height, width = (min(side, self.finest) for side in patches.shape)
+        pooled = F.adaptive_avg_pool2d(patches[None, None], (height, width))[0, 0]
         scores = one_view(
             ViewScores(pooled, image, found.weight), (pixels.shape[-2], pixels.shape[-1])
         )
@@ -263,11 +273,6 @@ class Trainable(OnDevice):
 
     def fill_cache(self, images: Images) -> None:
         """Compute what is computed once of each image, so that steps can be timed."""
-
-    def move(self, device: torch.device) -> None:
-        """Bring everything to another device."""
-        self._device = device
-        self.to(device)
 
     def make_networks(self) -> None:
         """Build the networks, from the seed, on the device."""

@@ -83,7 +83,8 @@ class TrainedFeatureDetector(TrainedDetector, BackboneDetector):
             yield self.frozen_of(Batch(images.uint8(listed), pixels, numbers, rng))
 
     def release(self) -> None:
-        """Let go of the cache."""
+        """Let go of the cache, and of the images."""
+        super().release()
         self._cache = None
 
     def make_networks(self) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from torch import Tensor
 from torch.optim import AdamW
 
@@ -120,8 +120,8 @@ def learn(
 
 class _Header(BaseModel):
     format: int
-    steps: int
-    width: int
+    steps: int = Field(ge=1)
+    width: int = Field(ge=8, le=512, multiple_of=8)
     edges: list[tuple[bool, bool, bool, bool]]
 
 
@@ -151,15 +151,22 @@ def open_painter(path: Path) -> Painter:
         seeds = []
         for number, edges in enumerate(header.edges):
             image, mask = (tensors.pop(f"seed.{number}.{what}") for what in ("image", "mask"))
-            if image.dtype != torch.uint8 or image.shape != (*mask.shape, 3) or not mask.any():
+            if (
+                mask.ndim != 2
+                or image.dtype != torch.uint8
+                or image.shape != (*mask.shape, 3)
+                or not mask.any()
+            ):
                 raise Damaged("its defects are none")
             seeds.append(Seed(image.numpy(), mask.numpy() > 0, edges))
         painter = Painter(seeds, header.width)
         painter.load_state_dict(tensors)
+        if not all(each.isfinite().all() for each in painter.parameters()):
+            raise Damaged("its weights are not finite")
         painter.steps, painter.digest = header.steps, _digest(path)
         if not seeds:
             raise Damaged("it holds no defect")
-    except (Damaged, KeyError, RuntimeError, ValueError) as error:
+    except (Damaged, KeyError, RuntimeError, TypeError, ValueError) as error:
         told = "damaged, or not what --kind diffusion wrote"
         raise ModelFileError(
             f"{path}: {told} ({str(error)[:200]}); name another file, or remove it to train anew"

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from offnominal.synthesis.textures import Textures
 
-__all__ = ["Textures", "blend", "perlin_defect", "perlin_mask", "perlin_noise"]
+__all__ = ["blend", "perlin_defect", "perlin_mask", "perlin_noise"]
 
 _FINEST = 6  # cells along a side: powers of two below 2^6
 _THRESHOLD = 0.5  # the paper draws it; the released code has this

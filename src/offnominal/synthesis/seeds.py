@@ -45,6 +45,7 @@ _BEND_MOST = 1.0  # pixels: what is large would show in the grain
 _FEATHER = 1.5  # pixels
 _LEAST_MARGIN = 12  # pixels
 _FORMS = 4  # of a defect that are drawn, to take the one that fits in best
+_STRENGTH = (0.8, 1.25)  # of its contrast
 _LIGHT = (0.5, 2.0)  # how far a defect's contrast follows the brightness of the place
 
 
@@ -114,8 +115,9 @@ def seed_defect(
 
     It is flipped, turned by up to 25 degrees, resized by 0.8 to 1.25 and bent a little; put where
     the picture is like what was around the original, at one of the 1 % of all places that are most
-    so; and shaded as the place is. One that touched an edge of its picture is not turned and
-    touches that edge again, or where it is flipped the one opposite.
+    so; and coloured and shaded as the place is, a fifth fainter to a quarter stronger than it was.
+    One that touched an edge of its picture is not turned and touches that edge again, or where it
+    is flipped the one opposite.
 
     Parameters
     ----------
@@ -139,7 +141,8 @@ def seed_defect(
     light = _level(there, found.around) / _level(found.old, found.around)
     # The surface under the defect, lit as here, and what the defect adds to one.
     surface = _surface(there, grown(found.hole, 2))
-    placed = surface + float(np.clip(light, *_LIGHT)) * found.added
+    strength = float(np.clip(light, *_LIGHT)) * rng.uniform(*_STRENGTH)
+    placed = surface + strength * found.added
     made = image.copy()
     made[found.window] = blended(there, placed, found.hole)
     return exact(image, made, on)

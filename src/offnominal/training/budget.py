@@ -1,10 +1,13 @@
 """How long a training is: the method's own schedule, the paper's, or what a time allows."""
 
 import re
+import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
+
+import torch
 
 from offnominal.errors import OptionError
 from offnominal.training.checkpoint import Learner
@@ -100,17 +103,20 @@ def steps_within(
     """
     before = {name: tensor.clone() for name, tensor in learner.state_dict().items()}
     optimisers = plan.make_optimisers(learner)
-    began, took = time.monotonic(), []
-    for trial, batch in zip(range(_TRIALS), batches(), strict=False):
+    source, took = batches(), list[float]()
+    began = time.monotonic()
+    for trial in range(_TRIALS):
         start = time.monotonic()
         with seeded(plan.seed, trial):
-            descend(learner, optimisers, batch, plan.clip)
+            descend(learner, optimisers, next(source), plan.clip)
+        if next(learner.parameters()).is_cuda:
+            torch.cuda.synchronize()
         took.append(time.monotonic() - start)
         if time.monotonic() - began > _TRIAL_SHARE * seconds:
             break
     learner.load_state_dict(before, strict=False)
     left = seconds * (1 - _RESERVE) - (time.monotonic() - began)
-    step = min(took)  # the first ones take longer than those to come
+    step = statistics.median(took[1:] or took)  # the first one takes longer than those to come
     if left < step:
         raise OptionError(
             f"--budget {budget}: too short, for one step takes {step:.2g} s here, after what comes "

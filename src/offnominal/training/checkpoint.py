@@ -31,7 +31,7 @@ _KEY = "offnominal_training"
 _LEARNED, _OPTIMISER = "learned.", "optimiser."
 
 # What an optimiser keeps of each parameter, by its class.
-_KEPT = {name: {"step", "exp_avg", "exp_avg_sq"} for name in ("Adam", "AdamW")}
+_KEPT = {name: {"step", "exp_avg", "exp_avg_sq"} for name in ("Adam", "AdamW", "StableAdamW")}
 _KEPT |= {"SGD": {"momentum_buffer"}}
 
 Count = Annotated[int, Field(ge=0, le=2**40)]

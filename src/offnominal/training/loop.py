@@ -185,7 +185,7 @@ def run(
                 if not whole:
                     watch.tell(history, done + 1, total)
                 if checkpoint and time.monotonic() - saved > _SAVE_EVERY:
-                    checkpoint.write_state(kept)
+                    checkpoint.write_state(proven)
                     saved = time.monotonic()
             else:
                 epoch, first = epoch + 1, 0
@@ -193,6 +193,10 @@ def run(
                 if checkpoint and whole:
                     checkpoint.write(kept)
                     say(_last_line(kept, total // len(plan)))
+        if history and not all(each.detach().isfinite().all() for each in learner.parameters()):
+            kept = proven
+            at = (int(history[-1]["epoch"]) - 1, int(history[-1]["step"]) - 1)
+            raise OptionError(_not_finite(recipe, checkpoint, at, kept, len(plan)))
     except BaseException:
         # Ctrl-C may come in the middle of a step: what is written is the last whole one.
         if checkpoint:

@@ -77,6 +77,7 @@ class CutPaste(TrainedDetector):
     backbone_family: ClassVar[str | None] = None
     schedule: ClassVar[Schedule] = Schedule(batch=16, steps=240, paper_steps=10_000)
     side_multiple: ClassVar[int] = 32
+    learns_from: ClassVar[tuple[str, ...]] = ("weights",)
     default_augment: ClassVar[str] = "colour"
 
     def __init__(

@@ -14,6 +14,7 @@ from offnominal.backbones.locally_aware import locally_aware
 from offnominal.detectors.features import ViewScores
 from offnominal.detectors.options import check_range
 from offnominal.detectors.trained_features import TrainedFeatureDetector
+from offnominal.errors import OptionError
 from offnominal.training.budget import Schedule
 from offnominal.training.images import Batch, Images
 
@@ -95,6 +96,8 @@ class SimpleNet(TrainedFeatureDetector):
             check_range("dim", dim, whole=True, least=1, most=65_536)
         check_range("hidden", hidden, whole=True, least=1, most=65_536)
         check_range("patch", patch, whole=True, least=1, most=99)
+        if patch % 2 == 0:
+            raise OptionError(f"--patch {patch}: give an odd number")
         self.noise, self.margin = noise, margin
         self.dim, self.hidden, self.patch = dim, hidden, patch
 
@@ -131,7 +134,7 @@ class SimpleNet(TrainedFeatureDetector):
     def prepare(self, images: Images) -> None:
         """How strong the noise is, where neither the paper nor the user says."""
         if self.noise is None and "resnet" not in self.load_network().family:
-            spread = [self.frozen(p)[0].std((0, 2, 3)).mean() for p in images.batches()]
+            spread = [each.std((0, 2, 3)).mean() for [each] in self.frozen_of_all(images)]
             self.noise_ = _SHARE * float(torch.stack(spread).mean())
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:

@@ -18,7 +18,6 @@ from offnominal.detectors.options import check_choice, check_range
 from offnominal.detectors.reconstruction.dinomaly_blocks import (
     DecoderBlock,
     NoisyBottleneck,
-    distances,
     group_maps,
     loose_loss,
     score_map,
@@ -26,6 +25,7 @@ from offnominal.detectors.reconstruction.dinomaly_blocks import (
 from offnominal.detectors.trained_features import TrainedFeatureDetector
 from offnominal.training.budget import Schedule
 from offnominal.training.images import Batch, Images
+from offnominal.training.losses import cosine_distance
 from offnominal.training.stable_adamw import StableAdamW
 
 __all__ = ["Dinomaly", "Positions", "blocks_of"]
@@ -170,7 +170,7 @@ class Dinomaly(TrainedFeatureDetector):
         """Mean distance of the groups at each patch; the mean of the map's top 1 %."""
         tokens, *theirs = self.frozen(pixels)
         ours = self.answer(tokens, theirs[0].shape[-2:], len(theirs))
-        apart = [distances(*pair) for pair in zip(theirs, ours, strict=True)]
+        apart = [cosine_distance(*pair) for pair in zip(theirs, ours, strict=True)]
         heat = score_map(apart, pixels.shape[-2:]).flatten()
         top = heat.topk(int(_TOP * heat.numel())).values.mean()
         return ViewScores(torch.stack(apart).mean(0)[0], top)

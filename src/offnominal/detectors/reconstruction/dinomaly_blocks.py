@@ -7,8 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from offnominal.training.losses import cosine_distance, whole_map_cosine_distance
+
 __all__ = ["DecoderBlock", "LinearAttention", "NoisyBottleneck"]
-__all__ += ["distances", "group_maps", "loose_loss", "score_map"]
+__all__ += ["group_maps", "loose_loss", "score_map"]
 
 _WIDER = 4  # of the hidden layer of a perceptron
 _HEAD = 64  # channels of an attention head, as in the encoders
@@ -91,11 +93,6 @@ class DecoderBlock(nn.Module):
         return result
 
 
-def distances(theirs: Tensor, ours: Tensor) -> Tensor:
-    """1 - cosine of two feature maps (B, D, gh, gw) at each position, (B, gh, gw)."""
-    return 1 - F.cosine_similarity(theirs, ours, dim=1)
-
-
 def loose_loss(theirs: list[Tensor], ours: list[Tensor], easy: float) -> Tensor:
     """How far the decoder's group maps are from the encoder's, a scalar (section 3.5).
 
@@ -112,13 +109,13 @@ def loose_loss(theirs: list[Tensor], ours: list[Tensor], easy: float) -> Tensor:
     """
     losses = []
     for known, answer in zip(theirs, ours, strict=True):
-        apart = distances(known, answer).detach()
+        apart = cosine_distance(known, answer).detach()
         count = max(1, int(apart.numel() * (1 - easy)))
         least = apart.flatten().topk(count).values[-1]
         weight = torch.where(apart < least, _DAMPED, 1.0)[:, None]
         fixed = answer.detach()
         damped = fixed + weight * (answer - fixed)  # the same numbers, a weighted gradient
-        losses.append(1 - F.cosine_similarity(known.flatten(1), damped.flatten(1), dim=1).mean())
+        losses.append(whole_map_cosine_distance(known, damped).mean())
     return torch.stack(losses).mean()
 
 

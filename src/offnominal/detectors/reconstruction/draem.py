@@ -62,6 +62,7 @@ class DRAEM(TrainedDetector):
     mean: ClassVar[Triple] = (0.0, 0.0, 0.0)
     std: ClassVar[Triple] = (1.0, 1.0, 1.0)
     finest: ClassVar[int] = 128
+    learns_from: ClassVar[tuple[str, ...]] = ("textures",)
 
     def __init__(
         self,

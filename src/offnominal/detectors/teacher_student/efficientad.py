@@ -78,6 +78,7 @@ class EfficientAD(TrainedFeatureDetector):
     default_backbone: ClassVar[str] = "pdn_small"
     backbone_family: ClassVar[str | None] = PDN
     side_multiple: ClassVar[int] = 32
+    learns_from: ClassVar[tuple[str, ...]] = ("penalty",)
     schedule: ClassVar[Schedule] = Schedule(batch=1, steps=1000, paper_steps=70_000)
 
     _others: Sequence[Path] = ()
@@ -134,12 +135,11 @@ class EfficientAD(TrainedFeatureDetector):
         """Mean and deviation of each of the teacher's channels (algorithm 1)."""
         self._others = find_images(self.penalty) if self.penalty else []
         count, total, squares = 0, torch.zeros(()), torch.zeros(())
-        with torch.no_grad():
-            for pixels in images.batches():
-                features = self.frozen(pixels)[0].double()
-                count += features[:, 0].numel()
-                total = total.to(features) + features.sum((0, 2, 3))
-                squares = squares.to(features) + features.square().sum((0, 2, 3))
+        for [found] in self.frozen_of_all(images):
+            features = found.double()
+            count += features[:, 0].numel()
+            total = total.to(features) + features.sum((0, 2, 3))
+            squares = squares.to(features) + features.square().sum((0, 2, 3))
         mean = total / count
         std = (squares / count - mean.square()).clamp(min=1e-12).sqrt()
         self.mean_, self.std_ = mean.float()[:, None, None], std.float()[:, None, None]

@@ -25,6 +25,7 @@ from offnominal.errors import OptionError
 from offnominal.scoring import Size, anomaly_map
 from offnominal.training.budget import Schedule
 from offnominal.training.images import Batch
+from offnominal.training.losses import cosine_distance, whole_map_cosine_distance
 
 __all__ = ["ReverseDistillation", "Similarity", "distance_map", "distillation_loss"]
 
@@ -127,11 +128,8 @@ def distillation_loss(
     similarity : {"whole", "position"}
         See :class:`ReverseDistillation`.
     """
-    first = 1 if similarity == "whole" else 2
-    parts = [
-        1 - F.cosine_similarity(theirs.flatten(first), ours.flatten(first)).mean()
-        for theirs, ours in zip(teacher, decoded, strict=True)
-    ]
+    distance = whole_map_cosine_distance if similarity == "whole" else cosine_distance
+    parts = [distance(*pair).mean() for pair in zip(teacher, decoded, strict=True)]
     return torch.stack(parts).sum()
 
 
@@ -142,7 +140,7 @@ def distance_map(teacher: Sequence[Tensor], decoded: Sequence[Tensor], size: Siz
     """
     maps = [
         F.interpolate(
-            1 - F.cosine_similarity(theirs, ours)[:, None],
+            cosine_distance(theirs, ours)[:, None],
             size=size,
             mode="bilinear",
             align_corners=True,

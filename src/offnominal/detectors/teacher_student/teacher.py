@@ -157,6 +157,7 @@ class Lessons:
         Images go through the backbone one by one, so that what it says does not depend on what was
         kept before.
         """
+        cache = self._cache
         for number, read, error in prefetch(numbers, self._read):
             if read is None:
                 self._leave_out(number % len(self), error)
@@ -168,8 +169,8 @@ class Lessons:
                 if self._cache and not self._cache.put(key, [target]):
                     self._cache = None
             else:
-                assert self._cache is not None
-                [target] = self._cache.get(key)
+                assert cache is not None
+                [target] = cache.get(key)
             yield small, target
 
     def _read(self, number: int) -> tuple[Tensor, Tensor | None]:
@@ -177,7 +178,8 @@ class Lessons:
         picture = Image.fromarray(read_image(self.files[number % len(self)]))
         if number >= len(self):
             picture = picture.convert("L").convert("RGB")
-        known = self._cache is not None and not len(self._cache.missing(torch.tensor([number])))
+        cache = self._cache  # which another thread may give up
+        known = cache is not None and not len(cache.missing(torch.tensor([number])))
         return _sized(picture, self.side), None if known else _sized(picture, self.large)
 
     def _target(self, large: Tensor) -> Tensor:
@@ -272,6 +274,8 @@ def teach(
     where = choose_device(device)
     lessons = Lessons(backbone.eval(), images, recipe, where, on_error)
     with claimed(Files(path)):
+        if path.exists() and not overwrite and not Files(path).state.exists():
+            raise OptionError(f"-o {output}: exists; name another file, or give --overwrite")
         dim = lessons.measure(progress)
         with seeded(recipe.seed):
             pupil = Pupil(recipe, dim).to(where)
@@ -288,11 +292,9 @@ def teach(
             tensors = {k: t.detach().cpu() for k, t in pupil.model.state_dict().items()}
             write_atomically(path, in_order(save(tensors, facts)))
 
-        if path.exists() and not overwrite and not Files(path).state.exists():
-            raise OptionError(f"-o {output}: exists; name another file, or give --overwrite")
         # More steps than before may be asked for.
         identity = {k: v for k, v in asdict(recipe).items() if k != "steps"}
-        identity |= {"backbone": backbone.digest}
+        identity |= {"backbone": backbone.digest, "layers": list(backbone.layers)}
         sources = {str(each): hashlib.sha256(each.read_bytes()).hexdigest() for each in images}
         kept = Checkpoint(Files(path), identity, write, overwrite, sources, each_epoch=False)
 
