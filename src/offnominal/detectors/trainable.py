@@ -44,13 +44,13 @@ class Trainable(OnDevice):
         A time such as ``20m`` that the whole fit may take; steps are timed first, and the schedule,
         warm-up and decay included, is fitted to it.
     batch : int or None
-        Images a step; None: the paper's.
+        Images a step; None: the method's own, of which its page says what the paper has.
     lr_scale : float
         Factor on the paper's learning rates.
     augment : str or None
         What may happen to a good part and leaves it good: ``none``, or some of ``flips``,
         ``turns``, ``rotations``, ``tilts``, ``shifts``, ``light`` and ``colour``, as
-        ``flips,light``. None: the paper's.
+        ``flips,light``. None: none, unless it is part of the method.
     hold_back : float
         Share of the good images that is not trained on, at least 8 and at most half of them; the
         thresholds are set from those. 0: none, and no threshold.
@@ -58,7 +58,7 @@ class Trainable(OnDevice):
         Keep the best of ten states of the training instead of the last one, judged on synthetic
         defects that are made on half of the images held back; the other half sets the thresholds.
     resolution : int or None
-        Side of the square that images are resized to, in pixels; None: the paper's.
+        Side of the square that images are resized to, in pixels; None: the method's own.
     crop : bool
         Resize a little larger and look at the middle only, where the paper does so. What lies
         outside of it is never inspected.

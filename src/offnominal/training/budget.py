@@ -32,7 +32,7 @@ class Schedule:
     Attributes
     ----------
     batch : int
-        Images a step, the paper's.
+        Images a step.
     steps : int
         Where nobody says: what two cores do in about 20 minutes at the default resolution.
     paper_epochs, paper_steps : int or None

@@ -1,12 +1,15 @@
 """Batch norms of a pretrained network, made ready for training on other images."""
 
+import copy
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["adapt_norms"]
+__all__ = ["adapt_norms", "after_ones"]
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 @torch.no_grad()
@@ -55,3 +58,20 @@ def adapt_norms(network: nn.Module, batches: Iterable[Tensor]) -> None:
         norm.weight.copy_(gain * (variance + norm.eps).sqrt())
         norm.running_mean.copy_(mean)
         norm.running_var.copy_(variance)
+
+
+@torch.no_grad()
+def after_ones(network: Network, side: int) -> Network:
+    """A copy of a network whose batch norms have taken in one square image of ones.
+
+    In several released codes such an image goes through the backbone, to count its channels, before
+    it is put into evaluation mode: all running statistics go a tenth of the way to the image's.
+    """
+    other = copy.deepcopy(network)
+    norms = [one for one in other.modules() if isinstance(one, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.train()
+    other(torch.ones(1, 3, side, side, device=next(other.parameters()).device))
+    for norm in norms:
+        norm.eval()
+    return other

@@ -4,21 +4,25 @@ Liu, Zhou, Xu and Wang, "SimpleNet: A Simple Network for Image Anomaly Detection
 CVPR 2023 (arXiv 2303.15140).
 """
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Adam, AdamW, Optimizer
 
+from offnominal.backbones.base import Backbone
 from offnominal.backbones.locally_aware import locally_aware
 from offnominal.detectors.features import ViewScores
-from offnominal.detectors.options import check_range
+from offnominal.detectors.options import check_choice, check_range
 from offnominal.detectors.trained_features import TrainedFeatureDetector
 from offnominal.errors import OptionError
 from offnominal.training.budget import Schedule
 from offnominal.training.images import Batch, Images
+from offnominal.training.norms import after_ones
 
 __all__ = ["SimpleNet", "hinge"]
+
+Statistics = Literal["kept", "released"]
 
 _PAPERS_DIM, _PAPERS_NOISE = 1536, 0.015
 _SHARE = 0.3  # of the deviation of other networks' features
@@ -45,6 +49,9 @@ class SimpleNet(TrainedFeatureDetector):
         Width of the discriminator's hidden layer; 1024 in the paper.
     patch : int
         Side of the neighbourhood that makes features locally aware, odd.
+    statistics : {"kept", "released"}
+        Of the backbone's batch norms. ``released``: moved by an image of ones, which goes through
+        the backbone in training mode in the released code.
     resolution : int or None
         Side of the square that images are resized to. The paper resizes the shorter side to 329 and
         looks at the middle 288 pixels (``crop``).
@@ -58,9 +65,7 @@ class SimpleNet(TrainedFeatureDetector):
 
     Notes
     -----
-    The released code keeps the epoch that did best on the test set, and sends an image of ones
-    through the backbone in training mode first, which shifts its batch statistics for good. Neither
-    is done here: the last step counts, and the backbone stays as it is.
+    The released code keeps the epoch that did best on the test set; here the last step counts.
 
     Weight decay is the released code's, 0.01 for the adaptor and 1e-5 for the discriminator; the
     paper has 1e-5 for both.
@@ -84,6 +89,7 @@ class SimpleNet(TrainedFeatureDetector):
         dim: int | None = None,
         hidden: int = 1024,
         patch: int = 3,
+        statistics: Statistics = "kept",
         smoothing: float = 4.0,
         aggregate: str = "max",
         **options: Any,
@@ -98,8 +104,16 @@ class SimpleNet(TrainedFeatureDetector):
         check_range("patch", patch, whole=True, least=1, most=99)
         if patch % 2 == 0:
             raise OptionError(f"--patch {patch}: give an odd number")
+        check_choice("statistics", statistics, Statistics)
+        self.statistics: Statistics = statistics
         self.noise, self.margin = noise, margin
         self.dim, self.hidden, self.patch = dim, hidden, patch
+
+    def use_network(self, network: Backbone, shared: bool = True) -> None:
+        """Adopt a backbone, or a copy of it with the released code's statistics."""
+        super().use_network(network, shared)
+        if self.statistics == "released" and self.network is not None:
+            self.network = after_ones(self.network, self.side)
 
     def frozen(self, pixels: Tensor) -> tuple[Tensor, ...]:
         """Locally aware features (B, D, gh, gw)."""
