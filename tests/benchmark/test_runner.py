@@ -191,6 +191,7 @@ def test_the_batched_form_runs_without_references(dataset: Dataset, tmp_path: Pa
 METHODS = ("patchcore", "padim", "dn2", "spade", "subspacead", "multilayer-nn")
 
 
+@pytest.mark.slow
 def test_every_method_scores_as_it_does_by_itself_at_its_own_levels_of_a_shared_network(
     dataset: Dataset, mobilenet: Path, tmp_path: Path
 ) -> None:
@@ -307,6 +308,7 @@ sys.exit(any(os.waitpid(racer, 0)[1] for racer in racers))
 """
 
 
+@pytest.mark.slow
 def test_processes_share_a_folder_and_a_killed_one_leaves_nothing_half_done(
     parts: Path, tmp_path: Path
 ) -> None:

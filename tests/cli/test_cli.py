@@ -219,6 +219,7 @@ def test_a_defect_of_the_program_is_no_anomaly(monkeypatch: pytest.MonkeyPatch) 
     assert "a defect of offnominal" in done.stderr
 
 
+@pytest.mark.slow
 def test_the_process_ends_as_the_call_does(fabric_model: Path, parts: Path) -> None:
     for arguments, code in [
         (("predict", fabric_model, parts / "fabric/test/stain", "--fail-on-anomaly"), 1),

@@ -76,6 +76,7 @@ def test_explain_takes_any_name(place: Path) -> None:
         (place / name).rename(place / "bad.png")
 
 
+@pytest.mark.slow
 def test_a_demonstration_writes_over_its_own_only(tmp_path: Path) -> None:
     for number, name in enumerate(("fabric.offn", "index.html", "parts/mine.png")):
         mine = tmp_path / f"{number}" / name

@@ -317,6 +317,7 @@ def test_names_of_all_kinds(models: Path, tmp_path: Path) -> None:
     assert stems == told_of
 
 
+@pytest.mark.slow
 def test_names_on_stdin_are_whole_lines(models: Path, tmp_path: Path) -> None:
     name = tmp_path / "form\x0cfeed \u2028 caf\udce9.png"
     shutil.copy(models / "0.png", name)

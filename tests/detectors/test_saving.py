@@ -264,6 +264,7 @@ def test_nothing_to_save_before_fit(tmp_path: Path) -> None:
         AnomalyDINO(backbone="builtin").save(tmp_path / "m.offn")
 
 
+@pytest.mark.slow
 def test_a_large_bank_is_mapped_not_read(fabric_model: Path, tmp_path: Path) -> None:
     """Loading 50 MB must not bring 50 MB into memory."""
     big = tmp_path / "big.offn"

@@ -164,6 +164,7 @@ def test_equal_distances_give_the_lowest_row() -> None:
     assert distances.tolist() == [[1.0] * 6]
 
 
+@pytest.mark.slow
 def test_workspace_is_bounded() -> None:
     """The whole matrix of similarities would take 800 MiB; 48 MiB are allowed."""
     program = """

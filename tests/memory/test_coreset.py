@@ -247,6 +247,7 @@ def test_errors_name_the_option(change: dict[str, object], message: str) -> None
         select_coreset(**arguments)
 
 
+@pytest.mark.slow
 def test_memory_beside_the_rows_is_bounded() -> None:
     """150 MiB of rows; a copy of them or their products with 1,500 others would show."""
     program = """

@@ -56,6 +56,7 @@ def check(bank: MemoryBank, measured: set[int]) -> None:
     assert torch.equal(bank.loo_reference[seen], reference[seen])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("together", [7, 2**14])
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("storage", ["fp32", "fp16", "int8"])

@@ -242,6 +242,7 @@ def test_truncate_takes_an_add_back(storage: str, reserved: int) -> None:
     assert (len(bank), bank.dim) == (0, DIM)
 
 
+@pytest.mark.slow
 def test_reserved_room_is_not_copied_and_not_taken_before_it_is_used() -> None:
     program = """
 import resource, torch

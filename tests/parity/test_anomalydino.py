@@ -45,6 +45,7 @@ def run(case: Case, tiles: Path, folder: Path, **options: object) -> dict[str, P
     return dict(zip(some, detector.stream(tiles / name for name in some), strict=True))
 
 
+@pytest.mark.slow
 def test_plain(shared: Path, tiles: Path, weights_folder: Path) -> None:
     case = Case(shared, "plain")
     for name, found in run(case, tiles, weights_folder, mask="off", rotations="none").items():

@@ -269,6 +269,7 @@ def drive(page: Path, folder: Path) -> list[object]:
     return answers
 
 
+@pytest.mark.slow
 def test_large_run_is_small_and_usable(tmp_path: Path) -> None:
     runs = write_big(tmp_path, shots=(1, 8), seeds=1, side=96)
     cells, _ = read_runs(runs)
