@@ -58,3 +58,28 @@ def test_what_cannot_be_refined(mixed: tuple[list[np.ndarray], set[int]]) -> Non
         refine(make, images[:5])
     with pytest.raises(OptionError, match="--refine"):
         refine(make, images, share=0.9)
+
+
+def test_it_goes_on_where_it_was_broken_off(
+    mixed: tuple[list[np.ndarray], set[int]], tmp_path: Path
+) -> None:
+    images, state, made = mixed[0][:6], tmp_path / "part.refine.json", 0
+
+    def counted() -> Detector:
+        nonlocal made
+        made += 1
+        if made == 4:  # the first one is asked for its options only
+            raise KeyboardInterrupt
+        return make()
+
+    with pytest.raises(KeyboardInterrupt):
+        refine(counted, images, rounds=1, state=state)
+    made = 10
+    found = refine(counted, images, rounds=1, state=state)
+    assert made == 12, "two parts of three were there"
+    assert found.scores.tolist() == refine(make, images, rounds=1).scores.tolist()
+    refine(counted, images[::-1], rounds=1, state=state)
+    assert made == 16, "in another order parts are others"
+    state.write_text('{"x": 1}')
+    with pytest.raises(OptionError, match=r"part\.refine\.json: is not the scores"):
+        refine(make, images, state=state)

@@ -86,9 +86,10 @@ def fit(
     more: dict[str, Any] = {}
     if trained:
         more = {"state": output, "overwrite": overwrite, "tell": say}
+    refining = output.with_suffix(".refine.json")
     with options.changing(output), Unreadable(strict) as unreadable:
         if refine is not None:
-            asked = refine, method, given, sets, seed, strict
+            asked = refine, method, given, sets, seed, strict, refining
             groups = {name: _refined(own, *asked) for name, own in groups.items()}
         files: Any = groups if categories else groups[""]
         total = sum(len(own) for own in groups.values())
@@ -96,6 +97,7 @@ def fit(
             more |= {"on_error": unreadable, "progress": advance, "synthetic": synthetic}
             detector.fit(files, **more)
         detector.save(output)
+        refining.unlink(missing_ok=True)
         _report(detector, output, picture)
         if isinstance(detector, TrainedDetector):
             leave_curves(detector, output)
@@ -146,6 +148,7 @@ def _refined(
     sets: list[str] | None,
     seed: int,
     strict: bool,
+    state: Path,
 ) -> list[Path]:
     """What is kept of the files; those that are not are listed, the worst one first."""
     from offnominal.detectors.refine import Share
@@ -163,6 +166,7 @@ def _refined(
         seed=seed,
         on_error=None if strict else lambda error: None,  # the fit that follows tells them
         tell=say,
+        state=state,
     )
     if not found.settled:
         say(f"refine: not settled after {found.rounds} rounds; the last one counts")

@@ -6,14 +6,19 @@ classifiers, each fitted on a part of the data, ranks it among a share that is g
 scored by a detector that was fitted on the other parts, and the share may be found from the scores.
 """
 
+import hashlib
+import json
 import math
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import TypeAdapter, ValidationError
 
+from offnominal.atomic import write_atomically
 from offnominal.detectors.base import Detector
 from offnominal.detectors.options import OnError, check_range
 from offnominal.errors import ImageError, OptionError
@@ -24,6 +29,7 @@ __all__ = ["Refined", "Share", "refine"]
 
 Share = float | Literal["auto"]
 
+_SCORES = TypeAdapter(dict[str, dict[str, list[float]]])
 _OUTLYING = 3.0  # robust standard deviations above the median
 _DEVIATION = 1.4826  # of a normal distribution, in median absolute deviations
 
@@ -59,6 +65,7 @@ def refine(
     sixteen_bit: str = "range",
     on_error: OnError | None = None,
     tell: Callable[[str], None] | None = None,
+    state: Path | None = None,
 ) -> Refined:
     """Find the images that do not belong among good ones.
 
@@ -84,18 +91,22 @@ def refine(
         See :meth:`~offnominal.detectors.base.Detector.fit`.
     tell : callable or None
         Called with lines for a person.
+    state : path or None
+        JSON file that scores are kept in after each fit: the same refinement, broken off, goes on
+        from there.
 
     Raises
     ------
     OptionError
-        If there are too few images to be split, or an option is wrong.
+        If there are too few images to be split, an option is wrong, or the state is damaged.
     """
     say = tell or (lambda line: None)
     if share != "auto":
         check_range("refine", share, above=0, most=0.5)
     check_range("folds", folds, least=2, whole=True)
     check_range("rounds", rounds, least=1, whole=True)
-    twin = _twins(images, sixteen_bit, on_error)
+    digests = _digests(images, sixteen_bit, on_error)
+    twin = _twins(digests)
     firsts = np.flatnonzero(twin == np.arange(len(images)))
     if len(firsts) < 2 * folds:
         raise OptionError(
@@ -107,20 +118,27 @@ def refine(
     fold[firsts] = np.random.default_rng(seed).permutation(len(firsts)) % folds
     kept = fold >= 0
     scores = np.full(len(images), math.nan)
+    one = make()
+    asked = [digests, share, folds, rounds, seed, one.method, one.options()]
+    journal = _Journal(state, hashlib.sha256(json.dumps(asked, default=str).encode()).hexdigest())
     for turn in range(1, rounds + 1):
         for part in range(folds):
             began = time.monotonic()
-            scores[fold == part] = _scored(make, images, fold, part, kept)
-            if turn == 1 and not part:
-                took = duration(time.monotonic() - began)
-                say(f"a part took {took}; a round has {folds}, and there are at most {rounds}")
-        before, kept = kept, scores <= _limit(scores, kept, share)
+            before = journal.found(turn, part, int((fold == part).sum()))
+            if before is None:
+                before = _scored(make, images, fold, part, kept)
+                journal.keep(turn, part, before)
+                if turn == 1 and not part:
+                    took = duration(time.monotonic() - began)
+                    say(f"a part took {took}; a round has {folds}, and there are at most {rounds}")
+            scores[fold == part] = before
+        last, kept = kept, scores <= _limit(scores, kept, share)
         readable = np.isfinite(scores)
         say(
             f"round {turn}: {int((readable & ~kept).sum())} of {int(readable.sum())} images are "
             "left out"
         )
-        if settled := bool(turn > 1 and (before == kept).all()):
+        if settled := bool(turn > 1 and (last == kept).all()):
             break
     known = np.flatnonzero(twin >= 0)
     scores[known], kept[known] = scores[twin[known]], kept[twin[known]]
@@ -128,22 +146,52 @@ def refine(
     return Refined(np.flatnonzero(kept).tolist(), out, scores, turn, settled)
 
 
-def _twins(
+class _Journal:
+    """Scores of the parts of every round, in a file that may hold those of other refinements."""
+
+    def __init__(self, path: Path | None, name: str) -> None:
+        self._path, self._name = path, name
+        self._all: dict[str, dict[str, list[float]]] = {}
+        if path and path.exists():
+            try:
+                self._all = _SCORES.validate_json(path.read_bytes())
+            except ValidationError as error:
+                told = "is not the scores of a refinement; remove it to begin anew"
+                raise OptionError(f"{path}: {told}") from error
+
+    def found(self, turn: int, part: int, count: int) -> NDArray[np.float64] | None:
+        """Scores of a part, if they are there."""
+        known = self._all.get(self._name, {}).get(f"{turn}.{part}", [])
+        return np.array(known) if len(known) == count else None
+
+    def keep(self, turn: int, part: int, scores: NDArray[np.float64]) -> None:
+        """Add the scores of a part."""
+        self._all.setdefault(self._name, {})[f"{turn}.{part}"] = scores.tolist()
+        if self._path:
+            write_atomically(self._path, json.dumps(self._all).encode())
+
+
+def _digests(
     images: Sequence[ImageSource], sixteen_bit: str, on_error: OnError | None
-) -> NDArray[np.int64]:
-    """The place of the first image with the same pixels as each; -1 for what cannot be read."""
-    first: dict[str, int] = {}
-    found = np.full(len(images), -1)
-    for place, image in enumerate(images):
+) -> list[str | None]:
+    """A digest of the pixels of each; None for what cannot be read."""
+    found: list[str | None] = []
+    for image in images:
         try:
-            digest = content_digest(read_image(image, sixteen_bit))
+            found.append(content_digest(read_image(image, sixteen_bit)))
         except ImageError as error:
             if on_error is None:
                 raise
             on_error(error)
-            continue
-        found[place] = first.setdefault(digest, place)
+            found.append(None)
     return found
+
+
+def _twins(digests: Sequence[str | None]) -> NDArray[np.int64]:
+    """The place of the first image with the same pixels as each; -1 for what cannot be read."""
+    first: dict[str, int] = {}
+    places = enumerate(digests)
+    return np.array([-1 if d is None else first.setdefault(d, place) for place, d in places])
 
 
 def _scored(
