@@ -14,6 +14,7 @@ from offnominal.backbones.base import Resize
 from offnominal.detectors.features import FeatureDetector, ViewScores
 from offnominal.detectors.learned_state import must
 from offnominal.detectors.options import LeaveOneOut, Progress
+from offnominal.detectors.shrinkage import shrinkage
 from offnominal.errors import OptionError
 
 __all__ = ["GlobalGaussian", "ShrunkGaussian"]
@@ -26,8 +27,7 @@ class ShrunkGaussian:
     """Mean and shrunk covariance of vectors, and the same without any one of them.
 
     With the covariance S = 1/N sum (x - mean)(x - mean)' and its mean variance m = tr S / D, what
-    counts is ``(1 - r) S + r m I``, where r is estimated from the vectors (Ledoit and Wolf, "A
-    well-conditioned estimator for large-dimensional covariance matrices", 2004, section 3.3).
+    counts is ``(1 - r) S + r m I`` (:func:`~offnominal.detectors.shrinkage.shrinkage`).
 
     Parameters
     ----------
@@ -47,7 +47,7 @@ class ShrunkGaussian:
         """W (D, D) such that ``|W (x - mean)|`` is the Mahalanobis distance of x."""
         norms = self._products.diagonal()
         scatter = self._products.square().sum() / self._count**2
-        kept, added = self._shrinkage(self._count, norms, norms.sum() / self._count, scatter)
+        kept, added = shrinkage(self._count, self._dim, norms, norms.sum() / self._count, scatter)
         spread = (kept * self._variances + added).clamp(min=_LEAST)
         found: Tensor = (self._axes / spread.sqrt()).T
         return found
@@ -71,7 +71,7 @@ class ShrunkGaussian:
         across = to_own.square().sum() / self._count  # e' S e
         scatter = self._products.square().sum() / self._count**2
         scatter = a**2 * scatter - 2 * a * b * across + b**2 * norm**2
-        kept, added = self._shrinkage(left, others, others.sum() / left, scatter)
+        kept, added = shrinkage(left, self._dim, others, others.sum() / left, scatter)
         spread = (kept * a * self._variances + added).clamp(min=_LEAST)
         own = self._own[number]
         difference = (x - self.mean + own / left) @ self._axes / spread.sqrt()
@@ -80,16 +80,6 @@ class ShrunkGaussian:
         rest = (1 - taken * own @ own).clamp(min=_LEAST)
         squared: Tensor = difference @ difference + taken * (own @ difference) ** 2 / rest
         return squared.sqrt()
-
-    def _shrinkage(
-        self, count: int, norms: Tensor, trace: Tensor, scatter: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """``1 - r`` and ``r m``, from squared norms of deviations, tr S, and the sum of S^2."""
-        mean = trace / self._dim
-        apart = scatter / self._dim - mean**2  # of S from m I
-        error = (norms.square().sum() / count - scatter) / (self._dim * count)  # of S
-        ratio = torch.where(apart > 0, error / apart.clamp(min=1e-300), 1.0).clamp(0, 1)
-        return 1 - ratio, ratio * mean
 
 
 class GlobalGaussian(FeatureDetector):

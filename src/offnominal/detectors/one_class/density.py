@@ -5,6 +5,8 @@ import math
 import torch
 from torch import Tensor
 
+from offnominal.detectors.shrinkage import shrinkage
+
 __all__ = ["kernel_density", "mahalanobis", "pushed_off_zero", "shrunk_gaussian"]
 
 _LEAST = 1e-12  # variance, where all vectors are the same
@@ -13,9 +15,7 @@ _LEAST = 1e-12  # variance, where all vectors are the same
 def shrunk_gaussian(vectors: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and whitening of a Gaussian whose covariance is shrunk towards a sphere.
 
-    Ledoit and Wolf, "A well-conditioned estimator for large-dimensional covariance matrices",
-    2004, lemma 3.2 and equation 14: with S the covariance of N vectors and m the mean of its
-    eigenvalues, ``(1 - s) S + s m I``, where s is chosen by how much S would vary with the sample.
+    See :func:`~offnominal.detectors.shrinkage.shrinkage`.
 
     Parameters
     ----------
@@ -32,13 +32,11 @@ def shrunk_gaussian(vectors: Tensor) -> tuple[Tensor, Tensor]:
     mean = rows.mean(0)
     rows = rows - mean
     scatter = rows.T @ rows / count
-    size = scatter.trace() / dim
-    away = scatter.square().sum() - dim * size**2  # of S from m I
-    varies = (rows.square().sum(1).square().mean() - scatter.square().sum()) / count
-    share = (varies / away).clamp(0, 1) if away > 0 else torch.ones_like(away)
-    sphere = (share * size).clamp(min=_LEAST) * torch.eye(dim, dtype=rows.dtype, device=rows.device)
-    factor = torch.linalg.cholesky((1 - share) * scatter + sphere)
-    whitening = torch.linalg.solve_triangular(factor, torch.eye(dim).to(factor), upper=False)
+    norms, total = rows.square().sum(1), scatter.square().sum()
+    kept, added = shrinkage(count, dim, norms, scatter.trace(), total)
+    unit = torch.eye(dim).to(scatter)
+    factor = torch.linalg.cholesky(kept * scatter + added.clamp(min=_LEAST) * unit)
+    whitening = torch.linalg.solve_triangular(factor, unit, upper=False)
     return mean.float(), whitening.float().contiguous()
 
 
