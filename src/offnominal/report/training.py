@@ -77,7 +77,7 @@ def write_training_page(
     heads = ["total", *parts] if len(parts) > 1 else ["total"]
     ends = [f"{number * steps // len(means):,}" if steps else str(number)
             for number in range(1, len(means) + 1)]  # fmt: skip
-    rows = [([end], [f"{mean[part]:.4f}" for part in heads])
+    rows = [([end], [_loss(mean[part]) for part in heads])
             for end, mean in zip(ends, means, strict=True)]  # fmt: skip
     return write(
         path,
@@ -158,3 +158,8 @@ def _figure(
         axes.locator_params(axis="x", integer=True)
         axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
+
+
+def _loss(value: float) -> str:
+    """Four digits, or all before the point."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:#.4g}"
