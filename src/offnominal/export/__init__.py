@@ -1,0 +1,1 @@
+"""Fitted detectors as files that run without Python's training stack."""
