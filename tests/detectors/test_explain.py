@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from offnominal import AnomalyDINO, MultiLayerNN, PaDiM, PatchCore, SoftPatch, load
+from offnominal import AnomalyDINO, MultiLayerNN, PaDiM, PatchCore, SoftPatch, captions, load
 from offnominal.datasets.synthetic import draw_defective, draw_good
 from offnominal.errors import ImageError, OptionError
 from offnominal.explain import picture
@@ -48,7 +48,7 @@ def test_the_worst_patch_lies_in_the_defect(detector: AnomalyDINO, fabrics: list
         assert (apart[np.arange(4) != one] >= 0.1 * 320).all(), "regions are distinct"
     assert {m.origin.file for m in explanation.matches} <= {str(file) for file in fabrics[:3]}
     assert set(explanation.references) == {m.origin.digest for m in explanation.matches}
-    row = explanation.as_row()
+    row = explanation.to_dict()
     assert row["matches"][0]["reference_box"] == list(first.origin.box)
 
 
@@ -144,12 +144,12 @@ def test_pictures_of_any_shape_hold_everything(height: int, width: int, tmp_path
 
 def test_long_words_are_shortened_to_fit() -> None:
     for words in ("x" * 300, "/a/folder/" + "long_" * 40 + "/name.png", "日本" * 80 + ".png"):
-        font = picture._font(15)
-        short = picture._shorten(words, 330, 15)
+        font = captions.font(15)
+        short = captions.shorten(words, 330, 15)
         assert font.getlength(short) <= 330
         assert "…" in short
-    assert picture._shorten("/a/" + "long_" * 40 + "/name.png", 330, 15).endswith("/name.png")
-    assert picture._shorten("short.png", 330, 15) == "short.png"
+    assert captions.shorten("/a/" + "long_" * 40 + "/name.png", 330, 15).endswith("/name.png")
+    assert captions.shorten("short.png", 330, 15) == "short.png"
 
 
 def test_an_image_that_passes_shows_its_own_heat(

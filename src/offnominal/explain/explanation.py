@@ -1,24 +1,24 @@
 """What each of an image's worst patches was compared with."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import cv2
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from offnominal.detectors.base import Detector
+from offnominal.detectors.known import KnownDefects, rows_of
 from offnominal.detectors.memory_bank.base import BankDetector
-from offnominal.detectors.memory_bank.origin import Origin
 from offnominal.errors import ImageError, OptionError
-from offnominal.explain.match import Explanation, Match
-from offnominal.images import ImageSource, content_digest, describe, read_image
+from offnominal.explain.match import Explanation, KnownMatch, Match
+from offnominal.images import Channels, ImageSource, content_digest, describe, read_image
+from offnominal.labelling import label
 from offnominal.paths import find_images, is_elsewhere
 from offnominal.pictures import Image
 from offnominal.scoring import Size
-from offnominal.views import View, enclosing_box, patch_corners, unflipped
+from offnominal.views import Box, View, enclosing_box, patch_corners, unflipped
+from offnominal.warping import inverse, through, warp
 
 __all__ = ["explain"]
 
@@ -32,12 +32,16 @@ _OUTSIDE = (238, 226)  # stripes
 
 @dataclass(frozen=True)
 class _Nearest:
-    """A view of the image, and what its patches (gh, gw) were compared with."""
+    """A view of the image, and what its patches (gh, gw) were compared with.
+
+    ``features`` (gh * gw, D) are those that known defects are told by.
+    """
 
     view: View
     scores: NDArray[np.float32]
     distance: NDArray[np.float32]
     row: NDArray[np.int64]
+    features: NDArray[np.float32]
 
     @property
     def grid(self) -> Size:
@@ -47,30 +51,35 @@ class _Nearest:
         return patch_corners(self.view, self.grid, patch, margin)
 
 
-@torch.inference_mode()
 def explain(
     detector: Detector,
     image: ImageSource,
     worst: int = 5,
     references: Iterable[str | Path] = (),
+    channels: Channels = "rgb",
 ) -> Explanation:
     """The most anomalous patches of an image beside their nearest nominal ones.
+
+    Where the detector knows defects, each is shown beside the nearest of those as well.
 
     Parameters
     ----------
     detector : Detector
         With a memory bank.
-    image : path, uint8 or uint16 array, or PIL image
+    image : path, uint8 or uint16 array, PIL image or tensor
     worst : int
         At most so many, from distinct regions.
     references : iterable of paths
-        Folders to look through for references that are no longer where they were learned from;
-        they are recognised by their pixels.
+        Folders to look through for references, and known defects, that are no longer where they
+        were learned from; they are recognised by their pixels.
+    channels : {"rgb", "bgr"}
+        Order of the channels of an array or a tensor.
 
     Raises
     ------
     ImageError
-        If the image, or a reference that is to be shown, cannot be read.
+        If the image, or a reference that is to be shown, cannot be read. (A known defect that
+        cannot is named and not shown.)
     OptionError
         If the method keeps no patches.
     """
@@ -83,7 +92,7 @@ def explain(
     if worst < 1:
         raise OptionError(f"--worst {worst}: give 1 or more")
     detector.check_fitted()
-    pixels = read_image(image, detector.sixteen_bit)
+    pixels = read_image(image, detector.sixteen_bit, channels)
     size = (pixels.shape[0], pixels.shape[1])
     prediction = detector.prediction(describe(image), pixels, detector.score(pixels))
     nearest = [_nearest(detector, view) for view in detector.views(pixels)]
@@ -94,15 +103,23 @@ def explain(
     found = _distinct(nearest, prediction.anomaly_map, worst)
     rows = [int(nearest[place].row.flat[patch]) for place, patch in found]
     origins = [detector.origin(row) for row in rows]
-    shown = _read_references(origins, references, detector.sixteen_bit)
+    near = [
+        _known(detector.known_defects, nearest[place].features[patch]) for place, patch in found
+    ]
+    wanted = {origin.digest: origin.file for origin in origins}
+    others = {one.digest: one.file for one in near if one}
+    there = _read_again(others | wanted, references, detector.sixteen_bit)
+    _refuse_missing(wanted, there)
     matches = []
-    for number, ((place, patch), row, origin) in enumerate(
-        zip(found, rows, origins, strict=True), start=1
+    for number, ((place, patch), row, origin, known) in enumerate(
+        zip(found, rows, origins, near, strict=True), start=1
     ):
         here = nearest[place]
         _, view, grid, nominal = detector.row_place(row)
         turned = bool(origin.angle % 90) or origin.mirrored
         around = patch_corners(view, grid, nominal, _MARGIN)
+        if known and known.digest in there:
+            known = replace(known, patch=_cut(there[known.digest], _around(known.box)))
         matches.append(
             Match(
                 number=number,
@@ -111,20 +128,39 @@ def explain(
                 box=enclosing_box(here.corners(patch), size),
                 origin=origin,
                 patch=_cut(pixels, here.corners(patch, _MARGIN)),
-                nominal=_cut(shown[origin.digest], around, mirrored=turned),
+                nominal=_cut(there[origin.digest], around, mirrored=turned),
+                known=known,
             )
         )
+    shown = {digest: there[digest] for digest in wanted}
     return Explanation(prediction, tuple(matches), shown)
 
 
 def _nearest(detector: BankDetector, view: View) -> _Nearest:
-    features = detector.embed(torch.from_numpy(view.pixels))
-    scores = detector.compare(features).patches.cpu().numpy()
-    distance, row = detector.nearest(features)
-    shape = scores.shape
-    return _Nearest(
-        view, scores, distance.reshape(shape).cpu().numpy(), row.reshape(shape).cpu().numpy()
-    )
+    features = detector.embedded(view.pixels)
+    scores = detector.compare(features).patches
+    distance, row = (each.reshape(scores.shape) for each in detector.nearest(features))
+    return _Nearest(view, scores, distance, row, rows_of(detector.patches_of(features)))
+
+
+def _known(known: KnownDefects | None, features: NDArray[np.float32]) -> KnownMatch | None:
+    """The known defect nearest to a patch's features (D,), not read yet."""
+    if known is None:
+        return None
+    [distances] = known.near(features[None])
+    row = int(distances.argmin())
+    one, kind = known.defects[known.defect[row]], known.kinds[known.kind[row]]
+    left, top, width, height = known.boxes[row].tolist()
+    box = (left, top, width, height)
+    return KnownMatch(one.file, one.digest, kind, float(distances[row]), box, None)
+
+
+def _around(box: Box) -> NDArray[np.float64]:
+    """Corners (x, y), clockwise from the upper left, of a box with its surroundings."""
+    left, top, width, height = box
+    x, y = left - _MARGIN * width, top - _MARGIN * height
+    across, down = (1 + 2 * _MARGIN) * width, (1 + 2 * _MARGIN) * height
+    return np.array([[x, y], [x + across, y], [x + across, y + down], [x, y + down]])
 
 
 def _distinct(
@@ -151,9 +187,7 @@ def _distinct(
             break
         chosen.append(places[best])
         left[np.abs(centres - centres[best]).max(1) < apart] = -np.inf
-        _, labels = cv2.connectedComponents(
-            (heat >= _SLOPE * heat[y[best], x[best]]).astype(np.uint8)
-        )
+        labels, _ = label(heat >= _SLOPE * heat[y[best], x[best]])
         region = labels == labels[y[best], x[best]]
         if region.mean() < _LARGEST:
             left[region[y, x]] = -np.inf
@@ -166,29 +200,24 @@ def _cut(image: Image, corners: NDArray[np.float64], mirrored: bool = False) -> 
     down = float(np.linalg.norm(corners[3] - corners[0]))
     shrink = min(1.0, _CUT / max(across, down))
     width, height = max(8, round(across * shrink)), max(8, round(down * shrink))
-    target = np.array([[0, 0], [width, 0], [width, height]], np.float32) - 0.5
-    matrix = cv2.getAffineTransform(corners[:3].astype(np.float32) - 0.5, target)
+    target = np.array([[0, 0], [width, 0], [width, height]]) - 0.5
+    matrix = through(corners[:3] - 0.5, target)
     size = (width, height)
     if mirrored:  # as the corners of a turned reference were filled
-        border = cv2.BORDER_REFLECT_101
-        cut = cv2.warpAffine(image, matrix, size, flags=cv2.INTER_LINEAR, borderMode=border)
-        return np.asarray(cut, dtype=np.uint8)
-    cut = cv2.warpAffine(
-        image, matrix, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
-    )
-    there = np.full(image.shape[:2], 255, np.uint8)
-    outside = cv2.warpAffine(there, matrix, size, flags=cv2.INTER_NEAREST) == 0
+        return warp(image, matrix, size)
+    cut = warp(image, matrix, size, "repeat")
     y, x = np.mgrid[:height, :width]
+    there = np.stack([x, y, np.ones_like(x)], -1) @ inverse(matrix).T
+    beyond = ((there < -0.5) | (there >= np.array(image.shape[1::-1]) - 0.5)).any(-1, keepdims=True)
     step = max(1, min(size) // 21)
     stripes = np.where((x + y) // step % 2, *_OUTSIDE).astype(np.uint8)
-    return np.where(outside[..., None], stripes[..., None], cut).astype(np.uint8)
+    return np.where(beyond, stripes[..., None], cut).astype(np.uint8)
 
 
-def _read_references(
-    origins: list[Origin], folders: Iterable[str | Path], sixteen_bit: str
+def _read_again(
+    wanted: Mapping[str, str], folders: Iterable[str | Path], sixteen_bit: str
 ) -> dict[str, Image]:
-    """The references of some origins, from where they were or from folders, by their digests."""
-    wanted = {origin.digest: origin.file for origin in origins}
+    """Images by digest, from the files (by digest) where they were, or else from folders."""
     found: dict[str, Image] = {}
     for digest, file in wanted.items():
         # A model file must not have another machine contacted.
@@ -208,8 +237,13 @@ def _read_references(
                 missing.discard(digest)
             if not missing:
                 break
-    for digest in missing:
-        file = wanted[digest]
+    return found
+
+
+def _refuse_missing(references: Mapping[str, str], found: Mapping[str, Image]) -> None:
+    """Raise an ImageError that names a reference (a file by its digest) that was not found."""
+    for digest in references.keys() - found.keys():
+        file = references[digest]
         there = not is_elsewhere(file) and Path(file).is_file()
         what = "holds another picture now" if there else "is no longer there"
         raise ImageError(
@@ -217,7 +251,6 @@ def _read_references(
             f"this reference {what}; name a folder where it is now with --references FOLDER (it is "
             f"recognised by its pixels, digest {digest[:12]})",
         )
-    return found
 
 
 def _read_if(path: str | Path, sixteen_bit: str) -> Image | None:

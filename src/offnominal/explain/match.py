@@ -8,7 +8,44 @@ from offnominal.pictures import Image
 from offnominal.prediction import Prediction
 from offnominal.views import Box
 
-__all__ = ["Explanation", "Match"]
+__all__ = ["Explanation", "KnownMatch", "Match"]
+
+
+@dataclass(frozen=True, eq=False)
+class KnownMatch:
+    """The patch of a known defect that is nearest to a patch of an image.
+
+    Attributes
+    ----------
+    file, digest : str
+        The defective image, and the digest of its pixels.
+    kind : str
+        Class of the defect.
+    distance : float
+        1 less the cosine of the features, on [0, 2]; not in the unit of the nominal distance.
+    box : (left, top, width, height)
+        The patch in the defective image's own pixels.
+    patch : uint8 array of shape (h, w, 3), or None
+        The patch as the middle seventh of what surrounds it; None: the image is not there.
+    """
+
+    file: str
+    digest: str
+    kind: str
+    distance: float
+    box: Box
+    patch: Image | None = field(repr=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, without the picture."""
+        return {
+            "file": self.file,
+            "digest": self.digest,
+            "kind": self.kind,
+            "distance": self.distance,
+            "box": list(self.box),
+            "there": self.patch is not None,
+        }
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +69,8 @@ class Match:
         The patch with what surrounds it; the patch is the middle seventh of both sides.
     nominal : uint8 array of shape (h', w', 3)
         The same of the nominal patch, turned as it was when they were compared.
+    known : KnownMatch or None
+        The nearest known defect, where the model knows some.
     """
 
     number: int
@@ -41,6 +80,7 @@ class Match:
     origin: Origin
     patch: Image = field(repr=False)
     nominal: Image = field(repr=False)
+    known: KnownMatch | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +100,7 @@ class Explanation:
     matches: tuple[Match, ...]
     references: dict[str, Image] = field(repr=False)
 
-    def as_row(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Plain values for a table or JSON, without the pictures."""
         return {
             "image": self.prediction.source,
@@ -78,6 +118,7 @@ class Explanation:
                     "angle": match.origin.angle,
                     "flip": match.origin.flip,
                     "reference_box": list(match.origin.box),
+                    "known_defect": match.known and match.known.to_dict(),
                 }
                 for match in self.matches
             ],

@@ -1,25 +1,19 @@
 """The picture of an explanation: the image, its worst patches, and what they were compared with."""
 
-from functools import lru_cache
-from pathlib import Path
-
-import cv2
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image as Pillow
-from PIL import ImageDraw, ImageFont
+from PIL import ImageDraw
 
-from offnominal.explain.match import Explanation, Match
-from offnominal.pictures import Image, overlay
+from offnominal.captions import INK, LINE, PAPER, SOFT, Verdict, font, shorten, write
+from offnominal.explain.match import Explanation, KnownMatch, Match
+from offnominal.pictures import Image, overlay, resized, stroked
 from offnominal.prediction import Prediction
-from offnominal.text import printable
 from offnominal.views import Box
 
 __all__ = ["draw"]
 
-_INK, _SOFT, _LINE, _PAPER = (28, 33, 38), (87, 96, 106), (220, 222, 218), (255, 255, 255)
-_HERE, _NOMINAL, _DARK = (0, 230, 255), (110, 255, 120), (20, 20, 20)
-_REJECT, _PASS = (193, 74, 0), (0, 114, 80)
+_HERE, _NOMINAL, _KNOWN = (0, 230, 255), (110, 255, 120), (255, 90, 80)
+_DARK = (20, 20, 20)
 
 _EDGE = 28  # around everything
 _GAP = 16
@@ -41,7 +35,10 @@ _DISC = 13
 def draw(explanation: Explanation) -> Image:
     """An explanation as one picture, uint8 (H, W, 3), RGB."""
     count = len(explanation.matches)
-    table = (2 * _CELL + _THUMB + _WORDS + 4 * _GAP + 34, _HEADS + count * _ROW)
+    wide = 2 * _CELL + _THUMB + _WORDS + 4 * _GAP + 34
+    if any(match.known for match in explanation.matches):
+        wide += _CELL + _WORDS + 2 * _GAP
+    table = (wide, _HEADS + count * _ROW)
     height, width = explanation.prediction.image.shape[:2]
     on_top = width > _WIDE * height
     highest = _TALLEST if height > _TALL * width else max(table[1], _MANY)
@@ -53,7 +50,7 @@ def draw(explanation: Explanation) -> Image:
     else:
         size = (photo.width + 2 * _GAP + table[0], _TITLE + max(photo.height, table[1]))
         corner = (photo.width + 2 * _GAP, _TITLE)
-    sheet = Pillow.new("RGB", (size[0] + 2 * _EDGE, size[1] + 2 * _EDGE), _PAPER)
+    sheet = Pillow.new("RGB", (size[0] + 2 * _EDGE, size[1] + 2 * _EDGE), PAPER)
     _title(sheet, explanation, size[0])
     sheet.paste(photo, (_EDGE, _EDGE + _TITLE))
     _table(sheet, explanation, (_EDGE + corner[0], _EDGE + corner[1]))
@@ -63,19 +60,13 @@ def draw(explanation: Explanation) -> Image:
 def _title(sheet: Pillow.Image, explanation: Explanation, width: int) -> None:
     prediction = explanation.prediction
     pen = ImageDraw.Draw(sheet)
-    verdict, colour = {
-        True: ("reject", _REJECT),
-        False: ("accept", _PASS),
-        None: ("no threshold", _SOFT),
-    }[prediction.is_anomalous]
-    _write(pen, (_EDGE, _EDGE - 4), _shorten(prediction.source, width, 25), 25, _INK)
-    words = f"score {prediction.score:.4g}"
-    if prediction.threshold is not None:
-        words += f", threshold {prediction.threshold:.4g}"
+    verdict = Verdict(prediction.is_anomalous, prediction.score, prediction.threshold)
+    word, words = verdict.words()
+    write(pen, (_EDGE, _EDGE - 4), shorten(prediction.source, width, 25), 25, INK)
     if _heat_range(prediction)[1]:
         words += "; heat relative to this image's own peak"
-    end = _write(pen, (_EDGE, _EDGE + 32), verdict, 18, colour)
-    _write(pen, (_EDGE + end + 14, _EDGE + 32), words, 18, _SOFT)
+    end = write(pen, (_EDGE, _EDGE + 32), word, 18, verdict.colour)
+    write(pen, (_EDGE + end + 14, _EDGE + 32), words, 18, SOFT)
 
 
 def _heat_range(prediction: Prediction) -> tuple[tuple[float, float], bool]:
@@ -97,10 +88,11 @@ def _photo(explanation: Explanation, room: tuple[int, int]) -> Pillow.Image:
     heat = overlay(prediction.image, prediction.anomaly_map, *_heat_range(prediction)[0])
     picture = _sized(heat, scale)
     if limit is not None:
-        picture = _outlined(picture, prediction.anomaly_map > limit)
+        level = resized(prediction.anomaly_map, (picture.shape[1], picture.shape[0]))
+        picture = stroked(picture, level > limit, [(0.5, PAPER)])
     # Numbers of a narrow image stand beside it.
     side, top = (max(0, (_NARROW - extent) // 2) for extent in (picture.shape[1], picture.shape[0]))
-    photo = Pillow.new("RGB", (picture.shape[1] + 2 * side, picture.shape[0] + 2 * top), _PAPER)
+    photo = Pillow.new("RGB", (picture.shape[1] + 2 * side, picture.shape[0] + 2 * top), PAPER)
     photo.paste(Pillow.fromarray(picture), (side, top))
     pen = ImageDraw.Draw(photo)
     boxes = [_scaled(match.box, scale, side, top) for match in explanation.matches]
@@ -128,21 +120,46 @@ def _table(sheet: Pillow.Image, explanation: Explanation, corner: tuple[int, int
     pen = ImageDraw.Draw(sheet)
     left, top = corner
     columns = [left + 34]
-    for width in (_CELL, _CELL, _THUMB):
+    heads = ["in this image", "nearest nominal patch", "the reference it is from", ""]
+    for width in (_CELL, _CELL, _THUMB, _WORDS, _CELL):
         columns.append(columns[-1] + width + _GAP)
-    heads = ("in this image", "nearest nominal patch", "the reference it is from", "")
-    for x, words in zip(columns, heads, strict=True):
-        _write(pen, (x, top), words, 15, _SOFT)
+    knows = any(match.known for match in explanation.matches)
+    for x, words in zip(columns, [*heads, *["nearest known defect"] * knows], strict=False):
+        write(pen, (x, top), words, 15, SOFT)
     for number, match in enumerate(explanation.matches):
         y = top + _HEADS + number * _ROW
         if number:
-            line = (left, y - 11, columns[3] + _WORDS, y - 11)
-            pen.line(line, fill=_LINE)
+            line = (left, y - 11, columns[5 if knows else 3] + _WORDS, y - 11)
+            pen.line(line, fill=LINE)
         _disc(pen, (left + 12, y + _CELL // 2), match.number)
         _cell(sheet, match.patch, (columns[0], y), _HERE)
         _cell(sheet, match.nominal, (columns[1], y), _NOMINAL)
         _reference(sheet, explanation.references[match.origin.digest], match, (columns[2], y))
         _words(pen, match, (columns[3], y))
+        if match.known:
+            _known(sheet, match.known, (columns[4], columns[5], y))
+
+
+def _known(sheet: Pillow.Image, known: KnownMatch, corner: tuple[int, int, int]) -> None:
+    """A known defect's patch, where its image is there, and what is known of it."""
+    cell, x, y = corner
+    pen = ImageDraw.Draw(sheet)
+    if known.patch is None:
+        pen.rectangle((cell, y, cell + _CELL - 1, y + _CELL - 1), outline=LINE)
+        for number, words in enumerate(("its picture is", "no longer there")):
+            write(pen, (cell + 24, y + 60 + 22 * number), words, 15, SOFT)
+    else:
+        _cell(sheet, known.patch, (cell, y), _KNOWN)
+    left, top, width, height = known.box
+    write(pen, (x, y + 2), shorten(known.kind, _WORDS, 21), 21, INK)
+    place = f"there x {_span(left, width)}, y {_span(top, height)} px"
+    lines = (
+        (f"cosine distance {known.distance:#.3g}", SOFT),
+        (shorten(known.file, _WORDS, 15), INK),
+        (place, SOFT),
+    )
+    for number, (words, colour) in enumerate(lines):
+        write(pen, (x, y + 38 + 22 * number), words, 15, colour)
 
 
 def _cell(
@@ -181,19 +198,19 @@ def _words(pen: ImageDraw.ImageDraw, match: Match, corner: tuple[int, int]) -> N
     origin = match.origin
     left, top, width, height = match.box
     from_left, from_top, wide, high = origin.box
-    _write(pen, (x, y + 2), f"distance {match.distance:#.3g}", 21, _INK)
-    lines = [(f"here x {_span(left, width)}, y {_span(top, height)} px", _SOFT)]
+    write(pen, (x, y + 2), f"distance {match.distance:#.3g}", 21, INK)
+    lines = [(f"here x {_span(left, width)}, y {_span(top, height)} px", SOFT)]
     if not np.isclose(match.score, match.distance, rtol=1e-4, atol=0):
-        lines.insert(0, (f"patch score {match.score:#.3g}", _SOFT))
+        lines.insert(0, (f"patch score {match.score:#.3g}", SOFT))
     lines += [
-        (_shorten(origin.file, _WORDS, 15), _INK),
-        (f"there x {_span(from_left, wide)}, y {_span(from_top, high)} px", _SOFT),
-        (_turned(match), _SOFT),
+        (shorten(origin.file, _WORDS, 15), INK),
+        (f"there x {_span(from_left, wide)}, y {_span(from_top, high)} px", SOFT),
+        (_turned(match), SOFT),
     ]
     if origin.mirrored:
-        lines.append(("in a corner that was filled by mirroring", _SOFT))
+        lines.append(("in a corner that was filled by mirroring", SOFT))
     for number, (words, colour) in enumerate(lines):
-        _write(pen, (x, y + 38 + 22 * number), _shorten(words, _WORDS, 15, False), 15, colour)
+        write(pen, (x, y + 38 + 22 * number), shorten(words, _WORDS, 15, False), 15, colour)
 
 
 def _turned(match: Match) -> str:
@@ -211,18 +228,7 @@ def _span(start: int, length: int) -> str:
 def _sized(image: Image, scale: float) -> Image:
     height, width = image.shape[:2]
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    how = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
-    return np.asarray(cv2.resize(image, size, interpolation=how), dtype=np.uint8)
-
-
-def _outlined(image: Image, mask: NDArray[np.bool_]) -> Image:
-    """Regions of the image's own size outlined thinly on the picture of another size."""
-    size = (image.shape[1], image.shape[0])
-    large = cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
-    contours, _ = cv2.findContours(large, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
-    drawn = image.copy()
-    cv2.drawContours(drawn, contours, -1, _PAPER, 1, cv2.LINE_AA)
-    return drawn
+    return resized(image, size)
 
 
 def _frame(pen: ImageDraw.ImageDraw, box: tuple[float, ...], colour: tuple[int, int, int]) -> None:
@@ -238,36 +244,4 @@ def _disc(pen: ImageDraw.ImageDraw, centre: tuple[float, float], number: int) ->
     x, y = round(centre[0]), round(centre[1])
     box = (x - _DISC, y - _DISC, x + _DISC, y + _DISC)
     pen.ellipse(box, fill=_HERE, outline=_DARK, width=2)
-    pen.text((x, y), str(number), fill=_DARK, font=_font(16), anchor="mm")
-
-
-def _write(
-    pen: ImageDraw.ImageDraw,
-    corner: tuple[float, float],
-    words: str,
-    size: int,
-    colour: tuple[int, int, int],
-) -> int:
-    """Write words with their upper left corner at a place; returns their width."""
-    words = printable(words)
-    pen.text(corner, words, fill=colour, font=_font(size))
-    return int(_font(size).getlength(words))
-
-
-def _shorten(words: str, width: int, size: int, path: bool = True) -> str:
-    """Words that are no wider than so many pixels: the middle of a long path is left out."""
-    font, words = _font(size), printable(words)
-    if font.getlength(words) <= width:
-        return words
-    name = Path(words).name if path else words
-    for kept in range(len(words) - 1, 3, -1):
-        tail = max(kept // 2, min(len(name), kept - 2)) if path else 0
-        short = f"{words[: kept - tail]}…{words[len(words) - tail :]}"
-        if font.getlength(short) <= width:
-            return short
-    return "…"
-
-
-@lru_cache(maxsize=64)
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(size)
+    pen.text((x, y), str(number), fill=_DARK, font=font(16), anchor="mm")
