@@ -113,6 +113,7 @@ def test_text_features(case: Case, weights: Path, checkpoint: Path) -> None:
 
 
 @pytest.mark.parametrize("layers", LAYERS)
+@pytest.mark.slow
 def test_scores_and_maps(
     case: Case, weights: Path, checkpoint: Path, tiles: Path, layers: str
 ) -> None:
@@ -131,6 +132,7 @@ def test_scores_and_maps(
         assert found.anomaly_map.mean() == pytest.approx(numbers["mean"], abs=limit)
 
 
+@pytest.mark.slow
 def test_image_and_patch_features(
     case: Case, raw: dict[str, tuple[torch.Tensor, list[torch.Tensor]]]
 ) -> None:

@@ -74,7 +74,7 @@ def test_zero_and_few_shot(golden: Any, options: dict[str, Any], tiles: Path) ->
             for level, tokens, layer, bank in levels:
                 theirs = arrays[f"adapted_rows_0::13_layer{level}/{name}"]
                 assert largest(layer(tokens)[::13], theirs) < 1e-4, (name, level)
-                squared, _ = bank.search(F.normalize(tokens, dim=-1))
+                squared, _ = bank.search(F.normalize(tokens, dim=-1).numpy())
                 grid = squared.reshape(seen.grid) / 2
                 assert largest(grid, arrays[f"few_shot_grid_layer{level}/{name}"]) < 2e-5
             text_map = detector._ask_texts(seen)

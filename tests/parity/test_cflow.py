@@ -86,6 +86,7 @@ def check_scores(golden: Golden, when: str, detector: CFlow, pixels: Tensor, all
     assert_close(heat.amax((1, 2)), golden[f"{when}/score"], 1e-3)
 
 
+@pytest.mark.slow
 def test_features_latents_and_maps(golden: Golden, tiles: Path, detector: CFlow) -> None:
     code = position_code(128, 32, 32)
     assert_close(code[::8, ::4, ::4], golden.array("position_32x32_rows_0::8"))
@@ -101,6 +102,7 @@ def test_features_latents_and_maps(golden: Golden, tiles: Path, detector: CFlow)
     check_scores(golden, "before", detector, pixels, 1e-4)
 
 
+@pytest.mark.slow
 def test_gradients_and_a_pass(golden: Golden, tiles: Path, detector: CFlow) -> None:
     """As released: a step for each run of 64 vectors, one level after the other."""
     told = golden["train_meta_epoch"]

@@ -63,6 +63,7 @@ def test_tokens(golden: Golden, detector: Dinomaly, tiles: Path) -> None:
     assert_close(tokens[::29, ::8], golden.array("tokens_in_first_image_rows_0::29"))
 
 
+@pytest.mark.slow
 def test_agrees_with_the_released_code(golden: Golden, detector: Dinomaly, tiles: Path) -> None:
     test, train = (load(tiles, golden[part], 256, crop=224) for part in ("test", "train"))
     learned = [*detector.bottleneck.parameters(), *detector.decoder.parameters()]

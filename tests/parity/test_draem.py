@@ -143,6 +143,7 @@ def check_scores(
     assert_close(draem_score(maps), [golden[f"{when}/score"][number] for number in which], near)
 
 
+@pytest.mark.slow
 def test_scores_with_the_seeded_weights(
     networks: nn.ModuleDict, golden: Golden, tiles: Path
 ) -> None:

@@ -89,6 +89,7 @@ def test_small_learns_as_released(shared: Path, tiles: Path) -> None:
     assert total_norm(apart) == pytest.approx(told["param_delta"], rel=1e-3)
 
 
+@pytest.mark.slow
 def test_medium_scores_as_released(shared: Path, tiles: Path) -> None:
     golden = Golden(shared, "efficientad_medium")
     detector = seeded("medium")
@@ -105,6 +106,7 @@ def test_medium_scores_as_released(shared: Path, tiles: Path) -> None:
     assert float(full.max()) == pytest.approx(golden["results"][0]["score"], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_teacher_learns_as_released(shared: Path, tiles: Path) -> None:
     golden = Golden(shared, "efficientad_distillation")
     with torch.device("meta"):

@@ -58,6 +58,7 @@ def close(found: Tensor | np.ndarray | list[float], wanted: np.ndarray, within: 
     np.testing.assert_allclose(np.asarray(found), wanted, rtol=0, atol=within)
 
 
+@pytest.mark.slow
 def test_layers_and_tokens(run: Run, tiles: Path) -> None:
     net = run.detector.load_network()
     assert [layer + 1 for layer in net.layers] == run.config["features_list"]

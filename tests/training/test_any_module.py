@@ -10,7 +10,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from offnominal.errors import ModelFileError, OptionError
-from offnominal.training.checkpoint import Checkpoint, Files, History, State, claimed
+from offnominal.training.checkpoint import Checkpoint, Files, History, State
+from offnominal.training.claimed import claimed
 from offnominal.training.loop import run
 from offnominal.training.recipe import Recipe
 

@@ -3,10 +3,9 @@
 import torch
 from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
+from torchvision.tv_tensors import Mask
 
-from offnominal.errors import OptionError
-
-__all__ = ["AUGMENTATIONS", "augmented", "check_augment"]
+__all__ = ["AUGMENTATIONS", "augmented", "augmented_alike"]
 
 AUGMENTATIONS: dict[str, list[v2.Transform]] = {
     "flips": [v2.RandomHorizontalFlip(), v2.RandomVerticalFlip()],
@@ -22,25 +21,21 @@ AUGMENTATIONS: dict[str, list[v2.Transform]] = {
 """By name. Corners that a rotation or a shift leaves open are black, as in the released codes."""
 
 
-def check_augment(names: str) -> list[str]:
-    """The names in ``none`` or a list such as ``flips,light``.
-
-    Raises
-    ------
-    OptionError
-        If one is unknown.
-    """
-    found = [name.strip() for name in names.split(",") if name.strip() not in ("", "none")]
-    for name in found:
-        if name not in AUGMENTATIONS:
-            known = ", ".join(AUGMENTATIONS)
-            raise OptionError(f"--augment {name}: choose none, or some of {known}")
-    return found
-
-
 def augmented(images: Tensor, names: list[str]) -> Tensor:
     """Images (B, 3, h, w), uint8, each changed in its own way; torch's generator draws."""
     if not names:
         return images
     change = v2.Compose([step for name in names for step in AUGMENTATIONS[name]])
     return torch.stack([change(image) for image in images])
+
+
+def augmented_alike(images: Tensor, masks: Tensor, names: list[str]) -> tuple[Tensor, Tensor]:
+    """The same, and of each image its masks (B, M, h, w), uint8, moved as it is.
+
+    Corners that are left open are 0 in both.
+    """
+    if not names:
+        return images, masks
+    change = v2.Compose([step for name in names for step in AUGMENTATIONS[name]])
+    moved = [change(image, Mask(own)) for image, own in zip(images, masks, strict=True)]
+    return torch.stack([image for image, _ in moved]), torch.stack([own for _, own in moved])

@@ -1,6 +1,5 @@
 """How long a training is: the method's own schedule, the paper's, or what a time allows."""
 
-import re
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -14,12 +13,10 @@ from offnominal.training.checkpoint import Learner
 from offnominal.training.loop import descend, duration, seeded
 from offnominal.training.recipe import Plan
 
-__all__ = ["Schedule", "Steps", "parse_budget", "steps_within"]
+__all__ = ["Schedule", "Steps", "steps_within"]
 
 Steps = int | Literal["paper"]
 
-_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
-_LONGEST = 1000 * 3600.0
 _TRIALS = 5
 _TRIAL_SHARE = 0.1  # of the time that is spent on trying how long a step takes
 _RESERVE = 0.1  # for what follows the last step: densities, thresholds
@@ -52,23 +49,6 @@ class Schedule:
         if self.paper_steps is not None:
             return self.paper_steps
         return (self.paper_epochs or 1) * max(1, images // min(batch, images))
-
-
-def parse_budget(words: str) -> float:
-    """Seconds from ``90s``, ``20m`` or ``1.5h``.
-
-    Raises
-    ------
-    OptionError
-        If it is no such time.
-    """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh])", words.strip())
-    if match is None or not float(match[1]):
-        raise OptionError(f"--budget {words}: give a time such as 90s, 20m or 1.5h")
-    seconds = float(match[1]) * _UNITS[match[2]]
-    if seconds > _LONGEST:
-        raise OptionError(f"--budget {words}: give at most {_LONGEST / 3600:.0f}h")
-    return seconds
 
 
 def steps_within(

@@ -8,13 +8,11 @@ and step that come next, and a digest over all of it and the tensors.
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Protocol
 
 import torch
-from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -23,7 +21,7 @@ from offnominal.atomic import write_atomically
 from offnominal.errors import DatasetError, ModelFileError, OptionError
 from offnominal.sealed import Damaged, open_sealed, sealed, validated
 
-__all__ = ["Checkpoint", "Files", "History", "Learner", "State", "claimed", "mean_losses"]
+__all__ = ["Checkpoint", "Files", "History", "Learner", "State", "mean_losses"]
 __all__ += ["read_losses", "unusable"]
 
 FORMAT = 3
@@ -179,33 +177,6 @@ class _Header(BaseModel):
     epoch: Count
     step: Count
     columns: list[str]
-
-
-@contextmanager
-def claimed(files: Files) -> Iterator[None]:
-    """Keep others from writing the same files for the length of the block, or until we die.
-
-    Raises
-    ------
-    OptionError
-        If another process is at it, or nothing can be written there.
-    """
-    path = files.learned.with_name(f".{files.learned.stem[:200]}.lock")
-    lock = FileLock(path)
-    try:
-        lock.acquire(blocking=False)
-    except Timeout as error:
-        told = "another process is training into it; wait for it, or name another file"
-        raise OptionError(f"-o {files.learned}: {told}") from error
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise OptionError(f"-o {files.learned}: cannot be written ({reason})") from error
-    try:
-        yield
-    finally:
-        with suppress(OSError):  # Windows refuses
-            path.unlink()
-        lock.release()
 
 
 def _write_nothing(epochs: int, history: History) -> None:

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from offnominal.errors import OptionError
-from offnominal.training.augment import augmented
+from offnominal.training.augment import augmented, augmented_alike
+from offnominal.training.labels import Labels
 
 __all__ = ["Batch", "Batches", "FrozenCache", "ImageStore", "Images", "Triple"]
 
@@ -32,12 +33,20 @@ class Batch(NamedTuple):
         Their places among the images that are trained on.
     rng : numpy.random.Generator
         Of this step.
+    labels, targets, kinds, instances, instance_kinds
+        See :class:`~offnominal.training.labels.Known`; on the device. None where a method learns
+        from good images alone.
     """
 
     images: Tensor
     pixels: Tensor
     numbers: Tensor
     rng: np.random.Generator
+    labels: Tensor | None = None
+    targets: Tensor | None = None
+    kinds: Tensor | None = None
+    instances: Tensor | None = None
+    instance_kinds: tuple[tuple[int, ...], ...] = ()
 
 
 class Images:
@@ -98,14 +107,29 @@ class Batches:
     Parameters
     ----------
     images : Images
+        With ``labels`` the good ones first.
     size : int
         Of a batch.
     augment : list of str
         Names of :data:`~offnominal.training.augment.AUGMENTATIONS`.
+    labels : Labels or None
+        Of the last of the images, which are defective; None: all are good.
+    share : float
+        Of a batch that is defective: one image or more, and not all. A round is one through the
+        good images; the defective ones come in rounds of their own.
     """
 
-    def __init__(self, images: Images, size: int, augment: list[str]) -> None:
+    def __init__(
+        self,
+        images: Images,
+        size: int,
+        augment: list[str],
+        labels: Labels | None = None,
+        share: float = 0.5,
+    ) -> None:
         self._images, self._size, self._augment = images, size, augment
+        self._labels, self._share = labels, share
+        self._good = len(images) - (len(labels) if labels else 0)
 
     def __len__(self) -> int:
         return len(self._images)
@@ -116,14 +140,34 @@ class Batches:
 
     def plan(self, size: int, generator: torch.Generator) -> list[Tensor]:
         """Numbers of the images of each step."""
-        order = torch.randperm(len(self), generator=generator)
-        return list(torch.split(order[: len(self) // size * size], size))
+        order = torch.randperm(self._good, generator=generator)
+        if not self._labels:
+            return list(torch.split(order[: self._good // size * size], size))
+        bad = min(max(1, round(self._share * size)), size - 1)
+        good = min(size - bad, self._good)
+        steps = self._good // good
+        turns = -(-steps * bad // len(self._labels))
+        rounds = [torch.randperm(len(self._labels), generator=generator) for _ in range(turns)]
+        defects = torch.split(self._good + torch.cat(rounds)[: steps * bad], bad)
+        chosen = torch.split(order[: steps * good], good)
+        return [torch.cat(both) for both in zip(chosen, defects, strict=True)]
 
     def load(self, planned: Tensor) -> Batch:
         """The batch of a step."""
-        images = augmented(self._images.uint8(planned.tolist()), self._augment)
+        images = self._images.uint8(planned.tolist())
+        if not self._labels:
+            images = augmented(images, self._augment)
+            rng = np.random.default_rng(int(torch.randint(2**62, ())))
+            return Batch(images, self._images.normalised(images), planned, rng)
+        known = self._labels.known(planned.tolist(), self._good)
+        masks = torch.stack([known.targets, known.instances], 1)
+        images, masks = augmented_alike(images, masks, self._augment)
         rng = np.random.default_rng(int(torch.randint(2**62, ())))
-        return Batch(images, self._images.normalised(images), planned, rng)
+        device = self._images.device
+        targets, instances = masks.to(device).unbind(1)
+        told = known.labels.to(device), targets, known.kinds.to(device), instances
+        pixels = self._images.normalised(images)
+        return Batch(images, pixels, planned, rng, *told, known.instance_kinds)
 
     def endless(self) -> Iterator[Batch]:
         """Batches to try, round after round."""

@@ -64,7 +64,7 @@ def train_on_several(
         from lightning_fabric import Fabric
         from lightning_fabric.strategies.ddp import DDPStrategy
     except ImportError as error:
-        told = "needs lightning-fabric: pip install 'offnominal[gpus]'"
+        told = "needs lightning-fabric: pip install lightning-fabric"
         raise OptionError(f"--devices {devices}: {told}") from error
     there = torch.cuda.device_count()
     if there and there < devices:
