@@ -199,6 +199,7 @@ def test_bad_images_are_reported_or_raised(fabric: Detector, parts: Path, tmp_pa
         AnomalyDINO(backbone="builtin").fit([bad], on_error=errors.append)
 
 
+@pytest.mark.slow
 def test_tiles_leave_no_seam(parts: Path) -> None:
     """A texture larger than a tile: the map shows no step where tiles meet."""
     strip = np.concatenate([draw_good("fabric", 1, i) for i in range(3)], axis=1)
@@ -220,24 +221,24 @@ def test_masked_background_scores_nothing(parts: Path) -> None:
     kept = found.patch_scores.shape[0] * found.patch_scores.shape[1]
     assert 0.05 * kept < (detector.foreground(_features(detector, files[0]))).sum() < 0.7 * kept
     picture = detector.foreground_picture(read_image(files[0]))
-    assert picture.shape == (320, 3 * 400 + 16, 3)
+    assert picture.shape[1] > 3 * 400
+    assert picture.shape[0] > 320, "words above the pictures"
 
 
-def _features(detector: AnomalyDINO, file: Path) -> torch.Tensor:
-    with torch.inference_mode():
-        return detector.embed(torch.from_numpy(detector.views(read_image(file))[0].pixels))
+def _features(detector: AnomalyDINO, file: Path) -> np.ndarray:
+    return detector.embedded(detector.views(read_image(file))[0].pixels)
 
 
 def test_neighbours_are_averaged(parts: Path) -> None:
     files = images_of(parts / "fabric" / "train")
     options = SMALL | {"rotations": "none", "normalize": "l2"}
     detector = AnomalyDINO(**options, neighbours=3).fit(files[:2])
-    with torch.inference_mode():
-        features = _features(detector, files[2])
-        queries = torch.nn.functional.normalize(features.flatten(1).T, dim=1)
-        wanted = (1 - queries @ detector.bank.rows.T).topk(3, largest=False).values.mean(1)
+    features = _features(detector, files[2])
+    queries = features.reshape(len(features), -1).T
+    queries /= np.linalg.norm(queries, axis=1, keepdims=True)
+    wanted = np.sort(1 - queries @ detector.bank.rows.T)[:, :3].mean(1)
     [found] = detector.predict(files[2:3])
-    np.testing.assert_allclose(found.patch_scores.ravel(), wanted.numpy(), atol=1e-5)
+    np.testing.assert_allclose(found.patch_scores.ravel(), wanted, atol=1e-5)
     assert found.patch_scores.shape == features.shape[1:]
 
 
@@ -351,6 +352,7 @@ def test_options_are_plain_and_complete() -> None:
     assert AnomalyDINO(**detector.options()).options() == detector.options()
 
 
+@pytest.mark.slow
 def test_real_tiles_with_a_real_network(tiles: Path, mobilenet: Path) -> None:
     """Sixteen good magnetic tiles, then a share of the test set: clearly better than guessing."""
     detector = AnomalyDINO(weights=str(mobilenet), rotations="none", resolution=128)

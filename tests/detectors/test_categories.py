@@ -76,7 +76,7 @@ def test_files_keep_them(both: SimpleNet, parts: Path, tmp_path: Path) -> None:
     header = read_header(tmp_path / "both.offn")
     header["calibration"]["held-out"]["numbers"].pop()
     with pytest.raises(ModelFileError, match="other references than it says"):
-        SimpleNet(**SMALL).restore(header, both.tensors())
+        SimpleNet(**SMALL).restore(header, both.arrays())
 
 
 def test_command_line(parts: Path, tmp_path: Path) -> None:

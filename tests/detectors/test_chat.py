@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from tests.chat_server import (
     FINE,
     GOOD,
@@ -89,7 +90,7 @@ def test_an_answer_becomes_a_prediction(serve: Serve) -> None:
     assert (found.patch_scores > 0).mean() == 1 / 16
     [region] = found.regions()
     assert region.box == (200, 200, 200, 100)
-    row = json.loads(json.dumps(found.as_row()))
+    row = json.loads(json.dumps(found.to_dict()))
     assert (row["score"], row["is_anomalous"], row["note"]) == (0.875, True, found.note)
     assert row["answer"]["boxes"] == [[0.25, 0.5, 0.5, 0.75]]
     heated = found.overlay()
@@ -459,6 +460,12 @@ def test_images_are_taken_as_they_are_needed(serve: Serve) -> None:
     assert taken <= 20 + 4
 
 
+def test_a_folder_stands_for_its_images(serve: Serve, tmp_path: Path) -> None:
+    for number in range(3):
+        Image.fromarray(picture(10 * number)).save(tmp_path / f"{number}.png")
+    assert len(model(serve(answers())).predict(str(tmp_path))) == 3
+
+
 def test_an_error_of_the_source_comes_after_what_was_before(serve: Serve) -> None:
     def two() -> Iterator[np.ndarray]:
         yield picture(10)
@@ -491,6 +498,7 @@ def test_inside_a_running_event_loop(serve: Serve) -> None:
     assert asyncio.run(cell()) == 0.875
 
 
+@pytest.mark.slow
 def test_ctrl_c(serve: Serve) -> None:
     server = serve(after(30, answers()))
     code = (
@@ -606,7 +614,7 @@ def test_saved_and_loaded(serve: Serve, tmp_path: Path) -> None:
     assert loaded.references == fitted.references
     [a], [b] = fitted.predict(picture(90)), loaded.predict(picture(90))
     assert server.requests[0].body == server.requests[1].body, "the references to the byte"
-    assert a.as_row() == b.as_row()
+    assert a.to_dict() == b.to_dict()
     elsewhere = serve(answers(FINE))
     loaded = offnominal.load(tmp_path / "part.offn", endpoint=elsewhere.endpoint)
     assert loaded.predict(picture(90))[0].score == 0.25
@@ -696,7 +704,7 @@ def test_the_client_library_is_an_extra(serve: Serve, monkeypatch: pytest.Monkey
     for name in ("offnominal.chat.client", "offnominal.chat.answer"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.setitem(sys.modules, "openai", None)
-    with pytest.raises(OptionError, match=r"needs openai .*pip install 'offnominal\[chat\]'"):
+    with pytest.raises(OptionError, match=r"needs openai .*pip install openai anyio"):
         detector.predict(picture(90))
     code = "import sys, offnominal.detectors.chat; print({'openai'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -54,8 +54,8 @@ def test_a_transformer(parts: Path, transformer: dict[str, Any], tmp_path: Path)
     again = load(tmp_path / "part.offn")
     [before], [after] = (one.predict(good(parts)[0]) for one in (detector, again))
     assert (before.score, before.threshold) == (after.score, after.threshold)
-    assert "bottleneck.0.fc1.weight" in detector.tensors()
-    assert not any(name.startswith("network") for name in detector.tensors())
+    assert "bottleneck.0.fc1.weight" in detector.arrays()
+    assert not any(name.startswith("network") for name in detector.arrays())
 
 
 def test_any_other_network_is_one_group(parts: Path) -> None:

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
+from scipy.spatial.distance import cdist
 
 from offnominal import AnomalyDINO, MultiLayerNN, PaDiM, PatchCore, SoftPatch, SubspaceAD, load
 from offnominal.detectors.base import Detector
@@ -141,21 +141,20 @@ def test_a_reference_that_sets_no_threshold_is_searched_again(files: list[Path])
 
 def test_a_coreset_takes_in_the_patches_that_are_farthest(files: list[Path]) -> None:
     detector = KINDS["coreset"]().fit(files[:4])
-    before, scores = detector.bank.take(slice(None)).clone(), detector.calibration.images
-    with torch.inference_mode():
-        [view] = detector.views(read_image(files[4]))
-        rows = detector.rows(detector.embed(torch.from_numpy(view.pixels)))
-    near, wanted = torch.cdist(rows.double(), before.double()).amin(1), []
+    before, scores = detector.bank.take(slice(None)).copy(), detector.calibration.images
+    [view] = detector.views(read_image(files[4]))
+    rows = detector.rows(detector.embedded(view.pixels))
+    near, wanted = cdist(rows, before).min(1), []
     for _ in range(int(len(rows) * 0.1)):
         wanted.append(int(near.argmax()))
-        near = torch.minimum(near, torch.cdist(rows.double(), rows[wanted[-1:]].double())[:, 0])
+        near = np.minimum(near, cdist(rows, rows[wanted[-1:]])[:, 0])
     change = detector.add([files[4]])
     assert change.rescored == "kept"
     assert change.rows == (len(before), len(before) + len(wanted))
     mine = detector.bank.rows_of(4)
     assert detector.bank.patch[mine].tolist() == sorted(wanted)
-    assert torch.equal(detector.bank.take(mine), rows[sorted(wanted)])
-    assert torch.equal(detector.bank.take(slice(0, len(before))), before)
+    assert np.array_equal(detector.bank.take(mine), rows[sorted(wanted)])
+    assert np.array_equal(detector.bank.take(slice(0, len(before))), before)
     # The others keep their scores; the new one is scored by all the others.
     assert np.array_equal(detector.calibration.images[:4], scores)
     found, weight = detector.judge(rows, without=4)
@@ -235,6 +234,7 @@ def test_scores_by_a_reference_that_was_undone_are_not_those_by_another(
     detector = plain().fit(files[:3])
     detector.add([files[3]])
     detector.calibrate(fresh)
+    detector.references.steps.pop()  # as files of earlier versions have it
     detector.undo()
     detector.add([files[4]])
     assert detector.calibration.kind == "leave-one-out"
@@ -262,7 +262,7 @@ def test_the_file_grows_by_what_was_added(files: list[Path], tmp_path: Path) -> 
     sizes.append(len(content(detector, path)))
     each = len(detector.bank.rows_of(4))
     # A row, what is known of it, and its patch score.
-    row = 4 * detector.bank.dim + sum(c.element_size() for c in detector.bank.buffers()) + 4
+    row = 4 * detector.bank.dim + sum(c.itemsize for c in detector.bank.columns().values()) + 4
     assert 0 <= sizes[1] - sizes[0] - 2 * each * (row - 4) < 1500, "a little header beside"
     detector.forget(files[0])
     sizes.append(len(content(detector, path)))

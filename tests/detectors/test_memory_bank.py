@@ -57,7 +57,7 @@ def test_small_storage_scores_nearly_the_same(
 ) -> None:
     full = AnomalyDINO(**FEW).fit(images[:4])
     small = AnomalyDINO(**FEW, storage=storage).fit(images[:4])
-    assert small.bank.rows.element_size() == {"fp16": 2, "int8": 1}[storage]
+    assert small.bank.rows.itemsize == {"fp16": 2, "int8": 1}[storage]
     for a, b in zip(full.predict(images[4:]), small.predict(images[4:]), strict=True):
         assert b.score == pytest.approx(a.score, rel={"fp16": 0.01, "int8": 0.1}[storage])
     # A reference is rounded as it was when it was learned, so it has no distance from itself.

@@ -158,6 +158,7 @@ def test_nothing_is_fitted_or_saved(batch: list[np.ndarray], tmp_path: Path) -> 
         small().save(tmp_path / "x.offn")
 
 
+@pytest.mark.slow
 def test_images_of_several_sizes_and_tiles() -> None:
     images = [draw_good("fabric", 1, index)[: 200 + 8 * index] for index in range(6)]
     for options in ({"resize": "short"}, {"tile": 128, "resolution": None}):
@@ -243,6 +244,7 @@ def test_options_are_checked_at_once(options: dict[str, Any], message: str) -> N
         MuSc(**options)
 
 
+@pytest.mark.slow
 def test_real_tiles_with_a_real_network(tiles: Path, mobilenet: Path) -> None:
     """A lot of good magnetic tiles and some damaged ones: clearly better than guessing."""
     kinds = sorted((tiles / "test").iterdir())

@@ -305,7 +305,7 @@ def test_a_file_that_does_not_fit(good: list[np.ndarray], tmp_path: Path) -> Non
     for name, value, told in (("held_back_", [99], "held back"), ("steps_", 0, "no step")):
         header = detector.header()
         header["learned"] = {**header["learned"], name: value}
-        arrays = {key: tensor.numpy() for key, tensor in detector.tensors().items()}
+        arrays = detector.arrays()
         modelfile.write(tmp_path / "x.offn", header, arrays)
         with pytest.raises(ModelFileError, match=told):
             offnominal.load(tmp_path / "x.offn")

@@ -2,16 +2,22 @@
 
 import operator
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Self
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
 from offnominal.backbones import AUTO, DEFAULT, backbone_name, load_backbone
 from offnominal.backbones.auto import choose_backbone
-from offnominal.backbones.base import Backbone, Levels
+from offnominal.detectors.deployed import EXPORTED, Deployed
 from offnominal.detectors.on_device import OnDevice
+from offnominal.engines.network import is_exported
 from offnominal.errors import ModelFileError, OptionError
+
+if TYPE_CHECKING:  # a detector whose network was exported runs without torch
+    from torch import Tensor
+
+    from offnominal.backbones.base import Backbone, Levels
 
 __all__ = ["BackboneDetector", "whole_numbers"]
 
@@ -52,22 +58,45 @@ class BackboneDetector(OnDevice):
         self.backbone_note = ""
         self.weights = str(weights) if weights is not None else None
         self.layers = whole_numbers("layers", layers) if layers is not None else None
+        # Or a graph of it in its place, which says the same of itself.
         self.network: Backbone | None = None
+        self.deployed: Deployed | None = None  # what an exported file brought
 
-    def choose_levels(self, network: Backbone) -> Backbone:
+    def choose_levels(self, network: "Backbone") -> "Backbone":
         """The network at the levels that this method uses where ``layers`` names none."""
         if self.layers is not None or self.default_layers is None:
             return network
         return network.at_levels(self.default_layers)
 
-    def load_network(self) -> Backbone:
+    def load_network(self) -> "Backbone":
         """Build the backbone on first use and move everything to the device."""
         if self.network is None:
             self.use_network(self.build_network(), shared=False)
         assert self.network is not None
         return self.network
 
-    def build_network(self) -> Backbone:
+    def torch_network(self) -> "Backbone":
+        """The backbone as torch's, built even where a graph of it is at hand.
+
+        Raises
+        ------
+        OptionError
+            Of an exported model, which has none, or if what the options name is another network by
+            now.
+        """
+        if is_exported(graph := self.load_network()):
+            if self.deployed is not None:
+                raise OptionError(
+                    "an exported model has no network of torch's: use the fitted model that it "
+                    "was exported from"
+                )
+            made = self.build_network()
+            if made.digest != graph.digest:
+                raise OptionError(f"--weights: those of {made.name} changed since it was loaded")
+            self.use_network(made, shared=False)
+        return self.load_network()
+
+    def build_network(self) -> "Backbone":
         """The backbone that the options name, or the best that can be had where they name none."""
         if self.backbone is None and self.weights is None:
             chosen = choose_backbone(self.default_backbone, self.backbone_family)
@@ -76,27 +105,29 @@ class BackboneDetector(OnDevice):
             name = backbone_name(self.backbone, self.weights, self.default_backbone)
         return load_backbone(name, self.weights, self.layers)
 
-    def use_network(self, network: Backbone, shared: bool = True) -> None:
+    def use_network(self, network: "Backbone", shared: bool = True) -> None:
         """Adopt a backbone; of one that nobody else uses, only the levels that are needed."""
         self.network = self.choose_levels(network)
         if not shared:
             self.network.trim()
         self.use_device()
 
-    def features(self, pixels: Tensor) -> Tensor:
+    def features(self, pixels: "Tensor") -> "Tensor":
         """Patch features (B, D, gh, gw) in float32 of pixels (B, 3, h, w) on any device."""
         with self._autocast():
-            maps: Tensor = self.load_network()(pixels.to(self._device))
+            maps: Tensor = self.torch_network()(pixels.to(self._device))
         return maps.float()
 
-    def levels(self, pixels: Tensor, norm: bool = True) -> Levels:
+    def levels(self, pixels: "Tensor", norm: bool = True) -> "Levels":
         """Feature levels and a vector for each image in float32, of pixels on any device."""
+        from offnominal.backbones.base import Levels
+
         with self._autocast():
-            maps, summary = self.load_network().levels(pixels.to(self._device), norm)
+            maps, summary = self.torch_network().levels(pixels.to(self._device), norm)
         return Levels([each.float() for each in maps], summary.float())
 
-    def _autocast(self) -> torch.autocast:
-        self.load_network()  # which settles the device
+    def _autocast(self) -> AbstractContextManager[Any]:
+        self.torch_network()  # which settles the device
         return super()._autocast()
 
     # -- files --------------------------------------------------------------------------------
@@ -105,18 +136,25 @@ class BackboneDetector(OnDevice):
         """Another with the same options, but for some, on the same network."""
         other = type(self)(**(self.options() | dict(changes)), device=self.device)
         other._device, other.network = self._device, self.load_network()
-        other.backbone_note = self.backbone_note
-        return other.to(self._device)
+        other.backbone_note, other.deployed = self.backbone_note, self.deployed
+        other.move(self._device)
+        return other
 
     def header(self) -> dict[str, Any]:
-        """All that is not a tensor; the backbone by its name, settled at the fit, and digest."""
+        """All that is no array; the backbone by its name, settled at the fit, and digest."""
         net = self.load_network()
         found = super().header()
         found["options"] |= {"backbone": net.name}
         about = {"name": net.name, "digest": net.digest, "note": self.backbone_note}
-        return found | {"backbone": about}
+        section = {"export": self.deployed.section()} if self.deployed else {}
+        return found | {"backbone": about} | section
 
-    def restore(self, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Learned arrays and calibration scores; and the network, of an exported model."""
+        graph = {EXPORTED: self.deployed.array()} if self.deployed else {}
+        return super().arrays() | graph
+
+    def restore(self, header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
         """Take over what was learned, if the backbone is the one that it was learned with."""
         net, known = self.load_network(), header.get("backbone")
         told = [known.get("digest"), known.get("note", "")] if isinstance(known, dict) else [None]
@@ -128,7 +166,8 @@ class BackboneDetector(OnDevice):
                 f"{self.weights or 'those on this machine'} (digest {known['digest'][:12]}, not "
                 f"{net.digest[:12]}); give the right file with --weights, or fit anew"
             )
-        super().restore(header, tensors)
+        rest = {name: array for name, array in arrays.items() if name != EXPORTED}
+        super().restore(header, rest)
         self.backbone_note = known.get("note", "")
 
 

@@ -1,49 +1,47 @@
 """What every detector shares: images in, leave-one-out, calibration, predictions out."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from copy import deepcopy
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
 from typing import Any, ClassVar, Self
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from offnominal import modelfile
-from offnominal.calibration import FalseReject, check_rate
+from offnominal.checks import (
+    FalseReject,
+    check_aggregate,
+    check_range,
+    check_rate,
+    parse_sixteen_bit,
+)
 from offnominal.depths import read_images
 from offnominal.detectors.categories import refuse_several
-from offnominal.detectors.judging import Judge
-from offnominal.detectors.learned_state import (
-    learned_tensors,
-    learned_values,
-    must,
-    must_fit,
-    restore_learned,
-)
+from offnominal.detectors.estimator import Estimator
+from offnominal.detectors.known import KnownDefects
 from offnominal.detectors.made_scores import copy_scores, defect_scores
-from offnominal.detectors.options import OnError, Progress, check_range, option_defaults
-from offnominal.detectors.references import References, Sample, Standing, Version
-from offnominal.errors import NotFittedError, OptionError
+from offnominal.detectors.options import OnError, Progress, ShowProgress, refuse_unknown
+from offnominal.detectors.references import References, Sample
+from offnominal.errors import OptionError
 from offnominal.good_scores import CalibrationScores, GoodScores
-from offnominal.images import ImageSource, content_digest, describe, read_image, several
-from offnominal.images import parse_sixteen_bit as check_sixteen_bit
-from offnominal.memory import MemoryBank
+from offnominal.images import Channels, ImageSource, content_digest, describe, read_image
+from offnominal.labels.labelled import Defects, labelled
 from offnominal.prediction import Prediction
-from offnominal.scoring import Scores, Size, check_aggregate, size_of
-from offnominal.synthesis.sizes import CELLS, PER_CELL
+from offnominal.progress import shown
+from offnominal.scoring import Scores, Size, size_of
+from offnominal.sources import ImageSources, several
+from offnominal.synthesis.sizes import PER_CELL
+from offnominal.tensors import no_gradients
 
 __all__ = ["Detector"]
 
 
-class Detector(Judge, ABC):
+class Detector(Estimator, ABC):
     """Base of every method.
 
     A method writes :meth:`learn`, :meth:`score` and :meth:`score_reference`, or, over a backbone,
     the few that :class:`~offnominal.detectors.features.FeatureDetector` asks for. What it learned
-    is kept in attributes whose names end in ``_`` (tensors and plain values) and in submodules'
-    buffers; all of it is saved and restored by that rule.
+    is kept in attributes whose names end in ``_`` (arrays, tensors and plain values), in memory
+    banks and in learned networks; all of it is saved and restored by that rule.
 
     Parameters
     ----------
@@ -59,15 +57,15 @@ class Detector(Judge, ABC):
         images can promise, 1 / (n + 1) with n of them, down to 0.01.
     """
 
-    method: ClassVar[str]
     # Whether `fit` must, and may, be given images; zero-shot methods are fitted without any.
     needs_references: ClassVar[bool] = True
     accepts_references: ClassVar[bool] = True
+    # Whether defects can be known on top of what good images showed.
+    takes_defects: ClassVar[bool] = False
     # Options beside the weights that name a file which `fit` reads.
     file_options: ClassVar[tuple[str, ...]] = ()
-    # Options that say where images and keys go; those that nobody but a model file has named.
+    # Options that say where images and keys go; see `unconfirmed`.
     confirmed_options: ClassVar[tuple[str, ...]] = ()
-    unconfirmed: frozenset[str] = frozenset()
     # At most so many references are scored to set the thresholds; 0: all.
     calibrate_on: int = 0
     seed: int = 0
@@ -81,17 +79,16 @@ class Detector(Judge, ABC):
         **unknown: Any,
     ) -> None:
         super().__init__()
-        if unknown:
-            raise OptionError(f"{self.method} has no option {', '.join(unknown)}")
+        refuse_unknown(self.method, unknown, self.option_defaults())
         check_aggregate(aggregate, self.own_score)
-        check_sixteen_bit(sixteen_bit)
+        parse_sixteen_bit(sixteen_bit)
         check_range("smoothing", smoothing, least=0, most=10_000)
         check_rate(false_reject)
         self.aggregate = aggregate
         self.sixteen_bit = sixteen_bit
         self.smoothing = smoothing
         self.false_reject = false_reject
-        self.unverified: Callable[[], None] | None = None
+        self.unverified = None
         self.expected: int | None = None  # how many images a fit was given, where that is known
         self._forget_references()
 
@@ -99,7 +96,8 @@ class Detector(Judge, ABC):
         self.fitted, self.copies = False, 0
         self.references = References()
         self.good = GoodScores()
-        self.depths_: list[int] = []  # bits of a channel, 8 or 16, of what was learned from
+        self.depths_ = []
+        self.known_defects: KnownDefects | None = None
 
     # -- what a method writes -----------------------------------------------------------------
 
@@ -123,18 +121,6 @@ class Detector(Judge, ABC):
     def release(self) -> None:
         """The fit is over: let go of what only it needed."""
 
-    def check_learned(self) -> None:
-        """Raise a ValueError unless what a file gave fits together: sizes, numbers, ranges."""
-        known = range(len(self.references))
-        must(set(self.depths_) <= {8, 16}, "depths of pictures that there are not")
-        must(all(n in known for n in self.good.references.numbers), "scores of no reference")
-        must(all(n < len(CELLS) for n in self.good.defects.numbers), "unknown synthetic defects")
-        for bank in self.modules():
-            if isinstance(bank, MemoryBank) and len(bank):
-                must(known and int(bank.reference.min()) >= 0, "rows of no reference")
-                last = max(int(bank.reference.max()), int(bank.loo_reference.max()))
-                must(last < len(known), "rows of a reference that there is not")
-
     @abstractmethod
     def score(self, image: np.ndarray, without: int | None = None) -> Scores:
         """What the score and the map of an image, uint8 (H, W, 3), are made of.
@@ -149,42 +135,75 @@ class Detector(Judge, ABC):
     def not_inspected(self, size: Size) -> str | None:
         """What of an image (H, W) is never looked at, in words; None: all of it is."""
 
+    def exportable(self) -> str | None:
+        """Why it cannot be exported as one program of tensors; None: it can.
+
+        A program takes pixels to patch scores by tensor operations alone, the same ones for every
+        image. A method that is one says so by returning None.
+        """
+        return "it does not say that what it computes is a program of tensors alone"
+
     # -- the estimator's contract -------------------------------------------------------------
-
-    @classmethod
-    def option_defaults(cls) -> dict[str, Any]:
-        """The constructor's arguments, all of them plain values, and their defaults."""
-        return option_defaults(cls)
-
-    def options(self) -> dict[str, Any]:
-        """The constructor's arguments and their values; the device is left out."""
-        return {name: getattr(self, name) for name in self.option_defaults() if name != "device"}
 
     def fit(
         self,
-        images: Iterable[ImageSource] = (),
+        images: ImageSources = (),
         on_error: OnError | None = None,
-        progress: Progress | None = None,
+        progress: ShowProgress = None,
         synthetic: bool | None = None,
+        channels: Channels = "rgb",
+        *,
+        when: datetime | None = None,
+        defects: Defects = (),
     ) -> Self:
         """Learn from images of good parts, and set the thresholds from each without itself.
 
         Parameters
         ----------
-        images : iterable of paths, uint8 or uint16 arrays, or PIL images
-            None at all for zero-shot methods; others need some, or an :class:`OptionError` says
-            so. Exact copies count once (``copies`` says how many were left out): a copy would score
-            nothing against its twin and spoil the threshold.
+        images : paths, uint8 or uint16 arrays, PIL images, tensors, or a single one
+            A folder or a pattern stands for the images in it, a data loader for those of its
+            batches; see :func:`~offnominal.sources.several`. None at all for zero-shot methods;
+            others need some, or an :class:`OptionError` says so. Exact copies count once
+            (``copies`` says how many were left out): a copy would score nothing against its twin
+            and spoil the threshold.
         on_error : callable or None
             Called with each :class:`ImageError`, and the image is left out; None: it is raised.
-        progress : callable or None
-            Called with the stage and the number of images that it has done.
+        progress : callable, bool or None
+            Called with the stage and the number of images that it has done; True: a bar, in a
+            terminal or a notebook.
         synthetic : bool or None
             Whether synthetic defects on the references are scored as well, 48 of them, so that
             ``missed_defects`` says how many the threshold would pass. None: where the threshold is
             an estimate; a :class:`ThresholdWarning` says so if it would pass the plainest of them.
+        channels : {"rgb", "bgr"}
+            Order of the channels of arrays and tensors: ``"bgr"`` for frames of OpenCV. Files and
+            PIL images say their own.
+        when : datetime or None
+            Noted in the history; None: no time, and the same images give the same file.
+        defects : Labelled, path, array, PIL image or tensor, or several of them
+            Defective images, with what is known about each
+            (:class:`~offnominal.labels.labelled.Labelled`), for methods that learn from such; see
+            :meth:`learn_defects`.
         """
-        images = several(images)
+        known, found = labelled(defects), several(images, channels)
+        if known:
+            self.refuse_defects()
+            found = list(found)  # which are looked at again
+        with shown(progress, found) as told:
+            self._fit(found, on_error, told, synthetic, when)
+        if known:
+            self.learn_defects(known, found, on_error, progress)
+        self.warn()
+        return self
+
+    def _fit(
+        self,
+        images: Iterable[ImageSource],
+        on_error: OnError | None,
+        progress: Progress | None,
+        synthetic: bool | None,
+        when: datetime | None,
+    ) -> None:
         self._forget_references()
         self.unverified = None
         self.expected = len(images) if isinstance(images, Sequence) else None
@@ -193,7 +212,7 @@ class Detector(Judge, ABC):
         scored: dict[int, Scores] = {}
         originals = Sample(self.calibrate_on or PER_CELL, self.seed)  # some of those that are kept
         try:
-            with torch.inference_mode():
+            with no_gradients():
                 self.begin()
                 good = self.references.take_in(self.read(images, on_error), copies)
                 for number, image, source in good:
@@ -219,11 +238,9 @@ class Detector(Judge, ABC):
                     self._score_made(originals, kept, synthetic, progress)
         finally:
             self.release()
-        self.references.note("fit", range(len(self.references)), self.bank_rows)
+        self.references.note("fit", range(len(self.references)), self.bank_rows, when)
         # Only now: a fit that was broken off must not pass for a whole one.
         self.fitted = True
-        self.warn()
-        return self
 
     def _score_made(
         self,
@@ -248,43 +265,56 @@ class Detector(Judge, ABC):
             self.good.defects = defect_scores(originals, *told)
             self.good.defects_by = self.references.active
 
-    def predict(self, images: Iterable[ImageSource] | ImageSource) -> list[Prediction]:
-        """Predictions for some images, in their order; the first bad image raises.
+    def predict(
+        self,
+        images: ImageSources,
+        progress: ShowProgress = None,
+        channels: Channels = "rgb",
+    ) -> list[Prediction]:
+        """Predictions for an image or several, in their order; the first bad image raises.
 
-        ``images`` is one image, or an iterable as :meth:`fit` takes it.
+        Parameters as :meth:`fit` has them.
         """
-        return list(self.stream(several(images)))
+        return list(self.stream(several(images, channels), progress=progress))
 
     def stream(
         self,
-        images: Iterable[ImageSource],
+        images: ImageSources,
         on_error: OnError | None = None,
-        progress: Progress | None = None,
+        progress: ShowProgress = None,
+        channels: Channels = "rgb",
     ) -> Iterator[Prediction]:
         """Predictions as they come, in order, reading ahead; parameters as :meth:`fit` has them."""
         self.check_fitted()
-        for done, (source, image) in enumerate(self.read(images, on_error), start=1):
-            with torch.inference_mode():
-                scores = self.score(image)
-            found = self.judged_or_told(describe(source), image, scores, on_error)
-            if progress:
-                progress("predict", done)
-            if found:
-                yield found
+        found = several(images, channels)
+        with shown(progress, found) as told:
+            for done, (source, image) in enumerate(self.read(found, on_error), start=1):
+                with no_gradients():
+                    scores = self.score(image)
+                self.verify()
+                judged = self.judged_or_told(describe(source), image, scores, on_error)
+                if told:
+                    told("predict", done)
+                if judged:
+                    yield judged
 
     def calibrate(
         self,
-        images: Iterable[ImageSource],
+        images: ImageSources,
         false_reject: FalseReject | None = None,
         on_error: OnError | None = None,
-        progress: Progress | None = None,
+        progress: ShowProgress = None,
+        channels: Channels = "rgb",
+        *,
+        when: datetime | None = None,
     ) -> int:
         """Set the thresholds from good images that the detector has not learned from.
 
-        They replace the scores of the references, which are a little too high: each reference was
-        scored without itself. References among them are left out, since they would score next to
-        nothing, and so are copies; how many is returned. They stay in force while references are
-        added, and are put aside while some that they were scored by are forgotten.
+        They take the place of a threshold that was set by hand, and of the scores of the
+        references, which are a little too high: each reference was scored without itself.
+        References among them are left out, since they would score next to nothing, and so are
+        copies; how many is returned. They stay in force while references are added, and are put
+        aside while some that they were scored by are forgotten. ``when`` is noted in the history.
         """
         rate = self.false_reject if false_reject is None else false_reject
         check_rate(rate)
@@ -292,7 +322,7 @@ class Detector(Judge, ABC):
         known = {one.digest for one in self.references if one.active}
         scored: list[tuple[Scores, Size]] = []
         skipped = 0
-        for prediction in self.stream(images, on_error, progress):
+        for prediction in self.stream(several(images, channels), on_error, progress):
             digest = content_digest(prediction.image)
             if digest in known:
                 skipped += 1
@@ -304,79 +334,39 @@ class Detector(Judge, ABC):
                 "no image to calibrate with: give good images that the detector has not learned "
                 f"from ({skipped} of those given are among its references)"
             )
+        # To undo it, the scores that it takes the place of would be needed, where there are any.
+        before = None if len(self.good.held_out) else self._before_calibration()
         self.false_reject = rate
         measured = CalibrationScores.measured("held-out", scored, self.judged)
         self.good.calibrate(measured, self.references.active)
+        self._note_calibration(len(scored), before, when)
         self.warn()
         return skipped
 
-    def rescored(self, **changes: Any) -> Self:
-        """A detector that has learned the same and scores it another way; thresholds are set anew.
+    def learn_defects(
+        self,
+        defects: Defects,
+        images: ImageSources = (),
+        on_error: OnError | None = None,
+        progress: ShowProgress = None,
+    ) -> KnownDefects:
+        """Know some defects on top of what good images showed; refused where a method cannot."""
+        self.refuse_defects()
+        raise NotImplementedError
 
-        ``changes`` are of ``aggregate``, ``smoothing`` and ``false_reject``; any other raises an
-        :class:`OptionError`. What was learned is shared, and stays as it is if the other grows.
-        """
-        for name in changes:
-            if name not in ("aggregate", "smoothing", "false_reject"):
-                raise OptionError(f"{name}: takes another fit; only the scoring can be changed")
-        self.verify()
-        other = self.twin(changes)
-        other.category = self.category
-        other.restore(deepcopy(self.header()), self.tensors())  # nothing that changes is shared
-        other.good.remeasure(other.judged, other.references.active)
-        return other
+    def learned_digests(self) -> set[str]:
+        """Digests of the images that it has learned from: of good parts, and of known defects."""
+        known = self.known_defects.defects if self.known_defects else ()
+        return {one.digest for one in (*self.references, *known) if getattr(one, "active", True)}
 
-    def twin(self, changes: Mapping[str, Any]) -> Self:
-        """Another with the same options, but for some, that has learned nothing yet."""
-        return type(self)(**(self.options() | dict(changes)))
-
-    def history(self) -> list[Version]:
-        """The steps by which the detector came to know what it knows, the first one first."""
-        return self.references.history()
-
-    def standing(self) -> Standing:
-        """What a change is told against."""
-        return Standing(len(self.references.active), self.bank_rows, self.threshold)
-
-    @property
-    def bank_rows(self) -> int:
-        """Patches in all memory banks; 0 where a method has none."""
-        return sum(bank.left() for bank in self.modules() if isinstance(bank, MemoryBank))
-
-    # -- files --------------------------------------------------------------------------------
-
-    def save(self, path: str | Path) -> None:
-        """Write one safetensors file, atomically; :func:`offnominal.load` opens it."""
-        self.check_fitted()
-        arrays = {name: tensor.cpu().numpy() for name, tensor in self.tensors().items()}
-        modelfile.write(Path(path), self.header(), arrays)
-
-    def header(self) -> dict[str, Any]:
-        """All that is not a tensor, as plain values."""
-        return {
-            "method": self.method,
-            "options": self.options(),
-            "references": self.references.plain(),
-            "learned": learned_values(self),
-            "calibration": self.good.facts(),
-        }
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Learned tensors and calibration scores; the backbone's weights are not among them."""
-        good = {name: torch.from_numpy(array) for name, array in self.good.arrays().items()}
-        return learned_tensors(self) | good
-
-    def restore(self, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-        """Take over what :meth:`header` and :meth:`tensors` gave, or raise a ModelFileError."""
-        with must_fit():
-            self.references = References.from_plain(header["references"])
-            good = {n: t.numpy() for n, t in tensors.items() if n.startswith("calibration.")}
-            self.good.restore(good, header["calibration"])
-            rest = {name: tensor for name, tensor in tensors.items() if name not in good}
-            restore_learned(self, header["learned"], rest)
-            self.check_learned()
-        self.fitted = True  # no other can be saved
-        self.good.choose(self.references.active)
+    def refuse_defects(self) -> None:
+        """Raise an :class:`OptionError` that says what to do, if no defects can be known."""
+        if not self.takes_defects:
+            raise OptionError(
+                f"--defects: {self.method} learns from good images alone; `offnominal methods` "
+                "lists those that take defects, and `offnominal calibrate --cost-miss` sets the "
+                "threshold of any by some"
+            )
 
     def read(
         self, images: Iterable[ImageSource], on_error: OnError | None
@@ -384,15 +374,3 @@ class Detector(Judge, ABC):
         """Images as uint8 (H, W, 3) arrays, read ahead; bad ones are handed to ``on_error``."""
         known, learning = self.depths_, not self.fitted
         return read_images(several(images), self.sixteen_bit, on_error, known, learning)
-
-    def check_fitted(self) -> None:
-        """Raise a :class:`NotFittedError` unless something was learned."""
-        if not self.fitted:
-            raise NotFittedError(f"this {type(self).__name__} has learned nothing yet: call fit")
-        self.verify()
-
-    def verify(self) -> None:
-        """Compare what a file's large arrays hold with their checksums, before their first use."""
-        if self.unverified:
-            self.unverified()
-            self.unverified = None

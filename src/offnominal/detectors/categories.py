@@ -1,23 +1,29 @@
 """Several categories in one model: which image is of which, so that each has its own threshold."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from offnominal.detectors.references import Reference
 from offnominal.errors import OptionError
 from offnominal.good_scores import CalibrationScores
-from offnominal.images import ImageSource, describe, several
 from offnominal.text import printable
+
+if TYPE_CHECKING:  # reading a model's header takes no image, nor what reads one
+    from offnominal.images import Channels, ImageSource
+    from offnominal.sources import ImageSources
 
 __all__ = ["Categorised", "check_all_there", "check_category", "grouped", "names_of"]
 __all__ += ["refuse_several", "scores_of", "told_apart"]
 
-Categorised = Mapping[str, Iterable[ImageSource] | ImageSource]
+Categorised = Mapping[str, "ImageSources"]
 """Images of good parts by the name of their category."""
 
 _LONGEST = 200
 
 
-def told_apart(images: Categorised) -> tuple[list[ImageSource], dict[int, str]]:
+def told_apart(
+    images: Categorised, channels: "Channels" = "rgb"
+) -> "tuple[list[ImageSource], dict[int, str]]":
     """All images, and the category of each by its identity.
 
     Raises
@@ -26,12 +32,15 @@ def told_apart(images: Categorised) -> tuple[list[ImageSource], dict[int, str]]:
         If a name is not fit for one, a category has fewer than two images, or an image is given for
         two.
     """
+    from offnominal.images import describe
+    from offnominal.sources import several
+
     listed: list[ImageSource] = []
     names: dict[int, str] = {}
     for name, own in images.items():
         if not name.strip() or printable(name) != name or len(name) > _LONGEST:
             raise OptionError(f"category {name[:_LONGEST]!r}: give it a name of plain characters")
-        found = list(several(own))
+        found = list(several(own, channels))
         if len(found) < 2:
             raise OptionError(f"category {name}: {len(found)} images; give 2 or more, better 50")
         for one in found:

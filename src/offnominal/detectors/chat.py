@@ -6,30 +6,30 @@ asking a general model with a few good images beside the question is in many pap
 "MMAD", 2024, arXiv 2410.09453, measure it on industrial data, and find it wanting.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Self
 
 import numpy as np
-import torch
 
-from offnominal.calibration import Threshold
 from offnominal.chat import endpoint as places
 from offnominal.chat.endpoint import AnswerError, EndpointError
 from offnominal.chat.prompt import ResponseFormat, encode_image, parse_extra, question
+from offnominal.checks import check_choice, check_range
 from offnominal.detectors.base import Detector
 from offnominal.detectors.learned_state import must
 from offnominal.detectors.options import (
     LeaveOneOut,
     OnError,
     Progress,
-    check_choice,
-    check_range,
+    ShowProgress,
 )
 from offnominal.errors import OptionError
-from offnominal.images import ImageSource, describe, read_image
+from offnominal.images import Channels, ImageSource, describe, read_image
 from offnominal.prediction import Prediction
+from offnominal.progress import shown
 from offnominal.scoring import Scores
+from offnominal.sources import ImageSources, several
 
 if TYPE_CHECKING:
     from offnominal.chat.answer import Answer
@@ -78,9 +78,9 @@ class ChatPrediction(Prediction):
         """Map values that are drawn as none and as full heat: a score is in [0, 1]."""
         return 0.0, 1.0
 
-    def as_row(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Plain values for a table or JSON, with the model's words and what it answered."""
-        row = super().as_row() | {"note": self.note}
+        row = super().to_dict() | {"note": self.note}
         if self.answer is not None:
             row["answer"] = {
                 "anomalous": self.answer.anomalous,
@@ -156,6 +156,9 @@ class ChatModel(Detector):
     method: ClassVar[str] = "chat"
     needs_references: ClassVar[bool] = False
     own_score: ClassVar[str | None] = "answer"
+    # Answers are verdicts: nothing is extrapolated from them, and without a threshold they decide.
+    extrapolates: ClassVar[bool] = False
+    judges_alone: ClassVar[bool] = True
     confirmed_options: ClassVar[tuple[str, ...]] = ("endpoint", "key_variable")
 
     def __init__(
@@ -206,7 +209,7 @@ class ChatModel(Detector):
 
     def begin(self) -> None:
         """No image is kept yet."""
-        self.jpegs_ = torch.empty(0, dtype=torch.uint8)  # one after the other
+        self.jpegs_ = np.empty(0, dtype=np.uint8)  # one after the other
         self.ends_: list[int] = []  # and where each ends
         self._jpegs: list[bytes] = []
 
@@ -224,7 +227,7 @@ class ChatModel(Detector):
         """Those that are not shown are no references."""
         del self.references[len(self._jpegs) :]
         joined = np.frombuffer(b"".join(self._jpegs), np.uint8).copy()
-        self.jpegs_ = torch.from_numpy(joined)
+        self.jpegs_ = joined
         self.ends_ = np.cumsum([len(jpeg) for jpeg in self._jpegs], dtype=int).tolist()
 
     def check_learned(self) -> None:
@@ -240,7 +243,7 @@ class ChatModel(Detector):
 
     def example_files(self) -> list[bytes]:
         """The good examples, as JPEG files, in the order in which they are shown."""
-        joined = self.jpegs_.numpy().tobytes()
+        joined = self.jpegs_.tobytes()
         return [joined[a:b] for a, b in zip([0, *self.ends_], self.ends_, strict=False)]
 
     def twin(self, changes: Mapping[str, Any]) -> Self:
@@ -253,20 +256,20 @@ class ChatModel(Detector):
 
     def stream(
         self,
-        images: Iterable[ImageSource],
+        images: ImageSources,
         on_error: OnError | None = None,
-        progress: Progress | None = None,
+        progress: ShowProgress = None,
+        channels: Channels = "rgb",
     ) -> Iterator[Prediction]:
         """Predictions as they come, in order, with ``concurrency`` questions in flight.
 
         Parameters
         ----------
-        images : iterable of paths, uint8 or uint16 arrays, or PIL images
+        images, progress, channels
+            See :meth:`~offnominal.detectors.base.Detector.fit`.
         on_error : callable or None
             Called with each :class:`ImageError`, which is an :class:`AnswerError` where the image
             could be read and there is no usable answer; the image is left out. None: it is raised.
-        progress : callable or None
-            Called with the stage and the number of images that it has done.
 
         Raises
         ------
@@ -280,15 +283,14 @@ class ChatModel(Detector):
             from offnominal.chat.client import Client, NoAnswerError, ask_in_order
         except ImportError as error:
             raise OptionError(
-                f"method chat needs openai ({error}): install them with "
-                "`pip install 'offnominal[chat]'`"
+                f"method chat needs openai ({error}): install them with `pip install openai anyio`"
             ) from error
         client = Client(endpoint, key, self.timeout, self.retries)
-        shown, form = self.example_files(), schema()
+        examples, form = self.example_files(), schema()
 
         def prepare(source: ImageSource) -> tuple[str, np.ndarray, dict[str, Any]]:
             image = read_image(source, self.sixteen_bit)
-            request = self._request(shown, encode_image(image, self.max_side), form)
+            request = self._request(examples, encode_image(image, self.max_side), form)
             return describe(source), image, request
 
         async def ask(
@@ -302,23 +304,25 @@ class ChatModel(Detector):
                 raise AnswerError(source, reason, error.said is not None) from None
 
         done = silent = 0
-        for _, found, failure in ask_in_order(client, images, prepare, ask, self.concurrency):
-            if found is not None:
-                done, silent = done + 1, 0
-                if progress:
-                    progress("predict", done)
-                yield self._answered(*found)
-            elif failure is not None:
-                if isinstance(failure, AnswerError):
-                    silent = 0 if failure.answered else silent + 1
-                if on_error is None:
-                    raise failure
-                on_error(failure)
-                if silent == PATIENCE:
-                    raise EndpointError(
-                        f"{PATIENCE} images in a row got no answer, the last one for this reason: "
-                        f"{failure.reason}"
-                    )
+        sources = several(images, channels)
+        with shown(progress, sources) as told:
+            for _, found, failure in ask_in_order(client, sources, prepare, ask, self.concurrency):
+                if found is not None:
+                    done, silent = done + 1, 0
+                    if told:
+                        told("predict", done)
+                    yield self._answered(*found)
+                elif failure is not None:
+                    if isinstance(failure, AnswerError):
+                        silent = 0 if failure.answered else silent + 1
+                    if on_error is None:
+                        raise failure
+                    on_error(failure)
+                    if silent == PATIENCE:
+                        raise EndpointError(
+                            f"{PATIENCE} images in a row got no answer, the last one for this "
+                            f"reason: {failure.reason}"
+                        )
 
     def _request(
         self, shown: Sequence[bytes], image: bytes, form: dict[str, Any]
@@ -351,6 +355,10 @@ class ChatModel(Detector):
         """What the model says of one image, uint8 (H, W, 3), that is asked about alone."""
         return next(iter(self.stream([image]))).scores
 
+    def exportable(self) -> str | None:
+        """Why not."""
+        return "a chat model answers over the network, in words; there is no program to export"
+
     # -- scores and thresholds ----------------------------------------------------------------
 
     def map(self, scores: Scores, size: tuple[int, int]) -> np.ndarray:
@@ -365,21 +373,6 @@ class ChatModel(Detector):
         return self._answered(prediction.source, prediction.image, prediction.answer)
 
     @property
-    def threshold(self) -> Threshold | None:
-        """A promise or nothing: confidences keep to [0, 1], which an extrapolation does not."""
-        return _promised(super().threshold)
-
-    @property
-    def pixel_threshold(self) -> Threshold | None:
-        """A promise or nothing, as :attr:`threshold`."""
-        return _promised(super().pixel_threshold)
-
-    @property
-    def decides(self) -> bool:
-        """Always: without a threshold the verdict is the model's own."""
-        return True
-
-    @property
     def leave_one_out(self) -> LeaveOneOut:
         """Nothing was learned of a reference that could be left out."""
         return "none"
@@ -387,7 +380,3 @@ class ChatModel(Detector):
     def score_reference(self, number: int, kept: Any) -> NoReturn:
         """Not there, since nothing is left out."""
         raise NotImplementedError
-
-
-def _promised(found: Threshold | None) -> Threshold | None:
-    return None if found is None or found.kind == "estimate" else found

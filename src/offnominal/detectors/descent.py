@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from offnominal.checks import check_augment, parse_budget
 from offnominal.detectors.categories import grouped
 from offnominal.detectors.learner import LOOKS, Learner, auroc
 from offnominal.detectors.options import Progress
@@ -19,10 +20,10 @@ from offnominal.detectors.trainable import Trainable
 from offnominal.errors import OptionError
 from offnominal.scoring import Size
 from offnominal.synthesis.cut_paste import KINDS, cut_paste
-from offnominal.training.augment import check_augment
-from offnominal.training.budget import parse_budget, steps_within
+from offnominal.training.budget import steps_within
 from offnominal.training.checkpoint import Checkpoint, Files
 from offnominal.training.images import Batches
+from offnominal.training.labels import Labels
 from offnominal.training.loop import run, seeded
 from offnominal.training.recipe import Course
 from offnominal.training.several import train_on_several
@@ -45,16 +46,32 @@ class Descent:
     ----------
     detector : Trainable
     stored : uint8 array of shape (n, 3, side, side)
-        The images of its references, in their order.
+        The images of its references, in their order, and behind them the defective ones.
+    labels : Labels or None
+        Of the defective ones, where it learns from such.
+    known : mapping of str to str
+        Their names, and digests of them and their labels.
     """
 
-    def __init__(self, detector: Trainable, stored: np.ndarray) -> None:
-        self.detector, self.stored = detector, stored
+    def __init__(
+        self,
+        detector: Trainable,
+        stored: np.ndarray,
+        labels: Labels | None = None,
+        known: Mapping[str, str] | None = None,
+    ) -> None:
+        self.detector, self.stored, self.labels, self.known = detector, stored, labels, known or {}
         train, self.held, judging = self._split()
         detector.make_networks()
+        defects = range(len(detector.references), len(stored)) if labels else ()
         self.images = detector.images(stored, train)
+        self.all = detector.images(stored, [*train, *defects])
         self.judges = detector.images(stored, judging)
-        self.batch = min(detector.batch or detector.schedule.batch, len(train))
+        most = len(train) if labels is None else 2 * len(train)
+        self.batch = min(detector.batch or detector.schedule.batch, most)
+        if labels is not None and self.batch < 2:
+            told = "of good and defective images in turn; give 2 or more"
+            raise OptionError(f"--batch {self.batch}: a step takes both {told}")
         if detector.choose and not judging:
             raise OptionError("--choose: too few images to judge by; give 4 or more, better 50")
         detector.chosen_by_ = judging
@@ -80,17 +97,20 @@ class Descent:
         progress, say : callable
         """
         detector, images, batch = self.detector, self.images, self.batch
-        detector.open_cache(images)
+        detector.open_cache(self.all)
         detector.prepare(images)
         detector.train()
         augment = check_augment(detector.augment or detector.default_augment)
-        batches = Batches(images, batch, augment)
+        share = detector.batch_share
+        batches = Batches(self.all, batch, augment, self.labels, share)
         judge = self._judged if detector.choose else None
         learner = Learner(detector, judge, detector.compiled)
         names: dict[str, str] = {}
         for number, one in enumerate(detector.references):
             name = one.file if one.file not in names else f"{one.file} ({number})"
             names[name] = one.digest + one.category
+        names |= {name if name not in names else f"{name} (defect)": digest
+                  for name, digest in self.known.items()}  # fmt: skip
         for option in detector.learns_from:
             if lies := detector.options()[option]:
                 names[f"--{option}"] = _content(Path(lies))
@@ -100,7 +120,7 @@ class Descent:
             else None
         )
         there = kept.said("steps") if kept and not overwrite else None
-        paper = detector.schedule.paper(len(images), batch)
+        paper = detector.paper_steps(len(images), len(self.labels or ()), batch)
         if detector.budget is None:
             asked = detector.steps or detector.schedule.steps
             steps = paper if asked == "paper" else asked
@@ -108,7 +128,7 @@ class Descent:
             steps = int(there)
             say(f"goes on with the {steps:,} steps that the budget of its beginning came to")
         else:
-            detector.fill_cache(images)
+            detector.fill_cache(self.all)
             looking = time.monotonic()
             if judge:
                 judge()
@@ -116,9 +136,10 @@ class Descent:
             left = parse_budget(detector.budget) - (time.monotonic() - began) - looking
             plan = self._course(1)
             steps = steps_within(left, detector.budget, learner, batches.endless, plan, say)
+        defects = f" and {len(self.labels)} defective ones" if self.labels else ""
         say(
-            f"{len(images)} images to train on, {len(self.held)} held back for the threshold; "
-            f"{steps:,} steps of {batch}; the paper's schedule is {paper:,}"
+            f"{len(images)} images{defects} to train on, {len(self.held)} held back for the "
+            f"threshold; {steps:,} steps of {batch}; the paper's schedule is {paper:,}"
         )
         if kept:
             kept = replace(kept, identity={**kept.identity, "steps": steps}, overwrite=overwrite)
@@ -128,7 +149,7 @@ class Descent:
 
         course = self._course(steps)
         if detector.devices > 1:
-            detector.open_cache(images)  # empty, for each its own
+            detector.open_cache(self.all)  # empty, for each its own
             found = train_on_several(detector.devices, learner, batches, course, kept)
             learner.load_state_dict(found.state, strict=False)
             detector.losses = found.history
@@ -172,7 +193,8 @@ class Descent:
         """What both parts of a training that was broken off have in common."""
         detector = self.detector
         apart = _APART.union(detector.learns_from)
-        digests = "".join(one.digest + one.category for one in detector.references).encode()
+        good = (one.digest + one.category for one in detector.references)
+        digests = "".join([*good, *self.known.values()]).encode()
         return {
             "method": detector.method,
             **{name: _plain(one) for name, one in detector.options().items() if name not in apart},

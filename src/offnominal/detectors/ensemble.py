@@ -12,13 +12,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 import numpy as np
-import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
 from offnominal.backbones.base import Resize
 from offnominal.detectors.base import Detector
 from offnominal.detectors.learned_state import must, must_fit
-from offnominal.detectors.options import LeaveOneOut, Precision, Progress
+from offnominal.detectors.options import EngineName, LeaveOneOut, Precision, Progress
 from offnominal.detectors.registry import detector_class
 from offnominal.errors import OptionError
 from offnominal.scoring import Scores, Size, on_grid_of
@@ -49,7 +48,7 @@ class Ensemble(Detector):
         Names, one for each member, with commas between; None: those of the paper.
     weights : str or None
         Local weights files, as many, with commas between; None: from the hub.
-    layers, resolution, resize, tile, precision, device
+    layers, resolution, resize, tile, precision, device, engine
         Of every member; see :class:`~offnominal.detectors.features.FeatureDetector`.
     aggregate : str
         ``members``: the mean of the members' image scores. Otherwise a statistic of the averaged
@@ -86,6 +85,7 @@ class Ensemble(Detector):
         tile: int | None = None,
         precision: Precision = "fp32",
         device: str = "auto",
+        engine: EngineName = "auto",
         aggregate: str = "members",
         **options: Any,
     ) -> None:
@@ -100,6 +100,7 @@ class Ensemble(Detector):
         self.tile = tile
         self.precision = precision
         self.device = device
+        self.engine: EngineName = engine
         names = [name.strip() for name in self.backbone.split(",")]
         files = [None] * len(names) if weights is None else weights.split(",")
         if len(names) < 2 or len(files) != len(names):
@@ -116,8 +117,10 @@ class Ensemble(Detector):
                 raise OptionError(f"settings {name}: give it as an option of the ensemble")
             if name not in kind.option_defaults():
                 raise OptionError(f"settings {name}: the method {of} has no such option")
-        own = ("layers", "resolution", "resize", "tile", "precision", "device", "sixteen_bit")
-        shared = {name: getattr(self, name) for name in (*own, "smoothing", "false_reject")}
+        own: tuple[str, ...] = ("layers", "resolution", "resize", "tile", "precision", "device")
+        own += ("engine",) if "engine" in kind.option_defaults() else ()
+        own += ("sixteen_bit", "smoothing", "false_reject")
+        shared = {name: getattr(self, name) for name in own}
         # What is not said is each member's own choice.
         given = {name: value for name, value in shared.items() if value is not None}
         self.members = [
@@ -128,7 +131,9 @@ class Ensemble(Detector):
 
     def twin(self, changes: Mapping[str, Any]) -> Self:
         """Another with the same options, but for some, on the members' networks."""
-        other = type(self)(**(self.options() | dict(changes)), device=self.device)
+        other = type(self)(
+            **(self.options() | dict(changes)), device=self.device, engine=self.engine
+        )
         own = {name: getattr(other, name) for name in ("smoothing", "false_reject")}
         other.members = [member.twin(own) for member in self.members]
         other.begin()
@@ -136,7 +141,7 @@ class Ensemble(Detector):
 
     def begin(self) -> None:
         """No member knows anything."""
-        self.scales_ = torch.ones(len(self.members), dtype=torch.float64)
+        self.scales_ = np.ones(len(self.members))
         self._alone: dict[int, list[Scores]] = {}
         for member in self.members:
             member.begin()
@@ -186,7 +191,7 @@ class Ensemble(Detector):
             [member.image_score(self._alone[number][place], sizes[number]) for number in scored]
             for place, member in enumerate(self.members)
         ]
-        self.scales_ = torch.tensor(images, dtype=torch.float64).mean(1)
+        self.scales_ = np.array(images, dtype=np.float64).mean(1)
         if not (self.scales_ >= _SMALLEST).all():  # nan among them
             raise OptionError(
                 "an ensemble is scaled by its references, and for one of its members they all "
@@ -219,6 +224,13 @@ class Ensemble(Detector):
         mean = np.mean([g / np.float32(k) for g, k in zip(grids, scales, strict=True)], axis=0)
         return finest._replace(patches=mean, image=float(np.mean(images)), weight=1.0)
 
+    def exportable(self) -> str | None:
+        """Why not."""
+        return (
+            "it is several detectors with several networks, each with a scale of its own; export a "
+            "detector of one backbone"
+        )
+
     def check_learned(self) -> None:
         """A scale for each member."""
         super().check_learned()
@@ -228,19 +240,19 @@ class Ensemble(Detector):
     # -- files --------------------------------------------------------------------------------
 
     def header(self) -> dict[str, Any]:
-        """All that is not a tensor, the members' with it."""
+        """All that is no array, the members' with it."""
         return super().header() | {"members": [member.header() for member in self.members]}
 
-    def tensors(self) -> dict[str, Tensor]:
-        """Learned tensors, the members' with them."""
-        found = super().tensors()
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Learned arrays, the members' with them."""
+        found = super().arrays()
         for place, member in enumerate(self.members):
-            found |= {f"members.{place}.{name}": t for name, t in member.tensors().items()}
+            found |= {f"members.{place}.{name}": a for name, a in member.arrays().items()}
         return found
 
-    def restore(self, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    def restore(self, header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
         """Take over what was learned."""
-        own = {name: t for name, t in tensors.items() if not name.startswith("members.")}
+        own = {name: a for name, a in arrays.items() if not name.startswith("members.")}
         super().restore(header, own)
         with must_fit():
             for place, (member, one) in enumerate(
@@ -248,6 +260,6 @@ class Ensemble(Detector):
             ):
                 start = f"members.{place}."
                 theirs = {
-                    n.removeprefix(start): t for n, t in tensors.items() if n.startswith(start)
+                    n.removeprefix(start): a for n, a in arrays.items() if n.startswith(start)
                 }
                 member.restore(one, theirs)

@@ -2,18 +2,30 @@
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple
+from copy import copy
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self, cast
 
 import numpy as np
-import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
-from offnominal.backbones.base import Backbone, Resize
+from offnominal.checks import check_choice, check_range
 from offnominal.detectors.backboned import BackboneDetector
-from offnominal.detectors.options import check_choice, check_range
+from offnominal.detectors.knowing import KnowingDetector
+from offnominal.detectors.options import EngineName
+from offnominal.engines import choose
+from offnominal.engines.base import Engine, restored
+from offnominal.engines.same import read_engine
 from offnominal.errors import OptionError
 from offnominal.scoring import Scores, Size
-from offnominal.views import View, merge, tiled_views, unseen, whole_view
+from offnominal.sizing import Resize
+from offnominal.tensors import as_tensors, is_tensor, no_gradients, to_numpy
+from offnominal.views import View, merge, tiled_views, unflipped, unseen, whole_view
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from offnominal.backbones.base import Backbone
+    from offnominal.engines.network import ExportedNetwork
 
 __all__ = [
     "FeatureDetector",
@@ -30,19 +42,22 @@ class ViewScores(NamedTuple):
 
     Attributes
     ----------
-    patches : Tensor of shape (gh, gw), float32
-    image : Tensor or None
+    patches : array or Tensor of shape (gh, gw), float32
+    image : number, array or Tensor, or None
         Where the method scores the view itself, beside its patches.
-    weight : Tensor or None
+    weight : number, array or Tensor, or None
         Multiplies the statistic of the patches; None: 1.
+    kinds : array or Tensor of shape (K,), or None
+        How likely each class of defects is, on [0, 1], where a method knows some.
     """
 
-    patches: Tensor
-    image: Tensor | None = None
-    weight: Tensor | None = None
+    patches: Any
+    image: Any = None
+    weight: Any = None
+    kinds: Any = None
 
 
-class FeatureDetector(BackboneDetector):
+class FeatureDetector(KnowingDetector, BackboneDetector):
     """A detector whose patches are features of a backbone.
 
     A method writes :meth:`learn_features` and :meth:`compare`, and where it needs to
@@ -60,6 +75,9 @@ class FeatureDetector(BackboneDetector):
         not fill a patch, as the released codes do; ``square`` squashes. None: the backbone's.
     tile : int or None
         Side of overlapping tiles at full resolution, in pixels, for very large images.
+    engine : {"auto", "torch", "onnxruntime", "openvino"}
+        What runs the network; ``auto``: on a CPU the fastest of those that are installed. Like the
+        device it is not stored in the saved detector.
     **options
         See :class:`~offnominal.detectors.backboned.BackboneDetector`.
     """
@@ -67,6 +85,13 @@ class FeatureDetector(BackboneDetector):
     # The paper's resolution for families of backbones; others have their own.
     default_resolutions: ClassVar[Mapping[str, int]] = {}
     takes_tiles: ClassVar[bool] = True
+    # Whether features are handed to the method as arrays; as tensors otherwise.
+    speaks_arrays: ClassVar[bool] = False
+    # Whether `embed` can be written down as a graph, which other engines than torch run. A class
+    # that has an `embed` of its own says so itself.
+    exports: ClassVar[bool] = False
+    # Options that `embed` depends on, beside the network and its levels.
+    embedding: ClassVar[tuple[str, ...]] = ()
     # The options by which a part of the image can be left out.
     cropping: ClassVar[str] = "--resize crop"
 
@@ -75,9 +100,11 @@ class FeatureDetector(BackboneDetector):
         resolution: int | None = None,
         resize: Resize | None = None,
         tile: int | None = None,
+        engine: EngineName = "auto",
         **options: Any,
     ) -> None:
         super().__init__(**options)
+        check_choice("engine", engine, EngineName)
         if resize is not None:
             check_choice("resize", resize, Resize)
         for name, pixels in (("resolution", resolution), ("tile", tile)):
@@ -93,13 +120,26 @@ class FeatureDetector(BackboneDetector):
         self.resolution = resolution
         self.resize = resize
         self.tile = tile
+        self.engine: EngineName = engine
+        self._engine: Engine | None = None  # chosen on the first image
+        self.learned_by = ""  # the engine whose features it knows, once it knows some
         self._geometry: dict[Size, list[View]] = {}
 
     # -- what a method writes -----------------------------------------------------------------
 
-    def embed(self, pixels: Tensor) -> Any:
-        """Features of one view (3, h, w), as the method's next two take them: (D, gh, gw) here."""
+    def embed(self, pixels: "Tensor") -> Any:
+        """Features of one view (3, h, w) as a tensor or several: (D, gh, gw) here.
+
+        Nothing but tensor operations, so that other engines can run it.
+        """
         return self.features(pixels[None])[0]
+
+    def patches_of(self, features: Any) -> Any:
+        """What :meth:`embedded` gave as features of patches (D, gh, gw), on the scores' grid.
+
+        Known defects are told by these, and the mask of a background is made of them.
+        """
+        return features
 
     def learn_features(self, number: int, features: Any, view: int, upright: bool) -> None:
         """Learn from a view of a reference.
@@ -108,7 +148,7 @@ class FeatureDetector(BackboneDetector):
         ----------
         number : int
             Of the reference.
-        features : what :meth:`embed` gave
+        features : what :meth:`embedded` gave
         view : int
             Place of the view in :meth:`reference_views`.
         upright : bool
@@ -119,7 +159,7 @@ class FeatureDetector(BackboneDetector):
     def compare(self, features: Any, without: int | None = None) -> ViewScores:
         """Score a view by its features, as if reference ``without`` had never been learned."""
 
-    def default_resolution(self, network: Backbone) -> int:
+    def default_resolution(self, network: "Backbone") -> int:
         """Resolution where the option names none."""
         return self.default_resolutions.get(network.family, network.resolution)
 
@@ -138,11 +178,86 @@ class FeatureDetector(BackboneDetector):
 
     # -- what follows -------------------------------------------------------------------------
 
+    def embedded(self, pixels: NDArray[np.float32]) -> Any:
+        """Features of one view (3, h, w) by the engine, as the method speaks of them."""
+        engine = self._settled(pixels)
+        self.learned_by = self.learned_by or engine.name
+        if engine.name != "torch":
+            arrays = restored(engine.structure, engine(pixels[None]))
+            return arrays if self.speaks_arrays else as_tensors(arrays)
+        from torch import from_numpy
+
+        with no_gradients():
+            found = self.embed(from_numpy(pixels))
+        return _as_arrays(found) if self.speaks_arrays else found
+
+    def _settled(self, pixels: NDArray[np.float32]) -> Engine:
+        """The engine, chosen once by the first of several threads."""
+        if self._engine is None:
+            with choose.SETTLING:
+                if self._engine is None:
+                    self._engine = choose.settle(self, pixels)
+        return self._engine
+
+    def load_network(self) -> "Backbone":
+        """The backbone, or a graph of it that was written down before: then torch is not needed."""
+        if self.network is not None:
+            return self.network
+        with choose.SETTLING:  # of several threads one builds it
+            if self.network is None and (found := choose.ready(self)) is not None:
+                self.network = cast("Backbone", found)
+            return super().load_network()
+
+    def use_network(self, network: "Backbone", shared: bool = True) -> None:
+        """Adopt a backbone; of one that nobody else uses, only the levels that are needed."""
+        self._engine = None
+        super().use_network(network, shared)
+
+    def twin(self, changes: Mapping[str, Any]) -> Self:
+        """Another with the same options, but for some, on the same network and by its engine."""
+        other = super().twin(changes)
+        other.engine = self.engine
+        same = other.embed_options() == self.embed_options() and other.precision == self.precision
+        if same and self.engine_in_force != "torch":  # torch's is of this detector
+            other._engine = self._engine
+        return other
+
+    def use_graph(self, network: "ExportedNetwork") -> None:
+        """Have a graph run in the place of the backbone, one that was written down of it."""
+        self._engine = None
+        self.engine = "auto" if self.engine == "torch" else self.engine  # which runs no graph
+        self.network = cast("Backbone", network)
+
+    def run_by(self, engine: EngineName) -> Self:
+        """The same on the CPU with its network run by an engine; what was learned is shared."""
+        other = copy(self)
+        other.device, other.engine, other._engine = "cpu", engine, None
+        return other
+
+    def embed_options(self) -> dict[str, Any]:
+        """The options that :meth:`embed` depends on, beside the network and its levels."""
+        return {name: getattr(self, name) for name in self.embedding}
+
+    @property
+    def engine_in_force(self) -> str:
+        """The engine that runs, such as ``onnxruntime``; empty before the first image."""
+        return self._engine.name if self._engine else ""
+
+    def header(self) -> dict[str, Any]:
+        """All that is no array; and the engine of what was learned, unless it is float32."""
+        by = {"engine": self.learned_by} if self.learned_by and self.precision != "fp32" else {}
+        return super().header() | by
+
+    def restore(self, header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Take over what was learned, if the backbone is the one that it was learned with."""
+        self.learned_by = read_engine(header)
+        super().restore(header, arrays)
+
     def learn(self, number: int, image: np.ndarray) -> Any:
         """Take in one good image; features of its upright views are what is kept."""
         kept = []
         for place, view in enumerate(self.reference_views(image)):
-            features = self.embed(torch.from_numpy(view.pixels))
+            features = self.embedded(view.pixels)
             self.learn_features(number, features, place, view.upright)
             if view.upright:
                 kept.append(features)
@@ -151,15 +266,35 @@ class FeatureDetector(BackboneDetector):
     def score(self, image: np.ndarray, without: int | None = None) -> Scores:
         """What the score and the map of an image are made of, as if ``without`` were not known."""
         views = self.views(image)
-        each = [self.embed(torch.from_numpy(view.pixels)) for view in views]
-        return joined(views, [self.compare(features, without) for features in each])
+        each = [self.embedded(view.pixels) for view in views]
+        found = joined(views, [self.compare(features, without) for features in each])
+        if self.known_defects is None:
+            return found
+        return self.as_known(found, self._upright(views[0], each[0]))
+
+    def patch_features(self, image: np.ndarray, grid: Size) -> Any:
+        """Features (D, *grid) of the first view's patches, set upright."""
+        view = self.views(image)[0]
+        return self._upright(view, self.embedded(view.pixels))
+
+    def _upright(self, view: View, features: Any) -> NDArray[np.float32]:
+        return unflipped(to_numpy(self.patches_of(features)), view)
+
+    def refuse_defects(self) -> None:
+        """Raise an :class:`OptionError` where no defects can be known: among tiles, none."""
+        super().refuse_defects()
+        if self.tile:
+            raise OptionError(
+                f"--tile {self.tile} --defects: overlapping tiles have no one grid of patches that "
+                "known defects could be told by; leave one of the two out"
+            )
 
     def score_reference(self, number: int, kept: Any) -> Scores:
         """Score a reference's features as if it had never been learned."""
         views = self.views_of(self.references[number].size)
         return joined(views, [self.compare(features, without=number) for features in kept])
 
-    def forward(self, pixels: Tensor, size: Size | None = None) -> tuple[Tensor, Tensor]:
+    def __call__(self, pixels: "Tensor", size: Size | None = None) -> tuple["Tensor", "Tensor"]:
         """Image scores and patch scores of a batch of prepared pixels.
 
         Parameters
@@ -173,13 +308,20 @@ class FeatureDetector(BackboneDetector):
         scores : Tensor of shape (B,), float32
         patch_scores : Tensor of shape (B, gh, gw), float32
         """
+        import torch
+
         self.verify()
         seen: Size = (pixels.shape[-2], pixels.shape[-1])
         window = None if size is None or self.tile else self.views_of(size)[0].window
-        found = [self.compare(self.embed(one)) for one in pixels]
+        embedded = [self.embed(one) for one in pixels]
+        found = [self.compare(_as_arrays(one) if self.speaks_arrays else one) for one in embedded]
         each = [one_view(one, seen)._replace(window=window) for one in found]
+        if self.known_defects is not None:
+            known = [self.patches_of(one) for one in embedded]
+            each = [self.as_known(*pair) for pair in zip(each, known, strict=True)]
         scores = [self.image_score(one, size or seen) for one in each]
-        patches = torch.stack([one.patches for one in found])
+        made = found if self.known_defects is None else each
+        patches = torch.stack([torch.as_tensor(one.patches) for one in made])
         return torch.tensor(scores, device=patches.device), patches
 
     def views_of(self, size: Size) -> list[View]:
@@ -199,7 +341,7 @@ class FeatureDetector(BackboneDetector):
 def one_view(found: ViewScores, seen: Size) -> Scores:
     """Scores of an image that was looked at once, at a size (h, w)."""
     return Scores(
-        found.patches.float().cpu().numpy(),
+        to_numpy(found.patches).astype(np.float32, copy=False),
         None if found.image is None else float(found.image),
         1.0 if found.weight is None else float(found.weight),
         None,
@@ -216,6 +358,14 @@ def joined(views: Sequence[View], found: Sequence[ViewScores]) -> Scores:
     return worst._replace(patches=patches, window=window)
 
 
-def tokens_of(features: Tensor) -> Tensor:
-    """Patch features (D, gh, gw) as rows (gh * gw, D)."""
-    return features.flatten(1).T.contiguous()
+def tokens_of(features: Any) -> Any:
+    """Patch features (D, gh, gw), a tensor or an array, as rows (gh * gw, D)."""
+    if is_tensor(features):
+        return features.flatten(1).T.contiguous()
+    return np.ascontiguousarray(features.reshape(len(features), -1).T)
+
+
+def _as_arrays(features: Any) -> Any:
+    if is_tensor(features):
+        return to_numpy(features.float())
+    return tuple(_as_arrays(one) for one in features)

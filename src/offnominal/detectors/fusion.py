@@ -1,26 +1,27 @@
 """Several levels of a backbone as one grid of features."""
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import torch
-from torch import Tensor
-
-from offnominal.backbones.base import Backbone
 from offnominal.errors import OptionError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from offnominal.backbones.base import Backbone
 
 __all__ = ["Fusion", "fuse_levels", "is_plain_transformer"]
 
 Fusion = Literal["mean", "concat"]
 
 
-def is_plain_transformer(net: Backbone) -> bool:
+def is_plain_transformer(net: "Backbone") -> bool:
     """Whether its levels are blocks of one grid; those of a pyramid have strides of their own."""
     return net.level_count > 1 and net.multiple == net.stride
 
 
 def fuse_levels(
-    net: Backbone, pixels: Tensor, fusion: Fusion | None = None
-) -> tuple[Tensor, Tensor]:
+    net: "Backbone", pixels: "Tensor", fusion: Fusion | None = None
+) -> tuple["Tensor", "Tensor"]:
     """One grid of features from several levels, and a vector for each image.
 
     The blocks half way up a transformer tell defects apart better than the last one, whose tokens
@@ -46,10 +47,12 @@ def fuse_levels(
     OptionError
         If levels of several shapes are to be averaged.
     """
+    import torch
+
     maps: list[Tensor] = []
     if net.multiple == net.stride:
         maps, summary = net.levels(pixels, norm=False)
-    alike = len({m.shape[1] for m in maps}) == 1
+    alike = len({int(m.shape[1]) for m in maps}) == 1  # numbers, where a graph is traced, too
     if fusion == "mean" and not alike:
         raise OptionError(
             f"--fusion mean: the levels of {net.name} have several shapes; use --fusion concat"

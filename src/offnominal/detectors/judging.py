@@ -1,40 +1,34 @@
 """From scores to decisions: what every detector does once its method has scored an image."""
 
 import math
-import warnings
-from collections.abc import Mapping
-from copy import copy
-from typing import ClassVar, Self
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import Any, ClassVar
 
 import numpy as np
-from torch import nn
 
-from offnominal.calibration import FalseReject, Threshold, p_value
-from offnominal.detectors.categories import check_category, names_of, scores_of
-from offnominal.detectors.options import LeaveOneOut, OnError
-from offnominal.detectors.references import References
-from offnominal.errors import ImageError, OptionError, ThresholdWarning
-from offnominal.good_scores import CalibrationScores, GoodScores
+from offnominal.calibration import by_hand, p_value
+from offnominal.detectors.categories import refuse_several
+from offnominal.detectors.deciding import Decider
+from offnominal.detectors.learned_state import parts
+from offnominal.detectors.options import OnError, Progress
+from offnominal.detectors.references import Change, Standing, Version
+from offnominal.errors import ImageError, NotFittedError, OptionError
+from offnominal.good_scores import CalibrationScores
+from offnominal.memory import MemoryBank
 from offnominal.prediction import Prediction
 from offnominal.scoring import Scores, Size, anomaly_map, image_score, size_of
-from offnominal.synthesis.sizes import CELLS, Missed
 
 __all__ = ["Judge"]
 
 
-class Judge(nn.Module):
-    """Thresholds from scores of good images, and predictions from scores of new ones.
+class Judge(Decider):
+    """Predictions from scores of new images, by thresholds from scores of good ones.
 
     Attributes
     ----------
-    aggregate, smoothing, false_reject
+    aggregate, smoothing
         Options of :class:`~offnominal.detectors.base.Detector`.
-    references : References
-        The images that were learned from.
-    good : GoodScores
-        Scores of good images, which thresholds follow from.
-    category : str or None
-        Whose threshold is in force, of a model of several categories.
     """
 
     # The value of `aggregate` that stands for the image's own score, where the method gives one.
@@ -42,119 +36,9 @@ class Judge(nn.Module):
 
     aggregate: str
     smoothing: float
-    false_reject: FalseReject
-    references: References
-    good: GoodScores
-    category: str | None = None
-
-    @property
-    def leave_one_out(self) -> LeaveOneOut:
-        """Whether references are scored as if never learned; ``none``: there is no such thing."""
-        return "exact"
-
-    @property
-    def categories(self) -> tuple[str, ...]:
-        """The categories of part that the model was fitted to, where they were named."""
-        return names_of(self.references)
-
-    def for_category(self, name: str) -> Self:
-        """The same model, sharing all that it learned, with a category's threshold in force."""
-        check_category(self.references, name)
-        other = copy(self)
-        other.category = name
-        return other
-
-    def check_category(self) -> None:
-        """Raise an :class:`OptionError` unless it is clear whose threshold is in force."""
-        check_category(self.references, self.category)
-
-    def each_category(self) -> list[Self]:
-        """:meth:`for_category` of each, or this one where it is clear which is meant."""
-        names = self.categories if self.category is None else ()
-        return [self.for_category(name) for name in names] if len(names) > 1 else [self]
-
-    @property
-    def calibration(self) -> CalibrationScores:
-        """Scores of good images that the thresholds follow from.
-
-        Raises
-        ------
-        OptionError
-            Of a model of several categories, unless :attr:`category` is one of them.
-        """
-        return scores_of(self.good.in_force, self.references, self.category)
-
-    @property
-    def threshold(self) -> Threshold | None:
-        """Threshold of the image score; None where too few good images are known."""
-        return self.calibration.threshold(
-            "images", self.false_reject, self.leave_one_out == "exact"
-        )
-
-    @property
-    def decides(self) -> bool:
-        """Whether predictions say if a part is to be rejected."""
-        return self.threshold is not None
-
-    @property
-    def pixel_threshold(self) -> Threshold | None:
-        """Threshold of the map: that many good images have no pixel above it."""
-        return self.calibration.threshold("peaks", self.false_reject, self.leave_one_out == "exact")
-
-    @property
-    def calibration_note(self) -> str | None:
-        """What should be known of held-out scores that other references measured."""
-        return self.good.note(self.references.active)
-
-    @property
-    def estimated(self) -> bool:
-        """Whether the threshold is for a rate that the good images cannot promise."""
-        return self.threshold is not None and self.threshold.kind == "estimate"
-
-    @property
-    def missed_defects(self) -> list[Missed]:
-        """How many synthetic defects the threshold would pass, by kind and size.
-
-        Empty without a threshold, where none were made, and once the references are others.
-        """
-        threshold, made = self.threshold, self.good.defects_of(self.references.active)
-        if threshold is None:
-            return []
-        passed = {number: [0, 0] for number in made.numbers}
-        for number, score in zip(made.numbers, made.images, strict=True):
-            passed[number][0] += int(score <= threshold.value)
-            passed[number][1] += 1
-        return [Missed(CELLS[number], *passed[number]) for number in sorted(passed)]
-
-    @property
-    def threshold_warning(self) -> str | None:
-        """What should be known of an estimate: that it passes plain defects, or may do so."""
-        threshold = self.threshold
-        made = self.good.defects_of(self.references.active).images
-        if threshold is None or not self.estimated:
-            return None
-        if not len(made):
-            return (
-                f"the threshold, {threshold.value:.4g}, is an estimate, and there are no synthetic "
-                "defects of these references to check it by: fit anew, or ask for "
-                "--false-reject auto"
-            )
-        if threshold.value <= made.min():
-            return None
-        promised = float(self.calibration.images.max())
-        return (
-            f"the estimated threshold, {threshold.value:.4g}, lies above the smallest score of a "
-            f"synthetic defect, {made.min():.4g}: it would pass {(made <= threshold.value).sum()} "
-            f"of {len(made)}, and {promised:.4g}, which --false-reject auto would take, "
-            f"{(made <= promised).sum()}"
-        )
-
-    def warn(self) -> None:
-        """Hand that on to whoever listens to warnings."""
-        for one in self.each_category():
-            if told := one.threshold_warning:
-                name = f"{one.category}: " if one.category else ""
-                warnings.warn(name + told, ThresholdWarning, stacklevel=3)
+    fitted: bool
+    unverified: Callable[[], None] | None
+    method: ClassVar[str]
 
     def image_score(self, scores: Scores, size: Size) -> float:
         """The image score, as ``aggregate`` has it."""
@@ -192,6 +76,7 @@ class Judge(nn.Module):
             threshold=threshold.value if threshold else None,
             pixel_threshold=pixel_threshold.value if pixel_threshold else None,
             p_value=self.p_value(score),
+            kinds=scores.kinds,
         )
 
     def p_value(self, score: float) -> float | None:
@@ -232,3 +117,102 @@ class Judge(nn.Module):
     def rescore(self, prediction: Prediction) -> Prediction:
         """A prediction of the same fit, with this detector's scoring and thresholds."""
         return self.prediction(prediction.source, prediction.image, prediction.scores)
+
+    # -- thresholds by hand, and going back ----------------------------------------------------
+
+    def set_threshold(self, value: float, when: datetime | None = None) -> Change:
+        """Set the threshold of the image score by hand; no rate of rejected good parts is promised.
+
+        It stays until :meth:`calibrate` sets another, or :meth:`undo` takes it back. The map keeps
+        its own threshold.
+
+        Parameters
+        ----------
+        value : float
+            A score above it means reject.
+        when : datetime or None
+            Noted in the history.
+
+        Raises
+        ------
+        OptionError
+            If it is no finite number, or the model has several categories.
+        """
+        self.check_fitted()
+        refuse_several(self.references)
+        standing, before = self.standing(), self._before_calibration()
+        self.good.by_hand = by_hand(value).value
+        self._note_calibration(0, before, when)
+        return Change.between(standing, self.standing(), "calibrate", (), (), "none")
+
+    def undo(self, progress: Progress | None = None) -> Change:
+        """Take the last step of :meth:`history` back exactly, if it is a calibration.
+
+        Parameters
+        ----------
+        progress : callable or None
+            Not called.
+
+        Raises
+        ------
+        OptionError
+            If it is another step, or took the place of earlier good images, which are not kept.
+        """
+        self.check_fitted()
+        if self.references.steps[-1].what != "calibrate":
+            raise OptionError(
+                f"{self.method} cannot undo {self.references.steps[-1].what}: it does not keep "
+                "what it learned image by image; fit it anew"
+            )
+        return self._undo_calibration()
+
+    def _undo_calibration(self) -> Change:
+        standing, before = self.standing(), self.references.steps[-1].before
+        if before is None:
+            raise OptionError(
+                "the last step, calibrate, took the place of the good images of an earlier one, "
+                "which are not kept: calibrate with those again"
+            )
+        if self.references.steps.pop().good:
+            self.good.held_out, self.good.measured_by = CalibrationScores(), []
+        self.false_reject, self.good.by_hand = before["false_reject"], before["by_hand"]
+        self.good.choose(self.references.active)
+        return Change.between(standing, self.standing(), "undo", (), (), "none")
+
+    def _before_calibration(self) -> dict[str, Any]:
+        return {"false_reject": self.false_reject, "by_hand": self.good.by_hand}
+
+    def _note_calibration(
+        self, good: int, before: dict[str, Any] | None, when: datetime | None
+    ) -> None:
+        value = self.threshold.value if self.threshold else None
+        more = {"threshold": value, "good": good, "before": before}
+        self.references.note("calibrate", (), self.bank_rows, when, **more)
+
+    def history(self) -> list[Version]:
+        """The steps by which the detector came to know what it knows, the first one first."""
+        return self.references.history()
+
+    def standing(self) -> Standing:
+        """What a change is told against."""
+        return Standing(len(self.references.active), self.bank_rows, self.threshold)
+
+    @property
+    def bank_rows(self) -> int:
+        """Patches in all memory banks; 0 where a method has none."""
+        return sum(bank.left() for bank in parts(self).values() if isinstance(bank, MemoryBank))
+
+    def check_fitted(self) -> None:
+        """Raise a :class:`NotFittedError` unless something was learned."""
+        if not self.fitted:
+            raise NotFittedError(f"this {type(self).__name__} has learned nothing yet: call fit")
+        self.verify()
+
+    def verify(self) -> None:
+        """Raise a :class:`ModelFileError` if large arrays of a file are not as they were written.
+
+        They are compared with their checksums before their first use, and the file is looked at
+        again before each image: it may be written over while it is open.
+        """
+        if self.unverified:
+            self.unverified()

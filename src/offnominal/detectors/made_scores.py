@@ -3,13 +3,12 @@
 from collections.abc import Callable, Iterable
 from itertools import cycle, islice
 
-import cv2
 import numpy as np
 
 from offnominal.detectors.options import Progress
+from offnominal.extras import needs
 from offnominal.good_scores import CalibrationScores, Rule
 from offnominal.scoring import Scores, Size, size_of
-from offnominal.synthesis.copies import altered_copies
 from offnominal.synthesis.sizes import CELLS, PER_CELL, make_defect
 
 __all__ = ["copy_scores", "defect_scores"]
@@ -22,6 +21,8 @@ Score = Callable[..., Scores]
 
 def copy_scores(image: np.ndarray, score: Score, judged: Rule) -> CalibrationScores:
     """Of altered copies of an only reference, by what was learned from it."""
+    from offnominal.synthesis.copies import altered_copies
+
     copies = altered_copies(image)
     found = {name: (score(copy), size_of(copy)) for name, copy in copies.items()}
     images = {name: judged(*pair)[0] for name, pair in found.items()}
@@ -74,6 +75,7 @@ def defect_scores(
 
 def _looked_at(scores: Scores, mask: np.ndarray) -> bool:
     """Whether some of a defect lies where patches count: beside the part it is none."""
+    cv2 = needs("cv2", "fit", "a check with synthetic defects")
     if not np.isfinite(scores.patches).all():
         return False
     if scores.window is not None:  # a crop was looked at, or tiles

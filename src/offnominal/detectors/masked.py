@@ -3,17 +3,15 @@
 from dataclasses import asdict
 from typing import Any
 
-import cv2
 import numpy as np
-import torch
-import torch.nn.functional as F
+from numpy.typing import NDArray
 from pydantic import TypeAdapter
-from torch import Tensor
 
-from offnominal.backbones.base import Normalize
+from offnominal.backbones.catalogue import Normalize
+from offnominal.captions import titled
+from offnominal.checks import check_choice, check_range
 from offnominal.detectors.features import FeatureDetector, tokens_of
 from offnominal.detectors.learned_state import must
-from offnominal.detectors.options import check_choice, check_range
 from offnominal.errors import OptionError
 from offnominal.foreground import (
     MaskingTest,
@@ -24,9 +22,16 @@ from offnominal.foreground import (
     masking_test,
 )
 from offnominal.memory import MemoryBank
-from offnominal.pictures import beside, colour_map, outline
+from offnominal.memory.search.cutting import batches
+from offnominal.pictures import outline
+from offnominal.scoring import Size
 
-__all__ = ["MaskedFeatures", "channel_scale"]
+__all__ = ["MaskedFeatures", "channel_scale", "unit_rows"]
+
+Floats = NDArray[np.float32]
+Mask = NDArray[np.bool_]
+
+_TOGETHER = 2**12  # rows that are summed up at once
 
 
 class MaskedFeatures(FeatureDetector):
@@ -47,6 +52,8 @@ class MaskedFeatures(FeatureDetector):
     **options
         See :class:`~offnominal.detectors.features.FeatureDetector`.
     """
+
+    speaks_arrays = True
 
     def __init__(
         self,
@@ -75,13 +82,13 @@ class MaskedFeatures(FeatureDetector):
         super().begin()
         self.masks_ = False
         self.masking_test_: dict[str, Any] | None = None
-        self.centre_, self.scale_ = torch.zeros(1), torch.ones(1)
+        self.centre_, self.scale_ = np.zeros(1, np.float32), np.ones(1, np.float32)
 
     def check_learned(self) -> None:
         """The shift has a value for each channel, and the test of the mask is one."""
         super().check_learned()
         must(self.centre_.shape == self.scale_.shape, "centre_ and scale_ are of two lengths")
-        must(self.centre_.ndim == 1 and self.centre_.numel(), "centre_ is no vector")
+        must(self.centre_.ndim == 1 and self.centre_.size, "centre_ is no vector")
         must((self.scale_ > 0).all(), "scale_ is not above 0")
         if self.masking_test_ is not None:
             told = TypeAdapter(MaskingTest).validate_python(self.masking_test_)
@@ -94,29 +101,30 @@ class MaskedFeatures(FeatureDetector):
         """What is done to the features before distances are measured."""
         return self.normalize or self.load_network().normalize
 
-    def normalised(self, tokens: Tensor) -> Tensor:
+    def normalised(self, tokens: Floats) -> Floats:
         """Tokens (n, D) as distances are measured between them."""
         if self.normalization == "l2":
-            return F.normalize(tokens, dim=-1)
-        return (tokens - self.centre_.to(tokens)) / self.scale_.to(tokens)
+            return unit_rows(tokens)
+        shifted: Floats = (tokens - self.centre_) / self.scale_
+        return shifted
 
     def standardize(self, bank: MemoryBank) -> None:
         """Shift and scale a bank in place by its own channels' mean and deviation, if wished."""
         if self.normalization != "standardize":
             return
         rows = bank.take(slice(None))
-        self.centre_, self.scale_ = rows.mean(0), channel_scale(rows)
+        self.centre_ = rows.mean(0, dtype=np.float64).astype(np.float32)
+        self.scale_ = channel_scale(rows)
         bank.standardize_(self.centre_, self.scale_)
 
-    def patch_distance(self, squared: Tensor) -> Tensor:
+    def patch_distance(self, squared: Floats) -> Floats:
         """Cosine distance of unit vectors, or Euclidean distance, from the squared one (n, k)."""
-        if self.normalization == "l2":
-            return squared.mean(-1) / 2
-        return squared.mean(-1).sqrt()
+        mean: Floats = squared.mean(-1)
+        return mean * np.float32(0.5) if self.normalization == "l2" else np.sqrt(mean)
 
     # -- the mask -----------------------------------------------------------------------------
 
-    def decide_mask(self, features: Tensor) -> None:
+    def decide_mask(self, features: Floats) -> None:
         """Choose once, on the first image's features (D, gh, gw), whether there is a mask."""
         self.masks_ = self.mask == "on"
         self.masking_test_ = None
@@ -132,58 +140,84 @@ class MaskedFeatures(FeatureDetector):
             return self.mask_threshold
         return self.load_network().mask_threshold
 
-    def foreground(self, features: Tensor) -> Tensor:
+    def foreground(self, features: Floats) -> Mask:
         """Mask (gh, gw) of the patches that count: all of them when the mask is off.
 
         They all count, too, where it would leave none: an image in which no object is found, as a
         black one, is not good for having nothing to look at.
         """
         mask = self.object_mask(features)
-        return mask if mask.any() else torch.ones_like(mask)
+        return mask if mask.any() else np.ones_like(mask)
 
-    def object_mask(self, features: Tensor) -> Tensor:
+    def object_mask(self, features: Floats) -> Mask:
         """The mask as it comes out, which may leave no patch at all."""
         grid = _grid(features)
         if not self.masks_:
-            return torch.ones(grid, dtype=torch.bool, device=features.device)
+            return np.ones(grid, np.bool_)
         tokens = tokens_of(features)
         return foreground_mask(tokens, grid, self.component_threshold, self.morphology)
 
-    @torch.inference_mode()
     def foreground_picture(self, image: np.ndarray) -> np.ndarray:
-        """Image, first principal component, and the mask's outline, side by side.
+        """What the mask is, and whether it is used: uint8 (height, width, 3), with words.
+
+        A good image, how the first principal component of its features tells object from
+        background, and what of the image is looked at: all of it where no mask is used.
 
         Parameters
         ----------
         image : uint8 array of shape (H, W, 3)
-
-        Returns
-        -------
-        uint8 array of shape (H, 3 W + gaps, 3)
-            The outline is what the mask would be, whether or not it is used.
         """
         [view, *_] = self.views(image)
-        features = self.features(torch.from_numpy(view.pixels)[None])[0]
+        features = self.patches_of(self.embedded(view.pixels))
         tokens, grid = tokens_of(features), _grid(features)
-        component = first_component(tokens).reshape(grid).cpu().numpy().astype(np.float32)
-        mask = foreground_mask(tokens, grid, self.component_threshold, self.morphology)
-        size, nearest = (image.shape[1], image.shape[0]), cv2.INTER_NEAREST
-        large = cv2.resize(mask.cpu().numpy().astype(np.uint8), size, interpolation=nearest)
-        heat = cv2.resize(component, size, interpolation=nearest).astype(np.float32)
-        shaded = np.where(large[..., None] > 0, image, image // 3)
-        return beside(
-            image,
-            colour_map(heat, float(heat.min()), float(heat.max())),
-            outline(shaded, large > 0),
+        component = first_component(tokens).reshape(grid)
+        span = max(float(np.ptp(component)), 1e-12)
+        grey = (255 * (component - component.min()) / span).astype(np.uint8)
+        size = (image.shape[0], image.shape[1])
+        large = _enlarged(self.foreground(features), size)
+        seen = outline(np.where(large[..., None], image, image // 3), large)
+        reason = f": {self.masking_test_['reason']}" if self.masking_test_ else ""
+        used = "Foreground mask: used" if self.masks_ else "No foreground mask"
+        words = "what is dark at the right counts for nothing" if self.masks_ else (
+            "the whole picture is looked at"
+        )  # fmt: skip
+        tells = np.repeat(_enlarged(grey, size)[..., None], 3, axis=2)
+        return titled(
+            used + reason,
+            words,
+            [
+                ("a good picture", image),
+                ("object from background" if self.masks_ else "what a mask would go by", tells),
+                ("what is looked at", seen if self.masks_ else image),
+            ],
         )
 
 
-def channel_scale(rows: Tensor) -> Tensor:
+def unit_rows(rows: Floats) -> Floats:
+    """Rows (n, D) brought to length 1; those of no length stay as they are."""
+    norms = np.sqrt(np.einsum("ij,ij->i", rows, rows))
+    unit: Floats = rows / np.maximum(norms, np.float32(1e-12))[:, None]
+    return unit
+
+
+def channel_scale(rows: Floats) -> Floats:
     """Deviation (D,) of each channel of rows (n, D), to divide by."""
-    deviation = rows.std(0, correction=0)
+    centre = rows.mean(0, dtype=np.float64)
+    total = np.zeros_like(centre)
+    for some in batches(len(rows), _TOGETHER):
+        total += np.square(rows[some] - centre).sum(0)
+    deviation = np.sqrt(total / len(rows))
     # A channel that never varies carries nothing; dividing by it would only blow up noise.
-    return torch.where(deviation > 1e-6, deviation, torch.ones_like(deviation))
+    return np.where(deviation > 1e-6, deviation, 1).astype(np.float32)
 
 
-def _grid(features: Tensor) -> tuple[int, int]:
+def _enlarged(grid: NDArray[Any], size: Size) -> NDArray[Any]:
+    """Values (gh, gw) at the pixels of an image, each that of its patch."""
+    (rows, columns), (height, width) = grid.shape, size
+    y, x = np.arange(height) * rows // height, np.arange(width) * columns // width
+    large: NDArray[Any] = grid[y[:, None], x]
+    return large
+
+
+def _grid(features: Floats) -> tuple[int, int]:
     return features.shape[1], features.shape[2]

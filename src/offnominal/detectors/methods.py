@@ -1,47 +1,20 @@
 """The methods, one line each, listed without importing torch."""
 
-from dataclasses import dataclass
 from importlib.metadata import entry_points
-from typing import Literal
 
-__all__ = ["METHODS", "Method"]
+from offnominal.detectors.method import Method
+from offnominal.detectors.methods_supervised import SUPERVISED
+
+__all__ = ["METHODS", "REGAD", "TEACHER", "TRAINABLE_NAMES", "Method"]
 
 ENTRY_POINTS = "offnominal.methods"
 """Group of entry points by which other packages add methods, each named like its method."""
 
-
-@dataclass(frozen=True)
-class Method:
-    """One line of the registry.
-
-    Parameters
-    ----------
-    name : str
-        As ``--method`` takes it.
-    target : str
-        ``module:class``, imported on use.
-    needs : str
-        What it learns from.
-    about : str
-        What it does, in a line.
-    paper : str
-        Authors, year, and where to find it.
-    references : {"required", "optional", "none"}
-        Whether it is fitted to good images.
-    batched : bool
-        Whether it scores the images of a batch by each other, so that there is nothing to fit.
-    grows : {"no", "adds", "all"}
-        What it can do without another fit: nothing, ``add``, or ``add``, ``forget`` and ``undo``.
-    """
-
-    name: str
-    target: str
-    needs: str
-    about: str
-    paper: str
-    references: Literal["required", "optional", "none"] = "required"
-    batched: bool = False
-    grows: Literal["no", "adds", "all"] = "no"
+TRAINABLE_NAMES = ("anomalyclip", "april-gan", "coop")
+"""Those that `offnominal train` trains on a labelled data set, to be used on others."""
+TEACHER = "efficientad-teacher"
+REGAD = "regad"
+"""And what else it trains."""
 
 
 METHODS: dict[str, Method] = {
@@ -54,6 +27,7 @@ METHODS: dict[str, Method] = {
             "nearest neighbours of DINOv2 patch features, mean of the top 1 %",
             "Damm et al., 2024, arXiv 2405.14529",
             grows="all",
+            defects="optional",
         ),
         Method(
             "anomalydino-batched",
@@ -71,6 +45,7 @@ METHODS: dict[str, Method] = {
             "distance from a linear subspace of middle-layer patch features; no bank",
             "Lendering et al., 2026, arXiv 2602.23013",
             grows="adds",
+            defects="optional",
         ),
         Method(
             "subspacead-batched",
@@ -88,6 +63,7 @@ METHODS: dict[str, Method] = {
             "nearest neighbours of several blocks' features, references and queries augmented",
             "after Wang et al. (VisionAD), 2025, arXiv 2504.11895",
             grows="all",
+            defects="optional",
         ),
         Method(
             "patchcore",
@@ -96,6 +72,7 @@ METHODS: dict[str, Method] = {
             "coreset of locally aware mid-level features, nearest neighbours, re-weighted maximum",
             "Roth et al., 2022, arXiv 2106.08265",
             grows="all",
+            defects="optional",
         ),
         Method(
             "softpatch",
@@ -103,6 +80,7 @@ METHODS: dict[str, Method] = {
             "dozens of images, some of them defective",
             "PatchCore without the patches that stand out in training, softly weighted",
             "Jiang et al., 2022, arXiv 2403.14233",
+            defects="optional",
         ),
         Method(
             "ensemble",
@@ -117,6 +95,7 @@ METHODS: dict[str, Method] = {
             "1 or more good images",
             "nearest images, then correspondences of their feature pyramids",
             "Cohen and Hoshen, 2020, arXiv 2005.02357",
+            defects="optional",
         ),
         Method(
             "padim",
@@ -124,6 +103,7 @@ METHODS: dict[str, Method] = {
             "1 or more good images, parts in one place",
             "a Gaussian at each position, Mahalanobis distance",
             "Defard et al., 2021, arXiv 2011.08785",
+            defects="optional",
         ),
         Method(
             "dn2",
@@ -131,6 +111,7 @@ METHODS: dict[str, Method] = {
             "1 or more good images",
             "nearest neighbours of one vector an image, the plain baseline",
             "Bergman et al., 2020, arXiv 2002.10445",
+            defects="optional",
         ),
         Method(
             "gaussian",
@@ -138,6 +119,7 @@ METHODS: dict[str, Method] = {
             "4 or more good images",
             "a Gaussian of each level's mean features, Mahalanobis distances summed; no map",
             "Rippel et al., 2020, arXiv 2005.14140",
+            defects="optional",
         ),
         Method(
             "musc",
@@ -154,6 +136,7 @@ METHODS: dict[str, Method] = {
             "50 or more good images, and a training",
             "a student that imitates a teacher's feature pyramid on good parts",
             "Wang et al., 2021, arXiv 2103.04257",
+            defects="optional",
         ),
         Method(
             "deep-svdd",
@@ -182,6 +165,7 @@ METHODS: dict[str, Method] = {
             "50 or more images, some of them defective, and a training",
             "learned transformations of patch features; suspected patches are learned as bad ones",
             "Qiu et al., 2022, arXiv 2202.08088",
+            defects="optional",
         ),
         Method(
             "igd",
@@ -189,6 +173,7 @@ METHODS: dict[str, Method] = {
             "50 or more good images, and a training",
             "a Gaussian of descriptors, and an adversarial decoder of what lies between them",
             "Chen et al., 2022, arXiv 2101.10043",
+            defects="optional",
         ),
         Method(
             "fastflow",
@@ -196,6 +181,7 @@ METHODS: dict[str, Method] = {
             "50 or more good images, and a training",
             "normalising flows of a frozen network's feature maps",
             "Yu et al., 2021, arXiv 2111.07677",
+            defects="optional",
         ),
         Method(
             "cflow",
@@ -203,6 +189,7 @@ METHODS: dict[str, Method] = {
             "50 or more good images, and a training",
             "normalising flows of feature vectors, given their place",
             "Gudovskiy et al., 2022, arXiv 2107.12571",
+            defects="optional",
         ),
         Method(
             "differnet",
@@ -210,6 +197,7 @@ METHODS: dict[str, Method] = {
             "20 or more good images, and a training",
             "a normalising flow of rotated copies' global features; no map",
             "Rudolph et al., 2021, arXiv 2008.12577",
+            defects="optional",
         ),
         Method(
             "reverse-distillation",
@@ -217,6 +205,7 @@ METHODS: dict[str, Method] = {
             "50 or more good images, and a training",
             "a decoder that paints a teacher's features anew from a narrow embedding",
             "Deng and Li, 2022, arXiv 2201.10703",
+            defects="optional",
         ),
         Method(
             "efficientad",
@@ -224,6 +213,7 @@ METHODS: dict[str, Method] = {
             "50 or more good images, a training, and a teacher's file",
             "a student of a small teacher, and an autoencoder for what belongs where",
             "Batzner et al., 2024, arXiv 2303.14535",
+            defects="optional",
         ),
         Method(
             "dinomaly",
@@ -231,6 +221,7 @@ METHODS: dict[str, Method] = {
             "50 or more good images, of one category or many, and a training",
             "a decoder that restores what DINOv2 sees of good parts; one model for many categories",
             "Guo et al., 2025, arXiv 2405.14325",
+            defects="optional",
         ),
         Method(
             "simplenet",
@@ -238,6 +229,7 @@ METHODS: dict[str, Method] = {
             "50 or more good images, and a training",
             "locally aware features told from the same with noise",
             "Liu et al., 2023, arXiv 2303.15140",
+            defects="optional",
         ),
         Method(
             "winclip",
@@ -322,6 +314,7 @@ METHODS: dict[str, Method] = {
             "dozens of images, some of them defective, and a training",
             "paints from a memory of prototypes that what is far off does not move",
             "Tan et al., 2021, arXiv 2012.14629",
+            defects="optional",
         ),
         Method(
             "chat",
@@ -331,6 +324,7 @@ METHODS: dict[str, Method] = {
             "no paper of its own; Jiang et al. (MMAD), 2024, arXiv 2410.09453, measure such models",
             references="optional",
         ),
+        *SUPERVISED,
     )
 }
 

@@ -1,17 +1,15 @@
 """Detectors that compute on a device, with a network or several."""
 
-from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
-import torch
-from torch import Tensor
-
+from offnominal.checks import check_choice
 from offnominal.detectors.base import Detector
-from offnominal.detectors.options import Precision, check_choice, choose_device
+from offnominal.detectors.learned_state import parts
+from offnominal.detectors.options import Precision, choose_device
+from offnominal.tensors import is_module, is_tensor
 
 __all__ = ["OnDevice"]
-
-_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class OnDevice(Detector):
@@ -32,28 +30,29 @@ class OnDevice(Detector):
         check_choice("precision", precision, Precision)
         self.precision: Precision = precision
         self.device = device
-        self._device = torch.device("cpu")
+        self._device: Any = "cpu"  # a torch.device, once there is a network of torch
 
     def use_device(self) -> None:
         """Move everything to the device that the option names."""
         self.move(choose_device(self.device))
 
-    def move(self, device: torch.device) -> None:
-        """Bring everything to a device: networks, and what was learned and is no parameter."""
+    def move(self, device: Any) -> None:
+        """Bring everything to a device: networks, banks, and what was learned."""
         self._device = device
-        self.to(device)
+        for part in parts(self).values():
+            part.to(device)
+        if is_module(self):
+            this: Any = self
+            this.to(device)
         for name, value in list(vars(self).items()):
-            if isinstance(value, Tensor):
+            if is_tensor(value):
                 setattr(self, name, value.to(device))
+            elif is_module(value):
+                value.to(device)
 
-    def _autocast(self) -> torch.autocast:
-        dtype = _DTYPES.get(self.precision)
-        return torch.autocast(self._device.type, dtype=dtype, enabled=dtype is not None)
+    def _autocast(self) -> AbstractContextManager[Any]:
+        import torch
 
-    def restore(self, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-        """Take over what was learned, onto the device."""
-        here = {
-            name: tensor if name.startswith("calibration.") else tensor.to(self._device)
-            for name, tensor in tensors.items()
-        }
-        super().restore(header, here)
+        dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.precision)
+        kind = torch.device(self._device).type
+        return torch.autocast(kind, dtype=dtype, enabled=dtype is not None)

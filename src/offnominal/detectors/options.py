@@ -1,84 +1,54 @@
-"""Option values: the checks that constructors share, and what each option of a method is."""
+"""Options of constructors: their names, their types, and the device."""
 
-import inspect
 import json
-import math
-from collections.abc import Callable
-from numbers import Integral, Real
-from typing import Any, Literal, get_args, get_type_hints
+from collections.abc import Callable, Iterable
+from typing import Any, Literal, get_type_hints
 
-import torch
 from pydantic import TypeAdapter, ValidationError
 
+from offnominal.checks import meant
+from offnominal.detectors.deciding import LeaveOneOut
+from offnominal.detectors.signatures import option_defaults
+from offnominal.engines.base import EngineName
 from offnominal.errors import ImageError, OptionError
+from offnominal.progress import Progress, ShowProgress
 
 __all__ = [
+    "EngineName",
     "LeaveOneOut",
     "OnError",
     "Precision",
     "Progress",
-    "check_choice",
-    "check_range",
+    "ShowProgress",
     "checked_options",
     "choose_device",
     "option_defaults",
+    "refuse_unknown",
 ]
 
 OnError = Callable[[ImageError], None]
-Progress = Callable[[str, int], None]
 Precision = Literal["fp32", "bf16", "fp16"]
-LeaveOneOut = Literal["exact", "approximate", "none"]
 
 
-def check_choice(option: str, value: object, choices: Any) -> None:
-    """Raise an :class:`OptionError` that lists the choices: a ``Literal``, or a sequence."""
-    allowed = get_args(choices) or choices
-    if value not in allowed:
-        raise OptionError(f"{option} {value!r}: choose one of {', '.join(map(str, allowed))}")
+def refuse_unknown(method: str, names: Iterable[str], known: Iterable[str]) -> None:
+    """Raise an :class:`OptionError` that tells the nearest name, unless all are known."""
+    listed = list(known)
+    for name in names:
+        if name not in listed:
+            told = meant(name, listed).strip() or f"it has {', '.join(listed)}"
+            raise OptionError(f"{method} has no option {name}: {told}")
 
 
-def check_range(
-    option: str,
-    value: float,
-    *,
-    least: float | None = None,
-    above: float | None = None,
-    most: float | None = None,
-    below: float | None = None,
-    whole: bool = False,
-) -> None:
-    """Raise an :class:`OptionError` that names the range, unless a number lies in it."""
-    fine = (
-        _is_number(value, whole)
-        and (least is None or value >= least)
-        and (above is None or value > above)
-        and (most is None or value <= most)
-        and (below is None or value < below)
-    )
-    if not fine:
-        low = f"above {above}" if above is not None else f"from {least}"
-        high = f" to below {below}" if below is not None else f" up to {most}"
-        some = most is None and below is None
-        told = (f"{least} or more" if above is None else f"more than {above}") if some else low
-        name = option.replace("_", "-")
-        kind = "a whole number, " if whole and not _is_number(value, whole) else ""
-        raise OptionError(f"--{name} {value}: give {kind}{told}{'' if some else high}")
-
-
-def _is_number(value: object, whole: bool) -> bool:
-    truth = isinstance(value, bool)  # which Python takes for a number
-    kind = Integral if whole else Real
-    return not truth and isinstance(value, kind) and math.isfinite(value)
-
-
-def choose_device(device: str) -> torch.device:
-    """The device that ``auto``, ``cpu``, ``cuda`` or ``cuda:N`` names.
+def choose_device(device: str) -> Any:
+    """The ``torch.device`` that ``auto``, ``cpu``, ``cuda`` or ``cuda:N`` names.
 
     Raises
     ------
     OptionError
         If it is not on this machine.
     """
+    import torch
+
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -89,22 +59,6 @@ def choose_device(device: str) -> torch.device:
             f"--device {device}: not on this machine; `offnominal doctor` lists what is"
         ) from error
     return chosen
-
-
-def option_defaults(kind: type) -> dict[str, Any]:
-    """The arguments of a constructor and their defaults, those of its bases first.
-
-    A subclass names its own arguments and passes the rest on to its base as ``**options``.
-    """
-    found: dict[str, Any] = {}
-    for base in reversed(kind.__mro__):
-        if "__init__" not in vars(base) or base.__module__.partition(".")[0] == "torch":
-            continue
-        for parameter in inspect.signature(vars(base)["__init__"]).parameters.values():
-            if parameter.name != "self" and parameter.kind is not parameter.VAR_KEYWORD:
-                found[parameter.name] = parameter.default
-    found.pop("args", None)  # object's own
-    return found
 
 
 def checked_options(kind: type, options: dict[str, Any]) -> dict[str, Any]:

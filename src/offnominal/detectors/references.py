@@ -1,30 +1,31 @@
 """The images that a detector knows, and the steps by which it came to know them."""
 
-import difflib
 import string
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, NotRequired, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, NotRequired, Self
 
 import numpy as np
 from pydantic import Field, TypeAdapter
 from typing_extensions import TypedDict  # the one that pydantic takes before Python 3.12
 
 from offnominal.calibration import Threshold
+from offnominal.checks import meant
 from offnominal.errors import ImageError, OptionError
-from offnominal.images import ImageSource, content_digest, describe, read_image
 from offnominal.scoring import Size
+
+if TYPE_CHECKING:  # `info` and `history` read no image, nor wait for what does
+    from offnominal.images import ImageSource
 
 __all__ = ["Change", "Reference", "References", "Sample", "Standing", "Step", "Version"]
 
-What = Literal["fit", "add", "forget", "undo", "compact"]
+What = Literal["fit", "add", "forget", "undo", "compact", "calibrate"]
 Rescored = Literal["affected", "all", "kept", "none"]
 
 _DIGEST = 64  # hexadecimal digits
 _SHORT_DIGEST = 8  # the fewest that are taken for the beginning of one
-_NEAREST_NAMES = 5
 
 
 @dataclass
@@ -51,8 +52,10 @@ class Reference:
     category: str = ""
 
     @classmethod
-    def of(cls, source: ImageSource, image: np.ndarray) -> Self:
+    def of(cls, source: "ImageSource", image: np.ndarray) -> Self:
         """The reference that an image, uint8 (H, W, 3), makes."""
+        from offnominal.images import content_digest, describe
+
         return cls(describe(source), content_digest(image), (image.shape[0], image.shape[1]))
 
 
@@ -64,9 +67,9 @@ class Version:
     ----------
     number : int
         1 for the first.
-    what : {"fit", "add", "forget", "compact"}
+    what : {"fit", "add", "forget", "compact", "calibrate"}
     images : tuple of str
-        Names of the images that were learned from, added or forgotten.
+        Names of the images that were learned from, added or forgotten; none of a calibration.
     references : int
         How many images it knew afterwards.
     rows : int
@@ -74,6 +77,10 @@ class Version:
     when : str or None
         UTC, as ``2026-03-01T09:30:00Z``, if it was given: a model file that is made again from the
         same images is the same to the byte, so no clock is asked.
+    threshold : float or None
+        Of a calibration: the threshold that it set; None where the good images set none.
+    good : int or None
+        Of a calibration: how many good images it had; 0 where somebody set the threshold.
     """
 
     number: int
@@ -82,17 +89,25 @@ class Version:
     references: int
     rows: int
     when: str | None
+    threshold: float | None = None
+    good: int | None = None
 
 
 @dataclass
 class Step:
-    """A :class:`Version` as a model file has it: with the numbers of the images."""
+    """A :class:`Version` as a model file has it: with the numbers of the images.
+
+    Of a calibration, ``before`` is what it took the place of; None where that is not kept.
+    """
 
     what: What
     numbers: list[int]
     references: int
     rows: int
     when: str | None
+    threshold: float | None = None
+    good: int | None = None
+    before: Mapping[str, Any] | None = None
 
 
 class Standing(NamedTuple):
@@ -157,6 +172,7 @@ class Change:
 
 _Count = Annotated[int, Field(ge=0, lt=2**40)]
 _Length = Annotated[int, Field(ge=1, lt=2**20)]
+_Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class _PlainReference(TypedDict):
@@ -167,12 +183,22 @@ class _PlainReference(TypedDict):
     category: NotRequired[Annotated[str, Field(max_length=200)]]
 
 
+class _Before(TypedDict):
+    """The rate that was asked for, and the threshold that was set by hand, if any."""
+
+    false_reject: Annotated[float, Field(gt=0, lt=1)] | Literal["auto"]
+    by_hand: _Finite | None
+
+
 class _PlainStep(TypedDict):
     what: What
     numbers: list[_Count]
     references: _Count
     rows: _Count
     when: str | None
+    threshold: NotRequired[_Finite]
+    good: NotRequired[_Count]
+    before: NotRequired[_Before]
 
 
 class _Plain(TypedDict):
@@ -199,8 +225,8 @@ class References(list[Reference]):
         return tuple(self[number].file for number in numbers)
 
     def take_in(
-        self, images: Iterable[tuple[ImageSource, np.ndarray]], copies: list[str]
-    ) -> Iterator[tuple[int, np.ndarray, ImageSource]]:
+        self, images: "Iterable[tuple[ImageSource, np.ndarray]]", copies: list[str]
+    ) -> "Iterator[tuple[int, np.ndarray, ImageSource]]":
         """Number images on their way, and note them.
 
         Exact copies of active references, and of one another, are left out; their names join
@@ -216,7 +242,7 @@ class References(list[Reference]):
             self.append(reference)
             yield len(self) - 1, image, source
 
-    def find(self, image: ImageSource, sixteen_bit: str = "range") -> int:
+    def find(self, image: "ImageSource", sixteen_bit: str = "range") -> int:
         """Number of the active reference that a name, a digest or an image stands for.
 
         Raises
@@ -224,6 +250,8 @@ class References(list[Reference]):
         OptionError
             If there is none, listing the nearest names, or several.
         """
+        from offnominal.images import content_digest, describe, read_image
+
         known = self.active
 
         def named(test: Any) -> list[int]:
@@ -257,17 +285,25 @@ class References(list[Reference]):
                 f"{name}: stands for {len(found)} references; name one by its whole path or its "
                 f"digest: {listed}"
             )
-        near = _near(name, [self[number].file for number in known])
-        raise OptionError(f"{name}: not among the {len(known)} references{near}")
+        near = meant(Path(name).name, (Path(self[number].file).name for number in known))
+        raise OptionError(
+            f"{name}: not among the {len(known)} references; {near}`offnominal history` lists "
+            "what a model knows"
+        )
 
     # -- history ------------------------------------------------------------------------------
 
     def note(
-        self, what: What, numbers: Iterable[int], rows: int, when: datetime | None = None
+        self,
+        what: What,
+        numbers: Iterable[int],
+        rows: int,
+        when: datetime | None = None,
+        **calibration: Any,
     ) -> None:
         """Write a step into the history; a time without a time zone is local time."""
         told = None if when is None else when.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        self.steps.append(Step(what, list(numbers), len(self.active), rows, told))
+        self.steps.append(Step(what, list(numbers), len(self.active), rows, told, **calibration))
 
     def history(self) -> list[Version]:
         """The steps in words, the first one first."""
@@ -279,13 +315,19 @@ class References(list[Reference]):
                 step.references,
                 step.rows,
                 step.when,
+                step.threshold,
+                step.good,
             )
             for number, step in enumerate(self.steps, start=1)
         ]
 
     def plain(self) -> dict[str, Any]:
         """Plain values, for a model file."""
-        return {"known": [vars(one) for one in self], "steps": [vars(one) for one in self.steps]}
+        steps = [
+            {key: value for key, value in vars(step).items() if value is not None or key == "when"}
+            for step in self.steps
+        ]
+        return {"known": [vars(one) for one in self], "steps": steps}
 
     @classmethod
     def from_plain(cls, values: Any) -> Self:
@@ -302,19 +344,6 @@ class References(list[Reference]):
         if any(number not in range(len(known)) for step in steps for number in step.numbers):
             raise ValueError("its history speaks of references that it does not hold")
         return cls(known, steps)
-
-
-def _near(name: str, files: Sequence[str]) -> str:
-    """The names nearest to a name that is not among them, in words."""
-    last = Path(name).name.lower()
-    ratios = [
-        difflib.SequenceMatcher(None, last, Path(file).name.lower(), autojunk=False).ratio()
-        + 0.1 * difflib.SequenceMatcher(None, name, file, autojunk=False).ratio()
-        for file in files
-    ]
-    nearest = np.argsort(-np.asarray(ratios), kind="stable")[:_NEAREST_NAMES]
-    listed = ", ".join(files[number] for number in nearest)
-    return f"; the nearest names are {listed}; `offnominal history` lists what a model knows"
 
 
 class Sample(dict[int, Any]):

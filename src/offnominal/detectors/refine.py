@@ -19,10 +19,12 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
 from offnominal.atomic import write_atomically
+from offnominal.checks import check_range
 from offnominal.detectors.base import Detector
-from offnominal.detectors.options import OnError, check_range
+from offnominal.detectors.options import OnError
 from offnominal.errors import ImageError, OptionError
-from offnominal.images import ImageSource, content_digest, read_image
+from offnominal.images import Channels, ImageSource, content_digest, read_image
+from offnominal.sources import ImageSources, several
 from offnominal.training.loop import duration
 
 __all__ = ["Refined", "Share", "refine"]
@@ -46,6 +48,8 @@ class Refined(NamedTuple):
     rounds : int
     settled : bool
         Whether the last round left out the same images as the one before it.
+    images : list
+        What was refined, one by one: the places are those in this list.
     """
 
     kept: list[int]
@@ -53,11 +57,12 @@ class Refined(NamedTuple):
     scores: NDArray[np.float64]
     rounds: int
     settled: bool
+    images: list[ImageSource]
 
 
 def refine(
     make: Callable[[], Detector],
-    images: Sequence[ImageSource],
+    images: ImageSources,
     share: Share = "auto",
     folds: int = 3,
     rounds: int = 5,
@@ -66,6 +71,7 @@ def refine(
     on_error: OnError | None = None,
     tell: Callable[[str], None] | None = None,
     state: Path | None = None,
+    channels: Channels = "rgb",
 ) -> Refined:
     """Find the images that do not belong among good ones.
 
@@ -77,7 +83,8 @@ def refine(
     ----------
     make : callable
         Gives a detector that is not fitted.
-    images : sequence of paths, arrays or PIL images
+    images : paths, arrays, PIL images or tensors
+        As :meth:`~offnominal.detectors.base.Detector.fit` has them.
     share : float or "auto"
         Of the images that is left out, on (0, 0.5]; ``auto``: those that score more than three
         robust standard deviations above the median of what is kept.
@@ -94,6 +101,8 @@ def refine(
     state : path or None
         JSON file that scores are kept in after each fit: the same refinement, broken off, goes on
         from there.
+    channels : {"rgb", "bgr"}
+        Order of the channels of arrays and tensors.
 
     Raises
     ------
@@ -105,19 +114,20 @@ def refine(
         check_range("refine", share, above=0, most=0.5)
     check_range("folds", folds, least=2, whole=True)
     check_range("rounds", rounds, least=1, whole=True)
-    digests = _digests(images, sixteen_bit, on_error)
+    listed = list(several(images, channels))
+    digests = _digests(listed, sixteen_bit, on_error)
     twin = _twins(digests)
-    firsts = np.flatnonzero(twin == np.arange(len(images)))
+    firsts = np.flatnonzero(twin == np.arange(len(listed)))
     if len(firsts) < 2 * folds:
         raise OptionError(
             f"--refine: {len(firsts)} different images cannot be split into {folds} parts that "
             f"judge each other; give {2 * folds} or more"
         )
     # Of exact copies one is judged for all; the others, as what cannot be read, are in no part.
-    fold = np.full(len(images), -1)
+    fold = np.full(len(listed), -1)
     fold[firsts] = np.random.default_rng(seed).permutation(len(firsts)) % folds
     kept = fold >= 0
-    scores = np.full(len(images), math.nan)
+    scores = np.full(len(listed), math.nan)
     one = make()
     asked = [digests, share, folds, rounds, seed, one.method, one.options()]
     journal = _Journal(state, hashlib.sha256(json.dumps(asked, default=str).encode()).hexdigest())
@@ -126,7 +136,7 @@ def refine(
             began = time.monotonic()
             before = journal.found(turn, part, int((fold == part).sum()))
             if before is None:
-                before = _scored(make, images, fold, part, kept)
+                before = _scored(make, listed, fold, part, kept)
                 journal.keep(turn, part, before)
                 if turn == 1 and not part:
                     took = duration(time.monotonic() - began)
@@ -143,7 +153,7 @@ def refine(
     known = np.flatnonzero(twin >= 0)
     scores[known], kept[known] = scores[twin[known]], kept[twin[known]]
     out = np.flatnonzero(np.isfinite(scores) & ~kept).tolist()
-    return Refined(np.flatnonzero(kept).tolist(), out, scores, turn, settled)
+    return Refined(np.flatnonzero(kept).tolist(), out, scores, turn, settled, listed)
 
 
 class _Journal:

@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from offnominal.backbones.base import Backbone, Resize
+from offnominal.checks import check_choice, check_range
 from offnominal.detectors.features import FeatureDetector, ViewScores, tokens_of
 from offnominal.detectors.fusion import Fusion, fuse_levels, is_plain_transformer
 from offnominal.detectors.learned_state import must
-from offnominal.detectors.options import LeaveOneOut, check_choice, check_range
+from offnominal.detectors.options import LeaveOneOut
 
 __all__ = ["Moments", "Subspace", "SubspaceModel"]
 
@@ -219,9 +220,13 @@ class SubspaceModel(FeatureDetector):
     def embed(self, pixels: Tensor) -> Tensor:
         """Fused features (D, gh, gw)."""
         with self._autocast():
-            net = self.load_network()
+            net = self.torch_network()
             features, _ = fuse_levels(net, pixels[None].to(self._device), self.fusion)
         return features[0].float()
+
+    def exportable(self) -> str | None:
+        """Why not; None: products with what was learned."""
+        return None
 
     def compare(self, features: Tensor, without: int | None = None) -> ViewScores:
         """Squared distance of each patch from the subspace."""

@@ -9,18 +9,17 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch.nn.functional as F
-from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from offnominal.checks import check_augment, check_choice, check_range, check_steps, parse_budget
 from offnominal.detectors.features import ViewScores, one_view
 from offnominal.detectors.learner import Learner
 from offnominal.detectors.on_device import OnDevice
-from offnominal.detectors.options import check_choice, check_range
 from offnominal.errors import OptionError
 from offnominal.scoring import Scores, Size, Window
-from offnominal.training.augment import check_augment
-from offnominal.training.budget import Schedule, Steps, parse_budget
+from offnominal.sizing import Resample, square_window, squared
+from offnominal.training.budget import Schedule, Steps
 from offnominal.training.checkpoint import History
 from offnominal.training.images import Batch, Images, Triple
 from offnominal.training.loop import seeded
@@ -28,7 +27,7 @@ from offnominal.training.loop import seeded
 __all__ = ["Trainable"]
 
 
-class Trainable(OnDevice):
+class Trainable(OnDevice, nn.Module):
     """What a method that trains networks on good images says, and how it looks at images.
 
     A method writes :meth:`build`, :meth:`optimisers`, :meth:`loss` and :meth:`compare`, and where
@@ -65,8 +64,8 @@ class Trainable(OnDevice):
     storage : {"fp32", "fp16"}
         How the model file holds what was learned.
     devices : int
-        Train on so many GPUs at once, through Lightning Fabric (``pip install
-        'offnominal[gpus]'``), each with its part of every batch.
+        Train on so many GPUs at once, through Lightning Fabric (``pip install lightning-fabric``),
+        each with its part of every batch.
     compiled : bool
         Compile the loss, which pays on a GPU in long trainings.
     seed : int
@@ -91,9 +90,11 @@ class Trainable(OnDevice):
     # Options that name a file or folder whose content the training depends on; a frozen backbone's
     # weights are known by their digest anyway.
     learns_from: ClassVar[tuple[str, ...]] = ()
-    resample: ClassVar[Image.Resampling] = Image.Resampling.BILINEAR
+    resample: ClassVar[Resample] = "bilinear"
     mean: ClassVar[Triple] = (0.485, 0.456, 0.406)
     std: ClassVar[Triple] = (0.229, 0.224, 0.225)
+    # Of the images of a step that are defective, where a method learns from such.
+    batch_share: float = 0.5
     # Maps are kept with at most so many values a side.
     finest: ClassVar[int] = 64
 
@@ -125,10 +126,7 @@ class Trainable(OnDevice):
             )
         if steps is not None and budget is not None:
             raise OptionError(f"--steps {steps} --budget {budget}: give one of the two")
-        if steps not in (None, "paper"):
-            if isinstance(steps, str):
-                raise OptionError(f"--steps {steps}: give a whole number, or paper")
-            check_range("steps", steps, least=1, most=10**8, whole=True)
+        check_steps(steps)
         if budget is not None:
             parse_budget(budget)
         if batch is not None:
@@ -212,29 +210,24 @@ class Trainable(OnDevice):
 
     def sized(self, image: np.ndarray) -> np.ndarray:
         """An image, uint8 (H, W, 3), as (3, side, side)."""
-        full, margin = self._crop()
-        picture = Image.fromarray(image).resize((full, full), self.resample)
-        cut = np.asarray(picture)[margin : margin + self.side, margin : margin + self.side]
+        cut = squared(image, self.full_side, self.side, self.resample)
         return np.ascontiguousarray(cut.transpose(2, 0, 1))
 
-    def _crop(self) -> tuple[int, int]:
-        full = round(self.side * self.paper_crop) if self.crop else self.side
-        return full, (full - self.side) // 2
+    @property
+    def full_side(self) -> int:
+        """Side of the square that the images are the middle of, in pixels."""
+        return round(self.side * self.paper_crop) if self.crop else self.side
 
     def window(self, size: Size) -> Window | None:
         """What is looked at of an image (H, W); None: all of it."""
-        full, margin = self._crop()
-        if not margin:
-            return None
-        top, left = (round(margin * length / full) for length in size)
-        bottom, right = (round((margin + self.side) * length / full) for length in size)
-        return top, left, bottom - top, right - left
+        return square_window(size, self.full_side, self.side)
 
     def not_inspected(self, size: Size) -> str | None:
         """What of an image (H, W) is never looked at, in words; None: all of it is."""
         if self.window(size) is None:
             return None
-        full, margin = self._crop()
+        full = self.full_side
+        margin = (full - self.side) // 2
         return (
             f"margins of {margin / full:.1%} on each side are not inspected; leave out --crop to "
             "see all of it"
@@ -244,16 +237,34 @@ class Trainable(OnDevice):
         """Scores of prepared pixels (1, 3, side, side) of an image (H, W)."""
         with self._autocast():
             found = self.compare(pixels)
+        scores = one_view(self.condensed(found), (pixels.shape[-2], pixels.shape[-1]))
+        if found.kinds is not None:
+            likely = zip(self.class_names, found.kinds.float().tolist(), strict=True)
+            scores = scores._replace(kinds=dict(likely))
+        return scores._replace(window=self.window(size))
+
+    @property
+    def class_names(self) -> Sequence[str]:
+        """Classes of defects, in the order of what :meth:`compare` says of them."""
+        return ()
+
+    def condensed(self, found: ViewScores) -> ViewScores:
+        """What :meth:`compare` gave, with a map as fine as it is kept, and an image score."""
         patches = found.patches.float()
         image = patches.max() if found.image is None else found.image
         height, width = (min(side, self.finest) for side in patches.shape)
         pooled = F.adaptive_avg_pool2d(patches[None, None], (height, width))[0, 0]
-        scores = one_view(
-            ViewScores(pooled, image, found.weight), (pixels.shape[-2], pixels.shape[-1])
-        )
-        return scores._replace(window=self.window(size))
+        return ViewScores(pooled, image, found.weight, found.kinds)
+
+    def exportable(self) -> str | None:
+        """Why not; None: networks and what follows from them are tensors."""
+        return None
 
     # -- training -----------------------------------------------------------------------------
+
+    def paper_steps(self, good: int, defects: int, batch: int) -> int:
+        """The paper's steps for so many images to train on, in batches of so many."""
+        return self.schedule.paper(good, batch)
 
     def training_loss(self, batch: Batch) -> dict[str, Tensor]:
         """:meth:`loss` in the precision that was asked for."""

@@ -8,28 +8,43 @@ choose anything.
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
 from offnominal.detectors.categories import Categorised, check_all_there, told_apart
 from offnominal.detectors.descent import Descent
 from offnominal.detectors.learned_state import must, must_fit
 from offnominal.detectors.learner import Learner
 from offnominal.detectors.made_scores import defect_scores
-from offnominal.detectors.options import LeaveOneOut, OnError, Progress
+from offnominal.detectors.options import LeaveOneOut, OnError, Progress, ShowProgress
 from offnominal.detectors.trainable import Trainable
 from offnominal.errors import OptionError
 from offnominal.good_scores import CalibrationScores
-from offnominal.images import ImageSource, read_image, several
+from offnominal.images import Channels, ImageSource, read_image
+from offnominal.labels.labelled import Defects, labelled
+from offnominal.progress import shown
 from offnominal.scoring import Scores, Size
+from offnominal.sources import ImageSources, several
 from offnominal.synthesis.sizes import PER_CELL
 from offnominal.training.images import ImageStore
+from offnominal.training.labels import Labels
 
-__all__ = ["TrainedDetector"]
+__all__ = ["Learned", "TrainedDetector"]
+
+
+class Learned(NamedTuple):
+    """Labels of the defective images that are stored behind the good ones, where there are any.
+
+    ``names``: of each, with a digest of it and of its labels.
+    """
+
+    labels: Labels | None
+    names: dict[str, str]
 
 
 class TrainedDetector(Trainable):
@@ -69,19 +84,23 @@ class TrainedDetector(Trainable):
 
     def fit(
         self,
-        images: Iterable[ImageSource] | Categorised = (),
+        images: ImageSources | Categorised = (),
         on_error: OnError | None = None,
-        progress: Progress | None = None,
+        progress: ShowProgress = None,
         synthetic: bool | None = None,
+        channels: Channels = "rgb",
         state: str | Path | None = None,
         overwrite: bool = False,
         tell: Callable[[str], None] | None = None,
+        *,
+        when: datetime | None = None,
+        defects: Defects = (),
     ) -> Self:
         """Train on images of good parts, some of which are held back to set the thresholds.
 
         Parameters
         ----------
-        images, on_error, progress, synthetic
+        images, on_error, progress, synthetic, channels, when, defects
             See :meth:`~offnominal.detectors.base.Detector.fit`. A mapping of names to images makes
             one model of several categories, each with a threshold of its own
             (:meth:`~offnominal.detectors.judging.Judge.for_category`) from its share of the images
@@ -101,15 +120,41 @@ class TrainedDetector(Trainable):
             With fewer than two images, a budget that is too short, a state of another training, a
             full disk, or a loss that is no longer finite.
         """
-        began, category_of = time.monotonic(), dict[int, str]()
+        category_of = dict[int, str]()
         if isinstance(images, Mapping):
-            images, category_of = told_apart(images)
+            images, category_of = told_apart(images, channels)
+            channels = "rgb"  # by now
             if not self.hold_back:
                 raise OptionError(
                     "--hold-back 0: of several categories each needs images that are held back, "
                     "for its threshold"
                 )
-        images = several(images)
+        found, known = several(images, channels), labelled(defects)
+        if on_top := self.takes_defects and bool(known):
+            found = list(found)  # which are looked at again
+        with shown(progress, found) as told:
+            where = Path(state) if state else None
+            more = (category_of, where, overwrite, tell, when, () if on_top else known)
+            self._train(found, on_error, told, synthetic, *more)
+        if on_top:
+            self.learn_defects(known, found, on_error, progress)
+        self.warn()
+        return self
+
+    def _train(
+        self,
+        images: Iterable[ImageSource],
+        on_error: OnError | None,
+        progress: Progress | None,
+        synthetic: bool | None,
+        category_of: Mapping[int, str],
+        state: Path | None,
+        overwrite: bool,
+        tell: Callable[[str], None] | None,
+        when: datetime | None,
+        defects: Defects,
+    ) -> None:
+        began = time.monotonic()
         self._forget_references()
         self._clear()
         self.unverified = None
@@ -129,17 +174,25 @@ class TrainedDetector(Trainable):
                 had = "one image" if store.count else "no image"
                 raise OptionError(f"{had} to learn from: {self.method} takes 2 or more, better 50")
             check_all_there(self.references, set(category_of.values()))
-            told, where = tell or (lambda line: None), Path(state) if state else None
+            learned = self.store_defects(defects, store, on_error)
+            told = tell or (lambda line: None)
             try:
-                Descent(self, store.array()).run(began, where, overwrite, progress, told)
+                descent = Descent(self, store.array(), *learned)
+                descent.run(began, state, overwrite, progress, told)
                 with torch.inference_mode():
                     self._set_thresholds(sources, synthetic, progress)
             finally:
                 self.release()
-        self.references.note("fit", range(len(self.references)), 0)
+        self.references.note("fit", range(len(self.references)), 0, when)
         self.fitted = True
-        self.warn()
-        return self
+
+    def store_defects(
+        self, defects: Defects, store: ImageStore, on_error: OnError | None
+    ) -> Learned:
+        """Take in the defective images that are trained on: none, where a method learns of none."""
+        if labelled(defects):
+            self.refuse_defects()
+        return Learned(None, {})
 
     def _set_thresholds(
         self, sources: Sequence[ImageSource], synthetic: bool | None, progress: Progress | None
@@ -173,21 +226,21 @@ class TrainedDetector(Trainable):
 
     # -- files --------------------------------------------------------------------------------
 
-    def tensors(self) -> dict[str, Tensor]:
+    def arrays(self) -> dict[str, NDArray[Any]]:
         """What was learned, and calibration scores."""
-        found = super().tensors()
+        found = super().arrays()
         if self.storage == "fp16":
             saved = (name for name, _ in Learner(self).named_parameters() if name in found)
-            found |= {name: found[name].half() for name in saved}
+            found |= {name: found[name].astype(np.float16) for name in saved}
         return found
 
-    def restore(self, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    def restore(self, header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
         """Take over what was learned, into networks that are built first."""
         self.make_networks()
         if self.storage == "fp16":
             halves = {name for name, _ in Learner(self).named_parameters()}
-            tensors = {k: t.float() if k in halves else t for k, t in tensors.items()}
-        super().restore(header, tensors)
+            arrays = {k: a.astype(np.float32) if k in halves else a for k, a in arrays.items()}
+        super().restore(header, arrays)
         self.eval().requires_grad_(False)
         self._unproven = True
 

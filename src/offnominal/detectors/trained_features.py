@@ -3,33 +3,45 @@
 import tempfile
 import warnings
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from offnominal.checks import check_augment
 from offnominal.detectors.backboned import BackboneDetector
+from offnominal.detectors.joining import joined_levels
+from offnominal.detectors.knowing import KnowingDetector
 from offnominal.detectors.trained import TrainedDetector
 from offnominal.errors import OptionError
-from offnominal.training.augment import check_augment
+from offnominal.good_scores import CalibrationScores
+from offnominal.scoring import Scores, Size, size_of
 from offnominal.training.images import Batch, FrozenCache, Images
 
 __all__ = ["TrainedFeatureDetector"]
 
 
-class TrainedFeatureDetector(TrainedDetector, BackboneDetector):
+class TrainedFeatureDetector(TrainedDetector, KnowingDetector, BackboneDetector):
     """A trained method that looks at images through a frozen backbone.
 
     Beside what every trained method writes, it writes :meth:`frozen`. As long as nothing random
-    changes the images, what that gives is computed once for each and kept on disk.
+    changes the images, what that gives is computed once for each and kept on disk. Known
+    defects are told by its levels as well, or by what :meth:`known_by` gives.
     """
+
+    takes_defects: ClassVar[bool] = True
 
     _cache: FrozenCache | None = None
 
     @abstractmethod
     def frozen(self, pixels: Tensor) -> tuple[Tensor, ...]:
         """What the frozen network gives of normalised pixels (B, 3, h, w): (B, ...) each."""
+
+    def known_by(self, pixels: Tensor) -> Sequence[Tensor]:
+        """Levels (1, C, h, w), each over all of normalised pixels (1, 3, h', w')."""
+        return [one for one in self.frozen(pixels) if one.ndim == 4]
 
     def frozen_of(self, batch: Batch) -> tuple[Tensor, ...]:
         """The same of a batch, without gradients, from the cache where that is right."""
@@ -50,6 +62,31 @@ class TrainedFeatureDetector(TrainedDetector, BackboneDetector):
                 self._cache = None
                 return self.frozen_of(batch)
         return tuple(each.to(self._device) for each in self._cache.get(batch.numbers))
+
+    # -- known defects ------------------------------------------------------------------------
+
+    def score(self, image: np.ndarray, without: int | None = None) -> Scores:
+        """What the score and the map of an image are made of."""
+        found = super().score(image)
+        if self.known_defects is None:
+            return found
+        return self.as_known(found, self.patch_features(image, found.patches.shape))
+
+    def patch_features(self, image: np.ndarray, grid: Size) -> Tensor:
+        """Features (D, *grid) of an image's patches, by another pass of the frozen network."""
+        pixels = self.images(self.sized(image)[None], [0]).pixels([0])
+        return joined_levels(self.known_by(pixels), grid)
+
+    def scores_alone(
+        self, read: Callable[[Iterable[int]], Iterator[np.ndarray]]
+    ) -> CalibrationScores:
+        """Scores of the images that were held back."""
+        if self.good.held_out.numbers:
+            return self.good.held_out
+        pairs = [(self.score(image), size_of(image)) for image in read(self.held_back_)]
+        return CalibrationScores.measured("held-out", pairs, self.judged, self.held_back_)
+
+    # -- what is computed once ----------------------------------------------------------------
 
     @property
     def side(self) -> int:
@@ -81,6 +118,19 @@ class TrainedFeatureDetector(TrainedDetector, BackboneDetector):
             listed = numbers.tolist()
             pixels = images.pixels(listed)
             yield self.frozen_of(Batch(images.uint8(listed), pixels, numbers, rng))
+
+    def moments(self, images: Images) -> tuple[Tensor, Tensor]:
+        """Mean and variance of each channel (D,), float64, of the first that :meth:`frozen` gives.
+
+        Over all positions of all images, of which few are held at a time.
+        """
+        count, total, squares = 0, torch.zeros(()), torch.zeros(())
+        for features, *_ in self.frozen_of_all(images):
+            rows = features.double().movedim(1, -1).flatten(0, 2)
+            count += len(rows)
+            total, squares = total + rows.sum(0), squares + rows.square().sum(0)
+        mean = total / count
+        return mean, (squares / count - mean.square()).clamp(min=0)
 
     def release(self) -> None:
         """Let go of the cache, and of the images."""

@@ -8,13 +8,13 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
+from offnominal.checks import check_range
 from offnominal.detectors.batch.base import BatchDetector
 from offnominal.detectors.features import ViewScores, joined, tokens_of
 from offnominal.detectors.masked import MaskedFeatures
-from offnominal.detectors.options import Progress, check_range
+from offnominal.detectors.options import Progress
 from offnominal.memory import MemoryBank
 from offnominal.scoring import Scores
 
@@ -56,13 +56,13 @@ class BatchedAnomalyDINO(BatchDetector, MaskedFeatures):
         """Forget the batch before."""
         super().begin()
         self.bank = MemoryBank(memory=self.search_memory * 2**20).to(self._device)
-        self._masks: list[list[Tensor]] = []  # of each image, of each view: (gh, gw)
+        self._masks: list[list[NDArray[np.bool_]]] = []  # of each image, of each view: (gh, gw)
 
     def take(self, index: int, image: np.ndarray) -> None:
         """Put an image into the bank; the mask is decided on the first."""
-        masks: list[Tensor] = []
+        masks: list[NDArray[np.bool_]] = []
         for place, view in enumerate(self.views(image)):
-            features = self.embed(torch.from_numpy(view.pixels))
+            features = self.embedded(view.pixels)
             if not len(self.bank):
                 self.decide_mask(features)
             masks.append(self.foreground(features))
@@ -81,6 +81,6 @@ class BatchedAnomalyDINO(BatchDetector, MaskedFeatures):
             # Half the squared distance is the cosine distance of unit vectors; of others, take the
             # root of the mean square, so that the unit is that of the few-shot form.
             half = self.bank.distances_below_quantile(rows, self.quantile, skip=index)
-            distance = half if self.normalization == "l2" else (2 * half).sqrt()
+            distance = half if self.normalization == "l2" else np.sqrt(2 * half)
             found.append(ViewScores(distance.reshape(mask.shape) * mask))
         return joined(self.views_of((image.shape[0], image.shape[1])), found)

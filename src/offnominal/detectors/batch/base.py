@@ -1,18 +1,22 @@
 """Detectors that learn from no good image: the images of a batch judge each other."""
 
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from datetime import datetime
 from typing import Any, ClassVar, Self
 
 import numpy as np
-import torch
 
 from offnominal.detectors.features import FeatureDetector
-from offnominal.detectors.options import OnError, Progress
+from offnominal.detectors.options import OnError, Progress, ShowProgress
 from offnominal.errors import NotFittedError, OptionError
-from offnominal.images import ImageSource, describe
+from offnominal.images import Channels, ImageSource, describe
+from offnominal.labels.labelled import Defects
 from offnominal.prediction import Prediction
+from offnominal.progress import shown
 from offnominal.scoring import Scores
+from offnominal.sources import ImageSources, several
+from offnominal.tensors import no_gradients
 
 __all__ = ["BatchDetector"]
 
@@ -37,6 +41,10 @@ class BatchDetector(FeatureDetector):
     def judge_image(self, index: int, image: np.ndarray) -> Scores:
         """What the score and the map of one image are made of."""
 
+    def exportable(self) -> str | None:
+        """Why not."""
+        return "the images of a batch judge one another, so there is nothing learned to export"
+
     def check_count(self, count: int) -> None:
         """Raise an :class:`OptionError` if a batch is too small."""
         if count < 2:
@@ -44,9 +52,10 @@ class BatchDetector(FeatureDetector):
 
     def stream(
         self,
-        images: Iterable[ImageSource],
+        images: ImageSources,
         on_error: OnError | None = None,
-        progress: Progress | None = None,
+        progress: ShowProgress = None,
+        channels: Channels = "rgb",
     ) -> Iterator[Prediction]:
         """Predictions for a batch: all of it is taken in first, then judged image by image.
 
@@ -54,12 +63,15 @@ class BatchDetector(FeatureDetector):
 
         Parameters
         ----------
-        images : iterable of paths, uint8 or uint16 arrays, or PIL images
+        images : paths, uint8 or uint16 arrays, PIL images or tensors
+            As :meth:`~offnominal.detectors.base.Detector.fit` has them, all of the batch at once.
         on_error : callable or None
             Called with each :class:`~offnominal.errors.ImageError`, and the image is left out of
             the batch; None: it is raised.
-        progress : callable or None
-            Called with the stage and the number of images that it has done.
+        progress : callable, bool or None
+            Called with the stage and the number of images that it has done; True: a bar.
+        channels : {"rgb", "bgr"}
+            Order of the channels of arrays and tensors.
 
         Raises
         ------
@@ -69,30 +81,36 @@ class BatchDetector(FeatureDetector):
         self.load_network()
         self.begin()
         readable: list[ImageSource] = []
-        for source, image in self.read(images, on_error):
-            with torch.inference_mode():
-                self.take(len(readable), image)
-            readable.append(source)
-            if progress:
-                progress("features", len(readable))
-        self.check_count(len(readable))
-        with torch.inference_mode():
-            self.compare_all(len(readable), progress)
-        for index, (source, image) in enumerate(self.read(readable, None)):
-            with torch.inference_mode():
-                scores = self.judge_image(index, image)
-            found = self.judged_or_told(describe(source), image, scores, on_error)
-            if progress:
-                progress("predict", index + 1)
-            if found:
-                yield found
+        found = several(images, channels)
+        with shown(progress, found) as told:
+            for source, image in self.read(found, on_error):
+                with no_gradients():
+                    self.take(len(readable), image)
+                readable.append(source)
+                if told:
+                    told("features", len(readable))
+            self.check_count(len(readable))
+            with no_gradients():
+                self.compare_all(len(readable), told)
+            for index, (source, image) in enumerate(self.read(readable, None)):
+                with no_gradients():
+                    scores = self.judge_image(index, image)
+                judged = self.judged_or_told(describe(source), image, scores, on_error)
+                if told:
+                    told("predict", index + 1)
+                if judged:
+                    yield judged
 
     def fit(
         self,
-        images: Iterable[ImageSource] = (),
+        images: ImageSources = (),
         on_error: OnError | None = None,
-        progress: Progress | None = None,
+        progress: ShowProgress = None,
         synthetic: bool | None = None,
+        channels: Channels = "rgb",
+        *,
+        when: datetime | None = None,
+        defects: Defects = (),
     ) -> Self:
         """Refused: there is nothing to fit."""
         raise OptionError(f"{self.method} has nothing to fit: it scores the images of a batch")

@@ -17,6 +17,7 @@ from offnominal.backbones.base import Backbone, Resize
 from offnominal.backbones.clip import ClipBackbone
 from offnominal.backbones.clip_blocks import Activation
 from offnominal.backbones.positions import Positions
+from offnominal.checks import check_choice, check_range
 from offnominal.detectors.batch.base import BatchDetector
 from offnominal.detectors.batch.mutual import (
     mutual_scores,
@@ -24,7 +25,7 @@ from offnominal.detectors.batch.mutual import (
     rescored_by_neighbours,
 )
 from offnominal.detectors.fusion import is_plain_transformer
-from offnominal.detectors.options import Progress, check_choice, check_range
+from offnominal.detectors.options import Progress
 from offnominal.errors import OptionError
 from offnominal.scoring import Scores, Size
 from offnominal.views import View, merge

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from offnominal.backbones.base import Resize
 from offnominal.detectors.features import FeatureDetector, ViewScores
+from offnominal.detectors.joining import joined_levels
 from offnominal.detectors.learned_state import must
 from offnominal.detectors.options import LeaveOneOut, Progress
 from offnominal.detectors.shrinkage import shrinkage
@@ -113,6 +114,8 @@ class GlobalGaussian(FeatureDetector):
     """
 
     method: ClassVar[str] = "gaussian"
+    takes_defects: ClassVar[bool] = True
+    exports: ClassVar[bool] = True
     default_backbone: ClassVar[str] = "tf_efficientnet_b4.aa_in1k"
     default_layers: ClassVar[tuple[int, ...] | None] = (-5, -4, -3, -2, -1)
     takes_tiles: ClassVar[bool] = False
@@ -145,6 +148,10 @@ class GlobalGaussian(FeatureDetector):
         """The mean over the positions of every level, (D,) each."""
         return [one[0].mean((1, 2)) for one in self.levels(pixels[None]).maps]
 
+    def patches_of(self, features: Sequence[Tensor]) -> Tensor:
+        """Vectors of all levels, of length 1 each, as the one patch that there is."""
+        return joined_levels([one[None, :, None, None] for one in features], (1, 1))
+
     def learn_features(
         self, number: int, features: Sequence[Tensor], view: int, upright: bool
     ) -> None:
@@ -172,6 +179,10 @@ class GlobalGaussian(FeatureDetector):
         must(self.dims_ and self.mean_.shape == (sum(self.dims_),), "mean_ is not dims_ long")
         squares = sum(dim * dim for dim in self.dims_)
         must(self.whitening_.shape == (squares,), "whitening_ does not fit dims_")
+
+    def exportable(self) -> str | None:
+        """Why not; None: products with what was learned."""
+        return None
 
     def compare(self, features: Sequence[Tensor], without: int | None = None) -> ViewScores:
         """The distance, summed over the levels, as a grid of one patch."""

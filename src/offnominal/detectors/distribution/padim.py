@@ -14,10 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from offnominal.backbones.base import Resize
+from offnominal.checks import check_choice, check_range
 from offnominal.detectors.distribution.gaussians import PENDING, RunningGaussians
 from offnominal.detectors.features import FeatureDetector, ViewScores
 from offnominal.detectors.learned_state import must
-from offnominal.detectors.options import LeaveOneOut, Progress, check_choice, check_range
+from offnominal.detectors.options import LeaveOneOut, Progress
 from offnominal.errors import ModelFileError, OptionError
 from offnominal.scoring import Scores
 
@@ -91,6 +92,7 @@ class PaDiM(FeatureDetector):
     """
 
     method: ClassVar[str] = "padim"
+    takes_defects: ClassVar[bool] = True
     default_backbone: ClassVar[str] = "resnet18"
     # The second to the fourth of a residual network's five levels, of strides 4, 8 and 16.
     default_layers: ClassVar[tuple[int, ...] | None] = (-4, -3, -2)
@@ -195,6 +197,14 @@ class PaDiM(FeatureDetector):
     def embed(self, pixels: Tensor) -> Tensor:
         """Reduced features of every position, (P, d)."""
         return self._reduced(self._joined(pixels))
+
+    def patches_of(self, features: Tensor) -> Tensor:
+        """The same as (d, gh, gw)."""
+        return features.T.reshape(-1, *self.grid_)
+
+    def exportable(self) -> str | None:
+        """Why not; None: products with what was learned."""
+        return None
 
     def compare(self, features: Tensor, without: int | None = None) -> ViewScores:
         """Mahalanobis distance at every position (equation 2).

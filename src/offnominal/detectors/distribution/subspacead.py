@@ -4,7 +4,7 @@ Lendering, Akdag and Bondarev, "SubspaceAD", CVPR 2026 (arXiv 2602.23013).
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -14,14 +14,18 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from offnominal.checks import check_choice, check_range
 from offnominal.detectors.features import ViewScores, tokens_of
-from offnominal.detectors.options import OnError, Progress, check_choice, check_range
+from offnominal.detectors.options import OnError, Progress, ShowProgress
 from offnominal.detectors.references import Change, Rescored
 from offnominal.detectors.subspace import Moments, Subspace, SubspaceModel
 from offnominal.errors import OptionError
-from offnominal.images import ImageSource
+from offnominal.images import Channels
 from offnominal.memory import MemoryBank
+from offnominal.progress import shown
 from offnominal.scoring import Scores
+from offnominal.sources import ImageSources, several
+from offnominal.tensors import to_numpy
 from offnominal.views import parse_rotations, rotate_image
 
 __all__ = ["Border", "SubspaceAD", "reference_angles"]
@@ -66,7 +70,7 @@ class SubspaceAD(SubspaceModel):
         At most so many references, drawn with the seed, are scored without themselves to set the
         threshold; 0: all. Each takes an eigendecomposition and, while fitting, 8 D^2 bytes and its
         patch features: 18 MiB with a ViT-L at 672 px.
-    variance, fusion, aggregate, ...
+    **options
         See :class:`~offnominal.detectors.subspace.SubspaceModel`.
 
     Examples
@@ -77,6 +81,9 @@ class SubspaceAD(SubspaceModel):
     """
 
     method: ClassVar[str] = "subspacead"
+    takes_defects: ClassVar[bool] = True
+    exports: ClassVar[bool] = True
+    embedding: ClassVar[tuple[str, ...]] = ("fusion",)
 
     def __init__(
         self,
@@ -121,7 +128,7 @@ class SubspaceAD(SubspaceModel):
                 if angle == 0:
                     upright.append(features)
                 if self.nearest:
-                    self.bank.add(F.normalize(tokens, dim=-1), number)
+                    self.bank.add(to_numpy(F.normalize(tokens, dim=-1)), number)
         assert own is not None, "the upright reference is always looked at"
         self._total = own if self._total is None else self._total.plus(own)
         return _Kept(own, upright)
@@ -158,17 +165,19 @@ class SubspaceAD(SubspaceModel):
         if not self.nearest:
             return found
         rows = F.normalize(tokens_of(features), dim=-1)
-        near = self.bank.search(rows, 1, without)[0][:, 0].reshape(found.patches.shape) / 2
+        squared, _ = self.bank.search(to_numpy(rows), 1, without)
+        near = torch.from_numpy(squared).to(rows.device).reshape(found.patches.shape) / 2
         # A weighted geometric mean needs no common unit of both.
         return ViewScores(found.patches ** (1 - self.nearest) * near**self.nearest)
 
     @torch.inference_mode()
     def add(
         self,
-        images: Iterable[ImageSource],
+        images: ImageSources,
         on_error: OnError | None = None,
-        progress: Progress | None = None,
+        progress: ShowProgress = None,
         when: datetime | None = None,
+        channels: Channels = "rgb",
     ) -> Change:
         """Learn from more good images; the subspace becomes that of fitting to all at once.
 
@@ -178,15 +187,18 @@ class SubspaceAD(SubspaceModel):
 
         Parameters
         ----------
-        images : iterable of paths, uint8 or uint16 arrays, or PIL images
-            Exact copies of references, or of one another, are left out and reported.
+        images : paths, uint8 or uint16 arrays, PIL images, tensors, or a single one
+            As :meth:`~offnominal.detectors.base.Detector.fit` has them. Exact copies of references,
+            or of one another, are left out and reported.
         on_error : callable or None
             Called with each unreadable image, which is left out; None: it is raised, and the
             detector stays as it was.
-        progress : callable or None
-            Called with the stage and the number of images that it has done.
+        progress : callable, bool or None
+            Called with the stage and the number of images that it has done; True: a bar.
         when : datetime or None
             Noted in the history.
+        channels : {"rgb", "bgr"}
+            Order of the channels of arrays and tensors.
         """
         self.check_fitted()
         before, count = self.standing(), len(self.references)
@@ -194,13 +206,15 @@ class SubspaceAD(SubspaceModel):
         known: list[str] = []
         kept: dict[int, _Kept] = {}
         self._total = moments
+        found = several(images, channels)
         try:
-            for number, image, _ in self.references.take_in(self.read(images, on_error), known):
-                kept[number] = self.learn(number, image)
-                if progress:
-                    progress("features", len(kept))
-            if kept:
-                self.finish(progress)
+            with shown(progress, found) as told:
+                for number, image, _ in self.references.take_in(self.read(found, on_error), known):
+                    kept[number] = self.learn(number, image)
+                    if told:
+                        told("features", len(kept))
+                if kept:
+                    self.finish(told)
             scored = {number: self.score_reference(number, one) for number, one in kept.items()}
         except BaseException:
             self.set_moments(moments)

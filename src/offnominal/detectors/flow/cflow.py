@@ -9,11 +9,11 @@ from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
 from offnominal.backbones.base import Backbone
+from offnominal.checks import check_choice, check_range
 from offnominal.detectors.features import ViewScores
 from offnominal.detectors.flow.coupling import Clamping
 from offnominal.detectors.flow.fibres import (
@@ -24,8 +24,8 @@ from offnominal.detectors.flow.fibres import (
     warm_cosine,
 )
 from offnominal.detectors.learned_state import must
-from offnominal.detectors.options import check_choice, check_range
 from offnominal.detectors.trained_features import TrainedFeatureDetector
+from offnominal.sizing import Resample
 from offnominal.training.budget import Schedule
 from offnominal.training.images import Batch, Images
 
@@ -82,7 +82,7 @@ class CFlow(TrainedFeatureDetector):
     method: ClassVar[str] = "cflow"
     default_backbone: ClassVar[str] = "mobilenetv3_large"
     default_layers: ClassVar[tuple[int, ...] | None] = (-3, -2, -1)
-    resample: ClassVar[Image.Resampling] = Image.Resampling.LANCZOS
+    resample: ClassVar[Resample] = "lanczos"
     # 200 rounds, each of the 32 steps that see the 1,024 vectors of 8 images' finest level.
     schedule: ClassVar[Schedule] = Schedule(batch=8, steps=4000, paper_epochs=200 * 32)
 

@@ -4,6 +4,7 @@ Rudolph, Wandt and Rosenhahn, "Same Same But DifferNet: Semi-Supervised Defect D
 Normalizing Flows", WACV 2021 (arXiv 2008.12577).
 """
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,9 +14,9 @@ from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 from torchvision.transforms.v2.functional import rotate
 
+from offnominal.checks import check_range
 from offnominal.detectors.features import ViewScores
 from offnominal.detectors.flow.coupling import Flow, check_flows
-from offnominal.detectors.options import check_range
 from offnominal.detectors.trained_features import TrainedFeatureDetector
 from offnominal.training.budget import Schedule
 from offnominal.training.images import Batch
@@ -134,6 +135,10 @@ class DifferNet(TrainedFeatureDetector):
         copies = [rotate(pixels, float(angle), fill=black) for angle in angles]
         return (torch.stack([self.vectors(one) for one in copies], dim=1),)
 
+    def known_by(self, pixels: Tensor) -> Sequence[Tensor]:
+        """The vector of an image as it lies, as the one patch that there is."""
+        return [self.vectors(pixels)[..., None, None]]
+
     def vectors(self, pixels: Tensor) -> Tensor:
         """Means of the last level at three scales, (B, D)."""
         step = self.load_network().multiple
@@ -153,6 +158,13 @@ class DifferNet(TrainedFeatureDetector):
         chosen = torch.from_numpy(np.stack(drawn)).to(vectors.device)
         some = vectors.gather(1, chosen[..., None].expand(-1, -1, vectors.shape[2]))
         return {"total": nll(*self.flow(some.flatten(0, 1))).mean()}
+
+    def exportable(self) -> str | None:
+        """Why not."""
+        return (
+            "it runs its network on many turned copies of each image at three scales, and each "
+            "would be another network in the graph; use fastflow, or run it with Python"
+        )
 
     def compare(self, pixels: Tensor) -> ViewScores:
         """The mean over copies and dimensions of the squared latents, as a grid of one patch."""

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
 from offnominal.backbones.base import Backbone
+from offnominal.checks import check_choice, check_range
 from offnominal.detectors.features import ViewScores
 from offnominal.detectors.flow.coupling import Clamping, Coupling, Flow, check_flows
-from offnominal.detectors.options import check_choice, check_range
 from offnominal.detectors.trained_features import TrainedFeatureDetector
 from offnominal.training.budget import Schedule
 from offnominal.training.images import Batch

@@ -67,7 +67,8 @@ def summed(densities: Sequence[Tensor], peaks: Tensor, side: Sequence[int]) -> T
     """
     total = densities[0].new_zeros(len(densities[0]), *side, dtype=torch.float64)
     for density, peak in zip(densities, peaks, strict=True):
-        likelihood = torch.exp(density.double() - peak)[:, None]
+        # In float32 by now: other engines interpolate nothing else.
+        likelihood = torch.exp(density.double() - peak).float()[:, None]
         large = F.interpolate(likelihood, size=tuple(side), mode="bilinear", align_corners=True)
         total += large[:, 0]
     return total

@@ -7,8 +7,8 @@ Detection", ICLR 2024 (arXiv 2310.18961), and its released code.
 from typing import Any, ClassVar
 
 from offnominal.backbones.positions import Positions
+from offnominal.checks import check_range
 from offnominal.detectors.language.learned import PromptedDetector
-from offnominal.detectors.options import check_range
 from offnominal.language.learned import AnomalyCLIPPrompts, LearnedPrompts
 
 __all__ = ["AnomalyCLIP"]

@@ -12,14 +12,16 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from offnominal.backbones.clip_blocks import Activation
+from offnominal.checks import check_choice, check_range
 from offnominal.detectors.features import ViewScores
 from offnominal.detectors.language.base import Banks
 from offnominal.detectors.language.learned import ClipFeatures, LearnedDetector
 from offnominal.detectors.learned_state import must, must_fit
-from offnominal.detectors.options import Progress, check_choice, check_range
+from offnominal.detectors.options import Progress
 from offnominal.errors import ModelFileError, OptionError
 from offnominal.language.learned import LearnedModule, Projections
 from offnominal.language.names import clean_name
@@ -141,7 +143,7 @@ class AprilGAN(LearnedDetector):
                 f"{','.join(map(str, trained))}; leave --layers out"
             )
 
-    def restore(self, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    def restore(self, header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
         """Make room for as many layers as there are, and take over what was learned."""
         with must_fit():
             reading = header["learned"]["reading_"]
@@ -149,7 +151,7 @@ class AprilGAN(LearnedDetector):
             must(all(type(n) is int and 0 <= n < self.clip.level_count for n in layers), "layers")
             self.reading_ = reading
         self._take_layers(self.new_layers())
-        super().restore(header, tensors)
+        super().restore(header, arrays)
 
     def check_learned(self) -> None:
         """The layers are those of this network, and scores are divided by something."""
@@ -172,7 +174,10 @@ class AprilGAN(LearnedDetector):
         if len(self.references) > 1:
             peaks = []
             for number in range(len(self.references)):
-                rows = [bank.take(bank.rows_of(number)) for bank in self.banks]
+                rows = [
+                    torch.from_numpy(bank.take(bank.rows_of(number))).to(self._device)
+                    for bank in self.banks
+                ]
                 peaks.append(float(self._distances(rows, number).max()))
             self.peak_ = max(float(np.mean(peaks)), 1e-6)
 

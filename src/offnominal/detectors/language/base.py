@@ -1,23 +1,24 @@
 """What detectors share that compare images with texts."""
 
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from typing import Any, ClassVar, Self
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from offnominal.backbones import OPEN_CLIP
 from offnominal.backbones.base import Backbone
 from offnominal.backbones.clip import ClipBackbone, require_clip
 from offnominal.backbones.clip_blocks import Activation
 from offnominal.backbones.positions import Positions
+from offnominal.checks import check_choice, check_range
 from offnominal.detectors.features import FeatureDetector
 from offnominal.detectors.learned_state import must
-from offnominal.detectors.options import check_choice, check_range
 from offnominal.language.names import clean_name
 from offnominal.memory import MemoryBank
+from offnominal.tensors import to_numpy
 
 __all__ = ["Banks", "LanguageDetector"]
 
@@ -102,6 +103,13 @@ class LanguageDetector(FeatureDetector):
         """The papers' for CLIP's 336-pixel model, otherwise the model's own."""
         return _PAPERS.get(network.resolution, network.resolution)
 
+    def exportable(self) -> str | None:
+        """Why not."""
+        return (
+            "its scores come from texts, which a language model's tower reads when it is opened; "
+            "fit anomalydino or patchcore to good parts, or run it with Python"
+        )
+
     def abnormality(self, embeddings: Tensor) -> Tensor:
         """How much more like the abnormal text embeddings (..., E) are: (...), on (0, 1).
 
@@ -111,7 +119,7 @@ class LanguageDetector(FeatureDetector):
         return (cosines / self.temperature).softmax(-1)[..., 1]
 
 
-class Banks(nn.ModuleList):
+class Banks(list[MemoryBank]):
     """What good images showed: a memory bank for each kind of row that a view gives.
 
     ``memory`` is the bound on a search's working memory, in MiB.
@@ -120,8 +128,11 @@ class Banks(nn.ModuleList):
     def __init__(self, count: int, memory: int) -> None:
         super().__init__(MemoryBank(memory=memory * 2**20) for _ in range(count))
 
-    def __iter__(self) -> Iterator[MemoryBank]:
-        return (bank for bank in super().__iter__() if isinstance(bank, MemoryBank))
+    def to(self, device: torch.device | str) -> Self:
+        """Search on a device from now on."""
+        for bank in self:
+            bank.to(device)
+        return self
 
     @property
     def empty(self) -> bool:
@@ -131,10 +142,12 @@ class Banks(nn.ModuleList):
     def learn(self, rows: Sequence[Tensor], number: int, view: int) -> None:
         """Keep a reference's rows (n, D) of each kind."""
         for bank, each in zip(self, rows, strict=True):
-            bank.add(each, number, view)
+            bank.add(to_numpy(each), number, view)
 
     def nearest(self, rows: Sequence[Tensor], without: int | None) -> list[Tensor]:
         """Squared distances (n,) of the rows of each kind to the nearest one that is kept."""
-        return [
-            bank.search(each, skip=without)[0][:, 0] for bank, each in zip(self, rows, strict=True)
-        ]
+        found = []
+        for bank, each in zip(self, rows, strict=True):
+            squared, _ = bank.search(to_numpy(each), skip=without)
+            found.append(torch.from_numpy(squared[:, 0]).to(each.device))
+        return found

@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from offnominal.backbones.base import Backbone
+from offnominal.checks import check_choice, check_range
 from offnominal.detectors.features import ViewScores
 from offnominal.detectors.language.base import Banks, LanguageDetector
-from offnominal.detectors.options import check_choice, check_range
 from offnominal.errors import OptionError
 from offnominal.language.names import clean_name
 from offnominal.language.prompts import WINCLIP, WINCLIP_RELEASED

@@ -9,9 +9,8 @@ from dataclasses import asdict
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
+from numpy.typing import NDArray
 from pydantic import TypeAdapter
-from torch import Tensor
 
 from offnominal.detectors.features import FeatureDetector, ViewScores, tokens_of
 from offnominal.detectors.learned_state import must
@@ -29,6 +28,8 @@ from offnominal.orientation import (
 from offnominal.views import View, parse_rotations, rotate_image, turned_back
 
 __all__ = ["AnomalyDINO"]
+
+Floats = NDArray[np.float32]
 
 
 class AnomalyDINO(MaskedFeatures, BankDetector):
@@ -57,6 +58,8 @@ class AnomalyDINO(MaskedFeatures, BankDetector):
     """
 
     method: ClassVar[str] = "anomalydino"
+    takes_defects: ClassVar[bool] = True
+    exports: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -118,7 +121,7 @@ class AnomalyDINO(MaskedFeatures, BankDetector):
         if not self.rotations_ and number + 1 == MOST_TESTED:
             self.decide_rotations()
 
-    def rows(self, features: Tensor) -> Tensor:
+    def rows(self, features: Any) -> Floats:
         """Features (D, gh, gw) as the bank takes them."""
         return self.normalised(tokens_of(features))
 
@@ -135,9 +138,9 @@ class AnomalyDINO(MaskedFeatures, BankDetector):
         rows, patch, counts = self.rows(features), None, None
         if upright or self.mask_references:
             mask = self.object_mask if self.mask_references else self.foreground
-            counts = mask(features).flatten()
+            counts = mask(features).ravel()
         if counts is not None and self.mask_references:
-            patch = counts.nonzero()[:, 0]
+            patch = np.flatnonzero(counts)
             rows, counts = rows[patch], counts[patch]
         self.bank.add(rows, number, view, patch, counts if upright else None)
 
@@ -158,8 +161,8 @@ class AnomalyDINO(MaskedFeatures, BankDetector):
     def decide_rotations(self) -> None:
         """Choose once whether good parts come turned; if not, turned rows leave the bank again."""
         bank, known = self.bank, len(self.references)
-        views = torch.tensor([len(self.views_of(one.size)) for one in self.references])
-        angle = bank.view // views.to(self._device)[bank.reference.long()]
+        views = np.array([len(self.views_of(one.size)) for one in self.references])
+        angle = bank.view // views[bank.reference]
         # With --mask-references there may be some without a patch that counts.
         tested = [n for n in range(known) if (bank.counts & (bank.reference == n)).any()]
         if len(tested) > 1:
@@ -173,15 +176,15 @@ class AnomalyDINO(MaskedFeatures, BankDetector):
         self.rotations_ = _verdict(test.turned)
         self.orientation_test_ = asdict(test)
 
-    def _distances(self, tested: Sequence[int], angle: Tensor) -> Tensor:
+    def _distances(self, tested: Sequence[int], angle: NDArray[np.integer]) -> Floats:
         """Mean squared distances (n, n, angles) of references to one another, which is turned."""
         bank = self.bank
         own = [bank.rows_of(number) for number in tested]
-        scale: Tensor | float = 1.0
+        scale: Floats | float = 1.0
         if self.normalization == "standardize":  # which the bank is only when all rows are there
-            scale = channel_scale(bank.take((angle == 0).nonzero()[:, 0]))
+            scale = channel_scale(bank.take(np.flatnonzero(angle == 0)))
         queries = [bank.take(rows[bank.counts[rows]]) / scale for rows in own]
-        found = torch.full((len(tested), len(tested), len(self.angles)), torch.inf)
+        found = np.full((len(tested), len(tested), len(self.angles)), np.inf, np.float32)
         for j, rows in enumerate(own):
             for place in range(len(self.angles)):
                 turned = bank.take(rows[angle[rows] == place]) / scale

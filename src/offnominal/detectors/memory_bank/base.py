@@ -6,17 +6,18 @@ from datetime import datetime
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
 from offnominal.detectors.memory_bank.origin import Origin
 from offnominal.detectors.memory_bank.scores import BankScores
-from offnominal.detectors.options import OnError, Progress
+from offnominal.detectors.options import OnError, Progress, ShowProgress
 from offnominal.detectors.references import Change, References, Rescored, Standing, What
 from offnominal.errors import OptionError
-from offnominal.images import ImageSource, several
+from offnominal.images import Channels
 from offnominal.memory import leave_one_out
+from offnominal.progress import shown
 from offnominal.scoring import Scores, Size
+from offnominal.sources import ImageSources, several
 from offnominal.views import View
 
 __all__ = ["BankDetector"]
@@ -43,13 +44,13 @@ class BankDetector(BankScores):
 
     # -- growing and shrinking ----------------------------------------------------------------
 
-    @torch.inference_mode()
     def add(
         self,
-        images: Iterable[ImageSource],
+        images: ImageSources,
         on_error: OnError | None = None,
-        progress: Progress | None = None,
+        progress: ShowProgress = None,
         when: datetime | None = None,
+        channels: Channels = "rgb",
     ) -> Change:
         """Learn from more good images at once, without looking at the earlier ones again.
 
@@ -58,36 +59,40 @@ class BankDetector(BankScores):
 
         Parameters
         ----------
-        images : iterable of paths, uint8 or uint16 arrays, or PIL images
-            Exact copies of references, or of one another, are left out and reported.
+        images : paths, uint8 or uint16 arrays, PIL images, tensors, or a single one
+            As :meth:`~offnominal.detectors.base.Detector.fit` has them. Exact copies of references,
+            or of one another, are left out and reported.
         on_error : callable or None
             Called with each unreadable image, which is left out; None: it is raised, and the
             detector stays as it was.
-        progress : callable or None
-            Called with the stage and the number of images that it has done.
+        progress : callable, bool or None
+            Called with the stage and the number of images that it has done; True: a bar.
         when : datetime or None
             Noted in the history.
+        channels : {"rgb", "bgr"}
+            Order of the channels of arrays and tensors.
         """
         before = self._before("learn from single further images")
         known: list[str] = []
         kept: dict[int, Any] = {}
-        with self._all_or_nothing():
-            for number, image, _ in self.references.take_in(self.read(images, on_error), known):
+        found = several(images, channels)
+        with shown(progress, found) as told, self._all_or_nothing():
+            for number, image, _ in self.references.take_in(self.read(found, on_error), known):
                 kept[number] = self.learn(number, image)
-                if progress:
-                    progress("features", len(kept))
+                if told:
+                    told("features", len(kept))
             if not kept:
                 return self._change(before, "add", [], known)
-            how = self._grown(list(kept), kept, progress)
+            how = self._grown(list(kept), kept, told)
             self.references.note("add", kept, self.bank_rows, when)
         return self._change(before, "add", self.references.names(kept), known, how)
 
-    @torch.inference_mode()
     def forget(
         self,
-        image: ImageSource | Sequence[ImageSource],
+        image: ImageSources,
         when: datetime | None = None,
-        progress: Progress | None = None,
+        progress: ShowProgress = None,
+        channels: Channels = "rgb",
     ) -> Change:
         """Give up what was learned from a reference, or several, and set the thresholds anew.
 
@@ -96,13 +101,15 @@ class BankDetector(BankScores):
 
         Parameters
         ----------
-        image : path, digest, array or PIL image, or a sequence of them
+        image : path, digest, array, PIL image or tensor, or several of them
             The name that the reference was learned under, or the end of it; the beginning of its
             digest; or the image itself.
         when : datetime or None
             Noted in the history.
-        progress : callable or None
-            Called with the stage and the number of references that it has done.
+        progress : callable, bool or None
+            Called with the stage and the number of references that it has done; True: a bar.
+        channels : {"rgb", "bgr"}
+            Order of the channels of arrays and tensors.
 
         Raises
         ------
@@ -110,7 +117,7 @@ class BankDetector(BankScores):
             If there is no such reference, several, or no reference would be left.
         """
         before = self._before("forget a single image")
-        found = {self.references.find(one, self.sixteen_bit) for one in several(image)}
+        found = {self.references.find(one, self.sixteen_bit) for one in several(image, channels)}
         if not found:
             raise OptionError("name at least one reference to forget")
         if found == set(self.references.active):
@@ -119,57 +126,58 @@ class BankDetector(BankScores):
                 "add others first, or fit anew"
             )
         numbers = sorted(found)
-        with self._all_or_nothing():
+        with shown(progress, numbers) as told, self._all_or_nothing():
             self._activate(numbers, False)
-            how = self._shrunk(numbers, progress)
+            how = self._shrunk(numbers, told)
             self.references.note("forget", numbers, self.bank_rows, when)
         return self._change(before, "forget", self.references.names(numbers), how=how)
 
-    @torch.inference_mode()
-    def undo(self, progress: Progress | None = None) -> Change:
+    def undo(self, progress: ShowProgress = None) -> Change:
         """Go back to before the last step of :meth:`history`, exactly.
 
         Parameters
         ----------
-        progress : callable or None
-            Called with the stage and the number of references that it has done.
+        progress : callable, bool or None
+            Called with the stage and the number of references that it has done; True: a bar.
 
         Raises
         ------
         OptionError
             If there is none.
         """
+        self.check_fitted()
+        if self.references.steps[-1].what == "calibrate":
+            return self._undo_calibration()
         before = self._before("go back a step")
         if len(self.references.steps) < 2:
             start = self.references.steps[0].what
             raise OptionError(
                 f"nothing to undo: the history begins with {start}, and no step has followed"
             )
-        with self._all_or_nothing():
+        with shown(progress, self.references) as told, self._all_or_nothing():
             step = self.references.steps.pop()
             names = self.references.names(step.numbers)
             self._activate(step.numbers, step.what == "forget")
             if step.what == "forget":
-                how = self._grown(step.numbers, {}, progress)
+                how = self._grown(step.numbers, {}, told)
             else:
-                how = self._shrunk(step.numbers, progress)
+                how = self._shrunk(step.numbers, told)
         if step.what == "add":
             self._drop(min(step.numbers))
         return self._change(before, "undo", names, how=how)
 
-    @torch.inference_mode()
     def compact(self) -> Change:
         """Drop what was forgotten for good, and with it the steps that :meth:`undo` could take."""
         before = self._before("drop what was forgotten")
         kept = self.references.active
         names = self.references.names(n for n, one in enumerate(self.references) if not one.active)
         new = {old: number for number, old in enumerate(kept)}
-        table = torch.tensor([new.get(old, -1) for old in range(len(self.references))])
+        table = np.array([new.get(old, -1) for old in range(len(self.references))])
         for bank in self.banks:
             bank.compact()
             for column in (bank.reference, bank.loo_reference):
-                moved = table.to(column)[column.clamp(min=0).long()]
-                column.copy_(torch.where(column >= 0, moved, column))
+                known = column >= 0
+                column[known] = table[column[known]]
         self.good.renumber(new)
         self.measured_ = [new[old] for old in self.measured_ if old in new]
         self.references = References(self.references[old] for old in kept)
@@ -182,9 +190,9 @@ class BankDetector(BankScores):
             for bank in self.banks:
                 bank.active(number, flag)
 
-    def restore(self, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    def restore(self, header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
         """Take over what was learned; rows of forgotten references are passed over."""
-        super().restore(header, tensors)
+        super().restore(header, arrays)
         forgotten = [n for n, one in enumerate(self.references) if not one.active]
         self._activate(forgotten, False)
 
@@ -193,7 +201,7 @@ class BankDetector(BankScores):
         """A step that breaks off leaves everything as it was."""
         count, active = len(self.references), self.references.active
         steps, measured = list(self.references.steps), self.measured_
-        earlier = self.bank.loo_distance.clone(), self.bank.loo_reference.clone()
+        earlier = self.bank.loo_distance.copy(), self.bank.loo_reference.copy()
         good = self.good.references
         try:
             yield
@@ -202,8 +210,7 @@ class BankDetector(BankScores):
             self._drop(count)
             self._activate(range(count), False)
             self._activate(active, True)
-            self.bank.loo_distance.copy_(earlier[0])
-            self.bank.loo_reference.copy_(earlier[1])
+            self.bank.loo_distance[:], self.bank.loo_reference[:] = earlier
             self.good.choose(active)
             raise
 
@@ -228,7 +235,7 @@ class BankDetector(BankScores):
             leave_one_out.grown(self.bank, new, progress)
             for number in set(new) - set(self.measured_):  # it sets no threshold
                 rows = self.bank.rows_of(number)
-                self.bank.loo_distance[rows] = torch.inf
+                self.bank.loo_distance[rows] = np.inf
                 self.bank.loo_reference[rows] = leave_one_out.UNMEASURED
         return self._scored_anew(others)
 
@@ -265,6 +272,11 @@ class BankDetector(BankScores):
         self.check_fitted()
         if self.no_growth is not None:
             raise OptionError(f"{self.method} cannot {what}: {self.no_growth}")
+        if self.known_defects is not None and self.known_defects.layer:
+            raise OptionError(
+                f"cannot {what}: known defects were weighed against the good images that it has, "
+                "and change scores; fit anew with --defects and all good images"
+            )
         self.load_network()
         return self.standing()
 
@@ -282,7 +294,7 @@ class BankDetector(BankScores):
 
     # -- where rows come from -----------------------------------------------------------------
 
-    def nearest(self, features: Any) -> tuple[Tensor, Tensor]:
+    def nearest(self, features: Any) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """For each patch of a view: distance to the nearest row (n,), and its number (n,)."""
         squared, index = self.bank.search(self.rows(features), 1)
         return self.patch_distance(squared), index[:, 0]

@@ -9,9 +9,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from offnominal.checks import check_range
 from offnominal.detectors.features import FeatureDetector, ViewScores
 from offnominal.detectors.learned_state import must
-from offnominal.detectors.options import Progress, check_range
+from offnominal.detectors.options import Progress
 
 __all__ = ["DN2", "neighbour_distance"]
 
@@ -85,6 +86,8 @@ class DN2(FeatureDetector):
     """
 
     method: ClassVar[str] = "dn2"
+    takes_defects: ClassVar[bool] = True
+    exports: ClassVar[bool] = True
     default_backbone: ClassVar[str] = "resnet101.tv_in1k"
     default_layers: ClassVar[tuple[int, ...] | None] = (-1,)
     # The papers of DN2, SPADE and PaDiM scale to 256 and look at the middle 224 pixels. A fault may
@@ -108,6 +111,10 @@ class DN2(FeatureDetector):
         """The image's vector, (1, D)."""
         return self.levels(pixels[None]).summary
 
+    def patches_of(self, features: Tensor) -> Tensor:
+        """The vector, as the one patch that there is."""
+        return features.T[..., None]
+
     def learn_features(self, number: int, features: Tensor, view: int, upright: bool) -> None:
         """Keep the vector."""
         self._learned.append(features)
@@ -122,6 +129,10 @@ class DN2(FeatureDetector):
         super().check_learned()
         must(self.vectors_.ndim == 2 and len(self.vectors_) == len(self.references) > 0,
              "vectors_ are not one for each reference")  # fmt: skip
+
+    def exportable(self) -> str | None:
+        """Why not; None: distances of vectors."""
+        return None
 
     def compare(self, features: Tensor, without: int | None = None) -> ViewScores:
         """The distance, as a grid of one patch."""

@@ -6,22 +6,25 @@ In the spirit of VisionAD: Wang et al., "Search is All You Need for Few-shot Ano
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
-import torch
-import torch.nn.functional as F
-from torch import Tensor
+from numpy.typing import NDArray
 
-from offnominal.backbones.base import Backbone, Resize
+from offnominal.checks import check_choice, check_range
 from offnominal.detectors.features import ViewScores
 from offnominal.detectors.fusion import Fusion, fuse_levels, is_plain_transformer
 from offnominal.detectors.memory_bank.anomalydino import AnomalyDINO
-from offnominal.detectors.options import check_choice, check_range
 from offnominal.errors import OptionError
 from offnominal.foreground import MaskMode
 from offnominal.memory import MemoryBank
+from offnominal.sizing import Resize
 from offnominal.views import View, flipped, parse_rotations, quarter_turned
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from offnominal.backbones.base import Backbone
 
 __all__ = ["MultiLayerNN"]
 
@@ -70,6 +73,8 @@ class MultiLayerNN(AnomalyDINO):
     """
 
     method: ClassVar[str] = "multilayer-nn"
+    exports: ClassVar[bool] = True
+    embedding: ClassVar[tuple[str, ...]] = ("fusion",)
 
     def __init__(
         self,
@@ -103,7 +108,7 @@ class MultiLayerNN(AnomalyDINO):
         """The bank of patches and that of class tokens."""
         return [self.bank, self.summaries]
 
-    def choose_levels(self, network: Backbone) -> Backbone:
+    def choose_levels(self, network: "Backbone") -> "Backbone":
         """From a sixth to three quarters of the way up, unless it is no transformer."""
         if self.layers is not None or not is_plain_transformer(network):
             return network
@@ -142,20 +147,23 @@ class MultiLayerNN(AnomalyDINO):
 
     # -- fused features and class tokens ------------------------------------------------------
 
-    def embed(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    def embed(self, pixels: "Tensor") -> tuple["Tensor", "Tensor"]:
         """Fused features (D, gh, gw), and the view's class token (1, D')."""
+        import torch.nn.functional as F
+
         with self._autocast():
-            net, batch = self.load_network(), pixels[None].to(self._device)
+            net, batch = self.torch_network(), pixels[None].to(self._device)
             maps, summary = fuse_levels(net, batch, self.fusion)
         return maps[0].float(), F.normalize(summary.float(), dim=-1)
 
-    def features(self, pixels: Tensor) -> Tensor:
-        """Fused features (B, D, gh, gw), of which the mask is made."""
-        return torch.stack([self.embed(one)[0] for one in pixels])
+    def patches_of(self, features: Any) -> NDArray[np.float32]:
+        """Fused features (D, gh, gw), of which the mask is made."""
+        found: NDArray[np.float32] = features[0] if isinstance(features, tuple) else features
+        return found
 
-    def rows(self, features: Any) -> Tensor:
+    def rows(self, features: Any) -> NDArray[np.float32]:
         """Features as the bank takes them; class tokens stand apart."""
-        return super().rows(features[0] if isinstance(features, tuple) else features)
+        return super().rows(self.patches_of(features))
 
     def learn_features(self, number: int, features: Any, view: int, upright: bool) -> None:
         """Put a view into the bank, and its class token beside it."""
@@ -174,7 +182,9 @@ class MultiLayerNN(AnomalyDINO):
         own = self.summaries.rows_of(number)
         return self._with_summary(found, self.summaries.take(own[place : place + 1]), number)
 
-    def _with_summary(self, found: ViewScores, summary: Tensor, without: int | None) -> ViewScores:
+    def _with_summary(
+        self, found: ViewScores, summary: NDArray[np.float32], without: int | None
+    ) -> ViewScores:
         if not self.summary_weight:
             return found
         squared, _ = self.summaries.search(summary, 1, without)

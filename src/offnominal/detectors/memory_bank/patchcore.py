@@ -4,24 +4,27 @@ Roth, Pemula, Zepeda, Schölkopf, Brox and Gehler, "Towards Total Recall in Indu
 Detection", CVPR 2022 (arXiv 2106.08265).
 """
 
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
-import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
-from offnominal.backbones.base import Backbone
-from offnominal.backbones.locally_aware import locally_aware
+from offnominal.checks import check_choice, check_range
 from offnominal.detectors.features import ViewScores, tokens_of
 from offnominal.detectors.memory_bank.thinned import ThinnedBank
-from offnominal.detectors.options import check_choice, check_range
 from offnominal.errors import OptionError
-from offnominal.memory.storage import as_stored
+from offnominal.memory.storage import as_stored, lengths
 from offnominal.sizing import fit_size
 from offnominal.views import View, cropped_view
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from offnominal.backbones.base import Backbone
+
 __all__ = ["Distance", "PatchCore"]
 
+Floats = NDArray[np.float32]
 Distance = Literal["euclidean", "squared"]
 
 
@@ -68,6 +71,9 @@ class PatchCore(ThinnedBank):
     """
 
     method: ClassVar[str] = "patchcore"
+    takes_defects: ClassVar[bool] = True
+    exports: ClassVar[bool] = True
+    embedding: ClassVar[tuple[str, ...]] = ("patch", "level_dim", "dim")
     default_backbone: ClassVar[str] = "wide_resnet50_2"
     cropping: ClassVar[str] = "--crop and --resize crop"
 
@@ -109,7 +115,7 @@ class PatchCore(ThinnedBank):
 
     # -- from the image to features -----------------------------------------------------------
 
-    def default_resolution(self, network: Backbone) -> int:
+    def default_resolution(self, network: "Backbone") -> int:
         """The paper's."""
         return 256
 
@@ -138,59 +144,63 @@ class PatchCore(ThinnedBank):
         window, stretched = (top, left, height, width), not self.crop
         return [cropped_view(image, resized, window, net.mean, net.std, laid_over=stretched)]
 
-    def embed(self, pixels: Tensor) -> Tensor:
+    def embed(self, pixels: "Tensor") -> "Tensor":
         """Locally aware features (dim, gh, gw)."""
+        from offnominal.backbones.locally_aware import locally_aware
+
         maps = self.levels(pixels[None]).maps
         return locally_aware(maps, self.patch, self.level_dim, self.dim)[0]
 
-    def rows(self, features: Tensor) -> Tensor:
+    def rows(self, features: Any) -> Floats:
         """Features as the bank takes them, (n, dim)."""
-        return tokens_of(features)
+        found: Floats = tokens_of(features)
+        return found
 
     # -- from features to scores --------------------------------------------------------------
 
-    def patch_distance(self, squared: Tensor) -> Tensor:
+    def patch_distance(self, squared: Floats) -> Floats:
         """Mean distance (n,) to the nearest entries, from squared ones (n, k) (eq. 6)."""
-        return self.unit(squared).mean(-1)
+        mean: Floats = self.unit(squared).mean(-1)
+        return mean
 
-    def unit(self, squared: Tensor) -> Tensor:
+    def unit(self, squared: Floats) -> Floats:
         """Distances as they count, from squared ones."""
-        return squared if self.distance == "squared" else squared.sqrt()
+        return squared if self.distance == "squared" else np.sqrt(squared)
 
-    def softened(self, distance: Tensor, index: Tensor) -> Tensor:
+    def softened(self, distance: Floats, index: NDArray[np.int64]) -> Floats:
         """Distances (n, k) to the nearest entries, as they count."""
         return distance
 
-    def judge(self, rows: Tensor, without: int | None = None) -> tuple[Tensor, Tensor | None]:
+    def judge(self, rows: Floats, without: int | None = None) -> tuple[Floats, float | None]:
         """Compare a view's rows with the bank (eq. 6), and find the weight of eq. 7."""
         if without is not None and (model := self.without(without)):
             return model.judge(rows)
         left = self.bank.left(without)
         if not left:
-            return rows.new_full((len(rows),), torch.inf), None
+            return np.full(len(rows), np.inf, np.float32), None
         squared, index = self.bank.search(rows, min(self.neighbours, left), without)
-        scores = self.softened(self.unit(squared), index).mean(-1)
+        scores: Floats = self.softened(self.unit(squared), index).mean(-1)
         if not self.reweight or left < 2:
             return scores, None
-        worst = scores.argmax()
+        worst = int(scores.argmax())
         row = as_stored(rows[worst][None], self.storage)[0]
-        return scores, self._weight(row, index[worst, 0], left, without)
+        return scores, self._weight(row, int(index[worst, 0]), left, without)
 
-    def _weight(self, row: Tensor, nearest: Tensor, left: int, without: int | None) -> Tensor:
+    def _weight(self, row: Floats, nearest: int, left: int, without: int | None) -> float:
         """Weight of the image score (eq. 7).
 
         One minus the softmax, over the bank's entries around the nearest one, of the distances from
         the patch to them, taken at the nearest one: small where that entry lies alone, and at most
         1. Always of Euclidean distances, as printed.
         """
-        [centre] = self.bank.take(nearest[None])
+        [centre] = self.bank.take(np.array([nearest]))
         _, around = self.bank.search(centre[None], min(self.reweight_neighbours, left), without)
-        distances = torch.linalg.vector_norm(self.bank.take(around[0]) - row, dim=1)
-        own = torch.linalg.vector_norm(centre - row)
+        distances = lengths(self.bank.take(around[0]) - row).astype(np.float64)
+        own = float(lengths((centre - row)[None])[0])
         # exp itself overflows beyond 88.
-        return 1 - torch.exp(own - distances.logsumexp(0))
+        return float(1 - 1 / np.exp(distances - own).sum())
 
-    def compare(self, features: Tensor, without: int | None = None) -> ViewScores:
+    def compare(self, features: Any, without: int | None = None) -> ViewScores:
         """Distance of each patch to its nearest entries, and the weight of the image score."""
         scores, weight = self.judge(self.rows(features), without)
         return ViewScores(scores.reshape(features.shape[1:]), None, weight)

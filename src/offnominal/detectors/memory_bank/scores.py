@@ -4,12 +4,12 @@ from abc import abstractmethod
 from typing import Any, Literal
 
 import numpy as np
-import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
+from offnominal.checks import check_choice, check_range
 from offnominal.detectors.features import FeatureDetector, ViewScores, joined
 from offnominal.detectors.learned_state import must
-from offnominal.detectors.options import Progress, check_choice, check_range
+from offnominal.detectors.options import Progress
 from offnominal.errors import ModelFileError
 from offnominal.memory import MemoryBank, leave_one_out
 from offnominal.scoring import Scores, Size
@@ -17,6 +17,7 @@ from offnominal.views import View
 
 __all__ = ["BankScores", "Storage"]
 
+Floats = NDArray[np.float32]
 Storage = Literal["fp32", "fp16", "int8"]
 
 
@@ -42,6 +43,8 @@ class BankScores(FeatureDetector):
     **options
         See :class:`~offnominal.detectors.features.FeatureDetector`.
     """
+
+    speaks_arrays = True
 
     def __init__(
         self,
@@ -86,17 +89,21 @@ class BankScores(FeatureDetector):
     # -- what a method writes -----------------------------------------------------------------
 
     @abstractmethod
-    def rows(self, features: Any) -> Tensor:
+    def rows(self, features: Any) -> Floats:
         """Features of a view as the bank takes them, (n, dim)."""
 
     @abstractmethod
-    def patch_distance(self, squared: Tensor) -> Tensor:
+    def patch_distance(self, squared: Floats) -> Floats:
         """Patch scores (n,) from squared distances to the nearest rows (n, k)."""
 
-    def judge(self, rows: Tensor, without: int | None = None) -> tuple[Tensor, Tensor | None]:
+    def judge(self, rows: Floats, without: int | None = None) -> tuple[Floats, float | None]:
         """Patch scores (n,) of rows (n, dim) of a view, and the weight of its image score."""
         count = min(self.neighbours, self.bank.left(without))
         return self.patch_distance(self.bank.search(rows, count, without)[0]), None
+
+    def exportable(self) -> str | None:
+        """Why not; None: the nearest rows of a bank are found by products."""
+        return None
 
     @property
     def keeps_all(self) -> bool:
@@ -152,14 +159,14 @@ class BankScores(FeatureDetector):
         own = self.bank.rows_of(number)
         own = own[(self.bank.view[own] == place) & self.bank.counts[own]]
         grid = self.grid_of(view)
-        patches = torch.zeros(grid[0] * grid[1], device=own.device)
+        patches = np.zeros(grid[0] * grid[1], np.float32)
         weight = None
         if len(own):
             if self.nearest_decides:
                 scores = self.patch_distance(self.bank.loo_distance[own][:, None])
             else:
                 scores, weight = self.judge(self.bank.take(own), number)
-            places = self.bank.patch[own].long()
+            places = self.bank.patch[own]
             if int(places.max()) >= len(patches):
                 raise ModelFileError(f"rows of reference {number} lie outside it; fit anew")
             patches[places] = scores

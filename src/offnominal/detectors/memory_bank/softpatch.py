@@ -8,18 +8,22 @@ marked below.
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Literal, Self
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
-from offnominal.backbones.base import Resize
+from offnominal.checks import check_choice, check_range
 from offnominal.detectors.learned_state import must
 from offnominal.detectors.memory_bank.patchcore import PatchCore
-from offnominal.detectors.options import LeaveOneOut, Progress, check_choice, check_range
+from offnominal.detectors.options import LeaveOneOut, Progress
 from offnominal.errors import OptionError
+from offnominal.memory.search.cutting import batches
 from offnominal.scoring import Scores
+from offnominal.sizing import Resize
 
 __all__ = ["Discriminator", "SoftPatch", "gaussian_distance", "local_outlier_factor", "nearest"]
 
+Floats = NDArray[np.float32]
+Whole = NDArray[np.int64]
 Discriminator = Literal["lof", "nearest", "gaussian"]
 
 _PROJECTED = 128  # length that features are projected to before images are compared
@@ -108,13 +112,13 @@ class SoftPatch(PatchCore):
     def begin(self) -> None:
         """An empty bank without weights."""
         super().begin()
-        self.weights_ = torch.ones(0)
-        self._outlier_values = torch.ones(0)  # of all patches, while a fit lasts
+        self.weights_ = np.ones(0, np.float32)
+        self._outlier_values = np.ones(0, np.float32)  # of all patches, while a fit lasts
 
     def release(self) -> None:
         """The bank's rows have theirs."""
         super().release()
-        self._outlier_values = torch.ones(0)
+        self._outlier_values = np.ones(0, np.float32)
 
     def check_learned(self) -> None:
         """Every row has its weight."""
@@ -126,7 +130,7 @@ class SoftPatch(PatchCore):
         """Never exact: which patches are kept depends on all references, the one scored too."""
         return "approximate"
 
-    def candidates(self, rows: Tensor) -> Tensor:
+    def candidates(self, rows: Floats) -> Whole:
         """Numbers of the rows that are not outliers."""
         count = len(self.references)
         grids = {self.grid_of(self.views_of(one.size)[0]) for one in self.references}
@@ -137,23 +141,23 @@ class SoftPatch(PatchCore):
                 f"softpatch compares images position by position, but they have {len(grids)} "
                 "different grids: use a crop, or resize them to squares (--resize square)"
             )
-        positions = rows.reshape(count, -1, rows.shape[1]).transpose(0, 1)
-        self._outlier_values = self._outlying(positions).T.flatten()
+        positions = rows.reshape(count, -1, rows.shape[1]).swapaxes(0, 1)
+        self._outlier_values = self._outlying(positions).T.ravel()
         return _lowest(self._outlier_values, self.noise)
 
-    def thin(self, rows: Tensor, there: Tensor, progress: Progress | None) -> Tensor:
+    def thin(self, rows: Floats, there: Whole, progress: Progress | None) -> Whole:
         """Numbers of a coreset, whose rows take their outlier values along.
 
         As in the released code, it is a share of all patches, not of those that may be kept.
         """
         chosen = super().thin(rows, there, progress)
-        self.weights_ = self._outlier_values[chosen].contiguous()
+        self.weights_ = self._outlier_values[chosen]
         return chosen
 
-    def model_of(self, entries: Tensor, patches: Tensor) -> Self:
+    def model_of(self, entries: Whole, patches: Whole) -> Self:
         """The same with the weights of both."""
         model = super().model_of(entries, patches)
-        model.weights_ = torch.cat([self.weights_[entries], self._outlier_values[patches]])
+        model.weights_ = np.concatenate([self.weights_[entries], self._outlier_values[patches]])
         return model
 
     @property
@@ -161,22 +165,20 @@ class SoftPatch(PatchCore):
         """Outliers are left out, whatever the coreset."""
         return False
 
-    def _outlying(self, positions: Tensor) -> Tensor:
+    def _outlying(self, positions: Floats) -> Floats:
         """Outlier value (P, n) of the patches (P, n, dim) of P positions and n images."""
-        generator = torch.Generator().manual_seed(self.seed)
         dim = positions.shape[-1]
         if dim > _PROJECTED:
             # Drawn as PyTorch initialises a linear layer, which is what the released code uses: the
             # scale matters where something is added.
-            draw = torch.rand(dim, _PROJECTED, generator=generator) * 2 - 1
-            positions = positions @ (draw / dim**0.5).to(positions.device)
+            positions = positions @ (_uniform(self.seed, dim, _PROJECTED) / np.float32(dim**0.5))
         if self.discriminator == "lof":
             return _by_blocks(positions, lambda p: local_outlier_factor(p, self.lof_neighbours))
         if self.discriminator == "nearest":
             return _by_blocks(positions, nearest) + 1
         return _by_blocks(positions, gaussian_distance) + 1
 
-    def softened(self, distance: Tensor, index: Tensor) -> Tensor:
+    def softened(self, distance: Floats, index: Whole) -> Floats:
         """Distances (n, k) times the weights of the entries."""
         return distance * self.weights_[index] if self.soft else distance
 
@@ -184,12 +186,12 @@ class SoftPatch(PatchCore):
         """Leave out those that are taken for defective."""
         numbers = list(scored)
         scores = [self.image_score(scored[n], self.references[n].size) for n in numbers]
-        order = torch.tensor(scores).argsort(stable=True)
+        order = np.argsort(scores, kind="stable")
         good = order[: len(scored) - int(len(scored) * self.contamination)].tolist()
         return {numbers[place]: scored[numbers[place]] for place in good}
 
 
-def local_outlier_factor(positions: Tensor, neighbours: int) -> Tensor:
+def local_outlier_factor(positions: Floats, neighbours: int) -> Floats:
     """Local outlier factor of every patch among those of its position.
 
     Breunig, Kriegel, Ng and Sander, "LOF: Identifying Density-Based Local Outliers", SIGMOD 2000,
@@ -197,67 +199,81 @@ def local_outlier_factor(positions: Tensor, neighbours: int) -> Tensor:
 
     Parameters
     ----------
-    positions : Tensor of shape (P, n, D), float32
+    positions : float32 array of shape (P, n, D)
     neighbours : int
         At most n - 1 are used.
 
     Returns
     -------
-    Tensor of shape (P, n), positive
+    float32 array of shape (P, n), positive
     """
     distances = _distances(positions)
     count = min(neighbours, distances.shape[-1] - 1)
-    near, index = distances.topk(count, dim=-1, largest=False)
-    reach = torch.maximum(near, _take(near[..., -1], index))
+    index = distances.argpartition(count - 1, axis=-1)[..., :count]
+    near = np.take_along_axis(distances, index, -1)
+    reach = np.maximum(near, _take(near.max(-1), index))
     # The addend keeps copies, which have no distance, finite; it is scikit-learn's.
-    density = 1 / (reach.mean(-1) + 1e-10)
-    return _take(density, index).mean(-1) / density
+    density = 1 / (reach.mean(-1) + np.float32(1e-10))
+    factor: Floats = _take(density, index).mean(-1) / density
+    return factor
 
 
-def nearest(positions: Tensor) -> Tensor:
+def nearest(positions: Floats) -> Floats:
     """Distance (P, n) of every patch (P, n, D) to the nearest of another image at its position."""
-    return _distances(positions).amin(-1)
+    closest: Floats = _distances(positions).min(-1)
+    return closest
 
 
-def gaussian_distance(positions: Tensor) -> Tensor:
+def gaussian_distance(positions: Floats) -> Floats:
     """Mahalanobis distance (P, n) of every patch (P, n, D) from the Gaussian of its position.
 
     The covariance is divided by n - 1, and 0.01 is added to its diagonal, as in the released code.
     """
-    centred = (positions - positions.mean(1, keepdim=True)).double()
+    centred = positions - positions.mean(1, keepdims=True, dtype=np.float64)
     covariance = centred.mT @ centred / (positions.shape[1] - 1)
-    eye = torch.eye(positions.shape[-1], dtype=torch.float64, device=positions.device)
-    factor = torch.linalg.cholesky(covariance + _REGULARISER * eye)
-    whitened: Tensor = torch.linalg.solve_triangular(factor, centred.mT, upper=False)
-    distance: Tensor = torch.linalg.vector_norm(whitened, dim=1)
-    return distance.float()
+    factor = np.linalg.cholesky(covariance + _REGULARISER * np.eye(positions.shape[-1]))
+    whitened = np.linalg.solve(factor, centred.mT)
+    distance: Floats = np.linalg.norm(whitened, axis=1).astype(np.float32)
+    return distance
 
 
-def _distances(positions: Tensor) -> Tensor:
+def _uniform(seed: int, *shape: int) -> Floats:
+    """Numbers on [-1, 1): those that torch.rand draws with this seed, from 24 bits each."""
+    bits = np.random.RandomState(seed).randint(2**32, size=shape, dtype=np.uint32) & 0xFFFFFF
+    return bits.astype(np.float32) * np.float32(2**-23) - 1
+
+
+def _distances(positions: Floats) -> Floats:
     """Distances (P, n, n) within each position; infinite on the diagonal."""
-    distances = torch.cdist(positions, positions, compute_mode="donot_use_mm_for_euclid_dist")
-    distances.diagonal(dim1=-2, dim2=-1).fill_(torch.inf)
+    count = positions.shape[1]
+    distances = np.full((len(positions), count, count), np.inf, np.float32)
+    for one in range(count - 1):
+        # Differences, not products: no digits are lost where patches are alike.
+        apart = positions[:, one + 1 :] - positions[:, one : one + 1]
+        found = np.sqrt(np.einsum("pnd,pnd->pn", apart, apart))
+        distances[:, one, one + 1 :] = distances[:, one + 1 :, one] = found
     return distances
 
 
-def _take(values: Tensor, index: Tensor) -> Tensor:
+def _take(values: Floats, index: Whole) -> Floats:
     """Values (P, n) at numbers (P, n, k)."""
-    return values.gather(1, index.flatten(1)).view_as(index)
+    flat = np.take_along_axis(values, index.reshape(len(index), -1), 1)
+    return flat.reshape(index.shape)
 
 
-def _by_blocks(positions: Tensor, judge: Callable[[Tensor], Tensor]) -> Tensor:
+def _by_blocks(positions: Floats, judge: Callable[[Floats], Floats]) -> Floats:
     """Judge a few positions at a time, so that memory stays bounded."""
     count, dim = positions.shape[1:]
     step = max(1, _BLOCK // max(count, dim) ** 2)
-    return torch.cat([judge(block) for block in torch.split(positions, step)])
+    return np.concatenate([judge(positions[some]) for some in batches(len(positions), step)])
 
 
-def _lowest(values: Tensor, dropped: float) -> Tensor:
+def _lowest(values: Floats, dropped: float) -> Whole:
     """Numbers, ascending, of the values at or under their ``1 - dropped`` quantile."""
-    ordered = values.sort().values
-    # Interpolated between neighbours, as torch.quantile does for fewer values than 2 ** 24.
+    ordered = np.sort(values)
+    # Interpolated between neighbours.
     place = (1 - dropped) * (len(values) - 1)
     low, share = int(place), place - int(place)
     high = min(low + 1, len(values) - 1)
-    limit = ordered[low] + share * (ordered[high] - ordered[low])
-    return (values <= limit).nonzero().flatten()
+    limit = ordered[low] + np.float32(share) * (ordered[high] - ordered[low])
+    return np.flatnonzero(values <= limit)

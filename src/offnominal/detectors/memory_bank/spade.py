@@ -11,10 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from offnominal.checks import check_range
 from offnominal.detectors.features import FeatureDetector, ViewScores
+from offnominal.detectors.joining import joined_levels
 from offnominal.detectors.learned_state import must
 from offnominal.detectors.memory_bank.dn2 import neighbour_distance
-from offnominal.detectors.options import LeaveOneOut, Progress, check_range
+from offnominal.detectors.options import LeaveOneOut, Progress
 from offnominal.scoring import Scores
 
 __all__ = ["SPADE", "correspond"]
@@ -72,6 +74,8 @@ class SPADE(FeatureDetector):
     """
 
     method: ClassVar[str] = "spade"
+    takes_defects: ClassVar[bool] = True
+    exports: ClassVar[bool] = True
     default_backbone: ClassVar[str] = "wide_resnet50_2"
     # A residual network's stages 1 to 3 for the pyramid, and the last for the vector.
     default_layers: ClassVar[tuple[int, ...] | None] = (-4, -3, -2, -1)
@@ -117,6 +121,10 @@ class SPADE(FeatureDetector):
         maps, summary = self.levels(pixels[None])
         return maps[:-1] or maps, summary
 
+    def patches_of(self, features: Any) -> Tensor:
+        """The pyramid, joined on its finest grid."""
+        return joined_levels(features[0], features[0][0].shape[-2:])
+
     def learn(self, number: int, image: np.ndarray) -> Any:
         """Take in one good image, whose pyramid is kept once, with all others."""
         super().learn(number, image)
@@ -155,6 +163,13 @@ class SPADE(FeatureDetector):
         """Score a reference against the others."""
         features = self._pyramid(number), self.vectors_[number : number + 1]
         return super().score_reference(number, [features])
+
+    def exportable(self) -> str | None:
+        """Why not."""
+        return (
+            "it compares each image with the references that it finds for it, and no graph can "
+            "choose among their feature pyramids; use dn2 or patchcore"
+        )
 
     def compare(self, features: Any, without: int | None = None) -> ViewScores:
         """Retrieve the nearest references, and find each position's features among theirs."""

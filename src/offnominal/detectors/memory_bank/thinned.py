@@ -7,18 +7,21 @@ Detection", CVPR 2022 (arXiv 2106.08265), section 3.2.
 from typing import Any, Self
 
 import numpy as np
-import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
+from offnominal.checks import check_range
 from offnominal.detectors.features import ViewScores, joined
 from offnominal.detectors.memory_bank.base import BankDetector
-from offnominal.detectors.options import LeaveOneOut, Progress, check_range
+from offnominal.detectors.options import LeaveOneOut, Progress
 from offnominal.memory import MemoryBank
 from offnominal.memory.coreset import cover, farthest_rows, select_coreset
 from offnominal.memory.storage import as_stored
 from offnominal.scoring import Scores
 
 __all__ = ["ThinnedBank"]
+
+Floats = NDArray[np.float32]
+Whole = NDArray[np.int64]
 
 
 class ThinnedBank(BankDetector):
@@ -78,13 +81,15 @@ class ThinnedBank(BankDetector):
         """An empty bank, and one for all patches of the references, while a fit lasts."""
         super().begin()
         self._all = MemoryBank().to(self._device)
-        self._stands_in = torch.empty(0)  # of each of those patches, whose entry is nearest to it
+        self._stands_in = np.empty(
+            0, np.int32
+        )  # of each of those patches, whose entry is nearest to it
         self._radius = 0.0  # squared: no patch is farther from its nearest entry
         self._without: tuple[int, Self] | None = None
 
     def release(self) -> None:
         """The bank is thinned."""
-        self._all, self._stands_in, self._radius = MemoryBank(), torch.empty(0), 0.0
+        self._all, self._stands_in, self._radius = MemoryBank(), np.empty(0, np.int32), 0.0
         self._without = None
 
     @property
@@ -100,13 +105,13 @@ class ThinnedBank(BankDetector):
     def learn(self, number: int, image: np.ndarray) -> Any:
         """Keep all of a reference's patches for the fit, or put a further one's in the bank."""
         views = self.views(image)
-        found = [self.rows(self.embed(torch.from_numpy(view.pixels))) for view in views]
+        found = [self.rows(self.embedded(view.pixels)) for view in views]
         if self.fitted:
-            rows = torch.cat(found)
-            chosen = torch.arange(len(rows), device=rows.device)
+            rows = np.concatenate(found)
+            chosen = np.arange(len(rows))
             if not self.keeps_all:
                 count = max(1, int(len(rows) * self.coreset))
-                chosen = farthest_rows(rows, self.bank, count).sort().values
+                chosen = np.sort(farthest_rows(rows, self.bank, count))
             self._put(number, found, chosen)
             return None if self.keeps_all else found
         if number == 0 and self.expected:
@@ -123,7 +128,7 @@ class ThinnedBank(BankDetector):
         chosen = self.thin(rows, there, progress)
         if len(chosen) == len(every) and self.storage == every.storage:
             every.memory = self.bank.memory
-            self.bank = every
+            self.bank = every.to(self._device)  # made before the network had settled on one
         else:
             for number in range(len(self.references)):
                 own = every.rows_of(number)
@@ -133,23 +138,30 @@ class ThinnedBank(BankDetector):
             self._survey(there, progress)
         super().finish(progress)
 
-    def candidates(self, rows: Tensor) -> Tensor:
+    def candidates(self, rows: Floats) -> Whole:
         """Numbers, ascending, of the references' rows (n, dim) that the bank may keep."""
-        return torch.arange(len(rows), device=rows.device)
+        return np.arange(len(rows))
 
-    def thin(self, rows: Tensor, there: Tensor, progress: Progress | None) -> Tensor:
+    def thin(self, rows: Floats, there: Whole, progress: Progress | None) -> Whole:
         """Numbers of the rows that the bank keeps, ascending: an image's lie together (3.2)."""
         count = max(1, int(len(rows) * self.coreset))
         if count >= len(there):
             return there
         project = self.project or None
         among = rows if len(there) == len(rows) else rows[there]
-        found = select_coreset(among, count, seed=self.seed, project=project, progress=progress)
-        return there[found.sort().values]
+        found = select_coreset(
+            among,
+            count,
+            seed=self.seed,
+            project=project,
+            device=str(self._device),
+            progress=progress,
+        )
+        return there[np.sort(found)]
 
-    def _survey(self, there: Tensor, progress: Progress | None) -> None:
+    def _survey(self, there: Whole, progress: Progress | None) -> None:
         """Find the entry nearest to every patch, and how far the farthest patch is."""
-        self._stands_in = torch.full_like(self._all.reference, -1)
+        self._stands_in = np.full_like(self._all.reference, -1)
         for number in range(len(self.references)):
             own = there[self._all.reference[there] == number]
             if len(own):
@@ -159,7 +171,7 @@ class ThinnedBank(BankDetector):
             if progress:
                 progress("coverage", number + 1)
 
-    def _put(self, number: int, views: list[Tensor], chosen: Tensor) -> None:
+    def _put(self, number: int, views: list[Floats], chosen: Whole) -> None:
         """Put some of an image's rows into the bank: numbers over all views, ascending."""
         start = 0
         for place, rows in enumerate(views):
@@ -167,10 +179,10 @@ class ThinnedBank(BankDetector):
             self.bank.add(rows[patch], number, place, patch, counts=self.keeps_all)
             start += len(rows)
 
-    def _rows_by_view(self, number: int) -> list[Tensor]:
+    def _rows_by_view(self, number: int) -> list[Floats]:
         own = self._all.rows_of(number)
-        counts = torch.bincount(self._all.view[own].long()).tolist()
-        return list(torch.split(self._all.take(slice(int(own[0]), int(own[-1]) + 1)), counts))
+        ends = np.cumsum(np.bincount(self._all.view[own]))[:-1]
+        return np.split(self._all.take(slice(int(own[0]), int(own[-1]) + 1)), ends)
 
     # -- references without themselves --------------------------------------------------------
 
@@ -201,18 +213,18 @@ class ThinnedBank(BankDetector):
             self._without = None  # not two at once
             every, bank = self._all, self.bank
             alone = (self._stands_in == number) & (every.reference != number)
-            patches = alone.nonzero()[:, 0]
+            patches = np.flatnonzero(alone)
             rows = as_stored(every.take(patches), self.storage)
-            near = rows.new_full((len(rows),), torch.inf)
+            near = np.full(len(rows), np.inf, np.float32)
             if bank.left(number) and len(rows):
                 near = bank.search(rows, 1, number)[0][:, 0]
             gaps = patches[cover(rows, near, self._radius)]
-            others = (bank.reference != number).nonzero()[:, 0]
+            others = np.flatnonzero(bank.reference != number)
             self._without = number, self.model_of(others, gaps)
         return self._without[1]
 
-    def model_of(self, entries: Tensor, patches: Tensor) -> Self:
+    def model_of(self, entries: Whole, patches: Whole) -> Self:
         """A model of some of the bank's entries and of some of the references' patches."""
         model = self.twin({})
-        model.bank.add(torch.cat([self.bank.take(entries), self._all.take(patches)]))
+        model.bank.add(np.concatenate([self.bank.take(entries), self._all.take(patches)]))
         return model

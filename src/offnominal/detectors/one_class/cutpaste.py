@@ -18,10 +18,10 @@ from torch.optim import SGD, Optimizer
 from offnominal.backbones import CATALOGUE, backbone_name
 from offnominal.backbones.timm import TimmBackbone
 from offnominal.backbones.weights import read_metadata
+from offnominal.checks import check_choice
 from offnominal.detectors.features import ViewScores
 from offnominal.detectors.one_class.density import kernel_density, mahalanobis, shrunk_gaussian
 from offnominal.detectors.one_class.pasting import TwoWay, pasted, projection_head
-from offnominal.detectors.options import check_choice
 from offnominal.detectors.trained import TrainedDetector
 from offnominal.errors import OptionError
 from offnominal.training.budget import Schedule

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
+from offnominal.checks import check_choice, check_range
 from offnominal.detectors.features import ViewScores
 from offnominal.detectors.one_class.density import pushed_off_zero
-from offnominal.detectors.options import check_choice, check_range
 from offnominal.detectors.trained import TrainedDetector
 from offnominal.errors import OptionError
 from offnominal.training.budget import Schedule

@@ -4,6 +4,7 @@ Chen, Tian, Pang and Carneiro, "Deep One-Class Classification via Interpolated G
 AAAI 2022 (arXiv 2101.10043).
 """
 
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -11,10 +12,10 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.optim import Adam, Optimizer
 
+from offnominal.checks import check_choice, check_range
 from offnominal.detectors.features import ViewScores
 from offnominal.detectors.one_class.density import pushed_off_zero
 from offnominal.detectors.one_class.igd_networks import Critic, Decoder
-from offnominal.detectors.options import check_choice, check_range
 from offnominal.detectors.trained_features import TrainedFeatureDetector
 from offnominal.training.budget import Schedule
 from offnominal.training.images import Batch, Images
@@ -113,6 +114,10 @@ class IGD(TrainedFeatureDetector):
     def frozen(self, pixels: Tensor) -> tuple[Tensor, ...]:
         """The mean of the last level (B, C)."""
         return (self.levels(pixels).summary,)
+
+    def known_by(self, pixels: Tensor) -> Sequence[Tensor]:
+        """The last level itself."""
+        return self.levels(pixels).maps
 
     def prepare(self, images: Images) -> None:
         """Vectors of all images, of which centre and width are made."""

@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
+from offnominal.checks import check_choice, check_range
 from offnominal.detectors.features import ViewScores
-from offnominal.detectors.options import check_choice, check_range
 from offnominal.detectors.trained_features import TrainedFeatureDetector
 from offnominal.training.budget import Schedule
 from offnominal.training.images import Batch, Images
@@ -171,14 +171,9 @@ class LOE(TrainedFeatureDetector):
 
     def prepare(self, images: Images) -> None:
         """Mean and deviation of each channel."""
-        count, total, squares = 0, torch.zeros(()), torch.zeros(())
-        for [features] in self.frozen_of_all(images):
-            rows = features.double().movedim(1, -1).flatten(0, 2)
-            count += len(rows)
-            total, squares = total + rows.sum(0), squares + rows.square().sum(0)
-        mean = total / count
+        mean, variance = self.moments(images)
         self.shift_ = mean.float()
-        self.scale_ = (squares / count - mean.square()).clamp(min=_LEAST).sqrt().float()
+        self.scale_ = variance.clamp(min=_LEAST).sqrt().float()
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Of patches of all images of the batch, drawn at random."""

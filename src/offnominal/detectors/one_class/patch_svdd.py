@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.optim import Adam, Optimizer
 
+from offnominal.checks import check_choice, check_range
 from offnominal.detectors.features import ViewScores
 from offnominal.detectors.one_class.patch_tasks import (
     DIM,
@@ -24,7 +25,6 @@ from offnominal.detectors.one_class.patch_tasks import (
     pair_losses,
     twins,
 )
-from offnominal.detectors.options import check_choice, check_range
 from offnominal.detectors.trained import TrainedDetector
 from offnominal.errors import OptionError
 from offnominal.training.budget import Schedule
@@ -155,6 +155,13 @@ class PatchSVDD(TrainedDetector):
         """Of all large and all small patches of images (B, 3, h, w): (B, gh, gw, 64) each."""
         large, small = self.encoder.grids(pixels - self.mean_image_, (_STRIDE, self.stride))
         return large.movedim(1, -1), small.movedim(1, -1)
+
+    def exportable(self) -> str | None:
+        """Why not."""
+        return (
+            "its patches lie so close together that the rounding of another engine decides between "
+            "them; use simplenet, or run it with Python"
+        )
 
     def compare(self, pixels: Tensor) -> ViewScores:
         """The product of both sizes' maps, as fine as the image; the score is its maximum."""

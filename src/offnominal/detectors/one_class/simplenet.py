@@ -12,8 +12,8 @@ from torch.optim import Adam, AdamW, Optimizer
 
 from offnominal.backbones.base import Backbone
 from offnominal.backbones.locally_aware import locally_aware
+from offnominal.checks import check_choice, check_range
 from offnominal.detectors.features import ViewScores
-from offnominal.detectors.options import check_choice, check_range
 from offnominal.detectors.trained_features import TrainedFeatureDetector
 from offnominal.errors import OptionError
 from offnominal.training.budget import Schedule

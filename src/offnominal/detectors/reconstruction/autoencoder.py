@@ -9,8 +9,8 @@ from typing import Any, ClassVar, Literal
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
+from offnominal.checks import check_choice, check_range
 from offnominal.detectors.features import ViewScores
-from offnominal.detectors.options import check_choice, check_range
 from offnominal.detectors.trained import TrainedDetector
 from offnominal.training.budget import Schedule
 from offnominal.training.images import Batch, Triple

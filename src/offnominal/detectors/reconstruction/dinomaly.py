@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from offnominal.backbones.base import Backbone
+from offnominal.checks import check_choice, check_range
 from offnominal.detectors.features import ViewScores
-from offnominal.detectors.options import check_choice, check_range
 from offnominal.detectors.reconstruction.dinomaly_blocks import (
     DecoderBlock,
     NoisyBottleneck,

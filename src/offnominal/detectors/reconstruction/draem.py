@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
+from offnominal.checks import check_choice, check_range
 from offnominal.detectors.features import ViewScores
-from offnominal.detectors.options import check_choice, check_range
 from offnominal.detectors.reconstruction.networks import EncoderDecoder, UNet
 from offnominal.detectors.trained import TrainedDetector
 from offnominal.synthesis.perlin import perlin_defect

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from offnominal.backbones.base import Backbone, Resize
 from offnominal.backbones.mae import MaskedAutoencoder, draw_masks
+from offnominal.checks import check_choice, check_range
 from offnominal.detectors.features import FeatureDetector, ViewScores
-from offnominal.detectors.options import check_choice, check_range
 from offnominal.errors import BackboneError, OptionError
 
 __all__ = ["MAEDAY", "Errors", "ReconstructionError"]
@@ -166,6 +166,10 @@ class MAEDAY(FeatureDetector):
             f"--backbone {network.name}: {self.method} needs a network that paints images: "
             "mae_vitb16, mae_vitl16 or mae_vith14"
         )
+
+    def exportable(self) -> str | None:
+        """Why not; None: the masks are the same for every image."""
+        return None
 
     def compare(self, features: Tensor, without: int | None = None) -> ViewScores:
         """The blurred error of each pixel."""

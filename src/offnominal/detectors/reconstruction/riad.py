@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
+from offnominal.checks import check_range
 from offnominal.detectors.backboned import whole_numbers
 from offnominal.detectors.features import ViewScores
-from offnominal.detectors.options import check_range
 from offnominal.detectors.reconstruction.networks import UNet
 from offnominal.detectors.trained import TrainedDetector
 from offnominal.errors import OptionError

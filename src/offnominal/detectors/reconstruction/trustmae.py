@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
+from offnominal.checks import check_range
 from offnominal.detectors.features import ViewScores
-from offnominal.detectors.options import check_range
 from offnominal.detectors.trained_features import TrainedFeatureDetector
 from offnominal.errors import OptionError
 from offnominal.training.budget import Schedule

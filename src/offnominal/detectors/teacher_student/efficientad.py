@@ -16,8 +16,8 @@ from torch.optim import Adam, Optimizer
 
 from offnominal.backbones import PDN
 from offnominal.backbones.pdn import PatchDescriber, PatchDescription
+from offnominal.checks import check_choice, check_range
 from offnominal.detectors.features import ViewScores
-from offnominal.detectors.options import check_choice, check_range
 from offnominal.detectors.teacher_student.efficientad_parts import (
     Autoencoder,
     Border,
@@ -130,6 +130,10 @@ class EfficientAD(TrainedFeatureDetector):
     def frozen(self, pixels: Tensor) -> tuple[Tensor, ...]:
         """The teacher's features (B, D, h / 4 - 8, w / 4 - 8)."""
         return (self.teacher(pixels),)
+
+    def known_by(self, pixels: Tensor) -> Sequence[Tensor]:
+        """The teacher's features, repeated at the border that they do not reach."""
+        return [F.pad(self.teacher(pixels), (4, 4, 4, 4), mode="replicate")]
 
     def prepare(self, images: Images) -> None:
         """Mean and deviation of each of the teacher's channels (algorithm 1)."""

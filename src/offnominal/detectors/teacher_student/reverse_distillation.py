@@ -6,15 +6,18 @@ Deng and Li, "Anomaly Detection via Reverse Distillation from One-Class Embeddin
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.optim import Adam, Optimizer
 
+from offnominal.checks import check_choice
 from offnominal.detectors.features import ViewScores
-from offnominal.detectors.options import check_choice
 from offnominal.detectors.teacher_student.reverse_networks import (
     Decoder,
     OneClassBottleneck,
@@ -113,8 +116,16 @@ class ReverseDistillation(TrainedFeatureDetector):
         teacher = self.frozen(pixels)
         size = (pixels.shape[-2], pixels.shape[-1])
         [distance] = distance_map(teacher, self.decoder(self.bottleneck(teacher)), size)
-        smooth = anomaly_map(distance.float().cpu().numpy(), size, _SIGMA)
-        return ViewScores(torch.from_numpy(smooth))
+        blur = torch.from_numpy(blur_matrix(self.side)).to(distance.device)
+        return ViewScores(blur @ distance.float() @ blur.T)
+
+
+@lru_cache(maxsize=4)
+def blur_matrix(side: int) -> NDArray[np.float32]:
+    """The matrix (side, side) that smooths a map's columns, and transposed its rows."""
+    units = np.eye(side, dtype=np.float32)
+    columns = [anomaly_map(one[:, None], (side, 1), _SIGMA)[:, 0] for one in units]
+    return np.stack(columns, axis=1)
 
 
 def distillation_loss(

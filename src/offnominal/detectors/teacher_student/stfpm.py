@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.optim import SGD, Optimizer
 
 from offnominal.backbones.timm import TimmBackbone
+from offnominal.checks import check_choice
 from offnominal.detectors.features import ViewScores
-from offnominal.detectors.options import check_choice
 from offnominal.detectors.trained_features import TrainedFeatureDetector
 from offnominal.errors import BackboneError
 from offnominal.training.budget import Schedule

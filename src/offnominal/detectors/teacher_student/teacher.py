@@ -24,11 +24,13 @@ from offnominal.atomic import write_atomically
 from offnominal.backbones.base import Backbone
 from offnominal.backbones.locally_aware import locally_aware
 from offnominal.backbones.pdn import DIM, PatchDescriber, PatchDescription
-from offnominal.detectors.options import OnError, check_choice, check_range, choose_device
+from offnominal.checks import check_choice, check_range
+from offnominal.detectors.options import OnError, choose_device
 from offnominal.errors import ImageError, OptionError
 from offnominal.images import read_image
 from offnominal.prefetch import prefetch
-from offnominal.training.checkpoint import Checkpoint, Files, History, claimed
+from offnominal.training.checkpoint import Checkpoint, Files, History
+from offnominal.training.claimed import output_file
 from offnominal.training.images import FrozenCache
 from offnominal.training.loop import Progress, run, seeded
 from offnominal.training.recipe import Course
@@ -265,17 +267,12 @@ def teach(
         If the file's name does not do, files of another training are in the way, no image can be
         read, or the loss is not finite.
     """
-    recipe, path = recipe or TeacherRecipe(), Path(output)
-    if path.suffix != ".safetensors" or not path.absolute().parent.is_dir():
-        told = "name a file that ends in .safetensors, in a folder that exists"
-        raise OptionError(f"-o {output}: {told}")
+    recipe = recipe or TeacherRecipe()
     if not images:
         raise OptionError("--data: no images to teach with")
     where = choose_device(device)
     lessons = Lessons(backbone.eval(), images, recipe, where, on_error)
-    with claimed(Files(path)):
-        if path.exists() and not overwrite and not Files(path).state.exists():
-            raise OptionError(f"-o {output}: exists; name another file, or give --overwrite")
+    with output_file(output, overwrite) as path:
         dim = lessons.measure(progress)
         with seeded(recipe.seed):
             pupil = Pupil(recipe, dim).to(where)
