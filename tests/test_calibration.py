@@ -1,7 +1,9 @@
 import numpy as np
 import pytest
+from scipy.special import stdtrit
 
-from offnominal.calibration import FalseReject, choose_threshold, guess, p_value
+from offnominal.calibration import choose_threshold, guess, p_value, student_quantile
+from offnominal.checks import FalseReject
 from offnominal.errors import OptionError
 
 
@@ -28,6 +30,14 @@ def test_the_promise_is_kept() -> None:
         # Three standard errors of a frequency over 4,000 draws.
         assert np.mean(rejected) <= rate + 3 * np.sqrt(rate / 4000)
         assert np.mean(rejected) >= rate / 2 - 0.01, "a threshold that never rejects is no use"
+
+
+@pytest.mark.parametrize("freedom", [1, 2, 3, 4, 5, 9, 15, 16, 50, 99, 1000, 20_000])
+def test_quantiles_of_students_t_are_those_of_scipy(freedom: int) -> None:
+    for probability in (1e-4, 0.2, 0.6, 0.75, 0.9, 0.95, 0.99, 0.999, 1 - 1e-6, 1 - 1e-9):
+        wanted = stdtrit(freedom, probability)
+        assert student_quantile(freedom, probability) == pytest.approx(wanted, rel=1e-9)
+    assert student_quantile(freedom, 0.5) == 0
 
 
 def test_a_rate_that_cannot_be_promised_is_an_estimate_and_says_so() -> None:
@@ -76,6 +86,7 @@ def test_a_guess_says_that_nothing_is_known() -> None:
     assert guess([0.0, 0.0], "auto") is None
 
 
+@pytest.mark.slow
 def test_the_estimate_is_near_the_rate_for_lognormal_scores() -> None:
     rng = np.random.default_rng(1)
     rejected = []

@@ -295,6 +295,26 @@ def test_sixteen_bit_files_are_rounded_not_cut(tmp_path, channels, encode):
     np.testing.assert_array_equal(read_image(path), expected)
 
 
+@pytest.mark.parametrize("channels", [3, 4])
+@pytest.mark.parametrize(
+    ("suffix", "how"),
+    [
+        (".png", []),
+        (".tif", [cv2.IMWRITE_TIFF_COMPRESSION, 5, cv2.IMWRITE_TIFF_PREDICTOR, 2]),  # LZW
+        (".tif", [cv2.IMWRITE_TIFF_COMPRESSION, 8, cv2.IMWRITE_TIFF_ROWSPERSTRIP, 7]),  # Deflate
+    ],
+)
+def test_both_bytes_of_colour_come_out_of_compressed_files(tmp_path, channels, suffix, how):
+    values = np.sort(deep(40, 30, channels), axis=0)  # filters and predictors have something to do
+    assert cv2.imwrite(str(tmp_path / f"a{suffix}"), values, how)
+    found = read_image(tmp_path / f"a{suffix}", "0,100")
+    np.testing.assert_array_equal(found, read_image(values[..., 2::-1], "0,100"))
+    narrow = values // 250  # all of it in the lower byte, but for a bit
+    assert cv2.imwrite(str(tmp_path / f"b{suffix}"), narrow, how)
+    found = read_image(tmp_path / f"b{suffix}", "0,100")
+    np.testing.assert_array_equal(found, read_image(narrow[..., 2::-1], "0,100"))
+
+
 def test_percentiles_keep_what_lies_below_eight_bits(tmp_path):
     values = deep(64, 64, 3, low=1000, high=1512)
     path = write(tmp_path / "a.png", png(values))

@@ -3,8 +3,9 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
+from offnominal.checks import check_aggregate
 from offnominal.errors import OptionError
-from offnominal.scoring import aggregate, anomaly_map, check_aggregate
+from offnominal.scoring import aggregate, anomaly_map, network_map
 
 
 def reference_map(scores: np.ndarray, size: tuple[int, int], sigma: float) -> np.ndarray:
@@ -32,6 +33,17 @@ def test_map_without_smoothing_is_the_resize() -> None:
     wanted = cv2.resize(scores, (90, 63), interpolation=cv2.INTER_LINEAR)
     found = anomaly_map(scores, (63, 90), 0.0)
     np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("grid", [(32, 32), (7, 19), (1, 5), (1, 1)])
+@pytest.mark.parametrize("stride", [14, 16, 1])
+def test_the_map_of_subspacead_is_opencvs(grid: tuple[int, int], stride: int) -> None:
+    scores = np.random.default_rng(0).random(grid, dtype=np.float32)
+    size = grid[1] * stride, grid[0] * stride
+    large = cv2.resize(scores, size, interpolation=cv2.INTER_LINEAR)
+    found = network_map(scores, stride)
+    np.testing.assert_allclose(found, cv2.GaussianBlur(large, (3, 3), 4.0), rtol=1e-6)
+    assert found.dtype == np.float32
 
 
 def test_map_of_a_grid_that_reaches_beyond_the_image() -> None:

@@ -14,6 +14,7 @@ from offnominal.sizing import (
     fit_size,
     pad_image,
     resize_image,
+    squared_mark,
     tile_grid,
     to_pixels,
 )
@@ -108,6 +109,15 @@ def test_square_equals_torchvision():
         Image.fromarray(image)
     )
     np.testing.assert_array_equal(resize_image(image, 230, 16, "square"), np.asarray(expected))
+
+
+def test_a_thin_mark_beside_a_large_one_is_not_lost():
+    mark = np.zeros((64, 64), bool)
+    mark[:, 2] = mark[20:60, 36:] = True  # a scratch, a quarter of a pixel wide
+    found = squared_mark(mark, 16, 16)
+    assert found[:, 0].all()
+    assert found[5:15, 9:].all()
+    assert found.sum() == 16 + 10 * 7
 
 
 def test_every_value_is_normalised_as_torchvision_does():

@@ -14,11 +14,12 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
+from offnominal.checks import FalseReject, check_rate
 from offnominal.errors import OptionError
+from offnominal.text import digits
 
-__all__ = ["FalseReject", "Threshold", "check_rate", "choose_threshold", "guess", "p_value"]
-
-FalseReject = float | Literal["auto"]
+__all__ = ["Threshold", "by_hand", "choose_threshold", "guess"]
+__all__ += ["p_value", "student_quantile"]
 
 _TIGHTEST = 0.01  # that "auto" asks for
 _PROMISES = (0.05, 0.01)  # rates of which it is told how many good images promise them
@@ -36,19 +37,21 @@ class Threshold:
     ----------
     value : float
         A score above it means reject.
-    kind : {"conformal", "approximate", "estimate", "guess"}
+    kind : {"conformal", "approximate", "estimate", "guess", "manual"}
         Whether the rate is promised; or would be, had the good images been scored as a new one is;
-        or is extrapolated; or there is only one good image, and nothing is known of the rate.
+        or is extrapolated; or there is only one good image, and nothing is known of the rate; or
+        somebody set it by hand, and nothing is known of the rate either.
     false_reject : float
-        The rate of rejected good parts that was asked for, on (0, 1); of ``auto`` what it came to.
+        The rate of rejected good parts that was asked for, on (0, 1); of ``auto`` what it came to;
+        NaN of one set by hand.
     count : int
-        Number of good images behind it.
+        Number of good images behind it; 0 of one set by hand.
     tightest : float
         The smallest rate that this many images can promise, 1 / (count + 1).
     """
 
     value: float
-    kind: Literal["conformal", "approximate", "estimate", "guess"]
+    kind: Literal["conformal", "approximate", "estimate", "guess", "manual"]
     false_reject: float
     count: int
 
@@ -59,30 +62,33 @@ class Threshold:
 
     def __str__(self) -> str:
         """Say in words what is promised."""
+        told = digits(self.value)
+        if self.kind == "manual":
+            return (
+                f"{told}: SET BY HAND, so no rate of rejected good parts is promised; `offnominal "
+                "calibrate` with good images sets it anew"
+            )
         rate, images = _percent(self.false_reject), f"{self.count} good images"
         if self.count == 1:
             images = "1 good image"
         if self.kind == "conformal":
             more = f"; {promises}" if (promises := self._promises()) else ""
-            return (
-                f"{self.value:.4g}: up to {rate} of good parts may be rejected "
-                f"(conformal, {images}{more})"
-            )
+            return f"{told}: up to {rate} of good parts may be rejected (conformal, {images}{more})"
         if self.kind == "approximate":
             return (
-                f"{self.value:.4g}: about {rate} of good parts are rejected (approximate: "
+                f"{told}: about {rate} of good parts are rejected (approximate: "
                 f"{images}, each scored without itself when it was learned); `offnominal "
                 "calibrate` with others gives a promise"
             )
         if self.kind == "guess":
             return (
-                f"{self.value:.4g}: a GUESS from altered copies of the only good image; how many "
+                f"{told}: a GUESS from altered copies of the only good image; how many "
                 "good parts are rejected is not known. 2 good images promise 33.3 %, 19 promise "
                 "5 %, 99 promise 1 %"
             )
         needed = math.ceil(1 / self.false_reject - 1e-9) - 1
         return (
-            f"{self.value:.4g}: an ESTIMATE for {rate} of good parts; {images} can promise "
+            f"{told}: an ESTIMATE for {rate} of good parts; {images} can promise "
             f"{_percent(self.tightest)} at the tightest, and {rate} takes {needed}. Learn from "
             f"more (`offnominal add`, or another fit), or set the threshold by {needed} others "
             "with `offnominal calibrate`, or ask for --false-reject auto"
@@ -96,16 +102,6 @@ class Threshold:
         if words:
             words[0] = words[0].replace(" promise", " good parts promise")
         return ", ".join(words)
-
-
-def check_rate(false_reject: FalseReject) -> None:
-    """Raise an :class:`OptionError` if it is neither ``auto`` nor a rate inside (0, 1)."""
-    if false_reject == "auto":
-        return
-    if not isinstance(false_reject, int | float) or not 0 < false_reject < 1:
-        raise OptionError(
-            f"--false-reject {false_reject}: give auto, or a rate between 0 and 1, as 0.01"
-        )
 
 
 def choose_threshold(scores: ArrayLike, false_reject: FalseReject) -> Threshold | None:
@@ -147,13 +143,72 @@ def choose_threshold(scores: ArrayLike, false_reject: FalseReject) -> Threshold 
         return Threshold(float(values[max(rank, 1) - 1]), "conformal", rate, n)
     if n < 3:
         return None
-    from scipy.stats import t
-
     logs = np.log(np.maximum(values, np.finfo(np.float64).tiny))
-    bound = logs.mean() + t.ppf(1 - rate, n - 1) * logs.std(ddof=1) * math.sqrt(1 + 1 / n)
+    bound = logs.mean() + student_quantile(n - 1, 1 - rate) * logs.std(ddof=1) * math.sqrt(
+        1 + 1 / n
+    )
     if bound > math.log(_FARTHEST * max(float(values[-1]), np.finfo(np.float64).tiny)):
         return None
     return Threshold(max(float(np.exp(bound)), float(values[-1])), "estimate", rate, n)
+
+
+def student_quantile(freedom: int, probability: float) -> float:
+    """What Student's t, of some degrees of freedom, stays under with a probability on (0, 1)."""
+    if probability <= 0.5:
+        return -student_quantile(freedom, 1 - probability) if probability < 0.5 else 0.0
+    low, high = 0.0, 1.0
+    while _student_tail(freedom, high) > 1 - probability:
+        low, high = high, 2 * high
+    while low < (middle := (low + high) / 2) < high:
+        if _student_tail(freedom, middle) > 1 - probability:
+            low = middle
+        else:
+            high = middle
+    return high
+
+
+def _student_tail(freedom: int, value: float) -> float:
+    """The probability that Student's t exceeds a value above 0: half of I_x(freedom / 2, 1 / 2).
+
+    The incomplete beta function by its continued fraction (Abramowitz and Stegun, 1964, 26.5.8 and
+    26.5.2).
+    """
+    a, b, square = freedom / 2, 0.5, value * value
+    x, y = freedom / (freedom + square), square / (freedom + square)
+    size = math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b)
+    size = math.exp(size + a * math.log(x) + b * math.log(y))
+    if x < (a + 1) / (a + b + 2):  # where the fraction converges fast
+        return size / (a * _beta_fraction(a, b, x)) / 2
+    return 0.5 - size / (b * _beta_fraction(b, a, y)) / 2
+
+
+def _beta_fraction(a: float, b: float, x: float) -> float:
+    """1 + d1 / (1 + d2 / (1 + ...)), by the method of Lentz."""
+    value, above, below = 1.0, 1.0, 0.0
+    for term in range(1, 10_000):
+        m = term // 2
+        if term % 2:
+            d = -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1))
+        else:
+            d = m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m))
+        above, below = 1 + d / above, 1 / (1 + d * below)
+        value *= above * below
+        if abs(above * below - 1) < 1e-16:
+            break
+    return value
+
+
+def by_hand(value: float) -> Threshold:
+    """A threshold that somebody named.
+
+    Raises
+    ------
+    OptionError
+        If it is no finite number.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise OptionError(f"--threshold {value}: give a number, a score as `predict` prints them")
+    return Threshold(float(value), "manual", math.nan, 0)
 
 
 def guess(scores: ArrayLike, false_reject: FalseReject) -> Threshold | None:

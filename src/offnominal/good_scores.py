@@ -1,5 +1,6 @@
 """Scores of good images, kept so that thresholds follow from them, and of defects made of them."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal, Self
@@ -8,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from offnominal.calibration import FalseReject, Threshold, choose_threshold, guess
+from offnominal.calibration import Threshold, choose_threshold, guess
+from offnominal.checks import FalseReject
 from offnominal.scoring import Scores, Size
 
 __all__ = ["Calibration", "CalibrationScores", "GoodScores"]
@@ -199,6 +201,8 @@ class GoodScores:
         Held-out ones, as long as all references that scored them are there; they stay in force
         while references come. Otherwise those of the references that were not forgotten, or of the
         copies of an only one.
+    by_hand : float or None
+        A threshold of the image score that somebody set, which goes before what follows from any.
     """
 
     def __init__(self) -> None:
@@ -209,6 +213,7 @@ class GoodScores:
         self.defects_by: list[int] = []
         self.measured_by: list[int] = []
         self.in_force = CalibrationScores()
+        self.by_hand: float | None = None
 
     def choose(self, active: Sequence[int]) -> None:
         """Settle which scores are in force, after something changed."""
@@ -222,7 +227,7 @@ class GoodScores:
 
     def calibrate(self, held_out: CalibrationScores, active: Sequence[int]) -> None:
         """Set the thresholds from held-out images, which the active references scored."""
-        self.held_out, self.measured_by = held_out, list(active)
+        self.held_out, self.measured_by, self.by_hand = held_out, list(active), None
         self.choose(active)
 
     def defects_of(self, active: Sequence[int]) -> CalibrationScores:
@@ -230,7 +235,8 @@ class GoodScores:
         return self.defects if sorted(self.defects_by) == list(active) else CalibrationScores()
 
     def remeasure(self, judged: Rule, active: Sequence[int]) -> None:
-        """Apply another rule to the same scores."""
+        """Apply another rule to the same scores; what was set by hand was for the old one."""
+        self.by_hand = None
         for name in ("references", "held_out", "copies", "defects"):
             old: CalibrationScores = getattr(self, name)
             pairs = list(zip(old.scores, old.sizes, strict=True))
@@ -286,7 +292,8 @@ class GoodScores:
     def facts(self) -> dict[str, Any]:
         """The rest as plain values."""
         facts: dict[str, Any] = {kind: scores.facts() for kind, scores in self._parts().items()}
-        return facts | {"with": self.measured_by, "defects-with": self.defects_by}
+        facts |= {"with": self.measured_by, "defects-with": self.defects_by}
+        return facts if self.by_hand is None else facts | {"by-hand": self.by_hand}
 
     def _parts(self) -> dict[str, CalibrationScores]:
         return {
@@ -318,3 +325,7 @@ class GoodScores:
         self.copies, self.defects = found("copies"), found("defects")
         self.measured_by = list(map(int, facts["with"]))
         self.defects_by = list(map(int, facts["defects-with"]))
+        hand = facts.get("by-hand")
+        if hand is not None and (type(hand) not in (int, float) or not math.isfinite(hand)):
+            raise ValueError(f"its threshold set by hand is {str(hand)[:40]!r}")
+        self.by_hand = None if hand is None else float(hand)

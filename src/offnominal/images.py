@@ -1,20 +1,18 @@
 """Reading and checking images: whatever comes in, 8-bit RGB goes out.
 
 Pillow decodes, because it notices files that stop early, which OpenCV fills with grey without a
-word. For 8-bit RGB and grey the pixels are those of ``cv2.imread(..., cv2.IMREAD_COLOR)``. Colour
-with 16 bits a channel goes through OpenCV, because Pillow keeps only the upper 8 of them.
+word. For 8-bit RGB and grey the pixels are those of ``cv2.imread(..., cv2.IMREAD_COLOR)``. Of
+colour with 16 bits a channel it keeps the upper 8 only, so it is asked twice, the second time as if
+the two bytes of a value were the other way round.
 """
 
-import glob
 import hashlib
-import math
 import os
 import stat
-from collections.abc import Iterable
+import sys
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, NamedTuple, Union, get_args
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
@@ -22,10 +20,16 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
 from offnominal import pixel_data
+from offnominal.checks import parse_sixteen_bit
 from offnominal.errors import ImageError, OptionError
-from offnominal.paths import find_images
+from offnominal.filekinds import PICTURE, what_is
+from offnominal.tensors import as_array, is_tensor
 
-ImageSource = str | os.PathLike[str] | NDArray[Any] | Image.Image
+if TYPE_CHECKING:
+    from torch import Tensor
+
+ImageSource = Union[str, os.PathLike[str], NDArray[Any], Image.Image, "Tensor"]
+Channels = Literal["rgb", "bgr"]
 
 MAX_PIXELS = 200_000_000
 """Images that declare more pixels than this are refused before they are decoded."""
@@ -38,6 +42,7 @@ _ORIENTATION = 0x0112
 _BITS_PER_SAMPLE = 258
 _PHOTOMETRIC = 262
 _SAMPLE_FORMAT = 339
+_OTHER_BYTE = {";16B": ";16L", ";16L": ";16B"}  # names of Pillow's for orders of bytes
 _AGAIN = "copy, export or record it again"
 
 
@@ -59,21 +64,27 @@ class Picture(NamedTuple):
     brightest: int
 
 
-def read_image(source: ImageSource, sixteen_bit: str = "range") -> NDArray[np.uint8]:
+def read_image(
+    source: ImageSource, sixteen_bit: str = "range", channels: Channels = "rgb"
+) -> NDArray[np.uint8]:
     """Read one image as 8-bit RGB, upright, or say what is wrong with it.
 
     Parameters
     ----------
-    source : path, numpy.ndarray or PIL.Image.Image
+    source : path, numpy.ndarray, PIL.Image.Image or torch.Tensor
         A JPEG, PNG, BMP, WebP or TIFF file with one picture in it, recognised by its content and
         not by its name; an array, uint8 or uint16, (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) with
-        channels in the order RGB(A); or a Pillow image (which has at most 8 bits a channel in
-        colour, whatever the file had).
+        channels in the order RGB(A); a Pillow image (which has at most 8 bits a channel in colour,
+        whatever the file had); or a tensor, (C, H, W) with 1, 3 or 4 channels or (H, W), uint8, or
+        floating-point on [0, 1].
     sixteen_bit : str
         How 16-bit values become 8-bit ones. ``"range"``: value / 65535. ``"P1,P2"``: the image's
         own percentiles P1 and P2, over all colour channels together, become 0 and 255; what lies
         outside is clipped, and an image whose two percentiles coincide is treated as under
         ``"range"``. Rounded to the nearest integer. 8-bit images are not affected.
+    channels : {"rgb", "bgr"}
+        Order of the channels of an array or a tensor, which nobody can see; ``"bgr"`` for what
+        OpenCV gives. Files and Pillow images say their own, and are not affected.
 
     Returns
     -------
@@ -89,9 +100,11 @@ def read_image(source: ImageSource, sixteen_bit: str = "range") -> NDArray[np.ui
         unsupported format or number type, under `MIN_SIDE` pixels on a side, longer than
         `MAX_ASPECT` times its width, or over `MAX_PIXELS`.
     OptionError
-        If `sixteen_bit` is neither ``"range"`` nor two percentiles with 0 <= P1 < P2 <= 100.
+        If `sixteen_bit` is neither ``"range"`` nor two percentiles with 0 <= P1 < P2 <= 100, or
+        `channels` is unknown.
     """
-    return read_picture(source, sixteen_bit).pixels
+    check_channels(channels)
+    return read_picture(as_rgb(source, channels), sixteen_bit).pixels
 
 
 def read_picture(source: ImageSource, sixteen_bit: str = "range") -> Picture:
@@ -100,6 +113,8 @@ def read_picture(source: ImageSource, sixteen_bit: str = "range") -> Picture:
     name = describe(source)
     if isinstance(source, np.ndarray):
         values = _checked_array(source, name)
+    elif is_tensor(source):
+        values = _checked_array(as_array(source, name), name)
     else:
         try:
             if isinstance(source, Image.Image):
@@ -115,7 +130,7 @@ def read_picture(source: ImageSource, sixteen_bit: str = "range") -> Picture:
         except Image.DecompressionBombError as error:
             raise ImageError(name, f"{error}; crop it, or make it smaller") from error
         # A damaged header makes decoders raise nearly anything: SyntaxError, struct.error,
-        # EOFError, ValueError, OverflowError, cv2.error. For the user it is always the same thing.
+        # EOFError, ValueError, OverflowError. For the user it is always the same thing.
         except Exception as error:
             detail = str(error).strip() or type(error).__name__
             if "unknown pixel mode" in detail:
@@ -129,73 +144,46 @@ def read_picture(source: ImageSource, sixteen_bit: str = "range") -> Picture:
         values = _to_eight_bit(values, percentiles)
     # Always a copy: Pillow's buffers are read-only, and an array belongs to the caller.
     if values.ndim == 2:
-        grey = np.ascontiguousarray(values)
-        pixels = np.asarray(cv2.cvtColor(grey, cv2.COLOR_GRAY2RGB), dtype=np.uint8)
+        pixels = np.empty((*values.shape, 3), np.uint8)
+        for channel in range(3):  # all three at once take eight times as long
+            pixels[..., channel] = values
     else:
         pixels = np.array(values[..., :3], dtype=np.uint8, order="C")
     return Picture(pixels, bits, brightest)
 
 
-def several(images: Iterable[ImageSource] | ImageSource) -> Iterable[ImageSource]:
-    """Images; a single one stands for a list of one, and a folder or a pattern for what is in it.
+def check_channels(channels: str) -> None:
+    """Raise an :class:`OptionError` unless an order of channels is one of the two."""
+    if channels not in get_args(Channels):
+        raise OptionError(f"channels={channels!r}: give 'rgb', or 'bgr' for frames of OpenCV")
 
-    Raises
-    ------
-    OptionError
-        If a folder or a pattern holds no image.
-    ImageError
-        If what is given is neither an image nor several, such as the bytes of a file.
+
+def as_rgb(source: Any, channels: Channels) -> Any:
+    """An array (H, W, C) or a tensor (C, H, W) as RGB; anything else as it is.
+
+    Alpha goes, which nothing looks at.
     """
-    if isinstance(images, str | os.PathLike):
-        return _found(images)
-    if isinstance(images, np.ndarray | Image.Image):
-        return [images]
-    if isinstance(images, bytes | bytearray | memoryview) or not isinstance(images, Iterable):
-        what = f"{type(images).__name__} is no image and no list of images"
-        raise ImageError(what, "give paths, as find_images lists them, arrays or Pillow images")
-    if isinstance(images, list | tuple) and any(_is_folder(one) for one in images):
-        return [one for each in images for one in (_found(each) if _is_folder(each) else [each])]
-    return images
-
-
-def _found(path: str | os.PathLike[str]) -> list[ImageSource]:
-    """Images that a folder or a pattern names; a file stands for itself, and so does no file."""
-    name = os.fspath(path)
-    if Path(name).is_dir() or (glob.has_magic(name) and not Path(name).exists()):
-        return list(find_images(name))
-    return [path]
-
-
-def _is_folder(image: object) -> bool:
-    return isinstance(image, str | os.PathLike) and Path(image).is_dir()
+    if channels == "bgr":
+        if isinstance(source, np.ndarray) and source.ndim == 3 and source.shape[2] in (3, 4):
+            return source[..., 2::-1]
+        if is_tensor(source) and source.ndim == 3 and source.shape[0] in (3, 4):
+            return source[:3].flip(0)
+    return source
 
 
 def describe(source: object) -> str:
     """Name an image for a message: its path, or what it is, such as ``array (480, 640) uint8``."""
     if isinstance(source, np.ndarray):
         return f"array {source.shape} {source.dtype}"
+    if is_tensor(source):
+        tensor: Any = source
+        return f"tensor {tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"
     if isinstance(source, Image.Image):
         file = getattr(source, "filename", "")
         return str(file) if file else f"PIL image {source.width}x{source.height} {source.mode}"
     if isinstance(source, str | os.PathLike):
         return os.fspath(source)
     return f"object of type {type(source).__name__}"
-
-
-def parse_sixteen_bit(value: str) -> tuple[float, float] | None:
-    """Percentiles of a ``sixteen_bit`` option, or None for ``"range"``; OptionError otherwise."""
-    if value == "range":
-        return None
-    try:
-        low, high = (float(part) for part in value.split(","))
-    except (ValueError, AttributeError, TypeError):
-        low, high = math.nan, math.nan
-    if not 0 <= low < high <= 100:
-        raise OptionError(
-            f"sixteen_bit={value!r}: expected 'range' or two percentiles with 0 <= P1 < P2 <= 100, "
-            "such as '0.5,99.5'"
-        )
-    return low, high
 
 
 def content_digest(image: NDArray[Any]) -> str:
@@ -207,7 +195,10 @@ def content_digest(image: NDArray[Any]) -> str:
 
 def _read_file(path: object, name: str) -> NDArray[Any]:
     if not isinstance(path, str | os.PathLike):
-        raise ImageError(name, "is not an image; give a path, a numpy array or a Pillow image")
+        told = "a path, a numpy array, a Pillow image or a tensor"
+        if isinstance(path, list | tuple | dict):
+            told += "; several in one flat list, or in batches as (tensor, labels)"
+        raise ImageError(name, f"is not an image; give {told}")
     try:
         kind = Path(path).stat().st_mode
         if stat.S_ISDIR(kind):
@@ -232,7 +223,7 @@ def _decode(stream: BinaryIO, name: str) -> NDArray[Any]:
         raise ImageError(name, f"is empty (0 bytes); {_AGAIN}")
     plugin = pixel_data.plugin(head)
     if plugin is None:
-        raise ImageError(name, "is not a JPEG, PNG, BMP, WebP or TIFF image; convert it to PNG")
+        raise ImageError(name, _no_picture(name))
     stream.seek(0)
     # The format's own class rather than Image.open, whose limit on pixels is a global setting of
     # Pillow and lies a little below ours; for TIFF and WebP it cannot be avoided.
@@ -251,8 +242,19 @@ def _decode(stream: BinaryIO, name: str) -> NDArray[Any]:
     orientation = _orientation(image)
     if _is_deep_colour(image, head):
         stream.seek(0)
-        return _deep_colour(stream.read(), image, orientation, name)
+        return _turn(_deep_colour(image, plugin(stream), name), orientation)
     return _turn(_pillow_values(image, name), orientation)
+
+
+def _no_picture(name: str) -> str:
+    """What a file is, where that is no picture, and what to do."""
+    what = what_is(Path(name))
+    if what in ("", PICTURE, "a GIF", "a HEIC picture"):
+        but = f", but {what}" if what.endswith(("GIF", "HEIC picture")) else ""
+        return f"is not a JPEG, PNG, BMP, WebP or TIFF image{but}; convert it to PNG"
+    remedies = {"a ZIP archive": "unpack it", "a video": "save the frames to inspect as PNG",
+                "a PDF": "save its pages as PNG"}  # fmt: skip
+    return f"is {what}, not a picture of a part; {remedies.get(what, 'leave it out')}"
 
 
 def _check_picture(image: Image.Image, name: str) -> None:
@@ -334,19 +336,32 @@ def _is_deep_colour(image: Image.Image, head: bytes) -> bool:
     return False
 
 
-def _deep_colour(
-    data: bytes, image: Image.Image, orientation: int, name: str
-) -> NDArray[np.uint16]:
-    """16-bit colour by OpenCV, held against the upper 8 bits that Pillow keeps."""
-    decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    if decoded is not None and decoded.dtype == np.uint16 and decoded.ndim == 3:
-        upper = _turn(np.asarray(image.convert("RGB")), orientation)
-        # Whether OpenCV has turned the picture depends on the format and on OpenCV's version.
-        for turn in (1, orientation):
-            values = _turn(decoded[..., 2::-1], turn)
-            if np.array_equal(values >> 8, upper):
-                return values
-    raise ImageError(name, "its layout of 16-bit colour is not supported; save it as RGB PNG")
+def _deep_colour(image: Image.Image, again: Any, name: str) -> NDArray[np.uint16]:
+    """16-bit colour of an image that is loaded, and opened a second time."""
+    other = _OTHER_BYTE | {";16N": ";16B" if sys.byteorder == "little" else ";16L"}
+    tiles: list[Any] = []
+    grey = False
+    for tile in again.tile:
+        args = tile[3]
+        raw = str(args[0] if isinstance(args, tuple) else args)
+        grey = raw == "LA;16B"
+        if not grey and (raw[-4:] not in other or raw[:-4] not in ("RGB", "RGBA", "RGBX")):
+            reason = "its layout of 16-bit colour is not supported; save it as RGB PNG"
+            raise ImageError(name, reason)
+        # Grey and alpha of 16 bits are four bytes, like the channels of 8-bit RGBA.
+        raw = "RGBA" if grey else raw[:-4] + other[raw[-4:]]
+        args = (raw, *args[1:]) if isinstance(args, tuple) else raw
+        # Before version 11 of Pillow they are plain tuples.
+        tiles.append(tile._replace(args=args) if hasattr(tile, "_replace") else (*tile[:3], args))
+    again.tile = tiles
+    again.load()
+    values = np.asarray(again)
+    if grey:
+        upper, lower = values[..., :1].repeat(3, 2), values[..., 1:2]
+    else:
+        upper, lower = np.asarray(image)[..., :3], values[..., :3]
+    deep: NDArray[np.uint16] = upper.astype(np.uint16) << 8 | lower
+    return deep
 
 
 def _orientation(image: Image.Image) -> int:

@@ -6,8 +6,8 @@ lies the same way does not, and turned references only give its defects more to 
 
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
 __all__ = [
     "MOST_TESTED",
@@ -48,31 +48,33 @@ class OrientationTest:
     pairs: int
 
 
-def mean_square_distance(queries: Tensor, rows: Tensor) -> float:
+def mean_square_distance(queries: NDArray[np.float32], rows: NDArray[np.float32]) -> float:
     """Mean squared distance of patches (q, D) to the nearest of rows (n, D); inf without rows.
 
     At most 512 of the patches are looked up, evenly drawn.
     """
     if not len(rows):
-        return torch.inf
+        return np.inf
     if len(queries) > _QUERIES:
-        even = torch.linspace(0, len(queries) - 1, _QUERIES, dtype=torch.float64)
-        queries = queries[even.round().long().to(queries.device)]
-    own = (queries * queries).sum(1)
-    nearest = torch.full_like(own, torch.inf)
-    for some in torch.split(rows, _AT_ONCE):
-        squared = torch.addmm((some * some).sum(1), queries, some.T, alpha=-2)
-        nearest = nearest.minimum(squared.amin(1) + own)
+        queries = queries[np.rint(np.linspace(0, len(queries) - 1, _QUERIES)).astype(np.int64)]
+    own = np.square(queries).sum(1)
+    nearest = np.full_like(own, np.inf)
+    for start in range(0, len(rows), _AT_ONCE):
+        some = rows[start : start + _AT_ONCE]
+        products = queries @ some.T
+        products *= -2
+        products += np.square(some).sum(1)
+        nearest = np.minimum(nearest, products.min(1) + own)
     # Patches that are equal come out as far apart as rounding has it.
-    return float(torch.where(nearest > _ALIKE * own, nearest, 0.0).mean(dtype=torch.float64))
+    return float(np.where(nearest > _ALIKE * own, nearest, 0.0).mean(dtype=np.float64))
 
 
-def orientation_test(distances: Tensor) -> OrientationTest:
+def orientation_test(distances: NDArray[np.floating]) -> OrientationTest:
     """Decide from distances between references whether good parts come turned.
 
     Parameters
     ----------
-    distances : Tensor of shape (n, n, angles)
+    distances : array of shape (n, n, angles)
         Mean squared distances (:func:`mean_square_distance`) of each of two references or more to
         each other that is turned by each angle, 0 degrees first. That of a reference to itself
         means nothing.
@@ -84,8 +86,8 @@ def orientation_test(distances: Tensor) -> OrientationTest:
         of the angles, is less than 0.85 times as far, by the squared distance, as it is upright.
     """
     count = len(distances)
-    turned = distances[..., 1:].amin(2) < _NEARER * distances[..., 0]
-    nearer = int(turned.sum() - turned.diagonal().sum())
+    turned = distances[..., 1:].min(2) < _NEARER * distances[..., 0]
+    nearer = int(turned.sum() - np.trace(turned))
     pairs = count * (count - 1)
     told = f"{nearer} of {pairs} pairs of good images are nearer when one is turned"
     return OrientationTest(nearer > _SHARE * pairs, told, nearer, pairs)

@@ -11,7 +11,7 @@ import struct
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image, ImageFile
@@ -22,6 +22,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from offnominal import jpeg
+from offnominal.tensors import is_tensor
 
 __all__ = ["decoded_bytes", "lacking", "lost", "plugin"]
 
@@ -60,6 +61,9 @@ def decoded_bytes(source: object) -> int:
             return 3 * int(source.shape[0]) * int(source.shape[1])
         if isinstance(source, Image.Image):
             return _PER_PIXEL * source.width * source.height
+        if is_tensor(source):
+            tensor: Any = source
+            return 4 * int(tensor.numel())
         if not isinstance(source, str | os.PathLike) or not stat.S_ISREG(
             Path(source).stat().st_mode
         ):

@@ -3,15 +3,16 @@
 In numpy, without torch, so that a light runtime can score as the detector did.
 """
 
-import re
+from collections.abc import Mapping
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from offnominal.checks import PERCENT
 from offnominal.errors import OptionError
+from offnominal.regions import Box
 
 __all__ = [
     "Scores",
@@ -19,7 +20,6 @@ __all__ = [
     "Window",
     "aggregate",
     "anomaly_map",
-    "check_aggregate",
     "image_score",
     "network_map",
     "on_grid_of",
@@ -29,7 +29,6 @@ __all__ = [
 Size = tuple[int, int]
 Window = tuple[int, int, int, int]
 
-_PERCENT = re.compile(r"(top|quantile|map-top)(\d+(?:\.\d+)?)")
 _BLOCK = 256  # output rows made at once, so that a long side's work grows linearly
 
 
@@ -49,6 +48,10 @@ class Scores(NamedTuple):
         image at the bottom and the right (tiles); where it stops short, the map is 0.
     stride : int
         Pixels that the network saw to a patch.
+    kinds : mapping of str to float, or None
+        How likely each class of defects is, on [0, 1], where the method knows some.
+    boxes : tuple of Box, or None
+        Defects that the method found as a whole, the surest first, where it finds such.
     """
 
     patches: NDArray[np.float32]
@@ -56,28 +59,13 @@ class Scores(NamedTuple):
     weight: float = 1.0
     window: Window | None = None
     stride: int = 1
+    kinds: Mapping[str, float] | None = None
+    boxes: tuple[Box, ...] | None = None
 
 
 def size_of(image: NDArray[np.uint8]) -> Size:
     """Height and width of an image (H, W, 3)."""
     return image.shape[0], image.shape[1]
-
-
-def check_aggregate(how: str, own: str | None = None) -> None:
-    """Raise an :class:`OptionError` if ``how`` is no way to aggregate.
-
-    ``own`` is the name of the method's own image score, where it has one.
-    """
-    if how in ("max", "mean", "map-max", "quantile") or (own and how == own):
-        return
-    match = _PERCENT.fullmatch(str(how))
-    if match is None or not 0 < float(match[2]) <= 100:
-        mine = f"{own} (the method's own), " if own else ""
-        raise OptionError(
-            f"--aggregate {how}: choose {mine}top1 (mean of the top 1 %, or top5 ...), max, "
-            "map-max (maximum of the smoothed map), map-top1 (mean of the map's top 1 %), mean, "
-            "or quantile99"
-        )
 
 
 def aggregate(patches: NDArray[np.float32], how: str = "top1", stride: int = 1) -> float:
@@ -103,7 +91,7 @@ def aggregate(patches: NDArray[np.float32], how: str = "top1", stride: int = 1) 
         return float(patches.max())
     if how == "mean":
         return float(patches.mean(dtype=np.float64))
-    match = _PERCENT.fullmatch("quantile99" if how == "quantile" else how)
+    match = PERCENT.fullmatch("quantile99" if how == "quantile" else how)
     if match is None:
         raise OptionError(f"--aggregate {how}: not a statistic of patch scores")
     share = float(match[2]) / 100
@@ -118,8 +106,8 @@ def aggregate(patches: NDArray[np.float32], how: str = "top1", stride: int = 1) 
 def network_map(patches: NDArray[np.float32], stride: int) -> NDArray[np.float32]:
     """SubspaceAD's released map: bilinear, then a 3 x 3 Gaussian blur of sigma 4."""
     rows, columns = patches.shape
-    large = cv2.resize(patches, (columns * stride, rows * stride), interpolation=cv2.INTER_LINEAR)
-    return np.asarray(cv2.GaussianBlur(large, (3, 3), 4.0), dtype=np.float32)
+    large = _three_taps(rows, stride) @ patches @ _three_taps(columns, stride).T
+    return np.asarray(large, dtype=np.float32)
 
 
 def image_score(scores: Scores, size: Size, how: str, sigma: float) -> float:
@@ -189,8 +177,6 @@ _Band = tuple[int, int, NDArray[np.float32]]  # input start, input stop, weights
 @lru_cache(maxsize=256)
 def _bands(grid: int, full: int, size: int, sigma: float) -> list[_Band]:
     """One side's interpolation and smoothing, as blocks of rows without their zero columns."""
-    from scipy.ndimage import gaussian_filter1d
-
     bands: list[_Band] = []
     reach = int(4 * sigma + 0.5)
     for top in range(0, size, _BLOCK):
@@ -199,10 +185,36 @@ def _bands(grid: int, full: int, size: int, sigma: float) -> list[_Band]:
         low, high = max(0, top - reach), min(size, bottom + reach)
         weights, start, stop = _interpolation(grid, full, low, high)
         if reach:  # a narrower one is no blur
-            weights = gaussian_filter1d(weights, sigma, axis=0, mode="reflect")
+            weights = _smoothed(weights, _gaussian(sigma, reach), "symmetric")
         kept = np.ascontiguousarray(weights[top - low : bottom - low], dtype=np.float32)
         bands.append((start, stop, kept))
     return bands
+
+
+@lru_cache(maxsize=64)
+def _three_taps(grid: int, stride: int) -> NDArray[np.float32]:
+    """One side's interpolation and blur in SubspaceAD's map: (grid * stride, grid)."""
+    weights, _, _ = _interpolation(grid, grid * stride, 0, grid * stride)
+    return _smoothed(weights, _gaussian(4.0, 1), "reflect").astype(np.float32)
+
+
+def _gaussian(sigma: float, reach: int) -> NDArray[np.float64]:
+    kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
+    return np.asarray(kernel / kernel.sum())
+
+
+def _smoothed(
+    weights: NDArray[np.float64],
+    kernel: NDArray[np.float64],
+    border: Literal["symmetric", "reflect"],
+) -> NDArray[np.float64]:
+    """Weights (n, m) smoothed along their first side, mirrored with or without the last row."""
+    count, reach = len(weights), len(kernel) // 2
+    padded = np.pad(weights, ((reach, reach), (0, 0)), mode=border)
+    found = np.zeros_like(weights)
+    for place, share in enumerate(kernel):
+        found += share * padded[place : place + count]
+    return found
 
 
 def _interpolation(

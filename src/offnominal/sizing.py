@@ -9,16 +9,16 @@ not fill one, so that what lies there is never seen.
 import math
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from offnominal.errors import OptionError
 
 Resize = Literal["short", "crop", "square"]
+Resample = Literal["bilinear", "bicubic", "lanczos"]
 
 
 class Tile(NamedTuple):
@@ -107,6 +107,45 @@ def resize_image(
     return np.array(np.asarray(picture)[: seen[0], : seen[1]], order="C")
 
 
+def squared(
+    image: NDArray[np.uint8], full: int, side: int, resample: Resample
+) -> NDArray[np.uint8]:
+    """An image, uint8 (H, W, 3), squeezed into a square, and the middle of that: (side, side, 3).
+
+    ``full`` and ``side`` are the sides of both, in pixels.
+    """
+    if resample not in get_args(Resample):
+        raise OptionError(f"resample={resample!r}: choose one of {', '.join(get_args(Resample))}")
+    picture = Image.fromarray(image).resize((full, full), Image.Resampling[resample.upper()])
+    margin = (full - side) // 2
+    cut = np.asarray(picture)[margin : margin + side, margin : margin + side]
+    return np.ascontiguousarray(cut)
+
+
+def squared_mark(mark: NDArray[np.bool_], full: int, side: int) -> NDArray[np.bool_]:
+    """Marked pixels (H, W) as :func:`squared` has images: (side, side), those mostly marked.
+
+    Where a mark fills no pixel, those that it covers most: a scratch is not lost, also beside what
+    is larger.
+    """
+    picture = Image.fromarray(mark.astype(np.uint8) * 255)
+    small = picture.resize((full, full), Image.Resampling.BOX)
+    cover, around = (np.asarray(one) for one in (small, small.filter(ImageFilter.MaxFilter(3))))
+    margin = (full - side) // 2
+    found = cover >= np.clip(around // 2, 1, 128)
+    return np.ascontiguousarray(found[margin : margin + side, margin : margin + side])
+
+
+def square_window(size: tuple[int, int], full: int, side: int) -> tuple[int, int, int, int] | None:
+    """What of an image (H, W) that middle shows: (top, left, height, width); None: all of it."""
+    margin = (full - side) // 2
+    if not margin:
+        return None
+    top, left = (round(margin * length / full) for length in size)
+    bottom, right = (round((margin + side) * length / full) for length in size)
+    return top, left, bottom - top, right - left
+
+
 def to_pixels(
     image: NDArray[np.uint8],
     mean: tuple[float, float, float],
@@ -128,8 +167,9 @@ def to_pixels(
         ``Normalize`` give.
     """
     pixels = np.empty((3, *image.shape[:2]), dtype=np.float32)
-    for channel, table, out in zip(cv2.split(image), _tables(mean, std), pixels, strict=True):
-        cv2.LUT(channel, table, dst=out)
+    for number, table in enumerate(_tables(mean, std)):
+        # All of 256 values are there: told so, numpy does not look for others first.
+        np.take(table, image[..., number], out=pixels[number], mode="clip")
     return pixels
 
 

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as Pillow
@@ -17,14 +16,18 @@ from PIL import Image as Pillow
 from offnominal.errors import OptionError
 from offnominal.scoring import Size, Window, size_of
 from offnominal.sizing import (
+    Resample,
     Resize,
     blend_tiles,
     fit_size,
     pad_image,
     resize_image,
+    square_window,
+    squared,
     tile_grid,
     to_pixels,
 )
+from offnominal.warping import Affine, inverse, rotation, warp
 
 __all__ = [
     "AGNOSTIC_ANGLES",
@@ -40,6 +43,7 @@ __all__ = [
     "quarter_turned",
     "reflected",
     "rotate_image",
+    "square_view",
     "tiled_views",
     "turned_back",
     "unflipped",
@@ -49,7 +53,6 @@ __all__ = [
 
 Box = tuple[int, int, int, int]
 Flip = Literal["", "rows", "columns"]
-Affine = NDArray[np.float64]
 Triple = tuple[float, float, float]
 
 AGNOSTIC_ANGLES = (0.0, 45.0, 90.0, 135.0, 180.0, 225.0, 270.0, 315.0)
@@ -158,6 +161,24 @@ def tiled_views(
     ]
 
 
+def square_view(
+    image: NDArray[np.uint8], full: int, side: int, resample: Resample, mean: Triple, std: Triple
+) -> View:
+    """An image, uint8 (H, W, 3), squeezed into a square, of which the middle is looked at.
+
+    Parameters
+    ----------
+    full, side : int
+        Sides of the square and of its middle, in pixels.
+    resample : {"bilinear", "bicubic", "lanczos"}
+    """
+    height, width = image.shape[:2]
+    margin, down, across = (full - side) // 2, height / full, width / full
+    frame = _scaling(across, down, margin * across, margin * down)
+    window = square_window((height, width), full, side)
+    return View(to_pixels(squared(image, full, side, resample), mean, std), frame, window)
+
+
 def merge(
     views: Sequence[View], grids: Sequence[NDArray[np.float32]]
 ) -> tuple[NDArray[np.float32], Window | None]:
@@ -178,10 +199,10 @@ def merge(
 
 
 def unflipped(grid: NDArray[np.float32], view: View) -> NDArray[np.float32]:
-    """A flipped view's grid (gh, gw) set upright, or an upright grid as the view shows it."""
+    """A flipped view's grid (..., gh, gw) set upright, or an upright one as the view shows it."""
     if view.flip == "rows":
-        return grid[::-1]
-    return grid[:, ::-1] if view.flip == "columns" else grid
+        return grid[..., ::-1, :]
+    return grid[..., ::-1] if view.flip == "columns" else grid
 
 
 # -- references turned and flipped ------------------------------------------------------------
@@ -245,20 +266,22 @@ def rotate_image(image: NDArray[Any], angle: float) -> NDArray[np.uint8]:
     if angle == 0:
         return image
     height, width = image.shape[:2]
+    matrix = _turn((height, width), angle)
+    try:
+        import cv2
+    except ImportError:  # the same pixels, only later
+        return warp(image, matrix, (width, height))
+    mirrored = cv2.BORDER_REFLECT_101
     rotated = cv2.warpAffine(
-        image,
-        _turn((height, width), angle),
-        (width, height),
-        flags=cv2.INTER_LINEAR,
-        borderMode=cv2.BORDER_DEFAULT,
+        image, matrix, (width, height), flags=cv2.INTER_LINEAR, borderMode=mirrored
     )
     return np.asarray(rotated, dtype=np.uint8)
 
 
 def turned_back(view: View, size: Size, angle: float) -> View:
     """A view of an image that :func:`rotate_image` turned, as one of the upright image (H, W)."""
-    back = np.asarray(cv2.invertAffineTransform(_turn(size, angle)), dtype=np.float64)
-    # OpenCV counts from pixel centres, and frames from pixel edges.
+    back = inverse(_turn(size, angle))
+    # A warp counts from pixel centres, and frames from pixel edges.
     back[:, 2] += 0.5 - back[:, :2].sum(1) * 0.5
     return replace(view, frame=_compose(back, view.frame), angle=angle, upright=False)
 
@@ -357,7 +380,7 @@ def enclosing_box(points: NDArray[np.float64], size: Size) -> Box:
 
 def _turn(size: Size, angle: float) -> Affine:
     height, width = size
-    return np.asarray(cv2.getRotationMatrix2D((width / 2, height / 2), angle, 1.0))
+    return rotation((width / 2, height / 2), angle)
 
 
 def _scaling(across: float, down: float, left: float = 0.0, top: float = 0.0) -> Affine:

@@ -155,6 +155,7 @@ def test_exports_to_one_graph(aligned: bool) -> None:
 
 
 @BOTH
+@pytest.mark.slow
 def test_finds_defects_on_real_tiles(aligned: bool, tiles: Path) -> None:
     net = Builtin(aligned)
     train = find_images([tiles / "train" / "good"])[::48]

@@ -11,16 +11,17 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import numpy as np
 import pytest
 import timm
 import torch
-from click.testing import Result
 from huggingface_hub import constants
 from PIL import Image
 from safetensors.torch import save
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
-from offnominal.backbones import load_backbone, weights
+from offnominal.backbones import hub as hub_of
+from offnominal.backbones import load_backbone
 from offnominal.backbones.auto import choose_backbone
 from offnominal.cli import app
 from offnominal.errors import WeightsError
@@ -76,7 +77,7 @@ def hub(content: bytes) -> Iterator[tuple[str, list[str]]]:
 
 def set_up(patch: pytest.MonkeyPatch, home: Path, address: str | None = None) -> None:
     """What the client reads from the environment when it is imported: offline without a hub."""
-    patch.setattr(weights, "_silence", (0.0, ""))
+    patch.setattr(hub_of, "_silence", (0.0, ""))
     patch.setattr(constants, "HF_HUB_CACHE", str(home / "hub"))
     patch.setattr(constants, "HF_HUB_OFFLINE", address is None)
     patch.setattr(constants, "HF_HUB_DISABLE_XET", True)
@@ -148,6 +149,142 @@ def test_a_repository_that_is_not_there(
     assert "cannot be fetched from timm/resnet50.tv_in1k" in " ".join(failed.stderr.split())
 
 
+def test_a_gateway_that_is_down_is_told_once_and_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+
+    class Down(BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            seen.append(self.path)
+            self.send_response(503)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Down)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    set_up(monkeypatch, tmp_path, f"http://127.0.0.1:{server.server_port}")
+    failed = offnominal("backbones", "pull", "open_clip:ViT-B-16")
+    server.shutdown()
+    server.server_close()
+    assert failed.exit_code == 2
+    assert "503" in failed.stderr
+    assert "open_clip_model.safetensors of timm/vit_base_patch16_clip_224.openai" in failed.stderr
+    assert failed.stderr.rstrip().endswith("efficientnet_lite2")
+    assert len(seen) == 1, "retries take a minute"
+
+
+def cached(home: Path, repository: str, file: str) -> Path:
+    """A file in the hub's cache, as the client puts it there."""
+    folder = home / "hub" / f"models--{repository.replace('/', '--')}"
+    (folder / "refs").mkdir(parents=True)
+    (folder / "refs/main").write_text(COMMIT)
+    path = folder / "snapshots" / COMMIT / file
+    path.parent.mkdir(parents=True)
+    path.touch()
+    return path
+
+
+@pytest.mark.parametrize("silent", [False, True])
+def test_what_is_in_the_cache_is_found_in_whatever_repository(
+    silent: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Told to be offline, or with a hub that does not answer."""
+    set_up(monkeypatch, tmp_path, "http://127.0.0.1:9" if silent else None)
+    clip = "laion/CLIP-ViT-B-16-laion2B-s34B-b88K"
+    for name, repository, file in [
+        ("rdnet_tiny.nv_in1k", "naver-ai/rdnet_tiny.nv_in1k", "model.safetensors"),
+        ("rdnet_base", "naver-ai/rdnet_base.nv_in1k", "model.safetensors"),
+        ("vit_base_patch16_clip_quickgelu_224.openai", "timm/vit_base_patch16_clip_224.openai",
+         "model.safetensors"),
+        ("fastvit_mci0", "apple/mobileclip_s0_timm", "model.safetensors"),
+        ("open_clip:ViT-B-16.laion2b_s34b_b88k", clip, "open_clip_model.safetensors"),
+        ("open_clip:ViT-B-32", "timm/vit_base_patch32_clip_224.openai",
+         "open_clip_pytorch_model.bin"),
+    ]:  # fmt: skip
+        missing = offnominal("backbones", "pull", name)
+        assert missing.exit_code == 2
+        assert f"from {repository} (" in " ".join(missing.stderr.split())
+        path = cached(tmp_path, repository, file)
+        found = offnominal("backbones", "pull", name)
+        assert (found.exit_code, found.stderr) == (0, f"{name}: {path} (0 MiB)\n")
+
+
+@pytest.mark.slow
+def test_a_network_of_another_repository_works_offline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From a fit to a prediction; its weights are drawn at random."""
+    set_up(monkeypatch, tmp_path)
+    name = "fastvit_mci0.apple_mclip"
+    path = cached(tmp_path, "apple/mobileclip_s0_timm", "model.safetensors")
+    path.write_bytes(save(timm.create_model(name).state_dict()))
+    noise, model = np.random.default_rng(0), tmp_path / "m.offn"
+    for number in range(2):
+        picture = noise.integers(0, 255, (64, 64, 3), dtype=np.uint8)
+        Image.fromarray(picture).save(tmp_path / f"{number}.png")
+    options = ["--method", "padim", "--resolution", 64, "--backbone", name, "-o", model]
+    fitted = offnominal("fit", tmp_path / "0.png", tmp_path / "1.png", *options)
+    assert fitted.exit_code == 0, fitted.output
+    scored = offnominal("predict", model, tmp_path / "0.png")
+    assert scored.exit_code == 0, scored.output
+
+
+@pytest.mark.parametrize("name", ["resnet18.**", "resnet18.[x", "open_clip:ViT-B-16.**", "a**b"])
+def test_odd_names_are_names_of_nothing(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_up(monkeypatch, tmp_path)
+    refused = offnominal("backbones", "pull", name)
+    assert refused.exit_code == 2
+    assert name.partition(".")[0].removeprefix("open_clip:") in refused.stderr
+
+
+@pytest.mark.parametrize(("word", "offline"), [("false", False), ("0", False), ("on", True)])
+def test_offline_is_what_the_client_takes_for_it(
+    word: str, offline: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", word)
+    assert hub_of.is_offline() is offline
+    code = "from huggingface_hub.constants import HF_HUB_OFFLINE; print(HF_HUB_OFFLINE)"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert told.stdout.strip() == str(offline)
+
+
+def test_a_pull_waits_for_longer(
+    hub: tuple[str, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_up(monkeypatch, tmp_path, hub[0])
+    waited: list[float] = []
+
+    def ask(repository: str, filename: str, patience: float) -> str:
+        waited.append(patience)
+        return "slow"
+
+    monkeypatch.setattr(hub_of, "_asked", ask)
+    for name in ("resnet18", "resnet34.a1_in1k", "open_clip:ViT-B-16"):
+        assert "(slow)" in offnominal("backbones", "pull", name).stderr
+    with pytest.raises(WeightsError):
+        load_backbone("resnet18")
+    for told in ("7", "nan", "-1", "soon"):
+        monkeypatch.setenv("HF_HUB_ETAG_TIMEOUT", told)
+        offnominal("backbones", "pull", "resnet18")
+    assert waited == [10, 10, 10, 2, 7, 10, 10, 10]
+
+
+def test_repositories_of_clip_are_those_of_open_clip() -> None:
+    from offnominal.backbones.catalogue import CLIP_REPOSITORIES, CLIP_TAGS, OPEN_CLIP
+    from offnominal.backbones.clip_files import hub_files
+
+    for name in CLIP_TAGS:
+        places = hub_files(OPEN_CLIP + name)
+        assert [place for place, _ in places] == [CLIP_REPOSITORIES[name]] * 2
+        assert tuple(file for _, file in places) == hub_of.CLIP_FILES
+
+
 def test_auto_takes_what_an_answering_hub_gives_and_nothing_less(
     hub: tuple[str, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -169,7 +306,7 @@ def test_no_network_no_fallback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_a_hub_that_does_not_answer_is_asked_once_and_shortly(
     listens: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(weights, "_PATIENCE", 0.4)
+    monkeypatch.setattr(hub_of, "_PATIENCE", 0.4)
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         if listens:  # and takes connections, but says nothing

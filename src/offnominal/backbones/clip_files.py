@@ -2,23 +2,23 @@
 
 import json
 from collections.abc import Mapping
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
+from offnominal.backbones import hub
 from offnominal.backbones import weights as files
 from offnominal.backbones.catalogue import CLIP_TAGS, OPEN_CLIP
 from offnominal.backbones.clip_blocks import Activation
+from offnominal.checks import meant
 from offnominal.errors import BackboneError, WeightsError
 
 __all__ = ["ClipModel", "build", "describe", "fit", "hub_files", "weights_file"]
 
 _MEAN = (0.48145466, 0.4578275, 0.40821073)
 _STD = (0.26862954, 0.26130258, 0.27577711)
-_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 _IMAGE = "visual."
 # Beside the text tower: sizes in OpenAI's files, and what compares the two towers.
 _SPARE = (
@@ -122,11 +122,13 @@ def hub_files(name: str) -> list[tuple[str, str]]:
         raise BackboneError(
             f"{name}: open_clip fetches {other} for it; name that one, or use --weights FILE"
         )
-    return [(repository, each) for each in ([filename] if filename else _FILES)]
+    return [(repository, each) for each in ([filename] if filename else hub.CLIP_FILES)]
 
 
-def weights_file(name: str) -> Path:
+def weights_file(name: str, patience: float | None = None) -> Path:
     """The file that holds a model's weights, fetched if it is not on this machine.
+
+    ``patience`` is :func:`offnominal.backbones.hub.download`'s.
 
     Raises
     ------
@@ -137,7 +139,7 @@ def weights_file(name: str) -> Path:
     """
     # A repository has one file or the other.
     places = hub_files(name)
-    return files.download(places[0][0], [filename for _, filename in places], name)
+    return hub.download(places[0][0], [filename for _, filename in places], name, patience)
 
 
 def fit(tower: nn.Module, path: Path, name: str, image: bool) -> None:
@@ -180,11 +182,9 @@ def _known(architecture: str, name: str) -> dict[str, Any]:
     # Of its own models only: other names make open_clip fetch from the hub, or read a folder.
     config = _open_clip().get_model_config(architecture) if architecture in names else None
     if config is None:
-        near = get_close_matches(architecture, names, n=3, cutoff=0.5) or list(CLIP_TAGS)
-        raise BackboneError(
-            f"--backbone {name}: open_clip has no such model; did you mean "
-            f"{' or '.join(OPEN_CLIP + each for each in near)}?"
-        )
+        near = meant(architecture, names).replace("mean ", f"mean {OPEN_CLIP}")
+        told = near or f"choose one such as {', '.join(OPEN_CLIP + each for each in CLIP_TAGS)}"
+        raise BackboneError(f"--backbone {name}: open_clip has no such model; {told}".rstrip())
     return dict(config)
 
 

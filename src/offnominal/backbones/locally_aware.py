@@ -25,9 +25,12 @@ averaged over its neighbourhood as a whole, and the levels are joined as they ar
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from offnominal.backbones.positions import is_traced
 
 __all__ = ["locally_aware", "pool_patches"]
 
@@ -57,7 +60,7 @@ def locally_aware(
     Tensor of shape (B, dim, gh, gw), float32
     """
     grid = levels[0].shape[-2:]
-    lengths = [level.shape[1] for level in levels]
+    lengths = [int(level.shape[1]) for level in levels]  # numbers, where a graph is traced, too
     if level_dim is not None or sum(lengths) >= _PAPERS:
         lengths = [level_dim or _PAPERS] * len(levels)
     dim = dim or min(_PAPERS, sum(lengths))
@@ -77,7 +80,7 @@ def locally_aware(
         for each in pooled
     ]
     joined = torch.cat(aligned, dim=1)
-    return joined if joined.shape[1] == dim else pool_patches(joined, 1, dim)
+    return joined if int(joined.shape[1]) == dim else pool_patches(joined, 1, dim)
 
 
 def pool_patches(maps: Tensor, patch: int, size: int, joint: int = 1) -> Tensor:
@@ -100,7 +103,7 @@ def pool_patches(maps: Tensor, patch: int, size: int, joint: int = 1) -> Tensor:
     -------
     Tensor of shape (B, size // joint, h, w)
     """
-    channels = maps.shape[1]
+    channels = int(maps.shape[1])
     if channels % size == 0:
         # Every value is made of whole channels.
         means = F.avg_pool2d(maps, patch, stride=1, padding=patch // 2) if patch > 1 else maps
@@ -127,33 +130,49 @@ def _join(maps: Tensor, count: int) -> Tensor:
 def _filters(patch: int, parts: int, joint: int) -> Tensor:
     """Weights (parts / joint, 1, patch, patch) of the averages that one channel's patch gives."""
     area = patch * patch
-    weights = torch.zeros(parts, area)
+    weights = np.zeros((parts, area), np.float32)
     for part in range(parts):
         start, stop = part * area // parts, ((part + 1) * area + parts - 1) // parts
         weights[part, start:stop] = 1 / (stop - start)
-    return weights.view(parts // joint, joint, area).mean(1).view(-1, 1, patch, patch)
+    # In numpy up to here, so that a traced graph holds the numbers and not how they are made.
+    return (
+        torch.from_numpy(weights)
+        .view(parts // joint, joint, area)
+        .mean(1)
+        .view(-1, 1, patch, patch)
+    )
 
 
 def _gather(maps: Tensor, patch: int, size: int) -> Tensor:
     """:func:`pool_patches` for any lengths: the entries of all values, one turn at a time."""
     area = patch * patch
-    length = maps.shape[1] * area
+    channels = int(maps.shape[1])
+    length = channels * area
     number = torch.arange(size)
     first = number * length // size
     last = ((number + 1) * length + size - 1) // size - 1
     most = int((last - first).max()) + 1
     first, last = first.to(maps.device), last.to(maps.device)
     reach = patch // 2
-    padded = F.pad(maps, (reach, reach, reach, reach)) if reach else maps
-    # A view: (C, patch, patch, B, h, w) over the same memory.
-    shifted = padded.unfold(2, patch, 1).unfold(3, patch, 1).permute(1, 4, 5, 0, 2, 3)
+    shifted = maps.transpose(0, 1)
+    if reach:  # a view: (C, patch, patch, B, h, w) over the same memory
+        padded = F.pad(maps, (reach, reach, reach, reach))
+        if is_traced():  # graphs have no such view
+            height, width = maps.shape[2:]
+            rows = [padded[:, :, row : row + height] for row in range(patch)]
+            each = [one[..., left : left + width] for one in rows for left in range(patch)]
+            stacked = torch.stack(each, 2).view(-1, channels, patch, patch, height, width)
+            shifted = stacked.permute(1, 2, 3, 0, 4, 5)
+        else:
+            shifted = padded.unfold(2, patch, 1).unfold(3, patch, 1).permute(1, 4, 5, 0, 2, 3)
     total: Tensor | None = None
     for step in range(most):
         entry = first + step
         counts = (entry <= last).view(-1, 1, 1, 1)
         entry = torch.minimum(entry, last)
         row, column = entry % area // patch, entry % patch
-        part = shifted[entry // area, row, column] * counts
+        place = (entry // area, row, column) if reach else entry
+        part = shifted[place] * counts
         total = part if total is None else total.add_(part)
     assert total is not None
     return total.div_((last - first + 1).view(-1, 1, 1, 1)).transpose(0, 1)

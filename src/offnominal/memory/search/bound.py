@@ -12,7 +12,8 @@ from typing import Any, NamedTuple, Self
 import torch
 from torch import Tensor
 
-from offnominal.memory.storage import NORM_LIMIT, StoredRows, refuse_infinite
+from offnominal.memory.search.stored import StoredTensors
+from offnominal.memory.storage import NORM_LIMIT, refuse_infinite
 
 _FLOAT32_ROUNDOFF = 2.0**-24
 _SPLITS = 2  # numbers of the fast format that together carry one half-norm
@@ -122,7 +123,7 @@ class BlockCache:
 
 
 def bound(
-    rows: StoredRows,
+    rows: StoredTensors,
     queries: Tensor,
     blocks: list[tuple[int, int]],
     centre: Tensor,
@@ -140,7 +141,7 @@ def bound(
 
     Parameters
     ----------
-    rows : StoredRows
+    rows : StoredTensors
         (N, D).
     queries : Tensor
         (Q, D) float32.
@@ -220,7 +221,7 @@ def bound(
         best = out.view(height, group, groups)[: len(queries), :, :there].amax(1)
         maxima[:, number, :there] = best if scale == 1 else best.to(result) / scale**2
         slack[:, number] = ends.square() * loss.own + (loss.flushed / scale**2 + 1e-34)
-    refuse_infinite(farthest)
+    refuse_infinite(farthest.max())
     roundoff = torch.finfo(dtype if not wide else torch.float32).eps / 2
     return Bounds(maxima, slack, roundoff)
 

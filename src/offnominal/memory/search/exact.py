@@ -5,12 +5,11 @@ bits of a non-negative float32 are ordered as its value is, so a smaller key is 
 or, at a tie, a lower row.
 """
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor
 
-from offnominal.memory.storage import StoredRows
+from offnominal.memory.search.cutting import batches
+from offnominal.memory.search.stored import StoredTensors
 
 _ROW_BITS = 32
 NOTHING = (0x7F800000 << _ROW_BITS) | 0xFFFFFFFF
@@ -56,13 +55,13 @@ def exact_distances(rows: Tensor, queries: Tensor) -> Tensor:
 
 
 def compare(
-    rows: StoredRows, queries: Tensor, best: Tensor, who: Tensor, index: Tensor, at_once: int
+    rows: StoredTensors, queries: Tensor, best: Tensor, who: Tensor, index: Tensor, at_once: int
 ) -> None:
     """Compare queries with groups of rows exactly, and keep the nearest.
 
     Parameters
     ----------
-    rows : StoredRows
+    rows : StoredTensors
         (N, D).
     queries : Tensor
         (Q, D) float32.
@@ -97,13 +96,7 @@ def compare(
         )
 
 
-def batches(stop: int, size: int, start: int = 0) -> Iterator[slice]:
-    """Cut a range into slices of at most ``size``."""
-    for first in range(start, stop, size):
-        yield slice(first, min(first + size, stop))
-
-
-def _keys(rows: StoredRows, queries: Tensor, index: Tensor, k: int) -> Tensor:
+def _keys(rows: StoredTensors, queries: Tensor, index: Tensor, k: int) -> Tensor:
     """Keys of the rows of one group per query, at most the k smallest of each."""
     picked = rows.take(index.clamp(min=0).flatten()).view(*index.shape, -1)
     bits = exact_distances(picked, queries[:, None]).contiguous().view(torch.int32)

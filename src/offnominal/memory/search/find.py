@@ -13,10 +13,9 @@ import torch
 from torch import Tensor
 
 from offnominal.memory.search.bound import BlockCache, Bounds, bound, product_dtype
-from offnominal.memory.search.exact import NOTHING, batches, compare, distances_of, rows_of
-from offnominal.memory.storage import StoredRows
-
-Spans = list[tuple[int, int]]
+from offnominal.memory.search.cutting import Spans, batches, sample
+from offnominal.memory.search.exact import NOTHING, compare, distances_of, rows_of
+from offnominal.memory.search.stored import StoredTensors
 
 # Comparing with one row exactly costs about as much as this many rows of a float32 product.
 _EXACT_COST = 40
@@ -60,7 +59,7 @@ class Plan:
 
 
 def find(
-    rows: StoredRows,
+    rows: StoredTensors,
     queries: Tensor,
     k: int,
     spans: Spans,
@@ -82,7 +81,7 @@ def find(
 
 
 def nearest(
-    rows: StoredRows,
+    rows: StoredTensors,
     queries: Tensor,
     k: int,
     spans: Spans,
@@ -94,7 +93,7 @@ def nearest(
 
     Parameters
     ----------
-    rows : StoredRows
+    rows : StoredTensors
         (N, D), N below 2³².
     queries : Tensor
         (Q, D) float32, finite.
@@ -123,7 +122,7 @@ def nearest(
     ]
     centre = None if cache is None else cache.centre
     if centre is None:
-        centre = rows.take(_sample(len(rows), 1024).to(queries.device)).mean(0)
+        centre = rows.take(torch.from_numpy(sample(len(rows), 1024)).to(queries.device)).mean(0)
         if cache is not None:
             cache.centre = centre
     for part in batches(len(queries), plan.queries):
@@ -133,26 +132,11 @@ def nearest(
     return distances_of(best), rows_of(best)
 
 
-def _sample(size: int, count: int) -> Tensor:
-    """About ``count`` numbers (int64, ascending) below ``size``, spread evenly but not regularly.
-
-    Rows come in pictures of equally many patches, so a regular step could meet the same corner
-    of every picture.
-    """
-    if count >= size:
-        return torch.arange(size)
-    golden = (5**0.5 - 1) / 2
-    place = torch.arange(count, dtype=torch.float64) * golden % 1
-    chosen = torch.zeros(size, dtype=torch.bool)
-    chosen[(place * size).long()] = True
-    return chosen.nonzero()[:, 0]
-
-
 class _Span:
     """Some blocks of rows that are bounded together."""
 
     def __init__(
-        self, rows: StoredRows, blocks: list[tuple[int, int]], centre: Tensor, plan: Plan
+        self, rows: StoredTensors, blocks: list[tuple[int, int]], centre: Tensor, plan: Plan
     ) -> None:
         self.rows, self.blocks, self.centre, self.plan = rows, blocks, centre, plan
         device = rows.values.device
