@@ -83,7 +83,7 @@ def features(network: Backbone, path: Path, views: int) -> Tensor:
 
 def megabytes(bank: MemoryBank) -> dict[str, float]:
     """What a bank holds in memory, in MB (10^6 bytes)."""
-    return {name: held.nbytes / 1e6 for name, held in bank.named_buffers()}
+    return {name: held.nbytes / 1e6 for name, held in bank.columns().items()}
 
 
 def main() -> None:
@@ -111,10 +111,10 @@ def main() -> None:
     plain = faiss.IndexFlatL2(DIM)
     parts, queries = (photographed if options.images else made_up)(options)
     for number, part in enumerate(parts):
-        bank.add(part, number)
+        bank.add(part.numpy(), number)
         plain.add(part.numpy())
     start = time.perf_counter()
-    bank.search(queries[0][1])
+    bank.search(queries[0][1].numpy())
     first = time.perf_counter() - start
     sizes = megabytes(bank)
     print(
@@ -131,12 +131,12 @@ def main() -> None:
             start = time.perf_counter()
             theirs = plain.search(asked.numpy(), 1)[0]
             middle = time.perf_counter()
-            ours = bank.search(asked)[0]
+            ours = bank.search(asked.numpy())[0]
             taken["faiss"].append(middle - start)
             taken["ours"].append(time.perf_counter() - middle)
         spent = {who: statistics.median(times) for who, times in taken.items()}
         ratios.append(spent["faiss"] / spent["ours"])
-        differ = float((ours - torch.from_numpy(theirs)).abs().max()) / 2
+        differ = float(abs(ours - theirs).max()) / 2
         print(
             f"{name[-32:]:32} {spent['faiss']:8.2f} {spent['ours']:8.2f} {ratios[-1]:6.1f} "
             f"{differ:8.1e}",

@@ -57,8 +57,8 @@ def auroc(bank: Tensor, test: list[Tensor], labels: list[int], how: Normalize) -
     """Image AUROC in percent."""
     bank, queries = normalised(bank, torch.cat(test), how)
     memory = MemoryBank(bank.shape[1])
-    memory.add(bank, 0)
-    distances = memory.search(queries)[0][:, 0].sqrt()
+    memory.add(bank.numpy(), 0)
+    distances = torch.from_numpy(memory.search(queries.numpy())[0][:, 0]).sqrt()
     images = torch.split(distances, [len(image) for image in test])
     scores = [aggregate(image.numpy()[None]) for image in images]
     return 100 * float(roc_auc_score(labels, scores))

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -92,9 +93,8 @@ def peak_mib(run: Callable[[], object]) -> float:
 
 def covering_radius(rows: Tensor, chosen: Tensor) -> float:
     bank = MemoryBank(rows.shape[1])
-    bank.add(chosen)
-    nearest = torch.cat([bank.search(part)[0] for part in torch.split(rows, 8192)])
-    return float(nearest.max().sqrt())
+    bank.add(chosen.numpy())
+    return float(np.sqrt(bank.search(rows.numpy())[0].max()))
 
 
 def agreement(ours: Tensor, theirs: Tensor) -> str:
@@ -107,23 +107,24 @@ def compare(name: str, rows: Tensor, options: argparse.Namespace) -> None:
     steps = min(options.plain_steps or count, count)
     clock = time.process_time if options.clock == "cpu" else time.perf_counter
     for project in options.project:
-        own = rows if not project else random_projection(rows, project)
-        peak = peak_mib(lambda: select_coreset(own, count, start=0))  # noqa: B023
+        plain = rows.numpy() if not project else random_projection(rows.numpy(), project)
+        own = torch.from_numpy(plain)
+        peak = peak_mib(lambda: select_coreset(plain, count, start=0))  # noqa: B023
         norms = torch.cat([part.square().sum(1) for part in torch.split(own, 8192)])
         spent = interleaved(
             {
                 "plain": lambda: plain_greedy(own, norms, steps, 0),  # noqa: B023
-                "ours": lambda: select_coreset(own, count, start=0),  # noqa: B023
+                "ours": lambda: select_coreset(plain, count, start=0),  # noqa: B023
             },
             options.repeats,
             clock,
         )
-        plain = spent["plain"] * max(count - 1, 1) / max(steps - 1, 1)
-        picked = select_coreset(own, count, start=0)
+        whole = spent["plain"] * max(count - 1, 1) / max(steps - 1, 1)
+        picked = torch.from_numpy(select_coreset(plain, count, start=0))
         agree = agreement(picked, plain_greedy(own, norms, steps, 0))
         print(
-            f"{name:8} {len(rows):8} {own.shape[1]:5} {count:6} {plain:8.2f} {spent['ours']:8.2f} "
-            f"{plain / spent['ours']:6.1f} {peak:9.0f}  {agree}",
+            f"{name:8} {len(rows):8} {own.shape[1]:5} {count:6} {whole:8.2f} {spent['ours']:8.2f} "
+            f"{whole / spent['ours']:6.1f} {peak:9.0f}  {agree}",
             flush=True,
         )
         definition = documented_greedy(own, min(options.check, count), 0)

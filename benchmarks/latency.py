@@ -185,7 +185,7 @@ def report(
             took.clear()
             steps.clear()
 
-    bank: Any = detector.bank
+    bank: Any = vars(detector)["bank"]
     per = 1000 / len(files)
     whole, alone = median(took["stream"]), median(took["alone"])
     share = median(1 - a / s for a, s in zip(took["alone"], took["stream"], strict=True))

@@ -17,6 +17,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from offnominal.memory import MemoryBank
+from offnominal.memory.search.arrays import ArraySearch
+from offnominal.memory.storage import StoredRows
 
 
 def random_data(rows: int, queries: int, dim: int, generator: torch.Generator) -> list[Tensor]:
@@ -74,9 +76,9 @@ def interleaved(
     return {name: statistics.median(spent) for name, spent in times.items()}
 
 
-def disagreement(ours: Tensor, theirs: np.ndarray) -> float:
+def disagreement(ours: np.ndarray, theirs: np.ndarray) -> float:
     """Largest difference of squared distances."""
-    return float((ours - torch.from_numpy(theirs)).abs().max())
+    return float(abs(ours - theirs).max())
 
 
 def main() -> None:
@@ -103,21 +105,28 @@ def main() -> None:
     makers = {"patches": patch_data, "random": random_data}
     print(f"{options.queries} queries, {options.dim} dimensions, k = {options.neighbours},")
     print(f"{options.threads} threads, {options.repeats} turns; faiss {faiss.__version__}")
-    print(f"{'data':8} {'rows':>8} {'faiss ms':>9} {'ours ms':>9} {'ratio':>6} {'differ':>8}")
+    print(
+        f"{'data':8} {'rows':>8} {'faiss ms':>9} {'ours ms':>9} {'ratio':>6} {'differ':>8} "
+        f"{'numpy ms':>9}"
+    )
     for name in options.data or makers:
         for size in options.rows:
             generator = torch.Generator().manual_seed(0)
-            rows, queries = makers[name](size, options.queries, options.dim, generator)
+            made = makers[name](size, options.queries, options.dim, generator)
+            rows, queries = (each.numpy() for each in made)
             bank = MemoryBank(options.dim, options.memory * 2**20, options.precision)
             bank.add(rows)
             index = faiss.IndexFlatL2(options.dim)
-            index.add(rows.numpy())
+            index.add(rows)
+            # What a process without PyTorch searches by.
+            alone, memory = ArraySearch(StoredRows(rows)), options.memory * 2**20
             k = options.neighbours
-            differ = disagreement(bank.search(queries, k)[0], index.search(queries.numpy(), k)[0])
+            differ = disagreement(bank.search(queries, k)[0], index.search(queries, k)[0])
             spent = interleaved(
                 {
-                    "faiss": lambda: index.search(queries.numpy(), k),  # noqa: B023
+                    "faiss": lambda: index.search(queries, k),  # noqa: B023
                     "ours": lambda: bank.search(queries, k),  # noqa: B023
+                    "numpy": lambda: alone.find(queries, k, [(0, size)], memory),  # noqa: B023
                 },
                 options.repeats,
                 time.process_time if options.clock == "cpu" else time.perf_counter,
@@ -125,7 +134,7 @@ def main() -> None:
             ratio = spent["faiss"] / spent["ours"]
             print(
                 f"{name:8} {size:8} {1e3 * spent['faiss']:9.1f} {1e3 * spent['ours']:9.1f} "
-                f"{ratio:6.2f} {differ:8.1e}",
+                f"{ratio:6.2f} {differ:8.1e} {1e3 * spent['numpy']:9.1f}",
                 flush=True,
             )
             if differ > 1e-5:

@@ -14,10 +14,10 @@ from offnominal.backbones import load_backbone
 from offnominal.backbones.mae import SHAPES, MaskedAutoencoder
 from offnominal.backbones.weights import untrained_reason
 from offnominal.benchmark.plan import Request, make_plan
-from offnominal.benchmark.record import untrained
 from offnominal.benchmark.runner import Runner
 from offnominal.benchmark.store import Store, read_runs
 from offnominal.datasets import open_dataset
+from offnominal.detectors.networks import untrained
 from offnominal.detectors.registry import detector_class
 
 WHY = "drawn at random from seeds"

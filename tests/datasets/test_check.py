@@ -42,6 +42,7 @@ def test_a_data_set_with_nothing_odd(nut: Path) -> None:
     assert contents.sizes == ((24, 16, 5),)
 
 
+@pytest.mark.slow
 def test_the_tiles(tiles: Path) -> None:
     report = check(open_dataset(tiles))
     (contents,) = report.categories
@@ -50,11 +51,15 @@ def test_the_tiles(tiles: Path) -> None:
         "blowhole": 115, "break": 85, "crack": 57, "fray": 32, "uneven": 103,
     }  # fmt: skip
     assert sum(n for _, _, n in contents.sizes) == 1344
-    (finding,) = report.findings
+    finding, both, one_side = report.findings
     assert (finding.severity, finding.count) == ("warning", 4)
     assert finding.what == "empty masks of defective images"
     assert all(name.startswith("ground_truth/uneven/") for name in finding.examples)
     assert "count as defective for image metrics" in finding.action
+    # Nearly every tile was photographed six times, in other light, and cut out by hand.
+    assert both.what == "images to learn from that are one picture with images to test on"
+    assert 100 <= both.count <= 130
+    assert 90 <= one_side.count <= 120
 
 
 def test_masks_of_every_odd_kind(nut: Path) -> None:
@@ -134,6 +139,10 @@ def test_duplicates_by_their_pixels_whatever_the_format(nut: Path) -> None:
         (
             "error", "good images to test on that are also defective ones", 1,
             ("test/good/0.png = test/rust/also.png",),
+        ),
+        (
+            "warning", "images to learn from that are one picture with images to test on", 1,
+            ("train/good/0.png = test/good/copy.png",),
         ),
     }  # fmt: skip
 

@@ -101,6 +101,7 @@ def test_object_mask_follows_the_part() -> None:
     assert object_mask("fabric", 2, 0).all()
 
 
+@pytest.mark.slow
 def test_data_set_is_written_in_the_usual_layout(tmp_path: Path) -> None:
     samples = write_dataset(tmp_path / "set", ("fabric", "part"), 2, 2, 1, seed=4)
     expected = sum(4 + len(DEFECTS[look]) for look in ("fabric", "part"))

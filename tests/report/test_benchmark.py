@@ -283,7 +283,7 @@ def test_large_run_is_small_and_usable(tmp_path: Path) -> None:
     said = drive(page, tmp_path)
     misses = text.count('data-outcome="miss"')
     assert said == [
-        *(f"{cards} of {cards} images", misses, True, 4, 1, 0, False, True),
+        *(f"{cards} of {cards} on this page", misses, True, 4, 1, 0, False, True),
         *(True, True, True, "010000"),
     ]
     assert 0 < misses < cards

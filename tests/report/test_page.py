@@ -137,9 +137,11 @@ def test_text_is_escaped_and_undefined_figures_say_so(page: Path) -> None:
 def test_headline_and_plots_count_what_the_threshold_does(tmp_path: Path) -> None:
     scores = [Scores("bolt", [1.0, 2.0, 3.0], [3.0, 4.0], 3.0)]
     text = write_page(tmp_path / "a.html", "t", [], [], scores=scores).read_text(encoding="utf-8")
-    assert "2 of 2 defective images were caught, and 1 of 3 good images were rejected." in text
+    assert "1 of 2 defective images were caught, and 0 of 3 good images were rejected." in text
     kinds = re.findall(r'<circle class="([a-z-]+)"', text)
-    assert sorted(kinds) == ["false-alarm", "good", "good", "hit", "hit"]
+    assert sorted(kinds) == ["good", "good", "good", "hit", "miss"], (
+        "a score at the threshold passes"
+    )
 
 
 def test_an_unwritable_page_is_refused(tmp_path: Path) -> None:

@@ -27,6 +27,10 @@ def cell(
         "options": {"backbone": "dinov2_vits14", "resolution": 448},
         "cached": True,
         "data": {},
+        "defects": 0,
+        "marked": False,
+        "tested": "all",
+        "set_aside": 0,
     }
     name = f"{category}-{seed}-{shots}-{changes}"
     metrics = {"figures": {"image_auroc": auroc, "image_miss_at_1%": 1 - auroc}}

@@ -23,6 +23,10 @@ def cell(method: str = "musc", shots: int = 0, cached: bool = True, **run: Any) 
         "options": {"backbone": "b"},
         "cached": cached,
         "data": {},
+        "defects": 0,
+        "marked": False,
+        "tested": "all",
+        "set_aside": 0,
     }
     machine = {"device": "cpu", "cpu": "Some processor", "threads": 1}
     metrics = {"figures": {"image_auroc": 0.9}, "images": 9}

@@ -4,15 +4,18 @@ import hashlib
 import json
 import re
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 from offnominal.datasets.shots import Sampling
 
-__all__ = ["SCORING_OPTIONS", "Cell"]
+__all__ = ["SCORING_OPTIONS", "Cell", "Tested"]
 
 # Options that act on patch scores only: cells that differ in nothing else share one fit and one
 # pass over the test images.
 SCORING_OPTIONS = ("aggregate", "smoothing", "false_reject")
+
+_OF_LABELS = ("defects", "set_aside", "draw", "marked", "left_out", "tested")
+Tested = Literal["all", "known", "left out"]
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,20 @@ class Cell:
         Whether features may come from the cache, so that times are not those of the network.
     model : str or None
         Digest of the saved detector that was evaluated; None: fitted for the cell.
+    defects : int
+        Number of labelled defects that are learned from as well.
+    set_aside : int
+        Number of defects that this draw keeps from the test, the most that any of its cells learns
+        from: all counts of a draw are tested on the same images. 0: labels play no part.
+    draw : str
+        Digest of the names of the defects that were set aside and of what is left to test on.
+    marked : bool
+        Whether their masks are known, or only that they are defective.
+    left_out : str or None
+        A kind of defect of which none is learned from.
+    tested : {"all", "known", "left out"}
+        The defects that are tested on: of all kinds, of those that may have been learned from, or
+        of the one that was left out.
     """
 
     dataset: str
@@ -52,19 +69,29 @@ class Cell:
     options: dict[str, Any]
     cached: bool = True
     model: str | None = None
+    defects: int = 0
+    set_aside: int = 0
+    draw: str = ""
+    marked: bool = False
+    left_out: str | None = None
+    tested: Tested = "all"
 
     @property
     def name(self) -> str:
         """Name of the cell's folder: readable, and unlike that of any other cell."""
         shots = "full" if self.shots is None else f"{self.shots}shot"
         words = [self.dataset, self.category, self.method, shots, f"seed{self.seed}"]
+        if self.set_aside:
+            words.append(f"{self.defects}defects" + ("marked" if self.marked else ""))
+            words += [] if self.tested == "all" else [self.tested]
         readable = "-".join(re.sub(r"[^A-Za-z0-9_.]+", "_", word) for word in words)
-        return f"{readable}-{_digest(asdict(self))[:10]}"
+        return f"{readable}-{_digest(self._telling())[:10]}"
 
     @property
     def group(self) -> str:
         """Equal for cells that share a fit and the patch scores of every test image."""
-        settings = asdict(self)
+        settings = self._telling()
+        settings.pop("tested", None)
         settings["options"] = {
             name: value for name, value in self.options.items() if name not in SCORING_OPTIONS
         }
@@ -73,6 +100,14 @@ class Cell:
     def settings(self) -> dict[str, Any]:
         """Plain values for ``settings.json``."""
         return asdict(self)
+
+    def _telling(self) -> dict[str, Any]:
+        """What tells it from other cells: without labels the same as before there were any."""
+        settings = asdict(self)
+        if not self.set_aside:
+            for name in _OF_LABELS:
+                del settings[name]
+        return settings
 
 
 def _digest(value: object) -> str:

@@ -4,8 +4,9 @@ import hashlib
 import json
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from offnominal.benchmark.cell import Cell
 from offnominal.benchmark.measure import measure
@@ -35,6 +36,11 @@ class Evaluation:
         Images measured.
     notes : list of str
         What was left out, and why.
+    kinds : list of dict
+        A row for each class of defect, as :func:`~offnominal.metrics.kinds.kind_figures` has it.
+    confusion : dict or None
+        Which class was taken for which, as :func:`~offnominal.metrics.kinds.confusion` has it; None
+        where the method tells no class.
     """
 
     category: str
@@ -43,6 +49,8 @@ class Evaluation:
     good: int
     defective: int
     notes: list[str]
+    kinds: list[dict[str, Any]] = field(default_factory=list)
+    confusion: dict[str, Any] | None = None
 
 
 def evaluate_detector(
@@ -95,13 +103,14 @@ def evaluate_detector(
         contents = read_contents(own, dataset.root)
         cell = _cell(detector, digest, dataset, category, contents.digest, len(files))
         with store.draft(cell) if store is not None else nullcontext() as folder:
-            record = Record(cell, detector, dataset, files, folder, keep_maps)
-            measure([record], test, on_error, progress, skip_references=True)
+            record = Record(cell, detector, dataset, files, test, folder, keep_maps)
+            measure([record], on_error, progress, skip_references=True)
             if changed := contents.changed():
                 raise DatasetError(f"{named(changed)}: changed during the run; run it again")
             figures = record.write()
         good, bad = record.labels.count(0), record.labels.count(1)
-        found.append(Evaluation(category, figures, record.intervals(), good, bad, record.notes))
+        told = figures, record.intervals(), good, bad, record.notes
+        found.append(Evaluation(category, *told, record.kinds(), record.confusion()))
         cells.append(cell.name)
     if store is not None:
         title = f"How good is {model.name}?"

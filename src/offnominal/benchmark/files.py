@@ -69,8 +69,15 @@ class Settings(_Part):
     sampling: str
     options: dict[str, Plain | list[Plain]]
     cached: bool
+    defects: Count = 0
+    set_aside: Count = 0
+    draw: str = ""
+    marked: bool = False
+    left_out: str | None = None
+    tested: str = "all"
     data: _Data
     references: Texts = []
+    learned_defects: Texts = []
 
 
 class _Threshold(_Part):
@@ -132,6 +139,36 @@ class _Region(_Part):
         return self
 
 
+class _Kind(_Part):
+    kind: str
+    images: Count
+    image_auroc: Figure = None
+    image_ap: Figure = None
+    misses: Figure = None
+    named: Figure = None
+
+    @model_validator(mode="after")
+    def _share(self) -> "_Kind":
+        value = (self.model_extra or {}).get("image_miss_at_1%")
+        if not (value is None or (isinstance(value, int | float) and 0 <= value <= 1)):
+            raise ValueError("image_miss_at_1% is no share")
+        return self
+
+
+class _Confusion(_Part):
+    truth: Texts
+    said: Texts
+    counts: list[list[Count]]
+
+    @model_validator(mode="after")
+    def _whole(self) -> "_Confusion":
+        if {len(row) for row in self.counts} - {len(self.said)} or len(self.counts) != len(
+            self.truth
+        ):
+            raise ValueError("counts are not as many as the classes")
+        return self
+
+
 class Metrics(_Part):
     """``metrics.json``: what came of it."""
 
@@ -143,6 +180,8 @@ class Metrics(_Part):
     unscored: dict[str, Count] = {}
     failures_as_wrong: dict[str, Figure] = {}
     untrained: str | None = None
+    kinds: list[_Kind] = []
+    confusion: _Confusion | None = None
 
 
 class PlanFile(_Part):
@@ -195,6 +234,8 @@ def read_scores(folder: Path) -> dict[str, list[Any]]:
         file = parquet.ParquetFile(pa.BufferReader(data))
         if not 0 < file.metadata.num_rows <= _MOST_IMAGES:
             raise ValueError(f"has {file.metadata.num_rows:,} rows")
+        if "kind" in file.schema_arrow.names:  # of methods that tell a class
+            kinds["kind"] = text
         table = file.read(columns=list(kinds)).select(list(kinds)).cast(pa.schema(kinds))
         columns: dict[str, list[Any]] = table.to_pydict()
     except Exception as error:  # the reader has kinds of its own

@@ -9,7 +9,8 @@ from typing import Any
 
 from offnominal.backbones import AUTO, backbone_name
 from offnominal.backbones.auto import choose_backbone
-from offnominal.detectors.registry import METHODS, detector_class
+from offnominal.detectors.registry import METHODS, detector_class, light_class
+from offnominal.detectors.signatures import option_defaults
 from offnominal.errors import OptionError, WeightsError
 
 __all__ = ["chosen_for", "combinations", "of_method", "parse_sets", "variants"]
@@ -40,7 +41,7 @@ def parse_sets(texts: Iterable[str], methods: Sequence[str]) -> dict[str, list[A
     OptionError
         If a text has no ``=``, or a name that no method knows, or a method is unknown.
     """
-    defaults = {method: detector_class(method).option_defaults() for method in methods}
+    defaults = {method: option_defaults(light_class(method)) for method in methods}
     sets: dict[str, list[Any]] = {}
     for text in texts:
         told, _, values = text.partition("=")
@@ -51,7 +52,7 @@ def parse_sets(texts: Iterable[str], methods: Sequence[str]) -> dict[str, list[A
         for each in [method] if method else methods:
             known |= defaults[each]
         # A cell runs wherever it is run, and weights are told with their backbone.
-        known = {key: known[key] for key in known if key not in ("device", "weights")}
+        known = {key: known[key] for key in known if key not in ("device", "engine", "weights")}
         name = name.strip().replace("-", "_")
         fitting = [name] if name in known else [key for key in known if key.startswith(name)]
         if len(fitting) != 1:
@@ -148,7 +149,7 @@ def variants(
 
 def _takes(kind: Any, backbone: str) -> bool:
     """Whether a method can use a backbone: it says how the names of those begin."""
-    return not backbone or backbone.startswith(kind.backbone_family or "")
+    return not backbone or backbone.startswith(getattr(kind, "backbone_family", None) or "")
 
 
 def _network(kind: Any, text: str | None) -> dict[str, Any]:

@@ -2,17 +2,21 @@
 
 import math
 import os
-import platform
+import sys
 import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import lru_cache
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
+
+from offnominal.engines.base import threads
+from offnominal.engines.machine import cpu_name
+
+if TYPE_CHECKING:  # exported models are measured without torch
+    import torch
+    from torch import Tensor
 
 __all__ = ["NetworkMeter", "cpu_name", "device_name", "is_busy"]
 
@@ -28,20 +32,14 @@ def is_busy() -> bool:
     return os.getloadavg()[0] > 1.5 * (os.cpu_count() or 1)
 
 
-@lru_cache(maxsize=1)
-def cpu_name() -> str:
-    """The processor's name where the system tells it."""
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+def device_name(name: str) -> str:
+    """The name of the card that ``auto``, ``cpu``, ``cuda`` or ``cuda:N`` is, or the kind."""
+    if (torch := sys.modules.get("torch")) is None:  # which alone computes on others
+        return "cpu"
+    from offnominal.detectors.options import choose_device
 
-
-def device_name(device: torch.device) -> str:
-    """The card's name, or the kind of device."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    device = choose_device(name)
+    return str(torch.cuda.get_device_name(device) if device.type == "cuda" else device.type)
 
 
 class NetworkMeter:
@@ -61,7 +59,7 @@ class NetworkMeter:
     """
 
     def __init__(self) -> None:
-        self._place = float(zlib.crc32(f"{cpu_name()} {torch.get_num_threads()}".encode()))
+        self._place = float(zlib.crc32(f"{cpu_name()} {threads()}".encode()))
         self.seconds = self.spared = self.handling = 0.0
         self.computed = self.from_cache = 0
 
@@ -71,8 +69,8 @@ class NetworkMeter:
         return self.spared - self.handling
 
     def run(
-        self, compute: Callable[[Tensor], list[list[Tensor]]], pixels: Tensor
-    ) -> tuple[list[list[Tensor]], np.ndarray]:
+        self, compute: "Callable[[Tensor], list[list[Tensor]]]", pixels: "Tensor"
+    ) -> "tuple[list[list[Tensor]], np.ndarray]":
         """Call `compute` on a batch; what it gave, and how long it took where."""
         _wait(pixels.device)
         start = time.perf_counter()
@@ -97,7 +95,9 @@ class NetworkMeter:
         self.handling += time.perf_counter() - start - (self.seconds - before)
 
 
-def _wait(device: torch.device) -> None:
+def _wait(device: "torch.device") -> None:
     """Let a card finish, so that the clock measures its work."""
     if device.type == "cuda":
+        import torch
+
         torch.cuda.synchronize(device)

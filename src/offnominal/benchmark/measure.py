@@ -9,9 +9,9 @@ import numpy as np
 from offnominal.benchmark.machine import NetworkMeter
 from offnominal.benchmark.record import Record
 from offnominal.chat.endpoint import AnswerError
-from offnominal.datasets import Sample
 from offnominal.datasets.doubts import Doubts
 from offnominal.datasets.masks import inspect_mask
+from offnominal.datasets.sample import Sample
 from offnominal.detectors.batch.base import BatchDetector
 from offnominal.errors import DatasetError, ImageError
 from offnominal.images import content_digest
@@ -24,13 +24,12 @@ __all__ = ["measure"]
 
 def measure(
     records: Sequence[Record],
-    test: Sequence[Sample],
     on_error: Callable[[ImageError], None] | None = None,
     progress: Callable[[str, int], None] | None = None,
     skip_references: bool = False,
     meter: NetworkMeter | None = None,
 ) -> None:
-    """Score every test image once, and again for each record's own scoring.
+    """Score every image that a record is tested on once, and again for each record's own scoring.
 
     The records' detectors share one fit; the first one's does the work. ``on_error`` is called with
     each image that cannot be read, or that the method gives no score; None: it is raised. With
@@ -39,18 +38,20 @@ def measure(
     no image got a score, that is a :class:`DatasetError`.
     """
     first = records[0]
+    test = list(dict.fromkeys(sample for record in records for sample in record.test))
     if any(sample.mask is not None for sample in test):
-        # Cells whose maps are the same share their pixels.
-        pixels: dict[float, PixelMetrics] = {}
+        # Cells whose maps are the same, of the same images, share their pixels.
+        pixels: dict[tuple[float, str], PixelMetrics] = {}
         for record in records:
-            record.pixels = pixels.setdefault(record.detector.smoothing, PixelMetrics())
-    known = {reference.digest for reference in first.detector.references if reference.active}
+            own = record.detector.smoothing, record.cell.tested
+            record.pixels = pixels.setdefault(own, PixelMetrics())
+    known = first.detector.learned_digests()
     by_file = {str(sample.image): sample for sample in test}
     copies: list[str] = []
     notes: list[str] = []
     doubts = Doubts()
     unscored: list[Sample] = []
-    reason = "all are copies of references"
+    reason = "all are copies of images that were learned from"
     times: list[tuple[float, float]] = []
 
     def failed(error: ImageError) -> None:
@@ -73,22 +74,23 @@ def measure(
             copies.append(sample.image.name)
         if not (copy and skip_references):
             _add(records, sample, prediction, seconds, doubts)
-    if not first.labels:
+    if not all(record.labels for record in records):
         raise DatasetError(f"none of {len(test)} test images has a score: {reason}")
     if copies:
         done = "left out" if skip_references else "counted all the same"
         listed = ", ".join(map(printable, copies[:5]))
         alike = "image is an exact copy" if len(copies) == 1 else "images are exact copies"
-        notes.append(f"{len(copies)} test {alike} of references, {done}: {listed}")
-    notes += [printable(note) for note in (*_undefined(first, test), *doubts.notes())]
+        learned = "images that were learned from"
+        notes.append(f"{len(copies)} test {alike} of {learned}, {done}: {listed}")
+    notes += [printable(note) for note in doubts.notes()]
     # A batch does nearly all of its work before its first prediction.
     typical = np.mean if isinstance(first.detector, BatchDetector) else np.median
     spent, image = float(np.sum(times, axis=0)[0]), typical(times, axis=0)
     timings = {"per_image": float(image[0]), "per_image_uncached": float(image[1])}
     timings |= {"predict": spent, "metrics": time.perf_counter() - start - spent}
     for record in records:
-        record.notes += notes
-        record.unscored = unscored
+        record.notes += [*notes, *map(printable, _undefined(record))]
+        record.unscored = [sample for sample in unscored if record.takes(sample)]
         record.timings |= timings
 
 
@@ -123,22 +125,24 @@ def _add(
         elif mask is not None and not mask.any():
             mask = None
     measured: list[PixelMetrics] = []
-    for record in records:
-        own = prediction if record is records[0] else record.detector.rescore(prediction)
+    first = records[0].detector
+    for record in filter(lambda one: one.takes(sample), records):
+        same = record.detector is first
+        own = prediction if same else record.detector.rescore(prediction)
         record.add(sample, own, seconds)
         if mask is not None and record.pixels is not None and record.pixels not in measured:
             record.pixels.update(own.anomaly_map, mask)
             measured.append(record.pixels)
 
 
-def _undefined(record: Record, test: Sequence[Sample]) -> list[str]:
+def _undefined(record: Record) -> list[str]:
     """Why figures are missing, where they are."""
     notes, labels = [], record.labels
     for label, kind in enumerate(("good", "defective")):
         if label not in labels:
             what = "figures of images and of pixels" if label else "figures of images"
             notes.append(f"no {kind} test image has a score: {what} are undefined")
-    bare = [sample for sample in test if sample.label and sample.mask is None]
+    bare = [sample for sample in record.test if sample.label and sample.mask is None]
     if record.pixels is None:
         if 1 in labels:
             notes.append("no test image has a mask: there are no figures of pixels")

@@ -1,16 +1,18 @@
 """From what was asked for to cells: every data set, category, method, setting, shots and seed."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
-from offnominal.benchmark.cell import Cell
+from offnominal.benchmark.cell import Cell, Tested
+from offnominal.benchmark.draw import draw_defects, kind_left_out, parts
 from offnominal.benchmark.grid import chosen_for, of_method, variants
 from offnominal.datasets import Dataset, Sample, draw_shots
 from offnominal.datasets.contents import Contents, read_contents
 from offnominal.datasets.shots import Sampling
 from offnominal.detectors.batch.base import BatchDetector
-from offnominal.detectors.registry import detector_class
+from offnominal.detectors.registry import METHODS, detector_class
 from offnominal.errors import OptionError
 
 __all__ = ["Request", "Work", "make_plan", "varied"]
@@ -41,6 +43,16 @@ class Request:
     class_names : mapping of str to str or None
         What the parts of each category are called, for methods that read; None: ``class_name`` of
         the method, as ``sets`` gives it.
+    labelled : sequence of int
+        Numbers of labelled defects, taken from those of the test, to learn from; empty: none, and
+        the test is on all of it.
+    marks : sequence of bool
+        Whether the masks of these are known.
+    leave_out : bool
+        Let each draw learn nothing of one kind of defect, the next kind for the next seed, and test
+        on that one apart.
+    part_of : callable
+        Tells which part each of some images shows, by numbers; pictures of one are not divided.
     """
 
     methods: Sequence[str] = ("anomalydino",)
@@ -51,6 +63,10 @@ class Request:
     sets: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     cached: bool = True
     class_names: Mapping[str, str] | None = None
+    labelled: Sequence[int] = ()
+    marks: Sequence[bool] = (False, True)
+    leave_out: bool = True
+    part_of: Callable[[Sequence[Sample]], Mapping[Path, int]] = parts
 
 
 @dataclass
@@ -68,6 +84,8 @@ class Work:
         Cells that cannot be had, and why, in words.
     contents : dict of (str, str) to Contents
         What the files of each data set's categories held when the plan was made.
+    part_of : dict of (str, str) to dict
+        Which part each defective image shows, where defects are learned from.
     """
 
     cells: list[Cell]
@@ -75,6 +93,7 @@ class Work:
     files: dict[str, str]
     impossible: list[str]
     contents: dict[tuple[str, str], Contents] = field(default_factory=dict)
+    part_of: dict[tuple[str, str], Mapping[Path, int]] = field(default_factory=dict)
 
 
 def make_plan(
@@ -95,6 +114,9 @@ def make_plan(
     if len(work.datasets) < len(datasets):
         names = [dataset.name for dataset in datasets]
         raise OptionError(f"--data: two data sets are called {max(names, key=names.count)}")
+    if request.labelled and (min(request.labelled) < 0 or max(request.labelled) < 1):
+        listed = " ".join(map(str, request.labelled))
+        raise OptionError(f"--labelled {listed}: give numbers, 0 for none, and one above it")
     for text in request.backbones:
         of_method(text, request.methods, f"--backbone {text}")
     wanted = []
@@ -122,6 +144,8 @@ def varied(request: Request) -> tuple[str, ...]:
     several += [name for name, count in counts.items() if count > 1]
     # Where some methods take no images, there is no line over their number to draw.
     first = "shots" if all(map(takes_images, request.methods)) else "method"
+    if request.labelled:
+        first, several = "defects", ["defects", "marked", "tested", *several]
     return tuple(sorted(dict.fromkeys(several), key=lambda name: name != first))
 
 
@@ -135,8 +159,10 @@ def _draws(method: str, request: Request, impossible: list[str]) -> Draws:
     """Shots and seeds for a method; where nothing is drawn at random there is one seed only."""
     if request.seeds < 1:
         raise OptionError(f"--seeds {request.seeds}: give 1 or more")
+    # A draw of defects is one of what is tested on as well.
+    seeds = range(request.seeds)
     if not takes_images(method):
-        return [(0, 0)]
+        return [(0, seed) for seed in (seeds if request.labelled else (0,))]
     draws: Draws = []
     for shots in dict.fromkeys(request.shots):
         if shots is not None and shots < 0:
@@ -144,8 +170,32 @@ def _draws(method: str, request: Request, impossible: list[str]) -> Draws:
         if shots == 0 and detector_class(method).needs_references:
             impossible.append(f"{method} needs references: 0 shots are left out for it")
         else:
-            draws += [(shots, seed) for seed in range(request.seeds if shots else 1)]
+            draws += [(shots, seed) for seed in (seeds if shots or request.labelled else (0,))]
     return draws
+
+
+def _labels(method: str, request: Request, impossible: list[str]) -> list[tuple[int, bool]]:
+    """Numbers of labelled defects, and whether their masks are known, that a method can use."""
+    needed = METHODS[method].defects == "required"
+    marks = list(dict.fromkeys(request.marks))
+    use = getattr(detector_class(method), "use_of_marks", "used")
+    if use == "ignored":  # would give the same figures twice
+        marks = [False]
+    elif use == "needed":
+        marks = [known for known in marks if known]
+    if not marks:
+        impossible.append(f"{method} needs the masks of labelled defects: it is left out")
+    found = []
+    for number in dict.fromkeys(request.labelled):
+        if number and not takes_images(method):
+            impossible.append(
+                f"{method} learns from no image: labelled defects are left out for it"
+            )
+        elif needed and not number:
+            impossible.append(f"{method} needs labelled defects: 0 are left out for it")
+        else:
+            found += [(number, known) for known in (marks if number else [False])]
+    return found
 
 
 def _cells(
@@ -159,7 +209,8 @@ def _cells(
     """The cells of a category; ``work`` gets why some cannot be had, and what its files hold."""
     impossible = work.impossible
     place, train = f"{dataset.name}, {category}", dataset.train(category)
-    if not dataset.test(category):
+    test = dataset.test(category)
+    if not test:
         impossible.append(f"{place}: has no test image")
         return
     files = [sample for sample in dataset.samples if sample.category == category]
@@ -169,6 +220,9 @@ def _cells(
         (lambda done: progress(f"{category}: read", done)) if progress else None,
     )
     work.contents[dataset.name, category] = contents
+    if request.labelled:
+        bad = [sample for sample in test if sample.label]
+        work.part_of[dataset.name, category] = request.part_of(bad)
     for method, options, draws in wanted:
         named = options
         if request.class_names is not None and "class_name" in options:
@@ -178,7 +232,7 @@ def _cells(
             if shots != 0 and (refused := _refused(train, shots, seed, request.sampling)):
                 impossible.append(f"{place}{refused}")
                 continue
-            yield Cell(
+            cell = Cell(
                 dataset.name,
                 category,
                 contents.digest,
@@ -189,6 +243,24 @@ def _cells(
                 named,
                 request.cached,
             )
+            yield from _labelled(cell, test, request, work) if request.labelled else [cell]
+
+
+def _labelled(cell: Cell, test: list[Sample], request: Request, work: Work) -> Iterator[Cell]:
+    """The same with every number of labelled defects, and what each is tested on."""
+    left_out = kind_left_out(test, cell.seed) if request.leave_out else None
+    cell = replace(cell, set_aside=max(request.labelled), left_out=left_out)
+    try:
+        part_of = work.part_of[cell.dataset, cell.category]
+        drawn = draw_defects(test, part_of, cell, work.datasets[cell.dataset].root)
+    except OptionError as error:
+        work.impossible.append(f"{cell.dataset}, {cell.category}, seed {cell.seed}: {error}")
+        return
+    tests: list[Tested] = ["all"] if left_out is None else ["known", "left out"]
+    for defects, marked in _labels(cell.method, request, work.impossible):
+        for tested in tests:
+            own = replace(cell, defects=defects, marked=marked)
+            yield replace(own, draw=drawn.digest, tested=tested)
 
 
 def _refused(train: list[Sample], shots: int | None, seed: int, sampling: Sampling) -> str:

@@ -1,11 +1,14 @@
-"""The ablations of the AnomalyDINO paper, each as a question and the settings that answer it.
+"""Questions, each with the settings that answer it.
 
-Damm et al., 2024 (arXiv 2405.14529), sections 4 and 5 and the appendices.
+All but the last are the ablations of the AnomalyDINO paper: Damm et al., 2024 (arXiv 2405.14529),
+sections 4 and 5 and the appendices.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
+
+from offnominal.detectors.methods_supervised import SUPERVISED
 
 __all__ = ["PRESETS", "Preset"]
 
@@ -24,21 +27,25 @@ class Preset:
         The question in words, for the report's heading.
     sets : dict
         Values of detector options.
-    method : str
-    shots : tuple of int
+    methods : tuple of str
+    shots : tuple of int or None
+        None: every good image.
     cached : bool
         Whether features may come from the cache; not where time is what is measured.
     paper : dict
-        Options of ``method`` that the paper's code has otherwise than the defaults.
+        Options of the method that the paper's code has otherwise than the defaults.
+    labelled : tuple of int
+        Numbers of labelled defects to learn from; empty: labels play no part.
     """
 
     name: str
     title: str
     sets: dict[str, tuple[Any, ...]] = field(default_factory=dict)
-    method: str = "anomalydino"
-    shots: tuple[int, ...] = (1,)
+    methods: tuple[str, ...] = ("anomalydino",)
+    shots: tuple[int | None, ...] = (1,)
     cached: bool = True
     paper: dict[str, Any] = field(default_factory=dict)
+    labelled: tuple[int, ...] = ()
 
     @property
     def axes(self) -> tuple[str, ...]:
@@ -47,7 +54,7 @@ class Preset:
 
     def sets_for(self, methods: Sequence[str]) -> dict[str, Sequence[Any]]:
         """Values of options for some methods; the paper's are for the paper's method only."""
-        paper = self.paper if list(methods) == [self.method] else {}
+        paper = self.paper if tuple(methods) == self.methods else {}
         return self.sets | {name: [one] for name, one in paper.items() if name not in self.sets}
 
 
@@ -80,14 +87,27 @@ _PRESETS = (
         "batched-zero-shot",
         "How far do the test images get by judging each other, without any reference?",
         {"resolution": (448, 672)},
-        method="anomalydino-batched",
+        methods=("anomalydino-batched",),
         shots=(0,),
     ),
 )
-# All of them set out to meet printed figures, which come from images that were cropped, and from
+_LABELS = Preset(
+    "labels",
+    "What is each labelled defect worth?",
+    # Those with defects in what they learn, and known defects on top of two that train nothing.
+    methods=(
+        "anomalydino",
+        "patchcore",
+        *(one.name for one in SUPERVISED if one.defects != "none" and one.name != "regad"),
+    ),
+    shots=(None,),
+    labelled=(0, 1, 2, 5, 10, 20, 50),
+)
+# The others set out to meet printed figures, which come from images that were cropped, and from
 # references that were turned.
 _PAPER = {
     "anomalydino": {"resize": "crop", "rotations": "agnostic"},
     "anomalydino-batched": {"resize": "crop"},
 }
-PRESETS = {preset.name: replace(preset, paper=_PAPER[preset.method]) for preset in _PRESETS}
+PRESETS = {one.name: replace(one, paper=_PAPER[one.methods[0]]) for one in _PRESETS}
+PRESETS[_LABELS.name] = _LABELS

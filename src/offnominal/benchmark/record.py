@@ -4,17 +4,16 @@ import math
 import platform
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from offnominal._version import __version__
-from offnominal.backbones.weights import read_metadata, untrained_reason
 from offnominal.benchmark.cell import Cell
 from offnominal.benchmark.files import seal, write_json, write_patch_scores, write_scores
 from offnominal.benchmark.machine import cpu_name, device_name, is_busy
@@ -24,35 +23,27 @@ from offnominal.datasets import Dataset, Sample
 from offnominal.datasets.contents import relative
 from offnominal.detectors.backboned import BackboneDetector
 from offnominal.detectors.base import Detector
-from offnominal.detectors.ensemble import Ensemble
+from offnominal.detectors.exported import Exported
 from offnominal.detectors.features import FeatureDetector
-from offnominal.detectors.options import choose_device
-from offnominal.detectors.trainable import Trainable
-from offnominal.metrics import PixelMetrics, image_curves, image_intervals, image_metrics
+from offnominal.detectors.networks import untrained, with_networks
+from offnominal.engines.base import threads
+from offnominal.engines.machine import installed
+from offnominal.engines.network import facts_of
+from offnominal.metrics import (
+    PixelMetrics,
+    confusion,
+    image_curves,
+    image_intervals,
+    image_metrics,
+    kind_figures,
+)
 from offnominal.prediction import Prediction
 
-__all__ = ["Record", "untrained", "with_networks"]
+__all__ = ["Record"]
 
+# Each of them may be absent where an exported model is measured.
 _PACKAGES = ("torch", "timm", "numpy", "scipy", "opencv-python-headless", "pillow")
-
-
-def with_networks(detector: Detector) -> list[BackboneDetector]:
-    """The detector if it has a network, or the members of an ensemble; none of a chat model."""
-    members = detector.members if isinstance(detector, Ensemble) else [detector]
-    return [member for member in members if isinstance(member, BackboneDetector)]
-
-
-def untrained(detector: Detector) -> str:
-    """Why a detector's figures say nothing of its method; empty if nothing is known against them.
-
-    Asked are the weights of its networks, which are loaded if they are not there yet, and the files
-    of learned prompts or layers that its options name. A file says so of itself, under
-    ``pretrained`` in its safetensors metadata, such as ``no: drawn at random from seed 0``.
-    """
-    reasons = [member.load_network().untrained for member in with_networks(detector)]
-    files = [getattr(detector, option) for option in detector.file_options]
-    reasons += [untrained_reason(read_metadata(Path(file))) for file in files if file is not None]
-    return "; ".join(dict.fromkeys(filter(None, reasons)))
+_ENGINES = ("onnxruntime", "openvino")
 
 
 @dataclass
@@ -61,16 +52,19 @@ class Record:
 
     The detector is fitted, with the cell's scoring; ``references`` are paths relative to the data
     set's root. Without a ``folder`` nothing is written. Cells whose maps are the same share
-    ``pixels``, which is None where no test image has a mask. ``unscored`` could be read and got no
-    score; ``more`` are further plain values for ``run.json``.
+    ``pixels``, which is None where no test image has a mask. ``test`` is what is tested on, and
+    ``defects`` are the paths of the labelled defects that were learned from. ``unscored`` could be
+    read and got no score; ``more`` are further plain values for ``run.json``.
     """
 
     cell: Cell
     detector: Detector
     dataset: Dataset
     references: list[str]
+    test: Sequence[Sample]
     folder: Path | None = None
     keep_maps: bool = False
+    defects: Sequence[str] = ()
     pixels: PixelMetrics | None = None
     unscored: Sequence[Sample] = ()
     timings: dict[str, float] = field(default_factory=dict)
@@ -78,6 +72,7 @@ class Record:
     more: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self._tested = {sample.image for sample in self.test}
         self._rows: list[dict[str, Any]] = []
         self._grids: list[np.ndarray] = []
         self._maps: Path | None = None
@@ -85,6 +80,10 @@ class Record:
         if self.folder is not None and (self.keep_maps or self.cell.options.get("crop")):
             self._maps = self.folder / "maps"
             self._maps.mkdir()
+
+    def takes(self, sample: Sample) -> bool:
+        """Whether it is tested on an image."""
+        return sample.image in self._tested
 
     def add(self, sample: Sample, prediction: Prediction, seconds: float) -> None:
         """Take in one image."""
@@ -108,6 +107,7 @@ class Record:
                 "width": prediction.image.shape[1],
                 "map_max": float(prediction.anomaly_map.max()),
                 "seconds": seconds,
+                "kind": prediction.kind,
             }
         )
         self._grids.append(prediction.patch_scores)
@@ -131,6 +131,16 @@ class Record:
         figures = _image_figures(self.labels, self.scores, self._decisions)
         return figures if self.pixels is None else figures | self.pixels.compute()
 
+    def kinds(self) -> list[dict[str, Any]]:
+        """The figures of each class of defect."""
+        told = self.labels, self._column("defect"), self.scores, self._decisions
+        return kind_figures(*told, self._column("kind"))
+
+    def confusion(self) -> dict[str, Any] | None:
+        """Which class was taken for which; None where none is told."""
+        told = self.labels, self._column("defect"), self._decisions
+        return confusion(*told, self._column("kind"))
+
     def failures_as_wrong(self) -> dict[str, float]:
         """The figures of images, as if each one without a score had been judged wrongly.
 
@@ -150,7 +160,10 @@ class Record:
 
     @property
     def _decisions(self) -> list[bool | None]:
-        return [row["is_anomalous"] for row in self._rows]
+        return self._column("is_anomalous")
+
+    def _column(self, name: str) -> list[Any]:
+        return [row[name] for row in self._rows]
 
     def write(self) -> dict[str, float]:
         """Write the cell's files, if it has a folder; its figures."""
@@ -167,13 +180,18 @@ class Record:
             "unscored": {"good": missing.count(0), "defective": missing.count(1)},
             "failures_as_wrong": self.failures_as_wrong(),
             "untrained": untrained(self.detector),
+            "kinds": self.kinds(),
+            "confusion": self.confusion(),
         }
         if self.pixels is not None:
             metrics["curves"]["pixel"] = self.pixels.curves()
             metrics["regions"] = self.pixels.regions()
             metrics["pixel_error"] = self.pixels.error
         self.timings["metrics"] = self.timings.get("metrics", 0.0) + time.perf_counter() - start
-        write_scores(self.folder, {name: [r[name] for r in self._rows] for name in self._rows[0]})
+        columns = {name: self._column(name) for name in self._rows[0]}
+        if not any(columns["kind"]):  # which only some methods tell
+            del columns["kind"]
+        write_scores(self.folder, columns)
         write_patch_scores(self.folder, self._grids)
         write_json(self.folder / "metrics.json", metrics)
         write_json(self.folder / "settings.json", self._settings())
@@ -182,7 +200,7 @@ class Record:
         return figures
 
     def _settings(self) -> dict[str, Any]:
-        test = [sample.label for sample in self.dataset.test(self.cell.category)]
+        test = [sample.label for sample in self.test]
         data = {
             "root": str(self.dataset.root.absolute()),
             "layout": self.dataset.layout,
@@ -190,7 +208,7 @@ class Record:
             "test_good": test.count(0),
             "test_defective": test.count(1),
         }
-        own = {"data": data, "references": self.references}
+        own = {"data": data, "references": self.references, "learned_defects": [*self.defects]}
         return {"format": FORMAT} | self.cell.settings() | own
 
     def _run(self) -> dict[str, Any]:
@@ -198,10 +216,11 @@ class Record:
         return {
             "version": __version__,
             "python": platform.python_version(),
-            "packages": {name: version(name) for name in _PACKAGES},
-            "device": device_name(choose_device(getattr(detector, "device", "cpu"))),
+            "packages": _here(),
+            "device": device_name(getattr(detector, "device", "cpu")),
             "cpu": cpu_name(),
-            "threads": torch.get_num_threads(),
+            "engine": _engines(with_networks(detector) or [detector]),
+            "threads": threads(),
             "busy": is_busy(),
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
             "timings": self.timings,
@@ -234,14 +253,33 @@ def _better(detectors: Sequence[BackboneDetector]) -> list[str]:
     return [f"{each.load_network().name}: {each.backbone_note}" for each in chosen]
 
 
+def _here() -> dict[str, str]:
+    """Versions of what is installed."""
+    found = {}
+    for name in _PACKAGES:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found | {k: told for k, told in installed().items() if told and k in _ENGINES}
+
+
+def _engines(detectors: Sequence[Detector]) -> str:
+    """What ran the networks, or an exported program, and in which precision; empty: nothing."""
+    found = [
+        f"{getattr(each, 'engine_in_force', '') or 'torch'} {each.precision}"
+        for each in detectors
+        if isinstance(each, BackboneDetector | Exported)
+    ]
+    return ", ".join(dict.fromkeys(found))
+
+
 def _backbone(detectors: Sequence[BackboneDetector]) -> dict[str, Any] | None:
     """What the network of a detector is, or those of an ensemble are together."""
     if not detectors:
         return None
     nets = [each.load_network() for each in detectors]
     first, resolution, resize = detectors[0], nets[0].resolution, "square"
-    if isinstance(first, Trainable):
-        resolution = first.side
+    if side := getattr(first, "side", 0):  # of the square that a method is trained on
+        resolution = side
     elif isinstance(first, FeatureDetector):
         resolution = first.resolution or first.default_resolution(nets[0])
         resize = first.resize or nets[0].resize
@@ -252,5 +290,5 @@ def _backbone(detectors: Sequence[BackboneDetector]) -> dict[str, Any] | None:
         "stride": min(net.stride for net in nets),
         "resolution": resolution,
         "resize": resize,
-        "parameters": sum(p.numel() for net in nets for p in net.parameters()),
+        "parameters": sum(facts_of(net)["parameters"] for net in nets),
     }

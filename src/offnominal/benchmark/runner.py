@@ -6,21 +6,24 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from offnominal.backbones.base import Backbone
 from offnominal.backbones.cache import FeatureCache, cached
 from offnominal.benchmark.cell import SCORING_OPTIONS, Cell
+from offnominal.benchmark.draw import draw_defects, labels_of
 from offnominal.benchmark.machine import NetworkMeter, device_name
 from offnominal.benchmark.measure import measure
 from offnominal.benchmark.plan import Work
-from offnominal.benchmark.record import Record, untrained, with_networks
+from offnominal.benchmark.record import Record
 from offnominal.benchmark.store import Store, StoreError
 from offnominal.datasets import draw_shots
 from offnominal.datasets.contents import named, relative
 from offnominal.detectors.base import Detector
 from offnominal.detectors.batch.base import BatchDetector
+from offnominal.detectors.networks import untrained, with_networks
 from offnominal.detectors.options import choose_device
 from offnominal.detectors.registry import detector_class
 from offnominal.detectors.trainable import Trainable
@@ -76,6 +79,9 @@ class Runner:
     device : str
     keep_maps : bool
         Write every anomaly map as well, in half precision.
+    engine : str
+        What runs the networks. ``auto`` is torch here, whose features the cache keeps; by any other
+        every image goes through the network, and its time is not told apart.
     """
 
     def __init__(
@@ -85,12 +91,14 @@ class Runner:
         cache: FeatureCache | None = None,
         device: str = "auto",
         keep_maps: bool = False,
+        engine: str = "auto",
     ) -> None:
         self.work = work
         self.store = store
         self.cache = cache
         self.device = device
         self.keep_maps = keep_maps
+        self.engine = engine
         self._networks: dict[str, Backbone] = {}
 
     def run(
@@ -201,19 +209,29 @@ class Runner:
         train = dataset.train(first.category) if first.shots != 0 else []
         references = draw_shots(train, first.shots, first.seed, first.sampling) if train else []
         files = [relative(sample.image, dataset.root) for sample in references]
+        part_of = self.work.part_of.get((first.dataset, first.category), {})
+        drawn = draw_defects(dataset.test(first.category), part_of, first, dataset.root)
+        learned = [relative(sample.image, dataset.root) for sample in drawn.learned]
         detector, meter = self._detector(first)
         unreadable: list[ImageError] = []
         start = time.perf_counter()
         if not isinstance(detector, BatchDetector):
             images = [s.image for s in references]
-            detector.fit(images, unreadable.append, tell, synthetic=False)
+            # A method of another package may know of no defects.
+            labels: dict[str, Any] = (
+                {"defects": labels_of(drawn.learned, first.marked)} if learned else {}
+            )
+            detector.fit(images, unreadable.append, tell, synthetic=False, **labels)
         times = {"fit": time.perf_counter() - start, "network_in_fit": meter.seconds}
         records = []
+        same = {_scoring(first): detector}
         for cell, folder in zip(cells, folders, strict=True):
-            scoring = {name: cell.options[name] for name in SCORING_OPTIONS}
-            own = detector if cell is first else detector.rescored(**scoring)
-            records.append(Record(cell, own, dataset, files, folder, self.keep_maps))
-        measure(records, dataset.test(first.category), unreadable.append, tell, meter=meter)
+            if _scoring(cell) not in same:
+                same[_scoring(cell)] = detector.rescored(**dict(_scoring(cell)))
+            own, tested = same[_scoring(cell)], drawn.tested[cell.tested]
+            made = Record(cell, own, dataset, files, tested, folder, self.keep_maps, learned)
+            records.append(made)
+        measure(records, unreadable.append, tell, meter=meter)
         if changed := self.work.contents[first.dataset, first.category].changed():
             raise DatasetError(f"{named(changed)}: changed during the run; run it again")
         times |= {"network": meter.seconds, "network_spared": meter.spared}
@@ -236,6 +254,8 @@ class Runner:
                 options[option] = self.work.files[options[option]]
         if "device" in kind.option_defaults():
             options["device"] = self.device
+        if "engine" in kind.option_defaults():
+            options["engine"] = self.engine
         detector, meter = kind(**options), NetworkMeter()
         parts = {f"{d.backbone} {d.weights} {d.layers}": d for d in with_networks(detector)}
         # Those of one cell at a time: a preset over backbones would otherwise hold all of them.
@@ -248,10 +268,17 @@ class Runner:
             cache = self.cache if cell.cached else None
             # What is trained keeps features by itself, and its student is of the network's kind.
             trained = isinstance(part, Trainable)
-            part.use_network(chosen if trained else cached(chosen, cache, conditions, meter))
+            plain = trained or self.engine not in ("auto", "torch")
+            part.use_network(chosen if plain else cached(chosen, cache, conditions, meter))
         return detector, meter
+
+
+def _scoring(cell: Cell) -> tuple[tuple[str, Any], ...]:
+    """What of a cell acts on patch scores only."""
+    return tuple((name, cell.options[name]) for name in SCORING_OPTIONS)
 
 
 def _words(cell: Cell) -> str:
     shots = {None: "all", 0: "no"}.get(cell.shots, str(cell.shots))
-    return f"{cell.category}, {cell.method}, {shots} references, seed {cell.seed}"
+    labels = f", {cell.defects} labelled defects" if cell.set_aside else ""
+    return f"{cell.category}, {cell.method}, {shots} references{labels}, seed {cell.seed}"

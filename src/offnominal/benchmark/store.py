@@ -38,6 +38,7 @@ from offnominal.benchmark.files import (
 )
 from offnominal.datasets.contents import Contents, named
 from offnominal.errors import DatasetError, OptionError
+from offnominal.extras import check_there
 
 __all__ = ["FORMAT", "FinishedCell", "Plan", "Store", "StoreError", "read_runs", "require"]
 
@@ -60,8 +61,8 @@ class FinishedCell:
     ----------
     folder : Path
     settings : dict
-        The fields of :class:`~offnominal.benchmark.cell.Cell`, ``data`` (root, layout, counts) and
-        ``references`` (paths relative to the root).
+        The fields of :class:`~offnominal.benchmark.cell.Cell`, ``data`` (root, layout, counts),
+        ``references`` and ``learned_defects`` (paths relative to the root).
     run : dict
         Versions, device, times by stage, thresholds, notes.
     metrics : dict
@@ -280,13 +281,8 @@ def read_runs(root: Path) -> tuple[list[FinishedCell], list[Plan]]:
 
 
 def require(package: str, command: str) -> None:
-    """Raise an :class:`OptionError` if a package of the extra ``benchmark`` is absent."""
-    from importlib.util import find_spec
-
-    if find_spec(package) is None:
-        raise OptionError(
-            f"{command} needs {package}: install it with `pip install 'offnominal[benchmark]'`"
-        )
+    """Raise a :class:`MissingExtraError` if a package of the extra ``benchmark`` is absent."""
+    check_there(package, f"`{command}`")
 
 
 def _draft(cell: Cell) -> str:
@@ -297,7 +293,7 @@ def _read_cell(folder: Path) -> FinishedCell:
     settings = read_json(folder / "settings.json", Settings)
     if settings["format"] > FORMAT:
         raise DatasetError(
-            f"{folder}: written by a newer Offnominal; upgrade with `pip install -U offnominal`"
+            f"{folder}: written by a newer Offnominal; read it with that one or a newer one"
         )
     run, metrics = read_json(folder / "run.json", Run), read_json(folder / "metrics.json", Metrics)
     for name in ("figures", "failures_as_wrong"):

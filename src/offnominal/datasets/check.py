@@ -4,7 +4,7 @@ import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from offnominal.datasets.dataset import Dataset
 from offnominal.datasets.doubts import Doubts, named
@@ -12,6 +12,9 @@ from offnominal.datasets.masks import inspect_mask
 from offnominal.datasets.report import Contents, Finding, Report, Severity
 from offnominal.datasets.sample import Sample
 from offnominal.images import content_digest, read_image
+from offnominal.labels.alike import Thumbnail, groups_of, thumbnail
+from offnominal.labels.gather import Boxes, Classes
+from offnominal.labels.summary import check_labels
 from offnominal.prefetch import prefetch
 
 __all__ = ["check"]
@@ -25,6 +28,7 @@ class _Facts(NamedTuple):
     size: tuple[int, int]
     digest: str
     doubts: list[tuple[str, str]]  # about the mask, as `inspect_mask` has them
+    small: Thumbnail
 
 
 Read = Sequence[tuple[Sample, _Facts]]
@@ -47,6 +51,9 @@ def check(
     dataset: Dataset,
     progress: Callable[[int], None] | None = None,
     workers: int | None = None,
+    *,
+    boxes: Boxes | None = None,
+    classes: Classes | None = None,
 ) -> Report:
     """Read every image and every mask of a data set, and say what it is like.
 
@@ -58,6 +65,11 @@ def check(
         Called with the number of images done.
     workers : int or None
         Threads; by default as many as there are processors, at most 8.
+    boxes : path, several, or None
+        Annotations of the defective images, as :func:`~offnominal.labels.gather.gather` reads them.
+    classes : {"by-folder"} or None
+        With it, the kinds of defect that the data set has name the classes of its defects, and not
+        the annotations.
 
     Returns
     -------
@@ -74,6 +86,11 @@ def check(
             broken.append(str(error))
         if progress is not None:
             progress(done)
+    labels, odd = None, list[Finding]()
+    if boxes is not None or classes is not None:
+        labels, odd = check_labels(
+            [(s, facts.size) for s, facts in read if s.label], boxes, classes
+        )
     contents = tuple(_contents(name, dataset.samples, read) for name in dataset.categories)
     findings = [
         *_found(
@@ -82,6 +99,8 @@ def check(
         ),
         *_mask_findings(dataset.root, read),
         *_duplicates(dataset.root, read),
+        *_same_pictures(dataset.root, read),
+        *odd,
         *_gaps(contents),
         *(Finding("note", note, 0, (), "") for note in dataset.notes),
     ]  # fmt: skip
@@ -89,7 +108,7 @@ def check(
     masks = sum(kind == "unreadable" for _, facts in read for kind, _ in facts.doubts)
     root = str(dataset.root)
     return Report(
-        dataset.name, root, dataset.layout, contents, tuple(findings), len(broken) + masks
+        dataset.name, root, dataset.layout, contents, tuple(findings), len(broken) + masks, labels
     )
 
 
@@ -100,7 +119,8 @@ def _found(severity: Severity, what: str, hits: Sequence[str], action: str) -> l
 def _look(sample: Sample) -> _Facts:
     image = read_image(sample.image)
     size = (image.shape[0], image.shape[1])
-    return _Facts(size, content_digest(image), inspect_mask(sample, size)[1])
+    doubts = inspect_mask(sample, size)[1]
+    return _Facts(size, content_digest(image), doubts, thumbnail(image))
 
 
 def _mask_findings(root: Path, read: Read) -> Iterable[Finding]:
@@ -136,6 +156,36 @@ def _duplicates(root: Path, read: Read) -> Iterable[Finding]:
             if ones and others:
                 pairs.append(f"{ones[0]} = {others[0]}")
         yield from _found(severity, what, pairs, action)
+
+
+def _same_pictures(root: Path, read: Read) -> Iterable[Finding]:
+    """Images within a category that are one picture, in other light, turned, or cut a little."""
+    several: list[list[tuple[Sample, _Facts]]] = []
+    for category in sorted({s.category for s, _ in read}):
+        own = [(s, facts) for s, facts in read if s.category == category]
+        groups: dict[int, list[tuple[Sample, _Facts]]] = defaultdict(list)
+        for place, group in enumerate(groups_of([facts.small for _, facts in own])):
+            groups[group].append(own[place])
+        # Those that are equal pixel by pixel are told as such.
+        several += [g for g in groups.values() if len({facts.digest for _, facts in g}) > 1]
+    both = [g for g in several if len({s.split for s, _ in g} & {"train", "test"}) > 1]
+    one_side = [g for g in several if g not in both]
+    for severity, what, groups_there, action in (
+        ("warning", "images to learn from that are one picture with images to test on", both,
+         "the test is too easy by them; keep the images of one part on one side"),
+        ("note", "images of one side that are one picture", one_side,
+         "draws of labelled defects keep them together"),
+    ):  # fmt: skip
+        pairs = [" = ".join(named(s.image, root) for s, _ in _apart(g)) for g in groups_there]
+        many = sum(map(len, groups_there))
+        told = f"{many} images in all, in other light, turned, or cut a little"
+        yield from _found(cast(Severity, severity), what, pairs, f"{told}; {action}")
+
+
+def _apart(group: list[tuple[Sample, _Facts]]) -> list[tuple[Sample, _Facts]]:
+    """Two of a group, of different splits where there are such."""
+    first = group[0]
+    return [first, next((one for one in group if one[0].split != first[0].split), group[1])]
 
 
 def _contents(category: str, samples: Sequence[Sample], read: Read) -> Contents:

@@ -170,7 +170,7 @@ def open_dataset(
         if defective := [s for s in learned if s.label]:
             reading.notes.append(
                 f"{category}: {counted(defective, 'defective image')} in the training split: left "
-                "out, nothing learns from defects"
+                "out; `fit --defects` learns from such"
             )
     samples = reading.samples
     reading.notes += _doubtful_files(samples, home)

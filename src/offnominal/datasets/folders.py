@@ -31,7 +31,8 @@ from offnominal.datasets.sample import Sample
 from offnominal.errors import DatasetError, OptionError
 from offnominal.paths import find_images
 
-__all__ = ["GOOD_FOLDERS", "fits", "fixed_part", "read", "read_named"]
+__all__ = ["GOOD_FOLDERS", "Paths", "find_defects", "fits", "fixed_part", "pair_masks", "read"]
+__all__ += ["read_named"]
 
 Paths = str | Path | Sequence[str | Path]
 
@@ -107,18 +108,8 @@ def read_named(
     options : Options
         Name, which is also the category, and train share.
     """
-    if masks is not None and not Path(masks).is_dir():
-        raise DatasetError(f"{masks}: no such folder of masks; check --masks")
-    reading, beside = Reading(), []
-    found: list[tuple[Path, Path]] = []
-    for root in _several(defects):
-        base, listed = fixed_part(root), find_images([root], reading.passed)
-        if masks is not None and any(image.is_relative_to(masks) for image in listed):
-            reading.notes.append(f"{masks} lies among the defects: its images are masks only")
-            listed = [image for image in listed if not image.is_relative_to(masks)]
-        images, own = set_masks_aside(listed, base, reading.notes)
-        found += [(image, image.relative_to(base)) for image in images]
-        beside.append(own)
+    reading = Reading()
+    found, beside = find_defects(defects, masks, reading)
 
     def parts(paths: Paths) -> list[Path]:
         every = [(root, find_images([root], reading.passed)) for root in _several(paths)]
@@ -131,6 +122,65 @@ def read_named(
     first = fixed_part(_several(good)[0])
     _join(parts(good), found, masks_at, tests, options, first, reading, beside)
     return reading
+
+
+def find_defects(
+    defects: Paths, masks: str | Path | None, reading: Reading
+) -> tuple[list[tuple[Path, Path]], list[MaskFolder]]:
+    """Defective images, each with its place below the folder named, and the masks among them.
+
+    Parameters
+    ----------
+    defects : path, pattern, or several
+    masks : path or None
+        Folder of the masks; images that lie there are no parts.
+    reading : Reading
+        Gets notes, and files passed over.
+
+    Raises
+    ------
+    DatasetError
+        If there is no such folder of masks.
+    OptionError
+        If there are no such images.
+    """
+    if masks is not None and not Path(masks).is_dir():
+        raise DatasetError(f"{masks}: no such folder of masks; check --masks")
+    found: list[tuple[Path, Path]] = []
+    beside = []
+    for root in _several(defects):
+        base, listed = fixed_part(root), find_images([root], reading.passed)
+        if masks is not None and any(image.is_relative_to(masks) for image in listed):
+            reading.notes.append(f"{masks} lies among the defects: its images are masks only")
+            listed = [image for image in listed if not image.is_relative_to(masks)]
+        images, own = set_masks_aside(listed, base, reading.notes)
+        found += [(image, image.relative_to(base)) for image in images]
+        beside.append(own)
+    return found, beside
+
+
+def pair_masks(
+    defects: list[tuple[Path, Path]],
+    masks: str | Path | None,
+    beside: list[MaskFolder],
+    reading: Reading,
+) -> list[tuple[Path, Path, Path | None]]:
+    """The same images with the mask of each, from the folder or from among them.
+
+    Notes on masks that fit none go to ``reading``.
+    """
+    names = Counter(relative.stem.lower() for _, relative in defects)
+    shared = frozenset(name for name, number in names.items() if number > 1)
+    folder = [] if masks is None else [MaskFolder(Path(masks), anywhere=True, shared=shared)]
+    for own in beside:
+        own.anywhere, own.shared = True, shared
+    pairs = []
+    for image, relative in defects:
+        found = [own for own in (m.find(relative) for m in (*folder, *beside)) if own]
+        pairs.append((image, relative, found[0] if found else None))
+    for own in (*folder, *beside):
+        reading.notes += own.notes()
+    return pairs
 
 
 def _parts(root: Path) -> tuple[list[Path], list[Path], list[Path]]:
@@ -159,18 +209,9 @@ def _join(
     for images, split in ((good, "" if tests is None else "train"), (tests or [], "test")):
         reading.samples += [Sample(image, 0, None, "good", category, split) for image in images]
     reading.divide(lambda sample: _name(sample.image, base), options.train_share)
-    names = Counter(relative.stem.lower() for _, relative in defects)
-    shared = frozenset(name for name, number in names.items() if number > 1)
-    folder = [MaskFolder(masks, anywhere=True, shared=shared)] if masks is not None else []
-    for own in beside:
-        own.anywhere, own.shared = True, shared
-    for image, relative in defects:
+    for image, relative, mask in pair_masks(defects, masks, beside, reading):
         kind = relative.parts[0] if len(relative.parts) > 1 else "defect"
-        found = [own for own in (m.find(relative) for m in (*folder, *beside)) if own]
-        mask = found[0] if found else None
         reading.samples.append(Sample(image, 1, mask, kind, category, "test"))
-    for own in (*folder, *beside):
-        reading.notes += own.notes()
 
 
 def _refuse_shared(images: list[Path], others: list[Path], options: str) -> None:

@@ -4,7 +4,6 @@ Columns ``image`` and ``label``, and if wanted ``mask``, ``defect``, ``category`
 Paths are relative to the manifest's folder, or absolute.
 """
 
-import difflib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from offnominal.checks import near
 from offnominal.datasets.reading import GOOD_NAMES, Options, Reading, counted, listed, such_as
 from offnominal.datasets.sample import Sample
 from offnominal.datasets.tables import Files, plain, read_csv, read_text
@@ -131,7 +131,7 @@ def _named(entry: dict[str, Any], where: str, ignored: set[str]) -> _Row:
             raise DatasetError(f"{where}: two columns are called {column!r}; remove one")
         if column not in COLUMNS:
             # A column of masks under a wrong name would be lost without a word.
-            if close := difflib.get_close_matches(column, COLUMNS, 1, 0.75):
+            if close := near(column, COLUMNS, 0.75):
                 told = f"column {plain(name)}: call it {close[0]!r}, or remove it"
                 raise DatasetError(f"{where}: {told}")
             ignored.add(name.strip())

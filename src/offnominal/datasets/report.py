@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-__all__ = ["Contents", "Finding", "Report", "Severity"]
+__all__ = ["Contents", "Finding", "Labels", "Report", "Severity"]
 
 Severity = Literal["error", "warning", "note"]
 
@@ -62,6 +62,28 @@ class Contents:
 
 
 @dataclass(frozen=True)
+class Labels:
+    """What is known of the defective images, from masks and annotations.
+
+    Attributes
+    ----------
+    images, marks : dict of str to int
+        How many of each class there are.
+    marked, boxed, unmarked : int
+        Images in which defects are marked exactly, at least one of them; by boxes only; not at all.
+    sizes : (int, int, int), or None
+        The longer side of the marks in pixels: of the smallest, the middle one and the largest.
+    """
+
+    images: dict[str, int]
+    marks: dict[str, int]
+    marked: int
+    boxed: int
+    unmarked: int
+    sizes: tuple[int, int, int] | None
+
+
+@dataclass(frozen=True)
 class Report:
     """What `check` found.
 
@@ -75,6 +97,8 @@ class Report:
         Errors first, then warnings, then notes.
     unreadable : int
         Images and masks that cannot be read.
+    labels : Labels or None
+        Where annotations or classes were asked for.
     """
 
     name: str
@@ -83,6 +107,7 @@ class Report:
     categories: tuple[Contents, ...]
     findings: tuple[Finding, ...]
     unreadable: int
+    labels: Labels | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The report as plain values, to be written as JSON."""

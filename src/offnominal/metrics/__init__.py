@@ -6,6 +6,7 @@ from offnominal.metrics.image import (
     image_intervals,
     image_metrics,
 )
+from offnominal.metrics.kinds import confusion, kind_figures
 from offnominal.metrics.pixel import PixelMetrics, pixel_metrics
 from offnominal.metrics.regions import SIZE_CLASSES
 
@@ -13,8 +14,10 @@ __all__ = [
     "FALSE_REJECTS",
     "SIZE_CLASSES",
     "PixelMetrics",
+    "confusion",
     "image_curves",
     "image_intervals",
     "image_metrics",
+    "kind_figures",
     "pixel_metrics",
 ]

@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 import numpy.typing as npt
+
+from offnominal.labelling import components
 
 __all__ = ["SIZE_CLASSES", "Defects", "by_size", "find_defects", "join"]
 
@@ -57,16 +58,13 @@ def find_defects(
     """The 8-connected regions of one mask; None where nothing is defective."""
     if not mask.any():
         return None
-    # OpenCV refuses strides other than those of a whole array.
-    binary = np.ascontiguousarray(mask).view(np.uint8)
-    count, labels = cv2.connectedComponents(binary, connectivity=8)
-    region = np.asarray(labels, np.int32)[mask] - 1
+    labels, areas, _ = components(mask)
+    region = labels[mask] - 1
     scores = anomaly_map[mask]
-    areas = np.bincount(region, minlength=count - 1)
-    peaks = np.full(count - 1, -np.inf)
+    peaks = np.full(len(areas), -np.inf)
     np.maximum.at(peaks, region, scores.astype(np.float64))
     classes = np.searchsorted(_UPPER, areas / mask.size, side="right")
-    return Defects(scores, region, areas, classes, peaks)
+    return Defects(scores, region, areas.astype(np.int64), classes, peaks)
 
 
 def join(parts: list[Defects]) -> Defects:

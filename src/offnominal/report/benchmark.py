@@ -12,6 +12,7 @@ from offnominal.errors import OptionError
 from offnominal.report import sections
 from offnominal.report.conditions import conditions
 from offnominal.report.gallery import choose, foremost, make_cards
+from offnominal.report.labels import foremost_counts
 from offnominal.report.page import write
 from offnominal.report.results import gather
 from offnominal.report.sentences import headline, warning
@@ -98,7 +99,7 @@ def write_report(
         "plans": parts,
         "key": [METRICS[metric][:2] for metric in present(setups)],
         "curves": curves,
-        "speed": speed(setups),
+        "speed": speed(foremost_counts(setups)),
         "gallery": gallery,
         "pictured": sections.which(pictured),
         "cards": cards,

@@ -8,6 +8,7 @@ from typing import Any
 
 from offnominal.report.page import Card, Outcome, Picture, embed, show, write
 from offnominal.report.words import METRICS, count, heading
+from offnominal.text import digits
 
 __all__ = ["Card", "Outcome", "Scores", "write_page"]
 
@@ -22,7 +23,7 @@ class Scores:
     good, defective : sequence of float
         Scores of the good and of the defective images.
     threshold : float
-        Images that score at least this are rejected.
+        Images that score above this are rejected.
     """
 
     category: str
@@ -33,8 +34,8 @@ class Scores:
     @property
     def counts(self) -> tuple[int, int, int, int]:
         """Caught, defective, rejected and good images."""
-        caught = sum(score >= self.threshold for score in self.defective)
-        rejected = sum(score >= self.threshold for score in self.good)
+        caught = sum(score > self.threshold for score in self.defective)
+        rejected = sum(score > self.threshold for score in self.good)
         return caught, len(self.defective), rejected, len(self.good)
 
 
@@ -83,9 +84,11 @@ def write_page(
         {
             "name": each.category,
             "strip": _strip(each),
-            "cards": [card for card in shown if card["category"] == each.category],
+            "cards": mine,
+            "left": len(each.good) + len(each.defective) - len(mine),
         }
         for each in scores
+        for mine in [[card for card in shown if card["category"] == each.category]]
     ]
     columns = list(summary[0]) if summary else []
     texts = [[_text(value) for value in row.values()] for row in summary]
@@ -103,7 +106,7 @@ def write_page(
             (name, [line.partition(": ")[::2] for line in lines])
             for name, lines in (decisions or {}).items()
         ],
-        pictures=[(caption, embed(picture)) for caption, picture in pictures],
+        pictures=[(caption, embed(picture, 1400)) for caption, picture in pictures],
     )
 
 
@@ -141,7 +144,7 @@ def _strip(scores: Scores) -> dict[str, Any]:
         # Dots are spread by the golden ratio, evenly and the same in every run.
         heights = [27 + 44 * row + 22 * (place * 0.618034 % 1) for place in range(len(each))]
         dots = [
-            (across(score), round(height, 1), above if score >= limit else below)
+            (across(score), round(height, 1), above if score > limit else below)
             for score, height in zip(sorted(each), heights, strict=True)
         ]
         rows.append({"label": label, "count": count(len(each), "image"), "dots": dots})
@@ -151,7 +154,7 @@ def _strip(scores: Scores) -> dict[str, Any]:
     numbers = range(math.ceil(low / step), math.floor((low + span) / step) + 1)
     return {
         "rows": rows,
-        "threshold": (across(limit), f"{limit:.3g}"),
+        "threshold": (across(limit), digits(limit)),
         "ticks": [(across(number * step), f"{number * step:.6g}") for number in numbers],
-        "words": f"At the threshold {limit:.3g}, {_words(scores.counts, 'are')}",
+        "words": f"At the threshold {digits(limit)}, {_words(scores.counts, 'are')}",
     }

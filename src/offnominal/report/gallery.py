@@ -1,12 +1,12 @@
 """The gallery: which images of a cell are worth a look, and their pictures."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -16,7 +16,7 @@ from offnominal.datasets.masks import read_mask
 from offnominal.errors import DatasetError, ImageError
 from offnominal.images import read_image
 from offnominal.paths import is_elsewhere
-from offnominal.pictures import colour_map, overlay
+from offnominal.pictures import colour_map, overlay, resized
 from offnominal.report.page import Card, Outcome, show
 from offnominal.scoring import anomaly_map
 
@@ -24,7 +24,8 @@ __all__ = ["Choice", "choose", "foremost", "make_cards"]
 
 Floats = npt.NDArray[np.float32]
 
-_LARGEST = 224  # longest side of a picture, in pixels: two fit side by side on a phone
+_SHARPEST = 640  # longest side of a picture, in pixels: what it is enlarged to
+_AREA = 60e6  # pixels of one panel over all cards: a page of some 25 MB at most
 _MOST = 600  # images in a page, so that it stays one that opens
 
 
@@ -86,17 +87,19 @@ def make_cards(
     """
     cards: list[dict[str, Any]] = []
     gone: list[str] = []
+    # Few are sharp when they are enlarged, many are small: the page stays one that opens.
+    largest = min(_SHARPEST, math.isqrt(int(_AREA / max(len(choices), 1))))
     several = len({choice.cell.settings["dataset"] for choice in choices}) > 1
     for done, choice in enumerate(choices, 1):
         try:
-            card = _card(choice, data, several)
+            card = _card(choice, data, several, largest)
         except (ImageError, DatasetError) as error:
             gone.append(str(error))
             continue
         except (OSError, LookupError, TypeError, ValueError) as error:
             gone.append(f"{choice.cell.folder}: its results are damaged ({error})")
             continue
-        cards.append(show(card, _LARGEST, 72, foremost=choice.rank == 0))
+        cards.append(show(card, largest, 72, foremost=choice.rank == 0))
         if progress:
             progress("gallery", done)
     _patch_scores.cache_clear()
@@ -114,14 +117,14 @@ def _patch_scores(folder: Path) -> list[Floats]:
     return read_patch_scores(folder)
 
 
-def _card(choice: Choice, data: Path | None, several: bool) -> Card:
+def _card(choice: Choice, data: Path | None, several: bool, largest: int) -> Card:
     settings = choice.cell.settings
     sixteen_bit = str(settings["options"].get("sixteen_bit") or "range")
     image = read_image(_find(choice, choice.value("image"), data), sixteen_bit)
     full = image.shape[0], image.shape[1]
-    scale = min(1.0, _LARGEST / max(full))
+    scale = min(1.0, largest / max(full))
     small = max(1, round(full[0] * scale)), max(1, round(full[1] * scale))
-    reduced = np.asarray(_reduce(image, small), np.uint8)
+    reduced = resized(image, small[::-1])
     heat = _heat(choice, full, small)
     low, high, limit = _range(choice.cell, heat)
     truth = None
@@ -129,7 +132,7 @@ def _card(choice: Choice, data: Path | None, several: bool) -> Card:
         path = _find(choice, choice.value("mask"), data)
         mask = read_mask(path, full, choice.value("mask_threshold"))
         # Any part of a defect keeps its pixel: a scratch must not vanish in a small picture.
-        truth = np.asarray(_reduce(mask.astype(np.float32), small) > 0.05, np.bool_)
+        truth = resized(mask.astype(np.float32), small[::-1], exact=True) > 0.05
     # Of several data sets, each card names its own.
     dataset = f"{settings['dataset']}, " if several else ""
     return Card(
@@ -158,15 +161,11 @@ def _find(choice: Choice, name: str, data: Path | None) -> Path:
     return place
 
 
-def _reduce(picture: npt.NDArray[Any], size: tuple[int, int]) -> npt.NDArray[Any]:
-    return cv2.resize(picture, size[::-1], interpolation=cv2.INTER_AREA)
-
-
 def _heat(choice: Choice, full: tuple[int, int], small: tuple[int, int]) -> Floats:
     """The anomaly map at the picture's size."""
     stored = choice.cell.folder / "maps" / f"{choice.index:05d}.npy"
     if stored.is_file():
-        return np.asarray(_reduce(read_map(stored), small), np.float32)
+        return resized(read_map(stored), small[::-1], exact=True)
     options, grids = choice.cell.settings["options"], _patch_scores(choice.cell.folder)
     if len(grids) != len(choice.cell.scores["image"]):
         raise DatasetError(

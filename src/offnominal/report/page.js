@@ -62,7 +62,7 @@
       list.nextElementSibling.hidden = mine.length > 0;
       shown = shown.concat(mine);
     });
-    said.textContent = shown.length + " of " + cards.length + " images";
+    said.textContent = shown.length + " of " + cards.length + " on this page";
   }
   form.hidden = false;
   form.addEventListener("input", apply);
@@ -79,8 +79,15 @@
     all("img", dialog).forEach(function (image) { image.loading = "eager"; });
     if (!dialog.open) dialog.showModal();
   }
-  all(".open").forEach(function (opener) {
+  all(".card .open").forEach(function (opener) {
     opener.addEventListener("click", function () { enlarge(shown.indexOf(opener.closest(".card"))); });
+  });
+  all(".fit-pictures .open").forEach(function (opener) {
+    opener.addEventListener("click", function () {
+      dialog.querySelector(".values").textContent = opener.querySelector("img").alt;
+      dialog.querySelector(".panels").replaceChildren(opener.querySelector("img").cloneNode());
+      dialog.showModal();
+    });
   });
   dialog.addEventListener("keydown", function (event) {
     var step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];

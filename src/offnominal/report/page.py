@@ -9,16 +9,17 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from offnominal._version import __version__
 from offnominal.atomic import write_atomically
+from offnominal.paths import MARK
+from offnominal.pictures import DARK, stroked
 from offnominal.report.words import heading
-from offnominal.text import printable
+from offnominal.text import apart, printable
 
 __all__ = ["Card", "Outcome", "Picture", "embed", "show", "write"]
 
@@ -89,6 +90,7 @@ def write(
     """
     paragraphs = [headline] if isinstance(headline, str) else list(headline)
     common = {"title": title, "headline": paragraphs, "version": __version__, "warning": ""}
+    common["mark"] = MARK
     html = _templates().get_template(template).render(common | values)
     write_atomically(path, html.encode("utf-8", "backslashreplace"))
     return path
@@ -112,12 +114,13 @@ def show(
     }
     unknown = card.p_value is None or math.isnan(card.p_value)
     height, width = card.image.shape[:2]
+    score, threshold = apart(card.score, card.threshold)
     return {
         "category": card.category,
         "defect": heading(card.defect),
         "outcome": card.outcome,
-        "score": f"{card.score:.3g}",
-        "threshold": f"{card.threshold:.3g}",
+        "score": score,
+        "threshold": threshold,
         "p_value": "" if unknown else f"{card.p_value:.2g}",
         "ratio": card.score / card.threshold if card.threshold > 0 else 0.0,
         "name": card.name,
@@ -142,13 +145,9 @@ def embed(picture: Picture, largest: int = 480, quality: int = 78) -> str:
 def _outlined(image: Picture, truth: npt.NDArray[np.bool_]) -> Picture:
     """The image with the outline of the truth a little outside its edge."""
     width = max(1, round(max(truth.shape) / 200))
-    mask = cv2.dilate(truth.astype(np.uint8), np.ones((5, 5), np.uint8))
-    contours, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    picture = image.copy()
+    large = Image.fromarray(truth).convert("L").filter(ImageFilter.MaxFilter(5))
     # A dark line under the bright one keeps it legible on any ground.
-    cv2.drawContours(picture, contours, -1, (20, 20, 20), width + 2, cv2.LINE_AA)
-    cv2.drawContours(picture, contours, -1, _TRUTH, width, cv2.LINE_AA)
-    return picture
+    return stroked(image, np.asarray(large) > 0, [(width + 2, DARK), (width, _TRUTH)])
 
 
 def _shown(value: Any) -> Any:

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Setup", "Summary", "best_setup", "gather", "label_setups", "varying"]
 
-_SETTINGS = ("dataset", "method", "shots", "sampling")
+_LABELS = ("defects", "marked", "tested", "set_aside")
+_SETTINGS = ("dataset", "method", "shots", "sampling", *_LABELS)
 _WRONG = ", failures as wrong"
 
 
@@ -51,7 +52,8 @@ class Setup:
     Attributes
     ----------
     settings : dict
-        ``dataset``, ``method``, ``shots``, ``sampling``, ``options`` and ``untrained``.
+        ``dataset``, ``method``, ``shots``, ``sampling``, ``defects``, ``marked``, ``tested``,
+        ``set_aside``, ``options`` and ``untrained``.
     cells : dict of (str, int) to FinishedCell
         By category and seed.
     names : set of str
@@ -117,8 +119,11 @@ class Setup:
         return own._replace(whole=own.whole and not self.untrained)
 
     def published(self, metric: str, category: str | None = None) -> Published | None:
-        """What the authors printed for the same; None too if our weights were not pretrained."""
-        if self.untrained or not self.mean(metric, category).whole:
+        """What the authors printed for the same; None too if our weights were not pretrained.
+
+        Nor is there any where some of the defects are not tested on.
+        """
+        if self.untrained or self.settings["set_aside"] or not self.mean(metric, category).whole:
             return None
         # The resolution that a default stood for is as good as one that was given.
         options = dict(self.settings["options"])
@@ -225,7 +230,8 @@ def _stands_before(cell: FinishedCell, other: FinishedCell) -> bool:
 
 
 def _order(setup: Setup) -> tuple[Any, ...]:
-    """Data set, method, options, then shots from few to all."""
+    """Data set, method, options, then labels, and shots from few to all."""
     shots = math.inf if setup.shots is None else setup.shots
     options = json.dumps(setup.settings["options"], sort_keys=True)
-    return setup.dataset, setup.method, options, setup.settings["sampling"], shots
+    labels = tuple(setup.settings[name] for name in _LABELS)
+    return setup.dataset, setup.method, options, setup.settings["sampling"], *labels, shots

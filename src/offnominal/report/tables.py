@@ -14,7 +14,7 @@ from offnominal.report.timings import fit_seconds, image_seconds, time_words
 from offnominal.report.words import METRICS, difference, heading, setting_words, spread
 from offnominal.text import printable
 
-__all__ = ["Entry", "Table", "by_category", "latex", "overview", "present"]
+__all__ = ["Entry", "Table", "by_category", "entries_of", "latex", "overview", "present"]
 __all__ += ["write_cells", "write_results"]
 
 #: Figures that every table shows, where they are defined.
@@ -89,7 +89,7 @@ def overview(
     """
     metrics = present(setups)
     heads = varying(setups, axes) or ["method"]
-    columns = [_entries(metric, setups, sources) for metric in metrics]
+    columns = [entries_of(metric, setups, sources) for metric in metrics]
     headings = [heading(metric) for metric in metrics]
     counts = [setup.unscored for setup in setups]
     if any(failed for failed, _ in counts):
@@ -110,7 +110,7 @@ def by_category(
 ) -> Table:
     """One row a category, one column a setup of one data set; the best of each row is marked."""
     names = [*setups[0].expected[metric], None]
-    rows = [([name or "Mean"], _entries(metric, setups, sources, name)) for name in names]
+    rows = [([name or "Mean"], entries_of(metric, setups, sources, name)) for name in names]
     return Table(heading(metric), ["Category"], list(labels), rows)
 
 
@@ -122,6 +122,8 @@ def write_cells(path: Path, cells: Sequence[FinishedCell]) -> None:
         names = ("dataset", "category", "method", "shots", "seed", "sampling", "cached")
         row = {name: settings[name] for name in names} | {"untrained": cell.untrained}
         row["shots"] = _shots(settings["shots"])
+        if settings["set_aside"]:
+            row |= {name: settings[name] for name in ("defects", "marked", "left_out", "tested")}
         row |= {f"option_{name}": value for name, value in sorted(settings["options"].items())}
         row |= {name: run.get(name) for name in ("version", "device", "cpu", "threads", "finished")}
         stages = ("fit", "predict", "per_image", "per_image_uncached")
@@ -156,6 +158,7 @@ def write_results(path: Path, setups: Sequence[Setup]) -> None:
             "setup": setup.label,
             "method": setup.method,
             "shots": _shots(setup.shots),
+            **_labels(setup),
             "category": category or "mean",
             "metric": metric,
             "untrained": setup.untrained,
@@ -195,16 +198,17 @@ def _row(cells: Sequence[str]) -> str:
     return " & ".join(cells) + r" \\"
 
 
-def _entries(
+def entries_of(
     metric: str, setups: Sequence[Setup], sources: list[str], category: str | None = None
 ) -> list[Entry]:
+    """A figure of setups that are compared with each other; `sources` as in :func:`overview`."""
     compared = [setup.compared(metric, category) for setup in setups]
     # As printed: equal figures are bold together.
     ranked = [round(each.mean, 3) if each.whole else math.nan for each in compared]
     known = {figure for figure in ranked if not math.isnan(figure)}
     # One figure alone is not the best of anything.
     best = (max if METRICS[metric].higher else min)(known) if len(known) > 1 else None
-    entries = []
+    found = []
     for setup, figure in zip(setups, ranked, strict=True):
         summary, wrong = setup.mean(metric, category), setup.failures_as_wrong(metric, category)
         published = setup.published(metric, category)
@@ -222,8 +226,8 @@ def _entries(
                 difference=difference(100 * summary.mean - published.value),
                 source=_cite(sources, published),
             )
-        entries.append(entry)
-    return entries
+        found.append(entry)
+    return found
 
 
 def _cite(sources: list[str], published: Published) -> int:
@@ -232,6 +236,12 @@ def _cite(sources: list[str], published: Published) -> int:
     if text not in sources:
         sources.append(text)
     return sources.index(text) + 1
+
+
+def _labels(setup: Setup) -> dict[str, Any]:
+    """What defects a setup learned from, where labels play a part."""
+    names = ("defects", "marked", "tested") if setup.settings["set_aside"] else ()
+    return {name: setup.settings[name] for name in names}
 
 
 def _shots(shots: int | None) -> int | str:

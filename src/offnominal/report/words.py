@@ -48,7 +48,12 @@ _HEADINGS = {
     "false_reject": "False-reject rate",
     "lr": "Learning rate",
     "untrained": "Weights",
+    "defects": "Labelled defects",
+    "marked": "Masks",
+    "tested": "Tested on",
+    "set_aside": "Defects set aside",
 }
+_TESTED = {"all": "all kinds", "known": "known kinds", "left out": "the kind left out"}
 
 
 def percent(value: float) -> str:
@@ -88,6 +93,12 @@ def setting_words(axis: str, value: Any, *, alone: bool = False) -> str:
     """
     if axis == "untrained":
         return "not pretrained" if value else "pretrained"
+    if axis == "tested":
+        return _TESTED.get(value, printable(str(value)))
+    if axis == "marked" and alone:
+        return "with masks" if value else "without masks"
+    if axis == "defects" and alone:
+        return f"{value or 'no'} defect{'' if value == 1 else 's'}"
     if axis == "shots":
         words = {None: "all", 0: "no" if alone else "none"}.get(value, str(value))
         return f"{words} image{'' if value == 1 else 's'}" if alone else words
