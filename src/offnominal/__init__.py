@@ -1,8 +1,8 @@
 """Offnominal: shown a few good parts, it finds what is wrong in the next one.
 
 >>> from offnominal import AnomalyDINO
->>> detector = AnomalyDINO(backbone="builtin").fit(good_images)
->>> for prediction in detector.stream(new_images):
+>>> detector = AnomalyDINO(backbone="builtin").fit("good")
+>>> for prediction in detector.stream("new"):
 ...     print(prediction.score, prediction.is_anomalous, prediction.regions())
 
 The public names are imported on first use, so that ``import offnominal`` costs next to nothing.
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from offnominal.detectors.memory_bank.patchcore import PatchCore
     from offnominal.detectors.memory_bank.softpatch import SoftPatch
     from offnominal.detectors.memory_bank.spade import SPADE
+    from offnominal.detectors.meta.regad import RegAD
     from offnominal.detectors.one_class.cutpaste import CutPaste
     from offnominal.detectors.one_class.deep_svdd import DeepSVDD
     from offnominal.detectors.one_class.igd import IGD
@@ -56,14 +57,29 @@ if TYPE_CHECKING:
     from offnominal.detectors.reconstruction.trustmae import TrustMAE
     from offnominal.detectors.refine import refine
     from offnominal.detectors.registry import load
+    from offnominal.detectors.supervised.boxes import Boxes
+    from offnominal.detectors.supervised.cavga import CAVGA
+    from offnominal.detectors.supervised.classes import Classes
+    from offnominal.detectors.supervised.devnet import DevNet
+    from offnominal.detectors.supervised.dra import DRA
+    from offnominal.detectors.supervised.dynamics import TrainingDynamics
+    from offnominal.detectors.supervised.mixed import MixedSupervision
+    from offnominal.detectors.supervised.saliency import Saliency
+    from offnominal.detectors.supervised.segmentation import Segmentation
+    from offnominal.detectors.supervised.supersimplenet import SuperSimpleNet
     from offnominal.detectors.teacher_student.efficientad import EfficientAD
     from offnominal.detectors.teacher_student.reverse_distillation import ReverseDistillation
     from offnominal.detectors.teacher_student.stfpm import STFPM
     from offnominal.detectors.trained import TrainedDetector
+    from offnominal.exchange import coco, predictions_frame
     from offnominal.images import read_image
+    from offnominal.labels.gather import gather
+    from offnominal.labels.labelled import Labelled, Mark
     from offnominal.memory import MemoryBank
     from offnominal.paths import find_images
     from offnominal.prediction import Prediction, Region
+    from offnominal.regions import Box
+    from offnominal.suggestions import suggest
 
 _HOMES = {
     "AnomalyCLIP": "offnominal.detectors.language.anomalyclip",
@@ -73,30 +89,41 @@ _HOMES = {
     "Backbone": "offnominal.backbones.base",
     "BatchedAnomalyDINO": "offnominal.detectors.batch.anomalydino_batched",
     "BatchedSubspaceAD": "offnominal.detectors.batch.subspacead_batched",
+    "Box": "offnominal.regions",
+    "Boxes": "offnominal.detectors.supervised.boxes",
+    "CAVGA": "offnominal.detectors.supervised.cavga",
     "CFlow": "offnominal.detectors.flow.cflow",
     "ChatModel": "offnominal.detectors.chat",
+    "Classes": "offnominal.detectors.supervised.classes",
     "CLIPAC": "offnominal.detectors.language.clip",
     "CLIPDetector": "offnominal.detectors.language.clip",
+    "coco": "offnominal.exchange",
     "CoOp": "offnominal.detectors.language.coop",
     "CutPaste": "offnominal.detectors.one_class.cutpaste",
     "Dataset": "offnominal.datasets.dataset",
     "DeepSVDD": "offnominal.detectors.one_class.deep_svdd",
     "Detector": "offnominal.detectors.base",
+    "DevNet": "offnominal.detectors.supervised.devnet",
     "DifferNet": "offnominal.detectors.flow.differnet",
     "Dinomaly": "offnominal.detectors.reconstruction.dinomaly",
     "DN2": "offnominal.detectors.memory_bank.dn2",
+    "DRA": "offnominal.detectors.supervised.dra",
     "DRAEM": "offnominal.detectors.reconstruction.draem",
     "EfficientAD": "offnominal.detectors.teacher_student.efficientad",
     "Ensemble": "offnominal.detectors.ensemble",
     "FastFlow": "offnominal.detectors.flow.fastflow",
     "find_images": "offnominal.paths",
+    "gather": "offnominal.labels.gather",
     "GlobalGaussian": "offnominal.detectors.distribution.global_gaussian",
     "IGD": "offnominal.detectors.one_class.igd",
+    "Labelled": "offnominal.labels.labelled",
     "load": "offnominal.detectors.registry",
     "load_backbone": "offnominal.backbones",
     "LOE": "offnominal.detectors.one_class.loe",
     "MAEDAY": "offnominal.detectors.reconstruction.maeday",
+    "Mark": "offnominal.labels.labelled",
     "MemoryBank": "offnominal.memory",
+    "MixedSupervision": "offnominal.detectors.supervised.mixed",
     "MultiLayerNN": "offnominal.detectors.memory_bank.multilayer",
     "MuSc": "offnominal.detectors.batch.musc",
     "open_dataset": "offnominal.datasets.dataset",
@@ -104,26 +131,35 @@ _HOMES = {
     "PatchCore": "offnominal.detectors.memory_bank.patchcore",
     "PatchSVDD": "offnominal.detectors.one_class.patch_svdd",
     "Prediction": "offnominal.prediction",
+    "predictions_frame": "offnominal.exchange",
     "read_image": "offnominal.images",
     "refine": "offnominal.detectors.refine",
+    "RegAD": "offnominal.detectors.meta.regad",
     "Region": "offnominal.prediction",
     "ReverseDistillation": "offnominal.detectors.teacher_student.reverse_distillation",
     "RIAD": "offnominal.detectors.reconstruction.riad",
+    "Saliency": "offnominal.detectors.supervised.saliency",
     "Sample": "offnominal.datasets.sample",
+    "Segmentation": "offnominal.detectors.supervised.segmentation",
     "SimpleNet": "offnominal.detectors.one_class.simplenet",
     "SoftPatch": "offnominal.detectors.memory_bank.softpatch",
     "SPADE": "offnominal.detectors.memory_bank.spade",
     "STFPM": "offnominal.detectors.teacher_student.stfpm",
     "SubspaceAD": "offnominal.detectors.distribution.subspacead",
+    "suggest": "offnominal.suggestions",
+    "SuperSimpleNet": "offnominal.detectors.supervised.supersimplenet",
     "Threshold": "offnominal.calibration",
     "TrainedDetector": "offnominal.detectors.trained",
+    "TrainingDynamics": "offnominal.detectors.supervised.dynamics",
     "TrustMAE": "offnominal.detectors.reconstruction.trustmae",
     "WinCLIP": "offnominal.detectors.language.winclip",
 }
 
 __all__ = [
+    "CAVGA",
     "CLIPAC",
     "DN2",
+    "DRA",
     "DRAEM",
     "IGD",
     "LOE",
@@ -138,44 +174,60 @@ __all__ = [
     "Backbone",
     "BatchedAnomalyDINO",
     "BatchedSubspaceAD",
+    "Box",
+    "Boxes",
     "CFlow",
     "CLIPDetector",
     "ChatModel",
+    "Classes",
     "CoOp",
     "CutPaste",
     "Dataset",
     "DeepSVDD",
     "Detector",
+    "DevNet",
     "DifferNet",
     "Dinomaly",
     "EfficientAD",
     "Ensemble",
     "FastFlow",
     "GlobalGaussian",
+    "Labelled",
+    "Mark",
     "MemoryBank",
+    "MixedSupervision",
     "MuSc",
     "MultiLayerNN",
     "PaDiM",
     "PatchCore",
     "PatchSVDD",
     "Prediction",
+    "RegAD",
     "Region",
     "ReverseDistillation",
+    "Saliency",
     "Sample",
+    "Segmentation",
     "SimpleNet",
     "SoftPatch",
     "SubspaceAD",
+    "SuperSimpleNet",
     "Threshold",
     "TrainedDetector",
+    "TrainingDynamics",
     "TrustMAE",
     "WinCLIP",
     "__version__",
+    "coco",
     "find_images",
+    "gather",
     "load",
     "load_backbone",
     "open_dataset",
+    "predictions_frame",
     "read_image",
     "refine",
+    "suggest",
 ]
 
 

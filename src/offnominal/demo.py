@@ -4,6 +4,7 @@ import os
 import re
 import secrets
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from offnominal.images import read_image
 from offnominal.metrics import image_metrics, pixel_metrics
 from offnominal.pictures import colour_map
 from offnominal.prediction import Prediction
-from offnominal.report import Card, Scores, write_page
+from offnominal.report import Card, Outcome, Scores, write_page
 
 __all__ = ["DemoResult", "run_demo"]
 
@@ -34,7 +35,7 @@ _PAGE = "index.html"
 _DRAWN = re.compile(
     rf"{re.escape(_MARK)}|(\w+|\.\w+\.partial)/(train|test|ground_truth)/\w+/\d+(_mask)?\.png"
 )
-_CARDS = 12  # images shown for each look
+_CARDS = 12  # images shown for each look, unless there are more misses and false alarms
 _FIGURES = ("image_auroc", "image_ap", "image_f1_max", "pixel_auroc", "aupro")
 
 Progress = Callable[[str, int], None]
@@ -200,7 +201,7 @@ def _show(
     detector.fit(train, progress=tell).save(folder / f"{look}.offn")
     results = list(zip(test, detector.stream([s.image for s in test], progress=tell), strict=True))
     reason = detector.masking_test_["reason"] if detector.masking_test_ else "not asked for"
-    mask = f"foreground mask {'on' if detector.masks_ else 'off'}, {reason}"
+    mask = f"foreground mask: {'on' if detector.masks_ else 'off'}, {reason}"
     found = detector.orientation_test_["reason"] if detector.orientation_test_ else "as asked for"
     net = detector.load_network()
     decisions = [
@@ -226,7 +227,13 @@ def _measure(look: str, results: Results) -> dict[str, object]:
     masks = [_mask(s, p) for s, p in results]
     found = image_metrics([s.label for s, _ in results], [p.score for _, p in results])
     found |= pixel_metrics(maps, masks)
-    return {"category": look} | {name: found[name] for name in _FIGURES}
+    of = Counter(_outcome(*result) for result in results)
+    return {
+        "category": look,
+        "caught": f"{of['hit']} of {of['hit'] + of['miss']}",
+        "missed": str(of["miss"]),
+        "false_alarms": f"{of['false alarm']} of {of['false alarm'] + of['good']}",
+    } | {name: found[name] for name in _FIGURES}
 
 
 def _mask(sample: Sample, prediction: Prediction) -> np.ndarray:
@@ -237,24 +244,31 @@ def _mask(sample: Sample, prediction: Prediction) -> np.ndarray:
 
 
 def _spread(results: Results) -> Results:
-    """Some results of every kind: the first ones of each, taken in turn."""
+    """Every miss and every false alarm first, then some of every kind, taken in turn."""
+    wrong = [pair for pair in results if _outcome(*pair) in ("miss", "false alarm")]
     kinds: dict[str, Results] = {}
-    for sample, prediction in results:
-        kinds.setdefault(sample.defect, []).append((sample, prediction))
+    for pair in results:
+        if pair not in wrong:
+            kinds.setdefault(pair[0].defect, []).append(pair)
     turns = [
         group[turn] for turn in range(len(results)) for group in kinds.values() if turn < len(group)
     ]
-    return sorted(turns[:_CARDS], key=lambda pair: (-pair[0].label, -pair[1].score))
+    right = turns[: max(_CARDS - len(wrong), 0)]
+    return [*wrong, *sorted(right, key=lambda pair: (-pair[0].label, -pair[1].score))]
+
+
+def _outcome(sample: Sample, prediction: Prediction) -> Outcome:
+    if sample.label:
+        return "hit" if prediction.is_anomalous else "miss"
+    return "false alarm" if prediction.is_anomalous else "good"
 
 
 def _card(sample: Sample, prediction: Prediction) -> Card:
-    rejected, missing = bool(prediction.is_anomalous), float("nan")
+    missing = float("nan")
     return Card(
         category=sample.category,
         defect=sample.defect,
-        outcome=("hit" if rejected else "miss")
-        if sample.label
-        else ("false alarm" if rejected else "good"),
+        outcome=_outcome(sample, prediction),
         score=prediction.score,
         threshold=missing if prediction.threshold is None else prediction.threshold,
         p_value=missing if prediction.p_value is None else prediction.p_value,

@@ -7,8 +7,10 @@ message names the file or the option, says what is wrong with it, and says what 
 __all__ = [
     "BackboneError",
     "DatasetError",
+    "EngineWarning",
     "ImageError",
     "ImageWarning",
+    "MissingExtraError",
     "ModelFileError",
     "NotFittedError",
     "OffnominalError",
@@ -43,12 +45,20 @@ class ImageWarning(UserWarning):
     """Images can be read, and are hardly what was meant: too dark, or of another depth."""
 
 
+class EngineWarning(UserWarning):
+    """An engine is left out, or a graph in the cache was damaged; what runs instead is told."""
+
+
 class ThresholdWarning(UserWarning):
     """A threshold was estimated beyond what the good images promise, and would pass defects."""
 
 
 class OptionError(OffnominalError, ValueError):
     """An option has a value outside its range, or two options contradict each other."""
+
+
+class MissingExtraError(OffnominalError, ImportError):
+    """A package is not installed that what was asked for needs; the message says how to get it."""
 
 
 class BackboneError(OffnominalError):

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable
 from pathlib import Path, PureWindowsPath
 
+from offnominal.checks import meant
 from offnominal.errors import OptionError
 from offnominal.text import printable
 
@@ -26,6 +27,8 @@ IMAGE_SUFFIXES = frozenset(
 
 MARK = "Drawn by Offnominal"
 """Stands in every picture that the program draws, so that it is never taken for a part."""
+RESULTS_MARK = f"{MARK}, results of an inspection"
+"""Stands in the page of results, so that nothing else is written over."""
 
 # Where NAS, Windows and macOS keep thumbnails and what was thrown away, in lower case.
 _SYSTEM = frozenset({"@eadir", "#recycle", "@recycle", "@recently-snapshot", "#snapshot",
@@ -35,8 +38,8 @@ _SYSTEM_FILES = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini"})
 # A results folder holds the first two; what `predict` puts there is passed over, the user's own
 # pictures beside it are not.
 _RESULTS = {"run.json", "results.jsonl"}
-_RESULT_FILES = _RESULTS | {"results.csv", "run.lock"}
-_RESULT_FOLDERS = {"overlays", "maps", "masks"}
+_RESULT_FILES = _RESULTS | {"results.csv", "run.lock", "index.html"}
+_RESULT_FOLDERS = {"overlays", "maps", "masks", "thumbnails"}
 _OWN = "written by Offnominal"
 
 
@@ -159,9 +162,9 @@ def walk(
 
 
 def is_own(path: str | Path) -> bool:
-    """Whether Offnominal wrote a file: a model, or a picture with its mark."""
+    """Whether Offnominal wrote a file: a model, or a picture or a page with its mark."""
     suffix = Path(path).suffix.lower()
-    if suffix not in IMAGE_SUFFIXES:
+    if suffix not in IMAGE_SUFFIXES | {".html"}:
         return suffix == ".offn"
     try:
         if not Path(path).is_file():  # opening a pipe would wait for whoever writes into it
@@ -197,11 +200,21 @@ def _images_of(path: str, left: PassedOver) -> list[Path]:
     if os.path.lexists(path):
         return _unmarked([Path(path)], left)
     if not glob.has_magic(path):
-        raise OptionError(f"{path}: no such file or folder; check the path")
+        raise OptionError(f"{path}: no such file or folder; {_near(path)}check the path")
     images: list[Path] = []
     for match in glob.glob(path, recursive=True):  # noqa: PTH207 (patterns may be absolute)
         images += walk(match, left) if Path(match).is_dir() else _pictures([Path(match)], left)
     return sorted(images)
+
+
+def _near(path: str) -> str:
+    """What is there under a name like it."""
+    folder = Path(path).parent
+    try:
+        there = [one.name for one in folder.iterdir() if not one.name.startswith(".")]
+    except OSError:
+        return ""
+    return meant(Path(path).name, there)
 
 
 def _pictures(

@@ -1,39 +1,27 @@
 """What a detector says of one image."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from offnominal.pictures import Image, overlay
+from offnominal.captions import Heat, Verdict, captioned, thumbnail
+from offnominal.errors import OptionError
+from offnominal.pictures import Image, overlay, save_picture
+from offnominal.regions import Area, Box, Region, as_detections, boxes_as_detections, find_areas
 from offnominal.scoring import Scores
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from supervision import Detections
 
 __all__ = ["Prediction", "Region"]
 
 _NEAR_PEAK = 0.75  # share of the peak that counts as part of it
-
-
-@dataclass(frozen=True)
-class Region:
-    """A connected area of an anomaly map above the pixel threshold, in image coordinates.
-
-    Attributes
-    ----------
-    box : (left, top, width, height), in pixels
-    area : int
-        In pixels.
-    peak : float
-        The map's largest value inside.
-    peak_at : (x, y), in pixels
-    """
-
-    box: tuple[int, int, int, int]
-    area: int
-    peak: float
-    peak_at: tuple[int, int]
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +46,8 @@ class Prediction:
         The same for the map.
     p_value : float or None
         Conformal p-value of the score among those of good images.
+    kinds : mapping of str to float, or None
+        How likely each class of defects is, on [0, 1], where the detector knows some.
     """
 
     source: str
@@ -68,6 +58,28 @@ class Prediction:
     threshold: float | None = None
     pixel_threshold: float | None = None
     p_value: float | None = None
+    kinds: Mapping[str, float] | None = None
+
+    @property
+    def kind(self) -> str | None:
+        """The likeliest class of the defect; None of an image that passes, or where none is known.
+
+        Of classes that are equally likely the first one by name.
+        """
+        if not self.kinds or self.is_anomalous is False:
+            return None
+        return max(sorted(self.kinds), key=lambda name: (self.kinds or {})[name])
+
+    @property
+    def boxes(self) -> tuple[Box, ...] | None:
+        """Defects found as a whole, the surest first: those above :attr:`region_threshold`, or 0.5.
+
+        None where the detector finds areas only.
+        """
+        if self.scores.boxes is None:
+            return None
+        limit = 0.5 if self.region_threshold is None else self.region_threshold
+        return tuple(one for one in self.scores.boxes if one.score > limit)
 
     @property
     def patch_scores(self) -> NDArray[np.float32]:
@@ -103,22 +115,12 @@ class Prediction:
         min_area : int
             Smaller areas are left out, in pixels.
         """
+        return [area.region for area in self.areas(threshold, min_area)]
+
+    def areas(self, threshold: float | None = None, min_area: int = 1) -> list[Area]:
+        """The same, each with the mask of its pixels."""
         threshold = self.region_threshold if threshold is None else threshold
-        if threshold is None:
-            return []
-        above = (self.anomaly_map > threshold).astype(np.uint8)
-        count, labels, stats, _ = cv2.connectedComponentsWithStats(above, connectivity=8)
-        found = []
-        for index in range(1, count):
-            left, top, width, height, area = (int(v) for v in stats[index])
-            if area < min_area:
-                continue
-            window = np.s_[top : top + height, left : left + width]
-            inside = np.where(labels[window] == index, self.anomaly_map[window], -np.inf)
-            y, x = divmod(int(inside.argmax()), width)
-            peak = float(inside[y, x])
-            found.append(Region((left, top, width, height), area, peak, (left + x, top + y)))
-        return sorted(found, key=lambda region: -region.peak)
+        return [] if threshold is None else find_areas(self.anomaly_map, threshold, min_area)
 
     @property
     def colour_range(self) -> tuple[float, float]:
@@ -137,8 +139,86 @@ class Prediction:
         above = None if limit is None else self.anomaly_map > limit
         return overlay(self.image, self.anomaly_map, *self.colour_range, above)
 
-    def as_row(self) -> dict[str, Any]:
-        """Plain values for a table or JSON, without the arrays."""
+    def picture(self) -> Image:
+        """Image and overlay side by side, under verdict, score, threshold and name; uint8.
+
+        With a bar that tells the colours' values. Small images are enlarged;
+        :func:`offnominal.captions.layout` says where both lie.
+        """
+        return captioned(self.image, self._heat(), self._verdict(), self.source)
+
+    def thumbnail(self) -> Image:
+        """Image and overlay side by side, small and without words; uint8 (h, 2 w, 3)."""
+        return thumbnail(self.image, self._heat())
+
+    def _verdict(self) -> Verdict:
+        return Verdict(self.is_anomalous, self.score, self.threshold)
+
+    def _heat(self) -> Heat:
+        return Heat(self.anomaly_map, *self.colour_range, self.region_threshold)
+
+    def save(self, path: str | Path) -> None:
+        """Write the picture of the prediction, with a mark that keeps it from passing for a part.
+
+        Raises
+        ------
+        OptionError
+            If the name ends in neither ``.png`` nor ``.tiff``, or cannot be written.
+        """
+        if Path(path).suffix.lower() not in (".png", ".tif", ".tiff"):
+            raise OptionError(f"{path}: pictures are written as PNG or TIFF; end it in .png")
+        save_picture(Path(path), self.picture())
+
+    def plot(self) -> "Figure":
+        """A matplotlib figure: the image, the map with its scale, and the regions.
+
+        A notebook shows it where it is a cell's last value; in a window it is shown by
+        ``matplotlib.pyplot.show()``.
+
+        Raises
+        ------
+        OptionError
+            Without matplotlib (``pip install matplotlib``).
+        """
+        from offnominal.show import figure
+
+        return figure(self.image, self._heat(), self.overlay(), self._verdict(), self.source)
+
+    def _repr_html_(self) -> str:
+        """Verdict, score and a small picture, for notebooks."""
+        from offnominal.show import page
+
+        return page(self.image, self.overlay(), self._verdict(), self.p_value, self.source)
+
+    def to_supervision(self, threshold: float | None = None, min_area: int = 1) -> "Detections":
+        """Regions as ``supervision.Detections``, for its annotators, trackers and sinks.
+
+        ``xyxy`` are the boxes, ``confidence`` the peaks (in the map's unit, not on [0, 1]),
+        ``mask`` the pixels (n, H, W); the class is 0, named ``anomaly``. Of a detector that finds
+        boxes those of :attr:`boxes` with their classes, and no mask. Parameters as :meth:`regions`
+        has them; ``threshold`` goes for the boxes as well.
+
+        Raises
+        ------
+        OptionError
+            Without supervision.
+        """
+        if self.boxes is not None and self.scores.boxes is not None:
+            known = self.scores.boxes
+            found = self.boxes if threshold is None else [b for b in known if b.score > threshold]
+            return boxes_as_detections(found, sorted(self.kinds or {}))
+        size = (self.image.shape[0], self.image.shape[1])
+        return as_detections(self.areas(threshold, min_area), size)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as JSON takes them, without the arrays."""
+        known: dict[str, Any] = {}
+        if self.kinds is not None:
+            known = {"kind": self.kind, "kinds": dict(self.kinds)}
+        if self.boxes is not None:
+            known["boxes"] = [
+                {"box": list(one.box), "kind": one.kind, "score": one.score} for one in self.boxes
+            ]
         return {
             "image": self.source,
             "score": self.score,
@@ -156,4 +236,5 @@ class Prediction:
                 }
                 for region in self.regions()
             ],
+            **known,
         }

@@ -7,13 +7,13 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import torch
 from pydantic import BaseModel, ValidationError
 from safetensors import safe_open
-from safetensors.torch import save
-from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["Damaged", "open_sealed", "sealed", "validated"]
 
@@ -26,8 +26,10 @@ class Damaged(Exception):  # noqa: N818 (it says what a file is)
     """What is wrong with a file, in words."""
 
 
-def sealed(key: str, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> bytes:
+def sealed(key: str, header: Mapping[str, Any], tensors: "Mapping[str, Tensor]") -> bytes:
     """The bytes of a file; the same for the same header and tensors."""
+    from safetensors.torch import save
+
     # One entry of metadata: the order of several would not be the same twice.
     text = json.dumps({**header, _DIGEST: _digest(header, tensors)})
     return save(dict(tensors), metadata={key: text})
@@ -35,7 +37,7 @@ def sealed(key: str, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -
 
 def open_sealed(
     path: Path, key: str, always: bool = True
-) -> tuple[dict[str, Any] | None, dict[str, Tensor], dict[str, str]]:
+) -> "tuple[dict[str, Any] | None, dict[str, Tensor], dict[str, str]]":
     """The header, None if there is none under the key, the tensors and all of the metadata.
 
     ``always``: whether every file has a digest; those of earlier versions may have none.
@@ -75,7 +77,9 @@ def validated(schema: type[M], header: Any) -> M:
         raise Damaged(f"its header is damaged: {place[:100]!r}: {one['msg'][:200]}") from error
 
 
-def _digest(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
+def _digest(header: Mapping[str, Any], tensors: "Mapping[str, Tensor]") -> str:
+    import torch
+
     total = hashlib.sha256(json.dumps(header).encode())
     for name, tensor in sorted(tensors.items()):
         total.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())

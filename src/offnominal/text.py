@@ -2,12 +2,15 @@
 
 import json
 import re
+import struct
 from typing import Any
 
-__all__ = ["brief", "cell", "json_line", "printable"]
+__all__ = ["apart", "brief", "cell", "digits", "json_line", "printable"]
 
 # What a spreadsheet takes for the beginning of a formula; some read the full-width signs as well.
 _FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+
+_FLOAT32 = 3.4e38  # the largest, nearly
 
 
 def printable(text: object) -> str:
@@ -39,6 +42,27 @@ def cell(value: Any) -> Any:
         return value
     shown = printable(value)
     return f"'{shown}" if shown.lstrip(" ").startswith(_FORMULA) else shown
+
+
+def digits(value: float) -> str:
+    """A score with as many digits as it has: the fewest that give the same float32 back.
+
+    At least four, at most nine; a number that is not finite in words.
+    """
+    for many in range(4, 10):
+        told = f"{value:.{many}g}"
+        if abs(value) > _FLOAT32 or struct.pack("f", float(told)) == struct.pack("f", value):
+            break
+    return told
+
+
+def apart(score: float, threshold: float) -> tuple[str, str]:
+    """A score and a threshold with few digits, but enough to see on which side the score lies."""
+    for many in range(4, 18):
+        told = f"{score:.{many}g}", f"{threshold:.{many}g}"
+        if (float(told[0]) > float(told[1])) == (score > threshold):
+            break
+    return told
 
 
 def json_line(row: dict[str, Any]) -> str:

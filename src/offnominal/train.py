@@ -24,7 +24,8 @@ from offnominal.errors import OptionError
 from offnominal.language.learnedfile import LearnedFile, write_learned
 from offnominal.report.training import write_training_page
 from offnominal.report.words import count
-from offnominal.training.checkpoint import Checkpoint, Files, History, claimed, mean_losses
+from offnominal.training.checkpoint import Checkpoint, Files, History, mean_losses
+from offnominal.training.claimed import claimed
 from offnominal.training.loop import Progress, run
 
 __all__ = ["Outcome", "train"]
@@ -197,7 +198,7 @@ def _train(
         say(f"features of {tower.computed:,} views computed, of {tower.from_cache:,} found")
     outcome = Outcome(files, described(recipe.epochs, history), history, began_at)
     if find_spec("matplotlib") is None:
-        say("no curves: they need matplotlib, pip install 'offnominal[benchmark]'")
+        say("no curves: they need matplotlib: pip install matplotlib")
         return outcome
     holds = detector.kind.holds
     shown = {

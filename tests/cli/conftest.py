@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-# What a command finds at its start; the hub's client reads the second once, when it is imported.
-ENVIRONMENT = {"COLUMNS": "100", "HF_HUB_OFFLINE": "1"}
+# What a command finds at its start; the hub's client reads the second once, when it is imported,
+# and with the third the same steps give the same file.
+ENVIRONMENT = {"COLUMNS": "100", "HF_HUB_OFFLINE": "1", "SOURCE_DATE_EPOCH": "1772355600"}
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 MAIN = [sys.executable, "-c", "from offnominal.cli import main; main()"]

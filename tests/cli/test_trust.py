@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from PIL import Image
 from tests.cli.conftest import ENVIRONMENT, MAIN
 from tests.cli.conftest import offnominal as run
 
-from offnominal import AnomalyDINO, load, modelfile
+from offnominal import AnomalyDINO, Ensemble, load, modelfile
 from offnominal.cli.options import changing
 from offnominal.cli.results import ResultWriter, picture_names
 from offnominal.cli.writer import Printer
@@ -48,6 +49,39 @@ def prediction(score: float, threshold: float | None = 1.0) -> Prediction:
     patches = np.full((2, 2), score, np.float32)
     image = np.zeros((16, 16, 3), np.uint8)
     return Prediction("a.png", score, patches, Scores(patches), image, threshold)
+
+
+def test_odd_headers_are_told_of_the_file(models: Path, tmp_path: Path) -> None:
+    """Written on purpose: the checksums are right."""
+    model = tmp_path / "odd.offn"
+    options = {"backbone": "builtin,builtin-aligned", "resolution": 48, "false_reject": 0.2}
+    both = Ensemble(**options).fit([models / f"{number}.png" for number in range(4)])
+    both.save(model)
+    header = modelfile.read_header(model)
+    arrays = modelfile.read(model, header)
+    member = header["members"][0]
+    for odd in [
+        {"members": [[], member]},
+        {"members": [member | {"options": []}, member]},
+        {"members": [member | {"options": "x"}, member]},
+        {"members": [member | {"backbone": 1}, member]},
+        {"members": [member | {"backbone": {"name": "a**b", "digest": ""}}, member]},
+        {"members": [member | {"backbone": {"name": "../[x", "digest": ""}}, member]},
+        {"members": {}},
+        {"members": [member]},
+        {"members": None},
+        {"backbone": {"name": "a**b"}},
+        {"backbone": [], "options": {"weights": []}},
+        {"backbone": "a\0b"},
+    ]:
+        modelfile.write(model, header | odd, arrays)
+        for words in (["predict", model, models / "0.png"], ["info", model],
+                      ["info", model, "--json"]):  # fmt: skip
+            done = run(*words)
+            assert done.returncode in (0, 2), (odd, words, done.stderr)
+            assert done.returncode == 0 or f"{model}: " in done.stderr, (odd, words, done.stderr)
+        with suppress(ModelFileError):
+            load(model, device="cpu")
 
 
 # -- nothing fails open ---------------------------------------------------------------------------
@@ -99,6 +133,7 @@ def test_another_threshold_is_another_run(models: Path, tmp_path: Path) -> None:
     assert "other options" in done.stderr
 
 
+@pytest.mark.slow
 def test_files_that_were_not_looked_at_are_counted(models: Path, tmp_path: Path) -> None:
     for name in ("b.gif", "c.heic"):
         picture(tmp_path / "in" / "a.png", 99).with_name(name).write_bytes(b"x")
@@ -183,6 +218,7 @@ def test_a_model_takes_the_place_of_models_only(models: Path, tmp_path: Path) ->
     assert "is a folder" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_fit_beside_its_images_learns_no_picture_of_its_own(tmp_path: Path) -> None:
     for n in range(4):
         picture(tmp_path / "good" / f"{n}.png", n)
@@ -240,6 +276,7 @@ def test_results_taken_away_during_the_run_are_an_error(
     assert "results in" not in done.stderr
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_told_and_keeps_what_is_there(models: Path, tmp_path: Path) -> None:
     """A limit on the size of files stands in for a full disk."""
     out = tmp_path / "out"
@@ -284,6 +321,7 @@ WILD = ["line\nok     0.1       fake.png", "caf\udce9", "sep\u2028arator", "form
         "\x1b[2Jwipe", "x" * 250, "=cmd()"]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_names_of_all_kinds(models: Path, tmp_path: Path) -> None:
     for n, name in enumerate(WILD):
         shutil.copy(models / f"{n}.png", tmp_path / "in.png")
@@ -358,6 +396,7 @@ def test_damaged_lines_of_an_earlier_run_are_done_again(models: Path, tmp_path: 
         assert {one["image"] for one in found} == {str(models / "0.png"), str(models / "1.png")}
 
 
+@pytest.mark.slow
 def test_a_stop_by_the_system_says_what_is_kept(models: Path, tmp_path: Path) -> None:
     many = [picture(tmp_path / "in" / f"{n:03}.png", n) for n in range(200)]
     told = [sys.executable, "-m", "offnominal"]

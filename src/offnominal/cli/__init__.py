@@ -10,28 +10,30 @@ from types import FrameType
 from typing import Any, NoReturn
 
 import typer
-from typer.core import TyperGroup
 
 from offnominal.cli.backbones import app as backbones_app
 from offnominal.cli.benchmark import benchmark, benchmark_options
 from offnominal.cli.calibrate import calibrate
-from offnominal.cli.command import add_command
+from offnominal.cli.command import Group, add_command
 from offnominal.cli.datasets import app as datasets_app
 from offnominal.cli.datasets import dataset_options
 from offnominal.cli.demo import demo
 from offnominal.cli.doctor import doctor
 from offnominal.cli.evaluate import evaluate
 from offnominal.cli.explain import explain
+from offnominal.cli.export import export
 from offnominal.cli.fit import fit, fit_options
 from offnominal.cli.grow import add, forget, history, undo
 from offnominal.cli.info import info
 from offnominal.cli.methods import methods
 from offnominal.cli.predict import predict, predict_options
 from offnominal.cli.report import report
+from offnominal.cli.suggest import suggest
 from offnominal.cli.synthesize import synthesize
 from offnominal.cli.terminal import INTERNAL, USAGE, print_error, say
 from offnominal.cli.train import train, train_options
-from offnominal.errors import ImageWarning, OffnominalError, ThresholdWarning
+from offnominal.errors import EngineWarning, ImageWarning, OffnominalError, ThresholdWarning
+from offnominal.extras import missing
 
 __all__ = ["app", "main"]
 
@@ -47,7 +49,7 @@ class _Terminated(SystemExit):
     """The system asked the process to end."""
 
 
-class _Program(TyperGroup):
+class _Program(Group):
     """All commands: errors that a user can mend are printed without a traceback, exit code 2."""
 
     def invoke(self, ctx: Any) -> Any:
@@ -60,6 +62,10 @@ class _Program(TyperGroup):
                 kept = _KEPT.get(ctx.invoked_subcommand or "", "")
                 say(f"stopped; {kept}" if kept else "stopped")
             sys.exit(code)
+        except ModuleNotFoundError as error:
+            if told := missing(error, f"`offnominal {ctx.invoked_subcommand}`"):
+                raise told from error
+            raise
         except BrokenPipeError:
             # What Python would still flush at exit goes nowhere.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -91,7 +97,6 @@ app = typer.Typer(
     epilog="Exit codes: 0 all good, 1 anomalies found (with --fail-on-anomaly), 2 wrong usage or "
     "input, 3 some images unreadable, 70 a defect of the program.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -116,11 +121,11 @@ def _root(
 
 _WHOLE = ("good", "defects", "masks", "test_good", "train_share", "frame_step")
 _PLAIN = (
-    *(calibrate, explain, add, forget, undo, history, info, report, methods, demo, doctor),
-    synthesize,
+    *(calibrate, explain, export, add, forget, undo, history, info, report, methods, demo, doctor),
+    *(suggest, synthesize),
 )
 
-add_command(app, fit, find=fit_options)
+add_command(app, fit, find=fit_options, grouped=True)
 add_command(app, predict, find=predict_options)
 for command in _PLAIN:
     add_command(app, command)
@@ -141,6 +146,7 @@ def main() -> NoReturn:
     # Once for each kind and run, by whoever warns; the place in the program is nothing to a user.
     warnings.showwarning = lambda message, *_: say(f"warning: {message}")
     warnings.simplefilter("always", ImageWarning)
+    warnings.simplefilter("always", EngineWarning)
     warnings.simplefilter("ignore", ThresholdWarning)  # it is told beside the threshold
     app()
     sys.exit(0)

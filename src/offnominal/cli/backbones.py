@@ -1,19 +1,16 @@
 """``offnominal backbones``: what there is, what is on this machine, and fetching ahead of time."""
 
-import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from offnominal.backbones import OPEN_CLIP
-from offnominal.backbones.catalogue import CATALOGUE, CLIP_TAGS, closest
+from offnominal.backbones.catalogue import CATALOGUE, CLIP_TAGS
+from offnominal.cli.command import Group, add_command
 from offnominal.cli.terminal import console, say, table
-from offnominal.errors import BackboneError
 
-app = typer.Typer(
-    help="List backbones, or fetch their weights ahead of time.", add_completion=False
-)
+app = typer.Typer(cls=Group, help="List backbones, or fetch their weights ahead of time.")
 
 
 @app.callback(invoke_without_command=True)
@@ -21,7 +18,7 @@ def backbones(context: typer.Context) -> None:
     """List the backbones that have a short name."""
     if context.invoked_subcommand is not None:
         return
-    from offnominal.backbones.weights import weights_here
+    from offnominal.backbones.hub import is_offline, weights_here
 
     numbers = ("million", "dim", "stride", "resolution")
     rows = []
@@ -40,11 +37,18 @@ def backbones(context: typer.Context) -> None:
     say(f"CLIP with its text tower, for methods that read: {names}.")
 
 
-@app.command()
-def pull(
-    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Short or timm names.")],
-) -> None:
-    """Fetch weights ahead of time, for a station without a network."""
+def pull(names: Annotated[list[str], "NAME..."]) -> None:
+    """Fetch weights ahead of time, for a station without a network.
+
+    Parameters
+    ----------
+    names : list of str
+        Short or timm names.
+    """
+    from offnominal.backbones.names import check_name
+
+    for name in names:
+        check_name(name)
     for name in names:
         if name in CATALOGUE and not CATALOGUE[name].timm:
             say(f"{name}: needs no weights")
@@ -53,19 +57,19 @@ def pull(
         say(f"{name}: {path} ({path.stat().st_size / 2**20:.0f} MiB)")
 
 
+add_command(app, pull)
+
+
 def _fetched(name: str) -> Path:
     """The file of a backbone's weights, from this machine or the hub."""
+    from offnominal.backbones.hub import PULLING, have
+
+    if (found := have(name, PULLING)) is not None:
+        return found
     if name.startswith(OPEN_CLIP):
         from offnominal.backbones.clip_files import weights_file
 
-        return weights_file(name)
+        return weights_file(name, PULLING)
     from offnominal.backbones.timm import weights_file as file_of
 
-    if name not in CATALOGUE and "_" not in name:
-        raise BackboneError(f"unknown backbone {name!r}: {closest(name)}")
-    return file_of(name)
-
-
-def is_offline() -> bool:
-    """Whether the hub's client was told to fetch nothing."""
-    return os.environ.get("HF_HUB_OFFLINE", "") not in ("", "0")
+    return file_of(name, PULLING)

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from offnominal.cli import options
-from offnominal.cli.command import MethodOptions, Option, method_options, named
+from offnominal.cli.command import named
 from offnominal.cli.datasets import open_from_options
+from offnominal.cli.option import MethodOptions, Option, method_options
 from offnominal.cli.stop import telling
 from offnominal.cli.terminal import UNREADABLE, USAGE, progress_bar, say
 from offnominal.errors import OptionError
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
     from offnominal.benchmark.runner import Outcome
     from offnominal.benchmark.store import Store
     from offnominal.datasets import Dataset
-
-_DEFAULT = "anomalydino"
 
 
 def benchmark(
@@ -41,7 +40,11 @@ def benchmark(
     no_cache: options.NoCache = False,
     maps: bool = False,
     class_names: str | None = None,
+    labelled: list[str] | None = None,
+    marks: Literal["both", "with", "without"] = "both",
+    left_out: bool = True,
     device: options.Device = "auto",
+    engine: options.Engine = "auto",
     dry_run: bool = False,
     **folders: Any,
 ) -> None:
@@ -59,7 +62,7 @@ def benchmark(
     categories : list of str or None
         Only these.
     preset : str or None
-        One of the questions of the AnomalyDINO paper; other options change it. `--preset list`
+        A question, with the settings that answer it; other options change it. `--preset list`
         names them.
     method : list of str or None
         See `offnominal methods`; anomalydino if none is named. With --help after them, their
@@ -81,6 +84,13 @@ def benchmark(
     class_names : str or None
         What the parts are called, for methods that read: a JSON or CSV file with a name for each
         category, or `categories`, which takes the categories' own.
+    labelled : list of str or None
+        Numbers of labelled defects to learn from, as 0 1 2 5. They are drawn from those of the
+        test, and all numbers of a draw are tested on the same rest.
+    marks : {"both", "with", "without"}
+        Learn from these with their masks, without, or once with and once without.
+    left_out : bool
+        In each draw learn nothing of one kind of defect, and test on that one apart.
     dry_run : bool
         List the cells and what is missing; run nothing.
     """
@@ -95,28 +105,35 @@ def benchmark(
     def left() -> str:
         return f"{len(done)} cells run and kept in {output}; the same command goes on with the rest"
 
+    methods, asked = _split(method) or [*_preset(preset).methods], _preset(preset)
+    from offnominal.cli.mistakes import check_engine
+
+    check_engine(engine)
+    _check(output, methods, seeds, device, _split(backbone))
+    numbers = [_shots(text) for text in _split(shots)] or asked.shots
     with telling(left):
+        wanted = ",".join(categories) if categories else None
+        roots: list[Path | None] = [*data] if data else [None]
+        datasets = [open_from_options(root, categories=wanted, **folders) for root in roots]
         from offnominal.benchmark.grid import parse_sets
         from offnominal.benchmark.plan import Request, make_plan, varied
         from offnominal.benchmark.runner import Runner
         from offnominal.benchmark.store import Plan, Store, StoreError, require
 
-        require("pyarrow", "benchmark")
-        asked = _preset(preset)
-        wanted = ",".join(categories) if categories else None
-        roots: list[Path | None] = [*data] if data else [None]
-        datasets = [open_from_options(root, categories=wanted, **folders) for root in roots]
-        methods = _split(method) or [asked.method]
+        require("pyarrow", "offnominal benchmark")
         texts = [f"{name}={','.join(values)}" for name, values in given.items() if values]
         request = Request(
             methods=methods,
-            shots=[_shots(text) for text in _split(shots)] or asked.shots,
+            shots=numbers,
             seeds=seeds,
             sampling=sampling,
             backbones=_split(backbone),
             sets={**asked.sets_for(methods), **parse_sets([*(sets or []), *texts], methods)},
             cached=asked.cached,
             class_names=_names(class_names, datasets),
+            labelled=[_labelled(text) for text in _split(labelled)] or asked.labelled,
+            marks={"both": (False, True), "with": (True,), "without": (False,)}[marks],
+            leave_out=left_out,
         )
         store = Store(output)
         images = sum(len(dataset.samples) for dataset in datasets)
@@ -140,21 +157,43 @@ def benchmark(
 
         try:
             with progress_bar(None) as advance:
-                outcome = Runner(work, store, kept, device, maps).run(advance, finished, _Waiting())
+                outcome = Runner(work, store, kept, device, maps, engine).run(
+                    advance, finished, _Waiting()
+                )
         except StoreError:
             say(left())
             raise
         _sum_up(outcome, output, bool(kept))
 
 
+def _check(output: Path, methods: list[str], seeds: int, device: str, backbones: list[str]) -> None:
+    """Refuse what cannot be, before anything heavy is imported."""
+    from offnominal.backbones.names import check_name
+    from offnominal.benchmark.grid import of_method
+    from offnominal.cli.mistakes import check_device
+    from offnominal.detectors.registry import light_class
+
+    if output.exists() and not output.is_dir():
+        raise OptionError(f"-o {output}: is a file; name a folder for the results")
+    if seeds < 1:
+        raise OptionError(f"--seeds {seeds}: give 1 or more")
+    check_device(device)
+    for name in methods:
+        light_class(name)
+    for text in backbones:
+        _, told = of_method(text)
+        if "=" not in told and not Path(told).exists() and not Path(told).suffix:
+            check_name(told)
+
+
 def benchmark_options(args: list[str]) -> MethodOptions:
     """The options of all the methods that a command line names."""
     preset = next(reversed(named(args, "--preset")), None)
-    methods = _split(named(args, "--method", many=True))
-    methods = methods or [_DEFAULT if preset == "list" else _preset(preset).method]
+    known = _preset(None if preset == "list" else preset)
+    methods = _split(named(args, "--method", many=True)) or [*known.methods]
     found: dict[str, Option] = {}
     for method in methods:
-        for option in method_options(method, without=("device", "weights", "backbone")):
+        for option in method_options(method, without=("device", "engine", "weights", "backbone")):
             found.setdefault(option.name, option)
     return ", ".join(methods), list(found.values())
 
@@ -164,7 +203,7 @@ def _preset(name: str | None) -> "Preset":
     from offnominal.benchmark.presets import PRESETS, Preset
 
     if name is None:
-        return Preset("grid", "Results", method=_DEFAULT)
+        return Preset("grid", "Results")
     if name not in PRESETS:
         raise OptionError(f"--preset {name}: choose one of {', '.join(PRESETS)}")
     return PRESETS[name]
@@ -204,6 +243,12 @@ def _shots(text: str) -> int | None:
         return None
     if not text.isdigit():
         raise OptionError(f"--shots {text}: give numbers, or full")
+    return int(text)
+
+
+def _labelled(text: str) -> int:
+    if not text.isdigit():
+        raise OptionError(f"--labelled {text}: give numbers, 0 for none")
     return int(text)
 
 

@@ -1,168 +1,52 @@
 """Commands for Typer to read, from signatures and docstrings; options of methods come late.
 
-An option is written in a signature and nowhere else, the command's own or a constructor's: the
-argument names it, its annotation the type and the choices, its default the default, and the
-section ``Parameters`` of the docstring the help. So a method of another package has its options on
-the command line as soon as it is registered.
+A command's own options are in its signature: the argument names it, its annotation the type and the
+choices, its default the default, and the section ``Parameters`` of the docstring the help.
 """
 
-import difflib
 import inspect
-import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
-from pathlib import Path
-from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from collections.abc import Callable, Iterable, Sequence
+from typing import Annotated, Any, get_args
 
 import typer
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
-from offnominal.errors import OptionError
+from offnominal.checks import meant
+from offnominal.cli.completion import COMPLETIONS
+from offnominal.cli.mistakes import in_words, no_command
+from offnominal.cli.option import MethodOptions, Option, described
+from offnominal.cli.panels import ADVANCED, in_order
+from offnominal.errors import OffnominalError, OptionError
 
-_ROLE = re.compile(r":\w+:`~?(?:[\w.]*\.)?(\w+)`")
-_MARKUP = re.compile(r"\[(?=[a-z#/@])")
-# What the help shows for a value that is read from words.
-_SHOWN: dict[type, str | None] = {Path: "FILE", str: None, Mapping: "JSON", Sequence: "A,B,..."}
+__all__ = ["Group", "add_command", "named", "parameters_of"]
 
-# -- options of constructors ------------------------------------------------------------------
+# What Typer raises for a command line that it cannot read.
+UsageError: Any = typer.BadParameter.__mro__[1]
 
 
-@dataclass(frozen=True)
-class Option:
-    """An argument of a constructor, as the command line shows it."""
+class Group(TyperGroup):
+    """Commands; what cannot be read is told in a line, with what comes nearest."""
 
-    name: str
-    kind: Any  # the annotation
-    default: Any  # the constructor's own; the command hands on None where nothing was given
-    help: str = ""
-    panel: str = "Options"  # heading under which the help lists it
-
-    @property
-    def only(self) -> Any:
-        """What the annotation allows beside None, where that is one type; else str."""
-        kinds = self._kinds
-        return kinds[0] if len(kinds) == 1 else Path if Path in kinds else str
-
-    @property
-    def _kinds(self) -> list[Any]:
-        union = get_origin(self.kind) in (Union, UnionType)
-        kinds = get_args(self.kind) if union else [self.kind]
-        return [each for each in kinds if each is not NoneType]
-
-    def parameter(self, taken: Iterable[str], many: bool) -> inspect.Parameter:
-        """What Typer reads: ``--name``, or ``--method-name`` where the command has that itself."""
-        flag = ("--method-" if self.name in taken else "--") + self.name.replace("_", "-")
-        kind, metavar = self.only, None
-        if many:
-            kind, metavar = list[str], "VALUE..."
-        elif kind is bool:
-            flag = f"{flag}/--no-{flag[2:]}"
-        elif kind not in (int, float) and get_origin(kind) is not Literal:
-            metavar = next((word for each, word in _SHOWN.items() if _is(kind, each)), None)
-            kind = str
-        shown = _words(self.default) or False
-        told: dict[str, Any] = {"help": self.help, "rich_help_panel": self.panel}
-        info = typer.Option(flag, metavar=metavar, show_default=shown, **told)
-        told = {"default": None, "annotation": Annotated[kind | None, info]}
-        return inspect.Parameter(f"option_{self.name}", inspect.Parameter.KEYWORD_ONLY, **told)
-
-    def read(self, value: Any) -> Any:
-        """What the constructor takes, from what Typer read."""
-        number = next((one for one in self._kinds[:-1] if one in (int, float)), None)
-        if isinstance(value, str) and number:  # or a word, as auto
-            with suppress(ValueError):
-                return number(value)
-        if not isinstance(value, str) or _is(self.only, str):
-            return value
-        item = next((each for each in get_args(self.only) if each in (int, float)), str)
-        told = "whole numbers such as 2,3 or -1" if item is int else "numbers such as 0.5,2"
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read the words before the command."""
+        if ctx.resilient_parsing and not args:
+            return []
+        if ctx.resilient_parsing and not args[0].startswith("-"):
+            # None of them is there, and the Tab key need not wait for their types.
+            self.params, self.add_help_option = [], False
         try:
-            if _is(self.only, Mapping):
-                told = 'JSON such as {"name": 1}'
-                return json.loads(value)
-            many = _is(self.only, Sequence)
-            return tuple(item(part.strip()) for part in value.split(",")) if many else value
-        except ValueError as error:
-            raise OptionError(f"--{self.name.replace('_', '-')} {value}: give {told}") from error
+            return super().parse_args(ctx, list(args))
+        except UsageError as error:
+            if not args:
+                raise  # the help
+            raise OptionError(in_words(error, ctx.info_name or "", args)) from error
 
-
-def options_of(cls: type, panel: str = "Options", without: Sequence[str] = ()) -> list[Option]:
-    """The arguments of a class's constructor, its own first, then those of its bases.
-
-    A constructor with ``**`` hands the rest on to the next base.
-    """
-    texts: dict[str, str] = {}
-    for base in reversed(cls.__mro__):
-        texts |= _described(vars(base).get("__doc__"))
-    found: dict[str, Option] = {}
-    for base in cls.__mro__:
-        constructor = vars(base).get("__init__")
-        if constructor is None:
-            continue
-        hints, kinds = get_type_hints(constructor), set()
-        for each in list(inspect.signature(constructor).parameters.values())[1:]:
-            kinds.add(each.kind)
-            if each.kind not in (each.VAR_KEYWORD, each.VAR_POSITIONAL):
-                told = hints.get(each.name, str), each.default, texts.get(each.name, "")
-                found.setdefault(each.name, Option(each.name, *told, panel))
-        if inspect.Parameter.VAR_KEYWORD not in kinds:
-            break
-    return [option for name, option in found.items() if name not in without]
-
-
-def method_options(method: str, without: Sequence[str] = ()) -> list[Option]:
-    """The options of a detection method."""
-    from offnominal.detectors.registry import detector_class
-
-    return options_of(detector_class(method), f"Options of {method}", without)
-
-
-def _words(default: Any) -> str:
-    if default is None or default is inspect.Parameter.empty:
-        return ""
-    if isinstance(default, tuple | list):
-        return ",".join(map(str, default))
-    return {"True": "yes", "False": "no"}.get(str(default), str(default))
-
-
-def _is(kind: Any, wanted: type) -> bool:
-    origin = get_origin(kind) or kind
-    return isinstance(origin, type) and issubclass(origin, wanted)
-
-
-def _described(docstring: str | None) -> dict[str, str]:
-    """Names in a docstring's section ``Parameters`` or ``Attributes``, and what it says of them."""
-    lines = inspect.cleandoc(docstring or "").splitlines()
-    section, names, found = "", [""], dict[str, list[str]]()
-    for line, below in zip(lines, [*lines[1:], ""], strict=True):
-        if line and set(below.strip()) == {"-"}:
-            section = line
-        elif section not in ("Parameters", "Attributes") or not line:
-            continue
-        elif line.startswith(" "):
-            for name in names:
-                found[name].append(line.strip())
-        else:
-            told, _, kind = line.partition(" : ")
-            names = [name.strip() for name in told.split(",")]
-            found |= {name: [kind] for name in names}
-    # The type stands for words where there are none.
-    return {name: _plain(" ".join(lines[1:] or lines)) for name, lines in found.items()}
-
-
-def _plain(text: str) -> str:
-    """A docstring's words without its markup, nor anything that rich would take for its own."""
-    return _MARKUP.sub(r"\\[", _ROLE.sub(r"\1", text).replace("``", "`"))
-
-
-# -- commands ---------------------------------------------------------------------------------
-
-
-# Whose options a command line asks for, and which.
-MethodOptions = tuple[str, list[Option]]
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The command of a name; one that there is not is told with the nearest."""
+        if args and not ctx.resilient_parsing and self.get_command(ctx, args[0]) is None:
+            raise OptionError(no_command(args[0], self.list_commands(ctx)))
+        return super().resolve_command(ctx, args)
 
 
 def parameters_of(function: Callable[..., Any]) -> list[inspect.Parameter]:
@@ -172,7 +56,7 @@ def parameters_of(function: Callable[..., Any]) -> list[inspect.Parameter]:
     ``Annotated[str, "--set NAME=VALUE"]`` shows what it takes, and
     ``Annotated[list[str], "IMAGES..."]`` is no option but an argument.
     """
-    texts = _described(function.__doc__)
+    texts = described(function.__doc__)
     found = []
     for each in inspect.signature(function).parameters.values():
         words = getattr(each.annotation, "__metadata__", ("",))
@@ -187,14 +71,15 @@ def parameters_of(function: Callable[..., Any]) -> list[inspect.Parameter]:
 
 
 def _declared(name: str, word: str, text: str, switch: bool = False) -> Any:
+    complete: Any = COMPLETIONS.get("trainable" if word == "METHOD" else name)
     if word and not word.startswith("-"):
-        return typer.Argument(metavar=word, help=text, show_default=False)
+        return typer.Argument(metavar=word, help=text, show_default=False, autocompletion=complete)
     flag, _, metavar = word.partition(" ")
     flags = [flag] if flag else []
     if not flag.startswith("--"):
         long = f"--{name.replace('_', '-')}"
         flags.append(f"{long}/--no-{long[2:]}" if switch else long)
-    return typer.Option(*flags, metavar=metavar or None, help=text)
+    return typer.Option(*flags, metavar=metavar or None, help=text, autocompletion=complete)
 
 
 def add_command(
@@ -203,6 +88,7 @@ def add_command(
     more: Sequence[inspect.Parameter] = (),
     find: Callable[[list[str]], MethodOptions] | None = None,
     many: bool = False,
+    grouped: bool = False,
 ) -> None:
     """Add a command, some of whose options may depend on the command line, as on ``--method``.
 
@@ -214,21 +100,55 @@ def add_command(
     With ``many``, ``--shots 1 2 4`` is read as ``--shots 1 --shots 2 --shots 4``, and what is found
     takes several values: for commands without arguments of their own, where a word after an option
     can be nothing but its value.
+
+    With ``grouped`` the help has its options under headings, the usual ones first.
     """
     fixed = _spelled_out(function, more)
     look = find or (lambda args: (function.__name__, []))
 
     class Command(TyperCommand):
         def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-            owner, options = look(args)
+            try:
+                owner, options = look(args)
+            except OffnominalError:
+                if not ctx.resilient_parsing:  # the Tab key asks no questions
+                    raise
+                owner, options = function.__name__, []
             one = typer.Typer(add_completion=False)
             one.command()(_spelled_out(function, more, options, many))
             built = typer.main.get_command(one)
             self.params, self.callback = built.params, built.callback
+            if grouped:
+                self.params = in_order(self.params)
             if many:
                 args = _spread(args, self.params)
+            if (
+                ctx.resilient_parsing
+            ):  # words as they are: to convert them takes longer than all else
+                values, _, _ = self.make_parser(ctx).parse_args(args=list(args))
+                ctx.params |= {each.name: values.get(each.name) for each in self.params}
+                return []
             _refuse_unknown(args, self.get_params(ctx), owner)
-            return super().parse_args(ctx, args)
+            try:
+                return super().parse_args(ctx, list(args))
+            except UsageError as error:
+                raise OptionError(in_words(error, ctx.info_name or "", args)) from error
+
+        def get_help_option(self, ctx: Any) -> Any:
+            option: Any = super().get_help_option(ctx)
+            if grouped:
+                option.rich_help_panel = ADVANCED
+            return option
+
+        def format_help(self, ctx: Any, formatter: Any) -> None:
+            if grouped:  # room for the words: of a switch, the way that is not the default anyway
+                for each in self.params:
+                    if each.secondary_opts:
+                        on = each.default or getattr(each, "show_default", None) == "yes"
+                        each.opts, each.secondary_opts = (
+                            (each.secondary_opts, []) if on else (each.opts, [])
+                        )
+            super().format_help(ctx, formatter)
 
     app.command(cls=Command)(fixed)
 
@@ -281,10 +201,8 @@ def _refuse_unknown(args: Sequence[str], params: Sequence[Any], owner: str) -> N
     for word in args[: args.index("--")] if "--" in args else args:
         flag = word.partition("=")[0]
         if flag.startswith("--") and flag not in known:
-            near = difflib.get_close_matches(flag, sorted(known), 1)
-            meant = f"did you mean {near[0]}? " if near else ""
             raise OptionError(
-                f"{flag}: {owner} has no such option; {meant}"
+                f"{flag}: {owner} has no such option; {meant(flag, sorted(known))}"
                 "`--help` after the same words lists those that there are"
             )
 

@@ -20,10 +20,8 @@ __all__ = ["going_on", "leave_curves"]
 @contextmanager
 def going_on(output: Path, detector: "Detector") -> Iterator[None]:
     """Say, where a training is broken off, that the same command goes on."""
-    from offnominal.detectors.trained import TrainedDetector
-
-    if not isinstance(detector, TrainedDetector):
-        yield
+    if not any(kind.__name__ == "TrainedDetector" for kind in type(detector).__mro__):
+        yield  # asked by name: importing it would import torch
         return
     state = output.with_suffix(".state.safetensors")
     with telling(lambda: f"the same command goes on from {state}" if state.exists() else ""):
@@ -33,7 +31,7 @@ def going_on(output: Path, detector: "Detector") -> Iterator[None]:
 def leave_curves(detector: "TrainedDetector", output: Path) -> None:
     """Write losses and their page; the model is whole, so the state is not needed any more."""
     from offnominal.atomic import write_atomically
-    from offnominal.benchmark.record import untrained
+    from offnominal.detectors.networks import untrained
     from offnominal.report.training import intervals, write_training_page
     from offnominal.training.checkpoint import Files, mean_losses
 
@@ -43,7 +41,7 @@ def leave_curves(detector: "TrainedDetector", output: Path) -> None:
     files.state.unlink(missing_ok=True)
     say(f"losses: {files.losses}")
     if find_spec("matplotlib") is None:
-        say("no curves: they need matplotlib, pip install 'offnominal[benchmark]'")
+        say("no curves: they need matplotlib: pip install matplotlib")
         return
     grouped = intervals(rows)
     parts = [part for part in rows[0] if part not in ("epoch", "step", "total")]

@@ -8,17 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from offnominal.cli import options
-from offnominal.cli.command import add_command, parameters_of
+from offnominal.cli.command import Group, add_command, parameters_of
 from offnominal.cli.terminal import UNREADABLE, console, progress_bar, say, table
 from offnominal.text import printable
 
 if TYPE_CHECKING:
     from offnominal.datasets.dataset import Dataset
-    from offnominal.datasets.report import Report
+    from offnominal.datasets.report import Labels, Report
 
-app = typer.Typer(
-    help="List layouts and known data sets, or check one of your own.", add_completion=False
-)
+app = typer.Typer(cls=Group, help="List layouts and known data sets, or check one of your own.")
 
 
 def open_from_options(
@@ -93,13 +91,28 @@ def datasets(context: typer.Context) -> None:
     say("See what yours holds with `offnominal datasets check FOLDER`.")
 
 
-def check(as_json: options.Json = False, **data: Any) -> None:
-    """Read all images and masks, and say what they are, what is odd, and what follows."""
+def check(
+    boxes: list[Path] | None = None,
+    classes: str | None = None,
+    as_json: options.Json = False,
+    **data: Any,
+) -> None:
+    """Read all images and masks, and say what they are, what is odd, and what follows.
+
+    Parameters
+    ----------
+    boxes : list of path or None
+        Annotations of the defective images: COCO or Label Studio JSON, a folder of YOLO, Pascal VOC
+        or LabelMe files; repeatable.
+    classes : str or None
+        by-folder: the folder that a defective image lies in names its class.
+    """
     dataset = open_from_options(**data)
     from offnominal.datasets.check import check as look_over
 
     with progress_bar(len(dataset.samples)) as advance:
-        report = look_over(dataset, lambda done: advance("checking", done))
+        labels: Any = {"boxes": boxes or None, "classes": classes}
+        report = look_over(dataset, lambda done: advance("checking", done), **labels)
     if as_json:
         typer.echo(json.dumps(report.to_dict(), indent=2))
     else:
@@ -144,6 +157,8 @@ def _print(report: "Report") -> None:
         )
     headings = ("category", *numbers, "kinds of defect", "sizes (width x height)")
     screen.print(table(headings, rows, numbers))
+    if report.labels is not None:
+        _print_labels(report.labels)
     for finding in report.findings:
         colour = {"error": "red", "warning": "yellow", "note": "cyan"}[finding.severity]
         number = f": {finding.count:,}" if finding.count else ""
@@ -156,6 +171,20 @@ def _print(report: "Report") -> None:
         screen.print("\n".join(lines), highlight=False, soft_wrap=True)
     if not report.findings:
         screen.print("\nNothing odd.")
+
+
+def _print_labels(labels: "Labels") -> None:
+    screen = console(110)
+    screen.print()
+    rows = [(printable(kind), str(number), str(labels.marks.get(kind, 0)))
+            for kind, number in labels.images.items()]  # fmt: skip
+    screen.print(table(("class", "images", "marks"), rows, ("images", "marks")))
+    told = f"marked exactly {labels.marked}, by boxes only {labels.boxed}"
+    told += f", not at all {labels.unmarked}"
+    if labels.sizes:
+        least, middle, most = labels.sizes
+        told += f"; {least} to {most} pixels long, the middle one {middle}"
+    screen.print(told, highlight=False, soft_wrap=True)
 
 
 def _sizes(sizes: tuple[tuple[int, int, int], ...]) -> str:

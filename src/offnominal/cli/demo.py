@@ -34,12 +34,13 @@ def demo(
     told = f"no page was written; {output} has what was there before, and what is done so far"
     with telling(lambda: told):
         from offnominal.demo import run_demo
+        from offnominal.report.words import heading
 
         say("drawing parts of two looks, with defects")
         with progress_bar(None) as advance:
             result = run_demo(output, backbone, weights, seed, progress=advance)
-    names = list(result.figures[0])
     rows = [[f"{v:.3f}" if isinstance(v, float) else str(v) for v in row.values()]
             for row in result.figures]  # fmt: skip
-    console(100).print(table([name.replace("_", " ") for name in names], rows))
+    heads = [heading(name) for name in result.figures[0]]
+    console(120).print(table(heads, rows, heads[1:]))
     typer.echo(f"\nOpen {printable(result.page.absolute())}")

@@ -31,6 +31,13 @@ _ROWS = {
     "false_rejects": "good images rejected, own threshold",
     "misses": "defects missed, own threshold",
 }
+_KINDS = {
+    "image_auroc": "image AUROC",
+    "image_miss_at_1%": "missed at 1 %",
+    "misses": "missed, own threshold",
+    "named": "class told right",
+}
+_CLASS, _TAKEN = "by class of defect", "was, and was taken for"
 
 
 def evaluate(
@@ -38,6 +45,7 @@ def evaluate(
     output: Annotated[Path | None, "-o"] = None,
     weights: options.Weights = None,
     device: options.Device = "auto",
+    engine: options.Engine = "auto",
     endpoint: options.Endpoint = None,
     key_variable: options.KeyVariable = None,
     maps: bool = False,
@@ -56,15 +64,16 @@ def evaluate(
     maps : bool
         With -o: keep every anomaly map.
     """
+    options.check_given(model, (), "evaluate", weights, device, engine)
+    # Of plain folders all the good images are tested on: the detector has learned elsewhere.
+    found = open_from_options(**data, train_share=0.0)
     from offnominal.benchmark.evaluate import evaluate_detector
     from offnominal.benchmark.store import require
 
     if output is not None:
-        require("pyarrow", "evaluate -o")
-    detector = options.open_model(model, weights, device, endpoint, key_variable)
+        require("pyarrow", "offnominal evaluate -o")
+    detector = options.open_model(model, weights, device, endpoint, key_variable, engine)
     warn_untrained(detector)
-    # Of plain folders all the good images are tested on: the detector has learned elsewhere.
-    found = open_from_options(**data, train_share=0.0)
     for note in found.notes:
         say(note)
     with Unreadable(strict) as unreadable:
@@ -93,3 +102,32 @@ def _print(result: "Evaluation") -> None:
         spread = "" if math.isnan(low) else f"   95 %: {100 * low:.1f} to {100 * high:.1f}"
         if not math.isnan(value):
             typer.echo(f"  {words:<36}{100 * value:6.1f}{spread}")
+    _print_kinds(result)
+    if result.confusion:
+        _print_confusion(result.confusion)
+
+
+def _print_kinds(result: "Evaluation") -> None:
+    """A row for each class of defect, of the columns that there are."""
+    shown = [key for key in _KINDS if any(not math.isnan(row[key]) for row in result.kinds)]
+    if not shown:
+        return
+    names = [printable(row["kind"]) for row in result.kinds]
+    first = max(map(len, (_CLASS, *names)))
+    typer.echo(f"  {_CLASS:<{first}}  images" + "".join(f"  {_KINDS[key]}" for key in shown))
+    for name, row in zip(names, result.kinds, strict=True):
+        figures = ["-" if math.isnan(row[key]) else f"{100 * row[key]:.1f}" for key in shown]
+        cells = zip(figures, shown, strict=True)
+        told = "".join(f"  {text:>{len(_KINDS[key])}}" for text, key in cells)
+        typer.echo(f"  {name:<{first}}  {row['images']:>6}{told}")
+
+
+def _print_confusion(table: dict[str, Any]) -> None:
+    """Rows of what it was, columns of what was said."""
+    rows, columns = ([printable(name) for name in table[key]] for key in ("truth", "said"))
+    first = max(map(len, (_TAKEN, *rows)))
+    typer.echo(f"  {_TAKEN:<{first}}" + "".join(f"  {name:>5}" for name in columns))
+    for name, counts in zip(rows, table["counts"], strict=True):
+        cells = zip(counts, columns, strict=True)
+        told = "".join(f"  {number:>{max(5, len(head))}}" for number, head in cells)
+        typer.echo(f"  {name:<{first}}{told}")

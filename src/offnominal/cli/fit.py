@@ -2,16 +2,24 @@
 
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
+from offnominal.checks import check_range
 from offnominal.cli import options
-from offnominal.cli.command import MethodOptions, method_options, named
+from offnominal.cli.command import named
 from offnominal.cli.curves import going_on, leave_curves
 from offnominal.cli.info import describe, describe_tests, not_inspected
+from offnominal.cli.labels import read_labels
+from offnominal.cli.mistakes import check_images_given
+from offnominal.cli.option import MethodOptions, method_options
 from offnominal.cli.terminal import Unreadable, count, progress_bar, say, tell, warn_untrained
+from offnominal.detectors.methods import METHODS
 from offnominal.errors import OptionError
+from offnominal.filekinds import is_model
+from offnominal.text import digits
 
 if TYPE_CHECKING:
+    from offnominal.detectors.refine import Share
     from offnominal.paths import PassedOver
 
 _DEFAULT = "anomalydino"
@@ -23,12 +31,17 @@ def fit(
     good: Annotated[list[str] | None, "GOOD_DIR..."] = None,
     method: str = _DEFAULT,
     sets: options.Sets = None,
+    defects: list[str] | None = None,
+    masks: Path | None = None,
+    boxes: list[Path] | None = None,
+    classes: Literal["by-folder"] | None = None,
     categories: bool = False,
     shots: int | None = None,
     seed: int = 0,
     synthetic: bool = True,
     refine: str | None = None,
     overwrite: bool = False,
+    when: options.When = None,
     strict: options.Strict = False,
 ) -> None:
     """Learn from images of good parts, or from none with a zero-shot method; write a model file.
@@ -43,13 +56,22 @@ def fit(
         Folders, files or globs of good images; zero-shot methods need none.
     method : str
         See `offnominal methods`; with --help after it, its options are shown.
+    defects : list of str or None
+        Folders, files or globs of defective images to learn from as well; repeatable.
+    masks : path or None
+        Folder of their masks, named as the images; some may lack one.
+    boxes : list of path or None
+        Annotations of them: COCO or Label Studio JSON, a folder of YOLO, Pascal VOC or LabelMe
+        files; repeatable.
+    classes : str or None
+        by-folder: the folder that a defective image lies in names its class.
     categories : bool
         With a trained method: one model of several categories, a folder each, or those of a data
         set; each gets a threshold of its own.
     shots : int or None
         Use this many of the images (of each category), drawn at random; else all.
     seed : int
-        Seed of that draw.
+        Seed of the draw of --shots.
     synthetic : bool
         Score 48 synthetic defects, and say how many the threshold would pass.
     refine : str or None
@@ -58,34 +80,31 @@ def fit(
     overwrite : bool
         Begin a training anew where the state of another lies.
     """
-    from offnominal.detectors.batch.base import BatchDetector
-    from offnominal.detectors.trained import TrainedDetector
     from offnominal.paths import PassedOver, find_images
 
     options.check_model(output)
     picture = output.with_suffix(".mask.png")
     options.check_picture(picture)
-    passed = PassedOver()
-    detector = options.build_detector(method, given, sets)
-    if isinstance(detector, BatchDetector):
-        told = "nothing to fit: it scores the images of a batch; use `predict --zero-shot-batch`"
-        raise OptionError(f"--method {method}: {told}")
-    trained = isinstance(detector, TrainedDetector)
-    if categories and not trained:
-        told = "a method with a training can have them, such as dinomaly"
-        raise OptionError(f"--categories: not with {method}; {told}")
+    trained = _check(method, good or [], categories, refine)
+    if not defects and METHODS[method].defects == "required":
+        raise OptionError(
+            f"--method {method}: learns from defective images as well; give --defects bad/, or "
+            "another method, as `offnominal methods` lists them"
+        )
+    known = read_labels(defects or [], masks, boxes or [], classes)
+    noted, passed = options.read_when(when), PassedOver()
+    options.chosen_options(method, given, sets)  # what takes no torch is told at once
     if trained and not categories and sum(Path(each).is_dir() for each in good or []) > 1:
         say("the folders are learned as one category; --categories: a threshold for each")
-    if categories and not good:
-        raise OptionError("--categories: name folders of good images, or a data set")
     if categories:
         found = _categories(good or [], passed)
     else:
         found = {"": find_images(good, passed)} if good else {}
     groups = {name: _draw(own, shots, seed) for name, own in found.items()} or {"": []}
-    more: dict[str, Any] = {}
+    detector = options.build_detector(method, given, sets)
+    more: dict[str, Any] = {"when": noted, "defects": known}
     if trained:
-        more = {"state": output, "overwrite": overwrite, "tell": say}
+        more |= {"state": output, "overwrite": overwrite, "tell": say}
     refining = output.with_suffix(".refine.json")
     with options.changing(output), Unreadable(strict) as unreadable:
         if refine is not None:
@@ -99,8 +118,8 @@ def fit(
         detector.save(output)
         refining.unlink(missing_ok=True)
         _report(detector, output, picture)
-        if isinstance(detector, TrainedDetector):
-            leave_curves(detector, output)
+        if trained:
+            leave_curves(cast(Any, detector), output)
         tell(("", str(passed)))
         warn_untrained(detector)
 
@@ -109,6 +128,48 @@ def fit_options(args: list[str]) -> MethodOptions:
     """The options of the method that a command line names."""
     method = (named(args, "--method") or [_DEFAULT])[-1]
     return method, method_options(method)
+
+
+def _check(method: str, good: list[str], categories: bool, refine: str | None) -> bool:
+    """Refuse what cannot be, as far as names tell; returns whether the method is trained."""
+    from offnominal.detectors.registry import light_class
+
+    if options.derives(method, "BatchDetector"):
+        told = "nothing to fit: it scores the images of a batch; use `predict --zero-shot-batch`"
+        raise OptionError(f"--method {method}: {told}")
+    trained = options.derives(method, "TrainedDetector")
+    if categories and not trained:
+        told = "a method with a training can have them, such as dinomaly"
+        raise OptionError(f"--categories: not with {method}; {told}")
+    if categories and not good:
+        raise OptionError("--categories: name folders of good images, or a data set")
+    for name in good:
+        if is_model(Path(name)):
+            raise OptionError(
+                f"{name}: is a model file, not a folder of good images; to score images with it: "
+                f"`offnominal predict {name} new/`"
+            )
+    check_images_given(good)
+    if not good and getattr(light_class(method), "needs_references", True):
+        raise OptionError(
+            f"--method {method}: learns from good images; give a folder of them, as `offnominal "
+            "fit good/ -o part.offn`"
+        )
+    if refine is not None:
+        _share(refine)
+    return trained
+
+
+def _share(refine: str) -> "Share":
+    """``auto``, or the share of the images that ``--refine`` names."""
+    try:
+        share: Share = "auto" if refine == "auto" else float(refine)
+    except ValueError as error:
+        told = "give auto, or a share of the images, as 0.1"
+        raise OptionError(f"--refine {refine}: {told}") from error
+    if share != "auto":
+        check_range("refine", share, above=0, most=0.5)
+    return share
 
 
 def _categories(folders: list[str], passed: "PassedOver") -> dict[str, list[Path]]:
@@ -151,18 +212,12 @@ def _refined(
     state: Path,
 ) -> list[Path]:
     """What is kept of the files; those that are not are listed, the worst one first."""
-    from offnominal.detectors.refine import Share
     from offnominal.detectors.refine import refine as refined
 
-    try:
-        share: Share = "auto" if refine == "auto" else float(refine)
-    except ValueError as error:
-        told = "give auto, or a share of the images, as 0.1"
-        raise OptionError(f"--refine {refine}: {told}") from error
     found = refined(
         lambda: options.build_detector(method, dict(given), sets),
         files,
-        share,
+        _share(refine),
         seed=seed,
         on_error=None if strict else lambda error: None,  # the fit that follows tells them
         tell=say,
@@ -171,7 +226,7 @@ def _refined(
     if not found.settled:
         say(f"refine: not settled after {found.rounds} rounds; the last one counts")
     for number in sorted(found.left_out, key=lambda number: -found.scores[number]):
-        say(f"left out: {files[number]}, score {found.scores[number]:.4g}")
+        say(f"left out: {files[number]}, score {digits(found.scores[number])}")
     unread = {n for n in range(len(files)) if n not in {*found.kept, *found.left_out}}
     return [files[number] for number in sorted({*found.kept, *unread})]
 

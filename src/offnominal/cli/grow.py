@@ -2,20 +2,20 @@
 
 import json
 from dataclasses import asdict
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from offnominal.cli import options
-from offnominal.cli.info import describe_threshold
+from offnominal.cli.info import describe_decisions, describe_known, describe_threshold
+from offnominal.cli.labels import read_labels
 from offnominal.cli.terminal import Unreadable, count, progress_bar, say, tell
 from offnominal.errors import ModelFileError, OptionError
-from offnominal.text import printable
+from offnominal.text import digits, printable
 
 if TYPE_CHECKING:
-    from offnominal.detectors.references import Change
+    from offnominal.detectors.references import Change, References, Version
 
 _DONE = {"add": "learned", "forget": "forgot", "undo": "took back a step with"}
 _SCORED = {
@@ -27,27 +27,65 @@ _SCORED = {
 
 def add(
     model: options.Model,
-    images: Annotated[list[str], "IMAGES..."],
+    images: Annotated[list[str] | None, "IMAGES..."] = None,
+    defects: list[str] | None = None,
+    masks: Path | None = None,
+    boxes: list[Path] | None = None,
+    classes: Literal["by-folder"] | None = None,
+    references: list[str] | None = None,
     output: options.Output = None,
     when: options.When = None,
     weights: options.Weights = None,
     device: options.Device = "auto",
+    engine: options.Engine = "auto",
     strict: options.Strict = False,
 ) -> None:
-    """Learn from more good images, without the earlier ones; thresholds are set anew.
+    """Learn from more good images, without the earlier ones, or know some defects.
 
     Parameters
     ----------
-    images : list of str
-        Good images, such as false alarms: files, folders, globs.
+    images : list of str or None
+        Good images, such as false alarms: files, folders, globs, or the opinions.json that a
+        results page saves, of which those noted as good are taken.
+    defects : list of str or None
+        Folders, files or globs of defective images that the model is to know, instead of those
+        that it knows; repeatable.
+    masks : path or None
+        Folder of their masks, named as the images; some may lack one.
+    boxes : list of path or None
+        Annotations of them, as `offnominal fit` takes them; repeatable.
+    classes : str or None
+        by-folder: the folder that a defective image lies in names its class.
+    references : list of str or None
+        With --defects: where the good images are now, if not where they were; repeatable.
     """
+    from offnominal.opinions import sort_out
     from offnominal.paths import PassedOver, find_images
 
-    time, passed = _time(when), PassedOver()
+    options.check_given(model, images or [], "add", weights, device, engine)
+    time, passed = options.read_when(when), PassedOver()
     options.check_model(output or model)
-    files = find_images(images, passed)
+    if not (images or defects):
+        read_labels([], masks, boxes or [], classes)  # each of them asks for --defects
+    if bool(images) == bool(defects):
+        raise OptionError("add: give good images, or defective ones with --defects; not both")
+    if known := read_labels(defects or [], masks, boxes or [], classes):
+        again = find_images(references, passed) if references else []
+        with options.changing(output or model), Unreadable(strict) as unreadable:
+            detector = options.open_model(model, weights, device, engine=engine)
+            with progress_bar(len(known)) as advance:
+                found = detector.learn_defects(known, again, unreadable, advance)
+            detector.save(output or model)
+            say(f"{output or model}: knows {count(len(found.defects), 'defective image')}")
+            tell(*describe_known(detector.header()), *describe_decisions(detector))
+            tell(("", str(passed)))
+        return
+    told = sort_out(images or [])
+    if not told.good:
+        raise OptionError(f"{', '.join(images or [])}: no image is noted as good, to be added")
+    files = find_images(told.good, passed)
     with options.changing(output or model), Unreadable(strict) as unreadable:
-        detector = _load("add", model, weights, device)
+        detector = _load("add", model, weights, device, engine)
         with progress_bar(len(files)) as advance:
             change = detector.add(files, unreadable, advance, time)
         _keep(change, detector, model, output)
@@ -73,8 +111,9 @@ def forget(
     compact : bool
         Drop it from the file as well: no undo, a smaller file.
     """
+    options.check_given(model, images, "forget", weights, device)
     options.check_model(output or model)
-    time = _time(when)
+    time = options.read_when(when)
     with options.changing(output or model):
         detector = _load("forget", model, weights, device)
         with progress_bar(None) as advance:
@@ -90,7 +129,8 @@ def undo(
     weights: options.Weights = None,
     device: options.Device = "auto",
 ) -> None:
-    """Go back to before the last add or forget, exactly."""
+    """Go back to before the last add, forget or calibrate, exactly."""
+    options.check_given(model, (), "undo", weights, device)
     options.check_model(output or model)
     with options.changing(output or model):
         detector = _load("undo", model, weights, device)
@@ -101,13 +141,10 @@ def undo(
 
 def history(model: options.Model, as_json: options.Json = False) -> None:
     """List the steps of a model, the first one first, and the images of each."""
-    from offnominal.detectors.references import References
+    options.check_given(model, (), "history")
     from offnominal.modelfile import read_header
 
-    try:
-        references = References.from_plain(read_header(model).get("references"))
-    except ValueError as error:
-        raise ModelFileError(f"{model}: its history is damaged; fit it anew") from error
+    references = _known(model, read_header(model))
     steps = references.history()
     if as_json:
         known = [{"file": references[n].file, "digest": references[n].digest}
@@ -115,46 +152,53 @@ def history(model: options.Model, as_json: options.Json = False) -> None:
         told = {"history": [asdict(step) for step in steps], "references": known}
         typer.echo(json.dumps(told, indent=1))
         return
-    typer.echo(f"{'step':>4}  {'what':<8}{'references':>10}{'patches':>12}  {'when':<22}images")
+    typer.echo(f"{'step':>4}  {'what':<11}{'references':>10}{'patches':>12}  {'when':<22}images")
     for step in steps:
         typer.echo(
-            f"{step.number:>4}  {step.what:<8}{step.references:>10}{step.rows:>12,}  "
-            f"{step.when or '-':<22}{printable(_first(step.images))}"
+            f"{step.number:>4}  {step.what:<11}{step.references:>10}{step.rows:>12,}  "
+            f"{step.when or '-':<22}{printable(_told(step))}"
         )
 
 
-def _load(step: str, model: Path, weights: str | None, device: str) -> Any:
+def _known(model: Path, header: dict[str, Any]) -> "References":
+    """The references that a model file has, and its steps."""
+    from offnominal.detectors.references import References
+
+    try:
+        return References.from_plain(header.get("references"))
+    except ValueError as error:
+        raise ModelFileError(f"{model}: its history is damaged; fit it anew") from error
+
+
+def _load(step: str, model: Path, weights: str | None, device: str, engine: str = "auto") -> Any:
     """The detector of a model file, if its method can take a step without another fit."""
     from offnominal.detectors.registry import METHODS
     from offnominal.modelfile import read_header
 
     able = {"all": ("add", "forget", "undo"), "adds": ("add",), "no": ()}
-    method = read_header(model)["method"]
+    header = read_header(model)
+    method = header["method"]
+    last = [one.what for one in _known(model, header).steps[-1:]]
+    if step == "undo" and last == ["calibrate"]:  # which every method can take back
+        return options.open_model(model, weights, device, engine=engine)
     if method in METHODS and step not in able[METHODS[method].grows]:
         others = ", ".join(name for name, known in METHODS.items() if step in able[known.grows])
         raise OptionError(
             f"{method} cannot {step}: it does not keep what it learned image by image. Fit it anew "
             f"with the images that it should know, or choose another method ({others})"
         )
-    return options.open_model(model, weights, device)
-
-
-def _time(text: str | None) -> datetime | None:
-    """The time that ``--when`` names."""
-    if text is None:
-        return None
-    try:
-        return datetime.now(UTC) if text == "now" else datetime.fromisoformat(text)
-    except ValueError as error:
-        raise OptionError(f"--when {text}: give now, or a time as 2026-03-01T09:30") from error
+    return options.open_model(model, weights, device, engine=engine)
 
 
 def _keep(change: "Change", detector: Any, model: Path, output: Path | None) -> None:
     """Save what a step changed, and say what that is."""
-    if change.images or output:
+    calibration = change.what == "undo" and not change.images
+    if change.images or output or calibration:
         detector.save(output or model)
-    say(f"{output or model}: {_DONE[change.what]} {count(len(change.images), 'image', '0')}")
-    before, after = (f"{each.value:.4g}" if each else "none" for each in change.threshold)
+    many = "calibrate" if calibration else count(len(change.images), "image", "0")
+    done = "took back" if calibration else _DONE[change.what]
+    say(f"{output or model}: {done} {many}")
+    before, after = (digits(each.value) if each else "none" for each in change.threshold)
     known = f"{len(change.known)} that it knows already: {_first(change.known)}"
     tell(
         ("", _first(change.images, 5)),
@@ -166,6 +210,15 @@ def _keep(change: "Change", detector: Any, model: Path, output: Path | None) -> 
         ("", _SCORED.get(change.rescored)),
         ("", detector.calibration_note),
     )
+
+
+def _told(step: "Version") -> str:
+    """The images of a step, or what a calibration came to."""
+    if step.what != "calibrate":
+        return _first(step.images)
+    value = "none" if step.threshold is None else digits(step.threshold)
+    by = f"by {count(step.good, 'good image')}" if step.good else "SET BY HAND"
+    return f"threshold {value}, {by}"
 
 
 def _from_to(before: int, after: int) -> str:

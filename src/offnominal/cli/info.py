@@ -13,6 +13,7 @@ from offnominal.cli.terminal import count, tell
 
 if TYPE_CHECKING:
     from offnominal.calibration import Threshold
+    from offnominal.cli.card import Card
     from offnominal.detectors.base import Detector
 
 _KINDS = {"patch": "pasted patches", "scar": "scars"}
@@ -22,62 +23,90 @@ def info(
     model: options.Model, as_json: options.Json = False, weights: options.Weights = None
 ) -> None:
     """Say what a model is: method, backbone, options, references, bank and threshold."""
-    from offnominal.detectors.registry import load
-    from offnominal.modelfile import read_header
+    options.check_given(model, (), "info", weights)
+    from offnominal.cli.card import Card
 
-    header, detector = read_header(model), load(model, weights, "cpu")
-    steps = [step.what for step in detector.history()]
+    card = Card(model, weights)
+    header = card.header
+    chosen = card.options() | ({"weights": weights} if weights else {})
+    history = card.references.history()
+    steps = [step.what for step in history]
     if as_json:
-        several = len(detector.categories) > 1
-        threshold = None if several else detector.threshold
+        several = len(card.categories) > 1
+        threshold = None if several else card.threshold
         facts = {
             "version": header["version"],
-            "method": detector.method,
+            "method": card.method,
             "backbone": header.get("backbone") or [one["backbone"] for one in _networks(header)],
-            "options": detector.options(),
-            "references": len(detector.references.active),
-            "patches": detector.bank_rows,
-            "calibration": detector.good.in_force.kind,
+            "options": chosen,
+            "references": len(card.references.active),
+            "patches": card.bank_rows,
+            "calibration": card.good.in_force.kind,
             "threshold": _plain(threshold),
             "categories": {
                 one.category: {"images": _images(one), "threshold": _plain(one.threshold)}
-                for one in detector.each_category()
+                for one in card.each_category()
                 if several
             },
-            "mask": getattr(detector, "masks_", None),
-            "rotations": getattr(detector, "rotations_", None),
+            "mask": getattr(card, "masks_", None),
+            "rotations": getattr(card, "rotations_", None),
             "synthetic_defects": [
                 {**cell._asdict(), "missed": missed, "made": made}
-                for cell, missed, made in ([] if several else detector.missed_defects)
+                for cell, missed, made in ([] if several else card.missed_defects)
             ],
             "steps": steps,
+            "export": header.get("export"),
+            "known_defects": header.get("known", {}).get("defects", []),
         }
         typer.echo(json.dumps(facts, indent=1))
         return
-    typer.echo(f"{model}: {detector.method}, written by Offnominal {header['version']}")
-    defaults = detector.option_defaults()
-    chosen = [f"{name}={value}" for name, value in detector.options().items()
-              if name not in ("backbone", "weights") and value != defaults[name]]  # fmt: skip
+    typer.echo(f"{model}: {card.method}, written by Offnominal {header['version']}")
+    defaults = card.option_defaults
+    told = [f"{name}={value}" for name, value in chosen.items()
+            if name not in ("backbone", "weights") and value != defaults.get(name)]  # fmt: skip
     tell(
-        *describe(detector, header),
-        *describe_tests(detector),
-        ("", detector.calibration_note),
-        ("options", ", ".join(chosen)),
-        ("references", str(len(detector.references.active))),
-        ("history", ", ".join(steps)),
+        *describe(card, header),
+        *describe_tests(card),
+        *_describe_export(header),
+        ("", card.calibration_note),
+        ("options", ", ".join(told)),
+        ("references", str(len(card.references.active))),
+        ("history", ", ".join(f"{step.what} {(step.when or '')[:10]}".strip() for step in history)),
         ("size", f"{model.stat().st_size / 1e6:.1f} MB"),
         out=typer.echo,
     )
 
 
 def _plain(threshold: "Threshold | None") -> dict[str, Any] | None:
-    """A threshold as JSON has it; nothing is known of the rate of a guess."""
-    if threshold is None or threshold.kind != "guess":
+    """A threshold as JSON has it; nothing is known of the rate of a guess, or of one by hand."""
+    if threshold is None or threshold.kind not in ("guess", "manual"):
         return None if threshold is None else asdict(threshold)
     return asdict(threshold) | {"false_reject": None}
 
 
-def describe_tests(detector: "Detector") -> list[tuple[str, str]]:
+def _describe_export(header: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What an exported model carries, and how it compared with the one that was fitted."""
+    if "export" not in header:
+        return []
+    from offnominal.detectors.deployed import read_section
+
+    section = read_section(header["export"])
+    facts = section.facts
+    what = f"{section.kind} of {facts.size / 1e6:.1f} MB, opset {facts.opset}, {facts.precision}"
+    licence = f"; the weights' licence: {section.licence}" if section.licence else ""
+    found = [("exported", what + licence)]
+    if section.gate is not None:
+        found.append(("", f"float32 -> int8, {section.compared}: {section.gate}"))
+    for row in section.parity:
+        told = (
+            f"scores within {row.score:.1e}, maps {row.map:.1e}, {row.decisions} decided otherwise"
+        )
+        on = section.compared or count(row.images, "image")
+        found.append(("", f"{row.engine} {row.precision}, {on}: {told}"))
+    return found
+
+
+def describe_tests(detector: "Detector | Card") -> list[tuple[str, str]]:
     """What the tests of mask and rotations found, where a method has them."""
     rows = []
     if (masked := getattr(detector, "masks_", None)) is not None:
@@ -90,7 +119,7 @@ def describe_tests(detector: "Detector") -> list[tuple[str, str]]:
     return rows
 
 
-def describe(detector: "Detector", header: Mapping[str, Any]) -> list[tuple[str, str]]:
+def describe(detector: "Detector | Card", header: Mapping[str, Any]) -> list[tuple[str, str]]:
     """What a detector compares with and decides by, and the backbones that its header names."""
     found = [one["backbone"] for one in _networks(header)]
     names = (f"{one['name']}" + f", digest {one['digest'][:12]}" * bool(one["digest"])
@@ -102,11 +131,13 @@ def describe(detector: "Detector", header: Mapping[str, Any]) -> list[tuple[str,
         ("", "; ".join(one["note"] for one in found if one.get("note"))),
         ("bank", rows if detector.bank_rows else ""),
         ("training", _training(detector)),
+        ("defects", _defects(detector)),
+        *describe_known(header),
         *describe_decisions(detector),
     ]
 
 
-def _training(detector: "Detector") -> str:
+def _training(detector: "Detector | Card") -> str:
     """How long a detector was trained, and on what; empty where it was not."""
     if not (steps := getattr(detector, "steps_", 0)):
         return ""
@@ -114,6 +145,37 @@ def _training(detector: "Detector") -> str:
     known = count(len(detector.references.active) - held - chosen, "good image")
     aside = f"{held} more held back" + (f", {chosen} to choose by" if chosen else "")
     return f"{count(steps, 'step')} on {known}, {aside}"
+
+
+def describe_known(header: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The defects that a model knows on top of good images, and how far it trusts them."""
+    if not (told := header.get("known")):
+        return []
+    gain = told["gain"]
+    if told["before"]:
+        words = f"a layer changes scores: left out of it, they outrank {100 * gain:.2g} % more of "
+        words += "the good images"
+    else:
+        words = "they name classes, and scores are as without: " + (
+            "a layer that had not seen them ranked them no surely higher"
+            if gain is not None
+            else "with fewer than 3 defective parts, or 8 good images, nothing more can be tested"
+        )
+    return [("known", f"{_listed(told['defects'])}; {words}")]
+
+
+def _defects(detector: "Detector | Card") -> str:
+    """The defective images that it was trained on, by class; empty where there were none."""
+    known = (getattr(detector, "labels_", None) or {}).get("defects", [])
+    return _listed(known) if known else ""
+
+
+def _listed(known: list[Mapping[str, Any]]) -> str:
+    """Defective images by class."""
+    kinds = Counter(kind for one in known for kind in one["kinds"])
+    marked = sum(one["marked"] for one in known)
+    listed = ", ".join(f"{name} {number}" for name, number in sorted(kinds.items()))
+    return f"{count(len(known), 'defective image')}, {marked} of them marked: {listed}"
 
 
 def not_inspected(detector: "Detector", sizes: Counter[tuple[int, int]]) -> list[str]:
@@ -130,12 +192,12 @@ def not_inspected(detector: "Detector", sizes: Counter[tuple[int, int]]) -> list
     ]
 
 
-def _images(detector: "Detector") -> int:
+def _images(detector: "Detector | Card") -> int:
     """How many references are of its category."""
     return sum(one.active and one.category == detector.category for one in detector.references)
 
 
-def describe_threshold(detector: "Detector") -> str:
+def describe_threshold(detector: "Detector | Card") -> str:
     """What the detector's threshold promises, in words."""
     if detector.threshold is not None:
         return str(detector.threshold)
@@ -153,7 +215,7 @@ def describe_threshold(detector: "Detector") -> str:
     )
 
 
-def describe_decisions(detector: "Detector") -> list[tuple[str, str]]:
+def describe_decisions(detector: "Detector | Card") -> list[tuple[str, str]]:
     """The threshold, and what it would pass of synthetic defects; or each category's."""
     if len(each := detector.each_category()) > 1:
         return [

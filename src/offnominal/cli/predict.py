@@ -1,7 +1,7 @@
 """``offnominal predict``: scores, maps and decisions for new images."""
 
+import inspect
 import json
-import math
 import os
 import sys
 from collections import Counter
@@ -13,17 +13,20 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 
 from offnominal.cli import options
-from offnominal.cli.command import MethodOptions, method_options, named
+from offnominal.cli.command import named
 from offnominal.cli.info import not_inspected
+from offnominal.cli.option import MethodOptions, Option, method_options
 from offnominal.cli.terminal import ANOMALIES, Unreadable, count, progress_bar, say, warn_untrained
 from offnominal.errors import ImageError, OptionError
 from offnominal.paths import PassedOver, find_images, stamp
+from offnominal.text import digits, printable
 
 if TYPE_CHECKING:
     from offnominal.cli.writer import Sink
     from offnominal.detectors.base import Detector
 
 _BATCHED = "anomalydino-batched"
+_SAVED = "overlay,json,csv,page"
 
 
 class _Task(NamedTuple):
@@ -49,7 +52,7 @@ def predict(
     given: dict[str, Any],
     arguments: Annotated[list[str] | None, "MODEL IMAGES..."] = None,
     output: Annotated[str | None, "-o"] = None,
-    save: str = "overlay,json,csv",
+    save: str | None = None,
     resume: bool = False,
     overwrite: bool = False,
     fail_on_anomaly: bool = False,
@@ -60,6 +63,7 @@ def predict(
     sets: options.Sets = None,
     weights: options.Weights = None,
     device: options.Device = "auto",
+    engine: options.Engine = "auto",
     endpoint: options.Endpoint = None,
     key_variable: options.KeyVariable = None,
     strict: options.Strict = False,
@@ -75,8 +79,9 @@ def predict(
         With --zero-shot-batch, neither.
     output : str or None
         Folder for results; - writes JSON lines to stdout, as does a pipe; else a table.
-    save : str
-        What to write: some of overlay,map,mask,json,csv.
+    save : str or None
+        What to write into the folder: some of overlay,map,mask,json,csv,page; else all but map and
+        mask.
     resume : bool
         Go on where an earlier run into this folder stopped.
     overwrite : bool
@@ -97,22 +102,32 @@ def predict(
         raise OptionError("--resume and --overwrite need a folder: -o DIR")
     if output == "":
         raise OptionError("-o '': the name of the folder is empty; give one, or leave -o out")
-    if threshold is not None and not math.isfinite(threshold):
-        raise OptionError(f"--threshold {threshold}: give a number")
+    if threshold is not None:
+        options.check_threshold(threshold)
+    if output in (None, "-"):
+        if save is not None:
+            raise OptionError(f"--save {save}: needs a folder to write into: -o DIR")
+    else:
+        from offnominal.cli.results import check_free, parse_save
+
+        parse_save(save or _SAVED)
+        check_free(Path(output or ""), resume, overwrite)
     passed = PassedOver()
     if zero_shot_batch:
         if arguments:
             raise OptionError("--zero-shot-batch takes a folder, and no model or further images")
-        given |= {"weights": weights, "device": device}
+        given |= {"weights": weights, "device": device, "engine": engine}
         given |= {"endpoint": endpoint, "key_variable": key_variable}  # refused as unknown
         given |= {"category": category}
         task = _of_batch(method or _BATCHED, given, sets, zero_shot_batch, passed)
     else:
         of_batch = given | {"method": method, "set": sets}
         asked = endpoint, key_variable
-        task = _of_model(arguments or [], of_batch, weights, device, asked, passed, category)
+        task = _of_model(
+            arguments or [], of_batch, weights, device, engine, asked, passed, category
+        )
     if threshold is not None:
-        task.run["threshold"] = threshold
+        threshold = task.run["threshold"] = options.as_printed(threshold, task.detector)
     elif fail_on_anomaly and not task.detector.decides:
         raise OptionError(
             "--fail-on-anomaly needs a threshold, and there is none: give --threshold VALUE, or "
@@ -120,7 +135,7 @@ def predict(
         )
     where = "" if output in (None, "-") else f"; results in {output}"
     with Unreadable(strict) as unreadable:
-        with _open_sink(task, output, save, resume, overwrite) as sink:
+        with _open_sink(task, output, save or _SAVED, resume, overwrite) as sink:
             warn_untrained(task.detector)
             try:
                 before = _score(task, sink, unreadable, threshold, whole=bool(zero_shot_batch))
@@ -133,6 +148,8 @@ def predict(
         undecided = f"{sink.undecided} without a decision (no threshold)"
         said.append(undecided if sink.undecided else f"{sink.anomalous} anomalous")
         say(", ".join(said) + where)
+        if sink.page:
+            say(f"open {sink.page}")
         if passed.total():
             say(str(passed))
     if fail_on_anomaly and sink.anomalous:
@@ -143,8 +160,31 @@ def predict(
 
 def predict_options(args: list[str]) -> MethodOptions:
     """The options of the method that is to score a batch."""
+    if not {"--zero-shot-batch", "--help", "-h"} & {word.partition("=")[0] for word in args}:
+        return "predict", _settled(args)
     method = (named(args, "--method") or [_BATCHED])[-1]
-    return method, method_options(method, without=("weights", "device"))
+    return method, method_options(method, without=("weights", "device", "engine"))
+
+
+def _settled(args: list[str]) -> list[Option]:
+    """The options of any method that a command line has, which a model file brings itself."""
+    from offnominal.detectors.registry import METHODS, light_class
+    from offnominal.detectors.signatures import option_defaults
+
+    given = {word.partition("=")[0] for word in args if word.startswith("--")}
+    own = {f"--{name.replace('_', '-')}" for name in inspect.signature(predict).parameters}
+    left = given - own - {"--set"}
+    found: dict[str, Option] = {}
+    for method in METHODS:
+        if not left:
+            break
+        for name, default in option_defaults(light_class(method)).items():
+            flag = name.replace("_", "-")
+            if meant := {f"--{flag}", f"--no-{flag}", f"--method-{flag}"} & left:
+                kind = bool if isinstance(default, bool) else str
+                found.setdefault(name, Option(name, kind, None))
+                left -= meant
+    return list(found.values())
 
 
 def _of_batch(
@@ -154,13 +194,11 @@ def _of_batch(
     folders: list[str],
     passed: PassedOver,
 ) -> _Task:
-    from offnominal.detectors.batch.base import BatchDetector
-
-    detector = options.build_detector(method, given, sets)
-    if not isinstance(detector, BatchDetector):
+    if not options.derives(method, "BatchDetector"):
         told = f"--method {method}: does not score a batch; fit it with `offnominal fit`"
         raise OptionError(told)
     files = find_images(folders, passed)
+    detector = options.build_detector(method, given, sets)
     # Every score of a batch depends on all of its images.
     run = {"method": method, "images": [[str(file), stamp(file)] for file in files]}
     return _Task(detector, files, run | {"options": json.loads(json.dumps(detector.options()))})
@@ -171,14 +209,20 @@ def _of_model(
     of_batch: dict[str, Any],
     weights: str | None,
     device: str,
+    engine: str,
     asked: tuple[str | None, str | None],
     passed: PassedOver,
     category: str | None,
 ) -> _Task:
     import hashlib
 
+    if arguments:
+        options.check_given(arguments[0], arguments[1:], "predict", weights, device, engine)
     if len(arguments) < 2:
-        raise OptionError("give a model file and at least one image, folder or glob")
+        raise OptionError(
+            "give a model file and at least one image, folder or glob, as `offnominal predict "
+            "part.offn new/`"
+        )
     for name in [name for name, value in of_batch.items() if value is not None]:
         flag = f"--{name.replace('_', '-')}"
         told = f"{flag} is settled in the model file; it goes with --zero-shot-batch only"
@@ -188,7 +232,7 @@ def _of_model(
     with Path(model).open("rb") if Path(model).is_file() else nullcontext() as file:
         # Tells model files apart, thresholds included; of the file as it is opened, not replaced.
         digest = hashlib.file_digest(file, "sha256").hexdigest() if file else ""
-    detector = options.open_model(model, weights, device, *asked)
+    detector = options.open_model(model, weights, device, *asked, engine)
     if category is not None:
         detector = detector.for_category(category)
     detector.check_category()
@@ -219,7 +263,20 @@ def _open_sink(task: _Task, output: str | None, save: str, resume: bool, overwri
         raise OptionError(
             "--save mask needs a threshold, and there is none; calibrate a model, or leave mask out"
         )
-    return ResultWriter(Path(output), kinds, task.files, task.run, resume, overwrite)
+    about = _about(task)
+    return ResultWriter(Path(output), kinds, task.files, task.run, resume, overwrite, about)
+
+
+def _about(task: _Task) -> list[tuple[str, str]]:
+    """What the results are made with, for their page."""
+    by_hand = task.run.get("threshold")
+    limit = task.detector.threshold if by_hand is None else f"{digits(by_hand)}: given by hand"
+    return [
+        ("Model", printable(task.model or "none: the images are compared with one another")),
+        ("Method", task.detector.method),
+        *([("Category", printable(task.run["category"]))] if "category" in task.run else []),
+        ("Threshold", str(limit or "none")),
+    ]
 
 
 def _score(
@@ -250,6 +307,8 @@ def _score(
             if prediction.source not in sink.done:
                 sink.write(prediction)
                 sizes[prediction.image.shape[0], prediction.image.shape[1]] += 1
+    if engine := getattr(task.detector, "engine_in_force", ""):
+        sink.about.append(("Engine", engine))
     for words in not_inspected(task.detector, sizes):
         say(f"not inspected: {words}")
     return sum(str(file) in sink.done for file in task.files)

@@ -5,10 +5,10 @@ import io
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -16,22 +16,25 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from offnominal.atomic import write_atomically
-from offnominal.cli.writer import Sink, readable
+from offnominal.cli.writer import KINDS, Sink, readable
 from offnominal.errors import ImageError, OptionError
-from offnominal.paths import is_own, stamp
-from offnominal.pictures import beside, save_picture
+from offnominal.exchange import flat
+from offnominal.paths import RESULTS_MARK, is_own, stamp
+from offnominal.pictures import save_picture
 from offnominal.text import cell, json_line
 
 if TYPE_CHECKING:
     from offnominal.prediction import Prediction
 
-__all__ = ["KINDS", "ResultWriter", "parse_save", "picture_names"]
+__all__ = ["ResultWriter", "parse_save", "picture_names"]
 
-KINDS = ("overlay", "map", "mask", "json", "csv")
+PAGE = "index.html"
 _COLUMNS = (
     "image", "score", "threshold", "is_anomalous", "p_value", "height", "width",
-    "regions", "left", "top", "region_width", "region_height", "area", "peak", "error",
+    "regions", "left", "top", "region_width", "region_height", "area", "peak", "kind", "error",
 )  # fmt: skip
+_PICTURES_AS = 2  # version of what pictures look like: those of another are not gone on with
+_HELD = "holds results already; --resume goes on with them, --overwrite starts afresh"
 _LONGEST = 255 - len("~9999.tiff")  # bytes of a file's name
 
 
@@ -42,20 +45,26 @@ def _mask(prediction: "Prediction") -> NDArray[np.uint8]:
 
 
 _PICTURES: dict[str, tuple[str, Callable[["Prediction"], NDArray[Any]]]] = {
-    "overlay": (".png", lambda prediction: beside(prediction.image, prediction.overlay())),
+    "overlay": (".png", lambda prediction: prediction.picture()),
     "map": (".tiff", lambda prediction: prediction.anomaly_map),  # 32-bit float
     "mask": (".png", _mask),
+    "thumbnail": (".jpg", lambda prediction: prediction.thumbnail()),  # what the page shows
 }
+
+
+_Picture = Annotated[str | None, Field(pattern="^(overlays|maps|masks|thumbnails)/")]
+_Side = Annotated[int, Field(ge=1)]
 
 
 class _Region(BaseModel):
     box: tuple[int, int, int, int]
     area: int
     peak: float = Field(allow_inf_nan=False)
+    peak_at: tuple[int, int]
 
 
 class _Row(BaseModel):
-    """What a line of an earlier run must say to count as done."""
+    """What a line of an earlier run must say to count as done, and to be shown."""
 
     model_config = ConfigDict(extra="allow", allow_inf_nan=False)
 
@@ -63,7 +72,15 @@ class _Row(BaseModel):
     score: float
     threshold: float | None
     is_anomalous: bool | None
+    p_value: float | None = None
+    height: _Side
+    width: _Side
     regions: list[_Region]
+    file: str = ""
+    overlay: _Picture = None
+    map: _Picture = None
+    mask: _Picture = None
+    thumbnail: _Picture = None
 
 
 def parse_save(text: str) -> frozenset[str]:
@@ -71,27 +88,39 @@ def parse_save(text: str) -> frozenset[str]:
     kinds = frozenset(part.strip() for part in text.split(",") if part.strip())
     if not kinds or kinds - set(KINDS):
         raise OptionError(f"--save {text}: choose from {','.join(KINDS)}")
-    return kinds
+    return kinds | {"thumbnail"} if "page" in kinds else kinds
+
+
+def check_free(folder: Path, resume: bool, overwrite: bool) -> None:
+    """Raise an OptionError if results cannot go into a folder, as far as that is seen at once."""
+    if folder.exists() and not folder.is_dir():
+        raise OptionError(f"-o {folder}: is a file; name a folder for the results")
+    lines = folder / "results.jsonl"
+    ours = _read_run(folder / "run.json") is not None
+    if ours and not (resume or overwrite) and lines.is_file() and lines.stat().st_size:
+        raise OptionError(f"-o {folder}: {_HELD}")
 
 
 class ResultWriter(Sink):
     """Writes a folder of results, one image at a time, so that a stop loses nothing.
 
-    JSON lines are always written: they are what ``resume`` reads, and what the CSV is made of when
-    a run ends, in whatever way. Images that could not be read are tried again on resuming. While
-    it is open no other run can write into the folder.
+    JSON lines are always written: they are what ``resume`` reads, and what the CSV and the page are
+    made of when a run ends, in whatever way. Images that could not be read are tried again on
+    resuming. While it is open no other run can write into the folder.
 
     Parameters
     ----------
     folder : Path
     kinds : frozenset of str
-        Some of :data:`KINDS`.
+        As :func:`parse_save` gives them.
     images : list of Path
         All images of the run; their common folder is taken off the names of pictures.
     run : dict
         What the results depend on, to tell on resuming that it is the same.
     resume, overwrite : bool
         What to do with earlier results; neither: an :class:`OptionError` is raised.
+    about : sequence of (str, str)
+        What the results are made with, for the page: titles and words.
 
     Raises
     ------
@@ -108,11 +137,18 @@ class ResultWriter(Sink):
         run: dict[str, Any],
         resume: bool = False,
         overwrite: bool = False,
+        about: Sequence[tuple[str, str]] = (),
     ) -> None:
         super().__init__()
         self.folder = folder
+        self.about = list(about)
+        self.page = folder / PAGE if "page" in kinds else None
         self.kinds = kinds
+        if any(image.absolute().parent == folder.absolute() for image in images):
+            told = "holds images that are to be scored; name a folder of its own for the results"
+            raise OptionError(f"-o {folder}: {told}")
         self._lines, marker = folder / "results.jsonl", folder / "run.json"
+        run = run | {"pictures": _PICTURES_AS}
         self._lock = FileLock(folder / "run.lock")
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -125,6 +161,9 @@ class ResultWriter(Sink):
             reason = error.strerror or error
             raise OptionError(f"-o {folder}: cannot be written into ({reason})") from error
         try:
+            if self.page and os.path.lexists(self.page) and not _is_results(self.page):
+                told = "no page of results that `predict` wrote; name another folder with -o"
+                raise OptionError(f"{self.page}: {told}")
             asked = {str(image) for image in images}
             # Another picture under the same name is not the one that was scored.
             rows = [row for row in self._earlier(marker, run, resume, overwrite)
@@ -168,21 +207,23 @@ class ResultWriter(Sink):
             return []
         if not (resume and known == run):
             wrong = "its results are of another model or other options"
-            told = wrong if resume else "holds results already; --resume goes on with them"
-            raise OptionError(f"-o {self.folder}: {told}; --overwrite starts afresh")
+            told = f"{wrong}; --overwrite starts afresh" if resume else _HELD
+            raise OptionError(f"-o {self.folder}: {told}")
         rows = {_name(row): row for row in self._written() if "score" in row}
         return list(rows.values())
 
     def _clear(self) -> None:
         """Take away what an earlier run drew, lest it be taken for this one's."""
         (self.folder / "results.csv").unlink(missing_ok=True)
+        if _is_results(self.folder / PAGE):
+            (self.folder / PAGE).unlink()
         for kind, (suffix, _) in _PICTURES.items():
             for picture in (self.folder / f"{kind}s").rglob(f"*{suffix}"):
                 if is_own(picture):
                     picture.unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Close the file, and make the CSV of it."""
+        """Close the file, and make the CSV and the page of it."""
         try:
             self._check()
             if "csv" in self.kinds:
@@ -191,6 +232,11 @@ class ResultWriter(Sink):
                 table.writeheader()
                 table.writerows(_flat(row) for row in self._written())
                 write_atomically(self.folder / "results.csv", text.getvalue().encode())
+            if self.page:
+                from offnominal.report.inspection import write_inspection
+
+                rows = [row | {"name": _name(row)} for row in self._written()]
+                write_inspection(self.folder, rows, self.about)
         finally:
             self._json.close()
             self._lock.release()
@@ -198,7 +244,7 @@ class ResultWriter(Sink):
     def write(self, prediction: "Prediction") -> None:
         """Write one prediction: its pictures first, so that a row means that they are there."""
         self._check()
-        row = prediction.as_row() | {"file": stamp(prediction.source)}
+        row = prediction.to_dict() | {"file": stamp(prediction.source)}
         for kind in [kind for kind in _PICTURES if kind in self.kinds]:
             suffix, picture = _PICTURES[kind]
             row[kind] = f"{kind}s/{self._names[Path(prediction.source)]}{suffix}"
@@ -274,6 +320,11 @@ def _name(row: dict[str, Any]) -> str:
     return os.fsdecode(bytes.fromhex(raw)) if isinstance(raw, str) else str(row["image"])
 
 
+def _is_results(page: Path) -> bool:
+    """Whether a page is one of results, and neither a report, a demonstration nor the user's."""
+    return is_own(page) and RESULTS_MARK.encode() in page.read_bytes()[:256]
+
+
 def _read_run(marker: Path) -> dict[str, Any] | None:
     """What an earlier run depended on; None where there was none, or it cannot be told."""
     try:
@@ -334,11 +385,5 @@ def _cut(name: str) -> str:
 
 def _flat(row: dict[str, Any]) -> dict[str, Any]:
     """A row for the CSV: of the regions, their number and the one with the highest peak."""
-    flat = {name: cell(row.get(name)) for name in _COLUMNS}
-    if (regions := row.get("regions")) is not None:
-        flat["regions"] = len(regions)
-        for first in regions[:1]:
-            names = ("left", "top", "region_width", "region_height")
-            flat |= dict(zip(names, first["box"], strict=True))
-            flat |= {"area": first["area"], "peak": first["peak"]}
-    return flat
+    told = flat(row) if "regions" in row else row
+    return {name: cell(told.get(name)) for name in _COLUMNS}

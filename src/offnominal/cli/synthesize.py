@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from offnominal.synthesis.seeds import Seed
 
 _ON_SHEET = 12
+FROM_DEFECTS = ("seeds", "diffusion")  # kinds that take some real defects
 
 
 def synthesize(
@@ -82,16 +83,17 @@ def synthesize(
     _check(output, kind, count, seed, name, train_share, textures, defects, masks, model)
     with telling(lambda: f"the same command goes on in {output}"), Unreadable(strict) as unreadable:
         from offnominal.paths import PassedOver, find_images
+
+        passed = PassedOver()
+        files = find_images(good, passed)
+        if any(output.resolve() in file.resolve().parents for file in files):
+            raise OptionError(f"-o {output}: holds some of the good images; name another folder")
         from offnominal.synthesis.folder import SyntheticFolder
         from offnominal.synthesis.kinds import Draw, drawer
         from offnominal.synthesis.objects import Objects
         from offnominal.synthesis.seeds import digest_of
         from offnominal.synthesis.textures import Textures
 
-        passed = PassedOver()
-        files = find_images(good, passed)
-        if any(output.resolve() in file.resolve().parents for file in files):
-            raise OptionError(f"-o {output}: holds some of the good images; name another folder")
         seeds = _seeds(good, defects, masks, unreadable) if defects else []
         with waiting("looking for the object"):
             objects = Objects(object, backbone, weights)
@@ -128,8 +130,6 @@ def _check(
     masks: Path | None,
     model: Path | None,
 ) -> None:
-    from offnominal.synthesis.kinds import FROM_DEFECTS
-
     if count < 1 or seed < 0:
         wrong = f"--count {count}: give 1" if count < 1 else f"--seed {seed}: give 0"
         raise OptionError(f"{wrong} or more")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Self
 import typer
 
 from offnominal.errors import ImageError
+from offnominal.progress import UNITS, bar
 from offnominal.text import printable
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def count(number: int, thing: str, none: str = "no") -> str:
 
 def warn_untrained(detector: "Detector") -> None:
     """Say so where a detector's weights are not pretrained, so that nobody trusts its scores."""
-    from offnominal.benchmark.record import untrained
+    from offnominal.detectors.networks import untrained
 
     if reason := untrained(detector):
         say(f"weights not pretrained ({reason}): scores say nothing about {detector.method}")
@@ -124,14 +125,6 @@ class Unreadable:
 # Tells a progress bar how far a stage has come.
 Advance = Callable[[str, int], None]
 
-# Stages that count other things than the images that they are given.
-_UNITS = {
-    "coreset": "patches",
-    "distributions": "places",
-    "synthetic": "defects",
-    "training": "steps",
-}
-
 
 @contextmanager
 def waiting(what: str) -> Iterator[None]:
@@ -155,8 +148,9 @@ def _lines_of_progress(total: int | None) -> Advance:
             return
         if (now := time.monotonic()) - last >= _SECONDS:
             last = now
-            unit = _UNITS.get(stage, "images")
+            unit = UNITS.get(stage, "images")
             of = f" of {total}" if total and unit == "images" else ""
+            unit = unit.removesuffix("s") if done == 1 and not of else unit
             say(f"{stage}: {done}{of} {unit} after {now - began:.0f} s")
 
     return advance
@@ -168,28 +162,5 @@ def progress_bar(total: int | None) -> Iterator[Advance]:
     if not sys.stderr.isatty():
         yield _lines_of_progress(total)
         return
-    from rich import progress as bars
-    from rich.console import Console
-
-    columns = (
-        bars.TextColumn("{task.description:<10}"),
-        bars.BarColumn(),
-        bars.MofNCompleteColumn(),
-        bars.TextColumn("{task.fields[rate]}"),
-        bars.TimeRemainingColumn(compact=True),
-    )
-    tasks: dict[str, bars.TaskID] = {}
-    with bars.Progress(*columns, console=Console(stderr=True)) as bar:
-        first = bar.add_task("starting", total=None, rate="")
-
-        def advance(stage: str, done: int) -> None:
-            unit = _UNITS.get(stage, "images")
-            bar.update(first, visible=False)
-            if stage not in tasks:
-                known = total if unit == "images" else None
-                tasks[stage] = bar.add_task(stage, total=known, rate="")
-            speed = bar.tasks[tasks[stage]].speed
-            rate = f"{speed:.1f} {unit}/s" if speed else ""
-            bar.update(tasks[stage], completed=done, rate=rate)
-
+    with bar(total) as advance:
         yield advance

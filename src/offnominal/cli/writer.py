@@ -6,16 +6,20 @@ A sink takes predictions and imports nothing that makes them.
 import json
 import os
 import sys
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from offnominal.errors import ImageError, OffnominalError
-from offnominal.text import json_line, printable
+from offnominal.text import digits, json_line, printable
 
 if TYPE_CHECKING:
     from offnominal.prediction import Prediction
 
-__all__ = ["Printer", "Sink", "readable"]
+__all__ = ["KINDS", "Printer", "Sink", "readable"]
+
+KINDS = ("overlay", "map", "mask", "json", "csv", "page")
+"""What a folder of results may hold of an image or of a run, as ``--save`` names it."""
 
 
 class Sink:
@@ -24,6 +28,8 @@ class Sink:
     def __init__(self) -> None:
         self.rows = self.anomalous = self.undecided = 0
         self.done: set[str] = set()  # images of earlier runs
+        self.page: Path | None = None  # where a person looks at the results
+        self.about: list[tuple[str, str]] = []  # what they are made with
 
     def __enter__(self) -> Self:
         return self
@@ -61,12 +67,12 @@ class Printer(Sink):
     def write(self, prediction: "Prediction") -> None:
         """Print one prediction; errors are for stderr."""
         if self.as_json:
-            line = json_line(readable(prediction.as_row()))
+            line = json_line(readable(prediction.to_dict()))
             if "utf" not in (sys.stdout.encoding or "").lower():
                 line = json.dumps(json.loads(line))  # in ASCII, which every encoding holds
         else:
             verdict = {True: "REJECT", False: "ok", None: "-"}[prediction.is_anomalous]
-            line = f"{verdict:<7}{prediction.score:<10.4g}{printable(prediction.source)}"
+            line = f"{verdict:<7}{digits(prediction.score):<15}{printable(prediction.source)}"
         print(line, flush=True)
         super().write(prediction)
 

@@ -180,7 +180,7 @@ def _read_ours(path: Path, wanted: str) -> tuple[Tensors, LearnedFile]:
         writer = printable(content.get("version", "?"))[:40]
         raise ModelFileError(
             f"{path}: written by Offnominal {writer} in format {version}; this is {__version__}, "
-            f"which reads up to format {FORMAT}: upgrade with `pip install -U offnominal`"
+            f"which reads up to format {FORMAT}: install a newer one"
         )
     try:
         header = validated(_Header, content)

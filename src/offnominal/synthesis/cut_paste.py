@@ -7,9 +7,10 @@ Localization", CVPR 2021 (arXiv 2104.04015), sections 2.1 and 2.2.
 import math
 from typing import Literal, get_args
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
+
+from offnominal.extras import needs
 
 __all__ = ["KINDS", "Kind", "cut_paste"]
 
@@ -84,6 +85,7 @@ def _shape(kind: Kind, area: float, rng: np.random.Generator) -> tuple[float, fl
 
 def _turned(down: float, across: float, angle: float) -> NDArray[np.bool_]:
     """The pixels of a rectangle that is turned, in the smallest box around it."""
+    cv2 = needs("cv2", "fit", "a synthetic defect")  # its kinds are known without
     corners = cv2.boxPoints(((0.0, 0.0), (across, down), angle))
     corners -= corners.min(0)
     size = np.maximum(np.round(corners.max(0)), 1).astype(int)

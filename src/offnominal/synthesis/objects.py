@@ -7,7 +7,6 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from offnominal.backbones import DEFAULT, load_backbone
 from offnominal.backbones.auto import packaged_backbone
@@ -75,13 +74,13 @@ class Objects:
             return None
         tokens, grid = self._tokens(image)
         mask = foreground_mask(tokens, grid, self._network.mask_threshold)
-        return _outlined(image, mask.cpu().numpy())
+        return _outlined(image, mask)
 
-    def _tokens(self, image: NDArray[np.uint8]) -> tuple[Tensor, tuple[int, int]]:
+    def _tokens(self, image: NDArray[np.uint8]) -> tuple[NDArray[np.float32], tuple[int, int]]:
         net = self._network
         view = whole_view(image, net.resolution, net.multiple, net.resize, net.mean, net.std)
-        features = net(torch.from_numpy(view.pixels)[None])[0]
-        return features.flatten(1).T, (features.shape[1], features.shape[2])
+        features = net(torch.from_numpy(view.pixels)[None])[0].numpy()
+        return features.reshape(len(features), -1).T, (features.shape[1], features.shape[2])
 
 
 def _outlined(image: NDArray[np.uint8], patches: NDArray[np.bool_]) -> NDArray[np.bool_]:

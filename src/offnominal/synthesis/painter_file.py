@@ -17,7 +17,8 @@ from offnominal.errors import ModelFileError, OptionError
 from offnominal.sealed import Damaged, open_sealed, sealed, validated
 from offnominal.synthesis.diffusion import Crop, Painter, crop_of
 from offnominal.synthesis.seeds import Seed, digest_of, warped
-from offnominal.training.checkpoint import Checkpoint, Files, claimed
+from offnominal.training.checkpoint import Checkpoint, Files
+from offnominal.training.claimed import claimed
 from offnominal.training.loop import Progress, run
 from offnominal.training.recipe import Course
 
