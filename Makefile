@@ -18,21 +18,17 @@ $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv $(VENV)
 
-# One stamp per set of packages; a change of the requirements installs anew.
-$(VENV)/.base: pyproject.toml constraints.txt | $(BIN)/python
-	@echo "installing offnominal (torch is large: this takes a minute or two)"
-	$(PIP) install --no-compile --constraint constraints.txt --editable .
-	@touch $@
-
-$(VENV)/.%: pyproject.toml constraints.txt $(VENV)/.base
+# One stamp per extra; a change of the requirements installs anew.
+$(VENV)/.%: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing offnominal[$*] (where torch is among it, that takes a minute or two)"
 	$(PIP) install --no-compile --constraint constraints.txt --editable ".[$*]"
 	@touch $@
 
-demo: $(VENV)/.base
+demo: $(VENV)/.fit
 	$(BIN)/offnominal demo -o demo-report
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest -n auto --dist loadscope $(TESTS)
+	$(BIN)/python -m pytest -n auto --dist loadscope --max-worker-restart 3 $(TESTS)
 
 fuzz: $(VENV)/.test
 	OFFNOMINAL_FUZZ=10000 $(BIN)/python -m pytest -n auto tests/fuzz
@@ -47,7 +43,7 @@ format: $(VENV)/.lint
 	$(BIN)/ruff format .
 
 docs: $(VENV)/.docs
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 clean:
 	rm -rf $(VENV) site demo-report

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from offnominal.text import cell, json_line, printable
+from offnominal.text import apart, cell, digits, json_line, printable
 
 WILD = ["a\nb", "a\x1b[31mb", "a\u2028b", "a\u202eb", "a\x85b\x0c", "caf\udce9", "\ufeffa", "a\tb"]
 
@@ -40,3 +40,15 @@ def test_a_spreadsheet_calculates_no_name(text: str) -> None:
 
 def test_numbers_and_plain_names_are_cells_as_they_are() -> None:
     assert [cell(x) for x in (-1.5, None, True, "a-b=c.png")] == [-1.5, None, True, "a-b=c.png"]
+
+
+def test_a_score_is_told_with_the_digits_it_has() -> None:
+    assert digits(0.050412338972091675) == "0.05041234"
+    assert [digits(v) for v in (1.0, 0.1, 123456789.123)] == ["1", "0.1", "1.2345679e+08"]
+    assert [digits(v) for v in (float("nan"), float("-inf"), 1e300)] == ["nan", "-inf", "1e+300"]
+
+
+def test_a_score_is_seen_on_its_side_of_the_threshold() -> None:
+    assert apart(0.0504101, 0.05041) == ("0.0504101", "0.05041")
+    assert apart(0.1, 0.1) == ("0.1", "0.1")
+    assert apart(0.71234, 0.05041) == ("0.7123", "0.05041")

@@ -3,14 +3,18 @@
 import json
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import timm  # noqa: F401 (a header may name any network, and its import is not what is timed)
 from tests.fuzz.mutate import COUNT, attack, json_mutations, mutations, safetensors_mutations
 
 from offnominal import load, modelfile
+from offnominal.cli.card import Card
+from offnominal.cli.info import describe, describe_tests
 from offnominal.detectors.registry import detector_class
 from offnominal.errors import OffnominalError
 
@@ -41,6 +45,10 @@ def fitted(method: str, path: Path) -> Path:
 
 def use(path: Path) -> None:
     """Open a model, and do with it what may be done."""
+    with suppress(OffnominalError):
+        card = Card(path)
+        describe(card, card.header)
+        describe_tests(card)
     detector = load(path, device="cpu")
     [found] = detector.predict(images()[3])
     assert np.isfinite(found.score)

@@ -8,10 +8,11 @@ import pytest
 from tests.fuzz.mutate import attack, json_mutations, mutations
 
 from offnominal.cli.results import ResultWriter
+from offnominal.opinions import sort_out
 from offnominal.prediction import Prediction
 from offnominal.scoring import Scores
 
-KINDS = frozenset({"json", "csv"})
+KINDS = frozenset({"json", "csv", "page", "thumbnail"})
 RUN = {"model": "0" * 64}
 
 
@@ -29,7 +30,7 @@ def test_going_on_with_damaged_results(name: str, tmp_path: Path) -> None:
     with ResultWriter(folder, KINDS, images, RUN) as sink:
         for image in images:
             sink.write(prediction(str(image)))
-    kept = {file: file.read_bytes() for file in folder.iterdir()}
+    kept = {file: file.read_bytes() for file in folder.iterdir() if file.is_file()}
 
     def go_on() -> None:
         for file, content in kept.items():
@@ -44,3 +45,13 @@ def test_going_on_with_damaged_results(name: str, tmp_path: Path) -> None:
         assert sum(row["image"] == "a.png" for row in rows) == 1
 
     attack(folder / name, go_on, mutations, json_mutations)
+
+
+def test_damaged_opinions(tmp_path: Path) -> None:
+    image, file = tmp_path / "a.png", tmp_path / "opinions.json"
+    image.touch()
+    one = {"image": str(image), "opinion": "accept", "decision": "reject", "score": 1.5}
+    other = {"image_bytes": str(image).encode().hex(), "opinion": "accept"}
+    told = {"format": "offnominal opinions 1", "inspected": 9, "opinions": [one, other]}
+    file.write_text(json.dumps(told))
+    attack(file, lambda: sort_out([str(file)]), mutations, json_mutations)
