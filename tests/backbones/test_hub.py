@@ -93,6 +93,7 @@ def offnominal(*arguments: object) -> Result:
     return CliRunner(env={"COLUMNS": "100"}).invoke(app, [*map(str, arguments)])
 
 
+@pytest.mark.slow
 def test_pull_then_work_offline(
     hub: tuple[str, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

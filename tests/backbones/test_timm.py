@@ -89,6 +89,7 @@ def test_positions_of_the_native_grid_are_untouched() -> None:
     assert resize_positions(table, 37, 37, "dino") is table
 
 
+@pytest.mark.slow
 def test_tokens_differ_from_timms_own_rule(dinov2: TimmBackbone) -> None:
     """The override is in effect; without it the tokens are those of another network."""
     plain = timm.create_model(
@@ -213,6 +214,7 @@ def test_no_copy_of_the_weights_stays_mapped(mobilenet: Path) -> None:
         ("vit_tiny_patch16_224", (3, 5)),
     ],
 )
+@pytest.mark.slow
 def test_trimmed_networks_give_the_same_features(
     name: str, layers: tuple[int, ...] | None, tmp_path: Path
 ) -> None:

@@ -67,6 +67,7 @@ def cell_of(cells: list[FinishedCell], **wanted: Any) -> FinishedCell:
     return found
 
 
+@pytest.mark.slow
 def test_a_cell_is_what_a_detector_of_its_own_gives(runs: Path, dataset: Dataset) -> None:
     cells, _ = read_runs(runs)
     test = dataset.test("fabric")
@@ -146,6 +147,7 @@ def test_a_group_is_one_process_s_at_a_time(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("claims/*"))
 
 
+@pytest.mark.slow
 def test_a_cell_that_fails_leaves_nothing_and_the_others_go_on(
     dataset: Dataset, tmp_path: Path
 ) -> None:
@@ -212,6 +214,7 @@ def test_every_method_scores_as_it_does_by_itself_at_its_own_levels_of_a_shared_
         assert cell.scores["score"][:4] == pytest.approx(scores, rel=1e-4), cell.name
 
 
+@pytest.mark.slow
 def test_an_ensemble_shares_its_networks(dataset: Dataset, tmp_path: Path) -> None:
     sets = {"of": ["dn2"], "aggregate": ["members", "max"]}
     sets["backbone"] = ["builtin,builtin-aligned"]
@@ -326,6 +329,7 @@ def test_processes_share_a_folder_and_a_killed_one_leaves_nothing_half_done(
         assert len(cell.scores["score"]) == len(cell.patch_scores())
 
 
+@pytest.mark.slow
 def test_what_was_changed_since_is_run_anew_and_named(dataset: Dataset, tmp_path: Path) -> None:
     root = tmp_path / "parts"
     shutil.copytree(dataset.root, root)

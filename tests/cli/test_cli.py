@@ -266,6 +266,7 @@ def test_calibrate_reports_the_miss_rate(fabric_model: Path, parts: Path, tmp_pa
     assert new.exists()
 
 
+@pytest.mark.slow
 def test_decisions_from_few_pictures_are_told(parts: Path, tmp_path: Path) -> None:
     good = sorted((parts / "fabric/train/good").iterdir())
     small = ["--backbone", "builtin", "--resolution", 64, "-o", tmp_path / "m.offn"]
@@ -376,6 +377,7 @@ def test_demo_draws_runs_and_names_the_page(tmp_path: Path) -> None:
         run_demo(tmp_path / "c", **small)
 
 
+@pytest.mark.slow
 def test_any_option_of_a_method_can_be_set(parts: Path, tmp_path: Path) -> None:
     good = parts / "fabric" / "train" / "good"
     model = tmp_path / "part.offn"
@@ -394,6 +396,7 @@ def test_any_option_of_a_method_can_be_set(parts: Path, tmp_path: Path) -> None:
         assert word in done.stderr
 
 
+@pytest.mark.slow
 def test_a_batch_can_be_judged_by_another_method(parts: Path) -> None:
     folder = parts / "fabric" / "test"
     batch = ["predict", "--zero-shot-batch", folder, "--backbone", "builtin", "-o", "-"]
@@ -410,6 +413,7 @@ def test_a_batch_can_be_judged_by_another_method(parts: Path) -> None:
 # -- options from constructors ----------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_each_method_lists_its_own_options() -> None:
     plain = " ".join(offnominal("fit", "--help").stdout.split())
     assert "--rotations" in plain

@@ -51,6 +51,7 @@ def prediction(score: float, threshold: float | None = 1.0) -> Prediction:
     return Prediction("a.png", score, patches, Scores(patches), image, threshold)
 
 
+@pytest.mark.slow
 def test_odd_headers_are_told_of_the_file(models: Path, tmp_path: Path) -> None:
     """Written on purpose: the checksums are right."""
     model = tmp_path / "odd.offn"

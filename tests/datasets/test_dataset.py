@@ -99,6 +99,7 @@ def test_every_preset_has_a_source_and_names_known_layouts() -> None:
         assert preset.licence
 
 
+@pytest.mark.slow
 def test_listing_and_opening_need_no_torch_and_listing_no_numpy(tmp_path: Path) -> None:
     nut(tmp_path)
     for code, banned in [

@@ -42,6 +42,7 @@ def test_a_relative_root_keeps_its_names(tmp_path: Path, monkeypatch: pytest.Mon
     assert open_dataset("..").name == "nut"
 
 
+@pytest.mark.slow
 def test_what_was_written_is_read(tmp_path: Path) -> None:
     written = write_dataset(tmp_path, ("fabric", "part"), n_train=2, n_good=1, n_per_defect=1)
     dataset = open_dataset(tmp_path)

@@ -76,6 +76,7 @@ def ask(detector: ChatModel, count: int = 1) -> tuple[list[Any], list[ImageError
 # -- what an answer becomes -------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_an_answer_becomes_a_prediction(serve: Serve) -> None:
     [found] = model(serve(answers())).predict(picture(90, 400, 800))
     assert isinstance(found, ChatPrediction)

@@ -176,6 +176,7 @@ def test_one_reference_gives_a_guess(weights: str, good: list[Path]) -> None:
     assert copy.score == pytest.approx(texts.score / 2, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_tiles(weights: str, good: list[Path]) -> None:
     detector = WinCLIP(weights=weights, tile=64).fit(good[:2])
     [one] = detector.predict(good[2])

@@ -148,6 +148,7 @@ def test_an_only_reference_keeps_its_guess(good: list[np.ndarray]) -> None:
     assert thin.threshold is None, "its score was measured by what is forgotten"
 
 
+@pytest.mark.slow
 def test_defects_lie_on_the_part(parts: Path) -> None:
     files = sorted((parts / "part" / "train" / "good").iterdir())[:3]
     detector = AnomalyDINO(**SMALL | {"resolution": 256}, rotations="none", mask="on")
@@ -158,6 +159,7 @@ def test_defects_lie_on_the_part(parts: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["patchcore", "softpatch", "padim", "subspacead", "spade", "dn2"])
+@pytest.mark.slow
 def test_other_methods_guess_and_check_too(name: str, good: list[np.ndarray]) -> None:
     kind = detector_class(name)
     if name != "softpatch":  # which takes two

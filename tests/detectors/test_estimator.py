@@ -41,6 +41,7 @@ def test_every_method_is_an_estimator(name: str) -> None:
     assert detector.get_params() == params
 
 
+@pytest.mark.slow
 def test_a_fit_is_told_and_forgotten(fabric_model: Path) -> None:
     detector = offnominal.load(fabric_model)
     told = repr(detector)

@@ -70,6 +70,7 @@ def content(detector: Detector, path: Path) -> bytes:
 
 
 @pytest.mark.parametrize("kind", WHOLE)
+@pytest.mark.slow
 def test_adding_and_forgetting_are_the_same_as_another_fit(
     kind: str, files: list[Path], fresh: list[Path]
 ) -> None:
@@ -85,6 +86,7 @@ def test_adding_and_forgetting_are_the_same_as_another_fit(
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.slow
 def test_every_step_is_taken_back_exactly(
     kind: str, files: list[Path], fresh: list[Path], tmp_path: Path
 ) -> None:

@@ -55,6 +55,7 @@ def alone() -> PatchCore:
     return PatchCore(**SMALL).fit(GOOD, synthetic=False)
 
 
+@pytest.mark.slow
 def test_four_defects_find_those_that_would_pass_and_cost_no_good_part(
     alone: PatchCore, tmp_path: Path
 ) -> None:

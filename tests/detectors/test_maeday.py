@@ -249,6 +249,7 @@ def with_blemish(image: np.ndarray, seed: int) -> tuple[np.ndarray, tuple[int, i
     return np.clip(image + change, 0, 255).astype(np.uint8), (x, y)
 
 
+@pytest.mark.slow
 def test_a_network_trained_on_good_tiles_finds_blemishes(tiles: Path) -> None:
     good = crops(sorted((tiles / "test" / "good").iterdir())[::4], 1, seed=1)
     bad = [with_blemish(image, seed) for seed, image in enumerate(good)]

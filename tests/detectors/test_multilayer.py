@@ -36,6 +36,7 @@ def dinov2(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_dinov2_vits14(tmp_path_factory.mktemp("seeded"))
 
 
+@pytest.mark.slow
 def test_agrees_with_the_recipe_written_out(fabrics: list[Path], dinov2: Path) -> None:
     """Mean of blocks 2 to 9, six looks at each reference and these clamped, three at the query."""
     model = timm.create_model("vit_small_patch14_dinov2", num_classes=0, dynamic_img_size=True)
@@ -207,6 +208,7 @@ def test_options_are_plain_and_complete() -> None:
     assert MultiLayerNN(**detector.options()).options() == detector.options()
 
 
+@pytest.mark.slow
 def test_real_tiles_with_a_real_network(tiles: Path, mobilenet: Path) -> None:
     """Eight good magnetic tiles at 128 px, then a share of the test set."""
     detector = MultiLayerNN(weights=str(mobilenet), rotations="0,180", resolution=128)

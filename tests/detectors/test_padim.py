@@ -91,6 +91,7 @@ def test_principal_components(fitted: PaDiM, files: list[Path], embedded: np.nda
     np.testing.assert_allclose(found.patch_scores, wanted, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_leave_one_out_equals_refitting(fitted: PaDiM, files: list[Path]) -> None:
     """The closed form, with more references than dimensions and with fewer, down to two."""
     for count, dimensions in ((20, 12), (5, 30), (3, 12), (2, 12)):

@@ -69,6 +69,7 @@ def spoiled() -> tuple[list[np.ndarray], np.ndarray]:
 
 
 @pytest.mark.parametrize("how", ["lof", "nearest", "gaussian"])
+@pytest.mark.slow
 def test_defects_in_training_do_not_become_normal(
     spoiled: tuple[list[np.ndarray], np.ndarray], how: str
 ) -> None:
@@ -187,6 +188,7 @@ def test_options_are_checked_at_once(options: dict[str, object], message: str) -
         SoftPatch(**options)
 
 
+@pytest.mark.slow
 def test_real_tiles_with_defects_among_them(tiles: Path, mobilenet: Path) -> None:
     """Six of 51 references are defective: PatchCore calls them normal, SoftPatch still does not."""
     good = sorted((tiles / "train" / "good").iterdir())[::16][:45]

@@ -116,6 +116,7 @@ def test_leave_one_out_equals_refitting(fitted: SPADE, files: list[Path]) -> Non
         assert fitted.calibration.peaks[index] == pytest.approx(peak, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_more_neighbours_than_references(fitted: SPADE, files: list[Path]) -> None:
     """All are searched; then neither the score nor any patch of a reference can fall by itself."""
     detector = like(fitted, neighbours=50).fit(files[:4])

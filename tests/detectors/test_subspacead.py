@@ -310,6 +310,7 @@ def test_tiles_cover_large_images(fabrics: list[Path]) -> None:
     assert len(detector.calibration.images) == 2
 
 
+@pytest.mark.slow
 def test_blocks_of_a_transformer(tmp_path: Path, fabrics: list[Path]) -> None:
     small = {"backbone": "dinov2_vits14", "weights": str(save_dinov2_vits14(tmp_path))}
     detector = SubspaceAD(**small, resolution=70, rotations="none").fit(fabrics[:1])

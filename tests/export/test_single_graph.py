@@ -40,6 +40,7 @@ def fitted(method: str, images: Any, **options: Any) -> Any:
     return detector
 
 
+@pytest.mark.slow
 def test_a_graph_scores_as_the_library_does(tiles: Path, tmp_path: Path) -> None:
     images, good = some(tiles, 6), tmp_path / "good"
     good.mkdir()

@@ -64,6 +64,7 @@ def use(path: Path) -> None:
 
 
 @pytest.mark.parametrize("method", OPTIONS)
+@pytest.mark.slow
 def test_headers_that_were_written_on_purpose(method: str, tmp_path: Path) -> None:
     """Checksums are right, so nothing but what is said can give a file away."""
     path = fitted(method, tmp_path / "m.offn")
@@ -82,6 +83,7 @@ def test_headers_that_were_written_on_purpose(method: str, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("method", OPTIONS)
+@pytest.mark.slow
 def test_tensors_that_were_written_on_purpose(method: str, tmp_path: Path) -> None:
     path = fitted(method, tmp_path / "m.offn")
     header = modelfile.read_header(path)

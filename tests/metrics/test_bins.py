@@ -172,6 +172,7 @@ def test_an_image_larger_than_the_buffer(monkeypatch: pytest.MonkeyPatch) -> Non
     assert largest_difference(exact, binned) <= binned.error + 1e-10
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_images(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("offnominal.metrics.pixel._BUFFER", 2**16)
     monkeypatch.setattr("offnominal.metrics.bins._MOST", 2**13)

@@ -50,6 +50,7 @@ def trained(weights: Path, data: Dataset, path: Path, **options: Any) -> Outcome
     return train(anomalyclip(weights), data, path, recipe, settings=SHALLOW, **options)
 
 
+@pytest.mark.slow
 def test_training_finds_defects_on_other_images(weights: Path, tiles: Path, tmp_path: Path) -> None:
     """Prompts learned on one half lower the loss, and raise the AUROC on the other half."""
     halves = [
@@ -224,6 +225,7 @@ def _normal(outcome: Outcome) -> torch.Tensor:
     return read_learned(outcome.files.learned, LearnedPrompts)[0].get_parameter("normal")
 
 
+@pytest.mark.slow
 def test_a_finished_training_goes_on(weights: Path, small: Dataset, tmp_path: Path) -> None:
     whole = trained(
         weights, small, tmp_path / "a.safetensors", recipe=LanguageRecipe(epochs=3, batch=5)
@@ -365,6 +367,7 @@ def test_truth_is_resized_as_the_released_code_does(small: Dataset) -> None:
     assert not truth_at(mask_of(good, shape), 96).any()
 
 
+@pytest.mark.slow
 def test_coop_trains_through_the_same_loop(weights: Path, small: Dataset, tmp_path: Path) -> None:
     papers = TRAINABLE["coop"].recipe
     assert papers.rate(0) == 1e-5
