@@ -55,7 +55,7 @@ def learned() -> tuple[list[np.ndarray], list[Labelled]]:
 
 
 @cache
-def tested() -> list[Sample]:
+def held_out() -> list[Sample]:
     return windows(1, 4, 5)
 
 
@@ -63,19 +63,19 @@ def judged(method: str, **options: Any) -> list[Prediction]:
     good, bad = learned()
     detector = detector_class(method)(**{**TINY, **options})
     detector.fit(good, defects=bad, synthetic=False)
-    found: list[Prediction] = detector.predict([image for image, _, _ in tested()])
+    found: list[Prediction] = detector.predict([image for image, _, _ in held_out()])
     return found
 
 
 def auroc(found: list[Prediction]) -> float:
-    labels = [int(kind is not None) for _, _, kind in tested()]
+    labels = [int(kind is not None) for _, _, kind in held_out()]
     return image_metrics(labels, [one.score for one in found])["image_auroc"]
 
 
 @pytest.mark.slow
 def test_a_u_net_marks_defects() -> None:
     found = judged("segmentation", width=0.25, steps=60)
-    masks = [mask for _, mask, _ in tested()]
+    masks = [mask for _, mask, _ in held_out()]
     marked = [one.anomaly_map > np.log(2) for one in found]  # likelier defective than not
     both = sum(int((a & b).sum()) for a, b in zip(marked, masks, strict=True))
     either = sum(int((a | b).sum()) for a, b in zip(marked, masks, strict=True))
@@ -96,7 +96,7 @@ def precision(found: list[Prediction]) -> float:
     """Average precision at an overlap of a half, the mean over classes, by COCO's own program."""
     truth: list[dict[str, Any]] = []
     told: list[dict[str, Any]] = []
-    for number, (one, (_, mask, kind)) in enumerate(zip(found, tested(), strict=True), 1):
+    for number, (one, (_, mask, kind)) in enumerate(zip(found, held_out(), strict=True), 1):
         if kind is not None:
             for area, box in zip(*components(mask)[1:], strict=True):
                 if area >= 16:

@@ -26,7 +26,7 @@ SPOT = slice(20, 44), slice(8, 32)
 SHORT: dict[str, dict[str, Any]] = {
     "dynamics": {"steps": 30, "batch": 6, "stages": 4},
     "cavga": {"steps": 30, "batch": 6, "latent": 8},
-    "dra": {"steps": 15, "batch": 6, "lr_scale": 10, "scales": 1},
+    "dra": {"steps": 30, "batch": 6, "lr_scale": 10, "scales": 1},
     "mixed-supervision": {"steps": 12, "batch": 2, "width": 4},
 }
 
