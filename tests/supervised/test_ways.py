@@ -26,7 +26,7 @@ SPOT = slice(20, 44), slice(8, 32)
 SHORT: dict[str, dict[str, Any]] = {
     "dynamics": {"steps": 30, "batch": 6, "stages": 4},
     "cavga": {"steps": 30, "batch": 6, "latent": 8},
-    "dra": {"steps": 30, "batch": 6, "lr_scale": 10, "scales": 1},
+    "dra": {"steps": 60, "batch": 6, "lr_scale": 40, "scales": 1, "resolution": 128},
     "mixed-supervision": {"steps": 12, "batch": 2, "width": 4},
 }
 
@@ -65,7 +65,7 @@ def made(name: str, small: dict[str, Any], **options: Any) -> Supervised:
     net = {} if name == "mixed-supervision" else dict(small)
     if name in ("dynamics", "cavga"):
         net |= {"layers": (1, 2)}
-    given = SHORT[name] | net | {"resolution": 64, "device": "cpu"} | options
+    given = {"resolution": 64, "device": "cpu"} | SHORT[name] | net | options
     detector = detector_class(name)(**given)
     assert isinstance(detector, Supervised)
     return detector
