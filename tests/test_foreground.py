@@ -100,6 +100,7 @@ def test_masking_test_on_synthetic_looks(detector: AnomalyDINO, look: str) -> No
             assert large.mean() < 0.6, "most of the background must go"
 
 
+@pytest.mark.slow
 def test_masking_test_on_real_close_ups(detector: AnomalyDINO, tiles: Path) -> None:
     """Magnetic tiles fill the frame: no mask, whichever tile is the first reference."""
     files = sorted((tiles / "train" / "good").iterdir())[::26]

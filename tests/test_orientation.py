@@ -16,6 +16,8 @@ from offnominal.orientation import mean_square_distance, orientation_test
 from tests.detectors.test_saving import rewrite
 from tests.seeded import save_dinov2_vits14
 
+pytestmark = pytest.mark.slow
+
 SMALL: dict[str, Any] = {"backbone": "builtin", "resolution": 64, "device": "cpu"}
 
 

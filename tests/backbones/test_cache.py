@@ -102,6 +102,7 @@ def test_default_place_follows_the_environment(
     assert default_cache() == tmp_path / "own" / "features"
 
 
+@pytest.mark.slow
 def test_a_second_pass_takes_all_from_the_cache_and_scores_alike(
     parts: Path, tmp_path: Path
 ) -> None:

@@ -59,6 +59,7 @@ def test_a_block_too_many_is_told(tmp_path: Path) -> None:
         load_backbone(DEFAULT, tmp_path / "w.pth")
 
 
+@pytest.mark.slow
 def test_its_features_mean_something(tiles: Path) -> None:
     """Defects of real tiles stand out from four good ones; by random features they would not."""
     package_file(DEFAULT)

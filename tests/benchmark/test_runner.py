@@ -353,6 +353,7 @@ def test_what_was_changed_since_is_run_anew_and_named(dataset: Dataset, tmp_path
     assert one.name in told
 
 
+@pytest.mark.slow
 def test_a_cell_that_is_not_as_it_was_written_is_refused_and_run_anew(
     dataset: Dataset, tmp_path: Path
 ) -> None:
@@ -370,6 +371,7 @@ def test_a_cell_that_is_not_as_it_was_written_is_refused_and_run_anew(
         assert again.scores["score"] == cell.scores["score"]
 
 
+@pytest.mark.slow
 def test_a_picture_changed_during_the_run_fails_its_cell(dataset: Dataset, tmp_path: Path) -> None:
     shutil.copytree(dataset.root, tmp_path / "parts")
     work = plan(open_dataset(tmp_path / "parts", categories=["fabric"]), shots=(2,), seeds=1)

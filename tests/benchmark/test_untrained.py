@@ -20,6 +20,8 @@ from offnominal.datasets import open_dataset
 from offnominal.detectors.networks import untrained
 from offnominal.detectors.registry import detector_class
 
+pytestmark = pytest.mark.slow
+
 WHY = "drawn at random from seeds"
 
 

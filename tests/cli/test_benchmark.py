@@ -145,6 +145,7 @@ def test_wrong_options_are_named(
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_evaluate_prints_and_writes(
     run: Run, parts: Path, fabric_model: Path, tmp_path: Path
 ) -> None:

@@ -51,6 +51,7 @@ def test_evaluate_and_benchmark_say_what_was_left_out(
     assert "shots is 5, but there are 1 good images to learn from" in compared
 
 
+@pytest.mark.slow
 def test_names_are_shown_on_one_line_and_given_back_in_json(tmp_path: Path) -> None:
     home = tmp_path / "set"
     image(home, "train/good/0.png", "test/good/0.png", "test/x\nerror: forged \x1b[31m/0.png")

@@ -41,6 +41,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_explain_never_writes_over_a_picture(place: Path) -> None:
     (place / "link.png").symlink_to("bad.png")
     os.link("bad.png", "hard.png")
@@ -64,6 +65,7 @@ def test_explain_never_writes_over_a_picture(place: Path) -> None:
     assert {file: file.read_bytes() for file in before} == before
 
 
+@pytest.mark.slow
 def test_explain_takes_any_name(place: Path) -> None:
     for raw in (b"a\x1b[31m\nb.png", b"\xff.png", "\u202e\u2028.png".encode(), b"$<b>.png"):
         name = os.fsdecode(raw)

@@ -32,6 +32,7 @@ def command(data: Path, output: Path, weights: Path, *more: object) -> list[obje
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_train_fit_predict(data: Path, weights: Path, tmp_path: Path) -> None:
     prompts = tmp_path / "prompts.safetensors"
     more = ("--epochs", 3, "--layers", "1,3", "--set", "value_blocks=2")
@@ -100,6 +101,7 @@ def test_coop(data: Path, weights: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_april_gan(data: Path, weights: Path, tmp_path: Path) -> None:
     layers, model = tmp_path / "layers.safetensors", tmp_path / "tile.offn"
     done = offnominal(

@@ -51,6 +51,7 @@ def test_scores_and_maps_are_means_of_the_scaled_members(
     assert found.p_value is not None
 
 
+@pytest.mark.slow
 def test_peaks_are_bounded_from_above(fitted: Ensemble, files: list[Path]) -> None:
     for number, file in enumerate(files[:4]):
         [alone] = build().fit([f for f in files[:4] if f != file]).predict(file)

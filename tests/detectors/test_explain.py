@@ -78,6 +78,7 @@ def test_the_same_patch_is_found_turned_as_it_was_compared(fabrics: list[Path]) 
         lambda: AnomalyDINO(backbone="builtin", rotations="none", tile=160, device="cpu"),
     ],
 )
+@pytest.mark.slow
 def test_every_method_with_a_bank_explains(made: Any, fabrics: list[Path]) -> None:
     detector = made().fit(fabrics[:3])
     damaged = draw_defective("fabric", 0, 3, "stain")[0]
@@ -122,6 +123,7 @@ def test_references_that_moved_are_found_by_their_pixels(
 
 
 @pytest.mark.parametrize(("height", "width"), [(40, 48), (600, 40), (40, 600), (900, 1200)])
+@pytest.mark.slow
 def test_pictures_of_any_shape_hold_everything(height: int, width: int, tmp_path: Path) -> None:
     """Nothing reaches the paper's edge, however long a name is."""
     files = []

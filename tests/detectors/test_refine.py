@@ -25,6 +25,7 @@ def mixed() -> tuple[list[np.ndarray], set[int]]:
     return images, {3, 6}
 
 
+@pytest.mark.slow
 def test_what_does_not_belong_is_left_out(mixed: tuple[list[np.ndarray], set[int]]) -> None:
     images, bad = mixed
     told: list[str] = []
@@ -37,6 +38,7 @@ def test_what_does_not_belong_is_left_out(mixed: tuple[list[np.ndarray], set[int
     assert set(by_share.left_out) == bad
 
 
+@pytest.mark.slow
 def test_copies_and_what_cannot_be_read_excuse_nothing(
     mixed: tuple[list[np.ndarray], set[int]], tmp_path: Path
 ) -> None:

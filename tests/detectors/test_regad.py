@@ -44,6 +44,7 @@ def good(parts: Path, look: str = "fabric") -> list[Path]:
     return sorted((parts / look / "train" / "good").iterdir())
 
 
+@pytest.mark.slow
 def test_training_brings_images_of_a_category_together(
     network: Any, parts: Path, tmp_path: Path
 ) -> None:

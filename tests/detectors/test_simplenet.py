@@ -24,6 +24,7 @@ def test_it_learns_and_scores_by_the_worst_patch(parts: Path) -> None:
     assert found.score == pytest.approx(float(found.patch_scores.max()))
 
 
+@pytest.mark.slow
 def test_noise_is_as_strong_as_features_ask_for(parts: Path, mobilenet: Path) -> None:
     """The paper's number with the paper's kind of network; of others a share of their spread."""
     options = SMALL | {"backbone": "mobilenetv2_100", "weights": str(mobilenet), "steps": 1}

@@ -62,6 +62,7 @@ def same_again(detector: Any, path: Path, image: np.ndarray) -> None:
     np.testing.assert_array_equal(one.patch_scores, other.patch_scores)
 
 
+@pytest.mark.slow
 def test_reverse_distillation(good: list[np.ndarray], tmp_path: Path) -> None:
     torch.manual_seed(0)
     weights = tmp_path / "small.safetensors"

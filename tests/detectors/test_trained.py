@@ -180,6 +180,7 @@ def test_a_power_cut_costs_little(good: list[np.ndarray], tmp_path: Path) -> Non
     assert trained_to(good, path) == whole
 
 
+@pytest.mark.slow
 def test_a_budget_is_kept_by_timing_steps(
     good: list[np.ndarray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -160,6 +160,7 @@ def test_an_image_without_an_object_is_not_good_for_that() -> None:
 
 
 @pytest.mark.parametrize("options", [{}, {"mask": "on"}, {"resolution": 8}, {"tile": 32}], ids=str)
+@pytest.mark.slow
 def test_blank_and_tiny_and_very_different_images(options: dict[str, object]) -> None:
     noise = np.random.default_rng(0).integers
     shapes = [(8, 8, 3), (64, 80, 3), (320, 8, 3), (120, 200, 3)]

@@ -39,6 +39,7 @@ def lines(program: str) -> list[tuple[str, list[str]]]:
     return found
 
 
+@pytest.mark.slow
 def test_every_command_line_is_understood(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Commands, options, choices, and options of methods: all but what they would do."""
     monkeypatch.syspath_prepend(str(tmp_path))

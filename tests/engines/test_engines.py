@@ -22,6 +22,8 @@ from offnominal.engines.network import FACTS, GRAPH, ExportedNetwork
 from offnominal.errors import EngineWarning, ModelFileError, OptionError
 from tests.engines.conftest import CNN, VIT
 
+pytestmark = pytest.mark.slow
+
 ENGINES = ("onnxruntime", "openvino")
 
 

@@ -44,6 +44,7 @@ def exported(detector: AnomalyDINO, tmp_path_factory: pytest.TempPathFactory) ->
     return path
 
 
+@pytest.mark.slow
 def test_what_is_opened_judges_alike(
     detector: AnomalyDINO, exported: Path, good: list[Path]
 ) -> None:

@@ -24,6 +24,7 @@ def prediction(name: str) -> Prediction:
 
 
 @pytest.mark.parametrize("name", ["results.jsonl", "run.json"])
+@pytest.mark.slow
 def test_going_on_with_damaged_results(name: str, tmp_path: Path) -> None:
     images = [Path("a.png"), Path("b.png")]
     folder = tmp_path / "out"

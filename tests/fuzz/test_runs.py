@@ -34,6 +34,8 @@ from offnominal.training.checkpoint import Checkpoint, Files, read_losses
 from offnominal.training.loop import run
 from offnominal.training.recipe import Recipe
 
+pytestmark = pytest.mark.slow
+
 JSON = (mutations, json_mutations)
 
 

@@ -9,6 +9,8 @@ import pytest
 
 from offnominal.metrics import PixelMetrics
 
+pytestmark = pytest.mark.slow
+
 Pairs = list[tuple[np.ndarray, np.ndarray]]
 
 

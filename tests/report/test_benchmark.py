@@ -20,6 +20,8 @@ from offnominal.errors import DatasetError, OptionError
 from offnominal.report import sections
 from offnominal.report.benchmark import write_report
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Path:

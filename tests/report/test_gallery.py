@@ -27,6 +27,7 @@ def cell(runs: Path) -> FinishedCell:
     return next(cell for cell in cells if cell.settings["shots"] == 1)
 
 
+@pytest.mark.slow
 def test_worst_first_and_hits_near_the_median(cell: FinishedCell) -> None:
     scores = np.array(cell.scores["score"])
     labels, rejected = np.array(cell.scores["label"]), np.array(cell.scores["is_anomalous"])

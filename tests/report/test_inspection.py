@@ -71,6 +71,7 @@ def run(page: Path, folder: Path, script: str) -> Any:
     return json.loads(html.unescape(found[1]))
 
 
+@pytest.mark.slow
 def test_the_page_counts_what_the_rows_say_and_links_what_is_there(results: Path) -> None:
     page = results / "results" / "index.html"
     scored = [row for row in rows(results) if "score" in row]
@@ -153,6 +154,7 @@ return [said, JSON.parse(saved)];
 """
 
 
+@pytest.mark.slow
 def test_a_reader_filters_sorts_enlarges_and_notes(
     results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -185,6 +187,7 @@ def test_a_reader_filters_sorts_enlarges_and_notes(
     page.write_text(before)
 
 
+@pytest.mark.slow
 def test_opinions_teach_and_calibrate(results: Path, tmp_path: Path) -> None:
     lot = [row for row in rows(results) if "score" in row]
     opinions = [
@@ -243,6 +246,7 @@ def test_it_never_writes_over_a_page_of_the_user(results: Path, tmp_path: Path) 
     assert (tmp_path / "results.csv").read_bytes() == kept, "refused before anything is taken away"
 
 
+@pytest.mark.slow
 def test_ten_thousand_parts_stay_quick(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     many = [

@@ -22,6 +22,8 @@ from offnominal.report.benchmark import FILES, write_report
 from offnominal.report.training import write_training_page
 from offnominal.text import printable
 
+pytestmark = pytest.mark.slow
+
 NAMES = [
     "<img src=x onerror=pwned()>",
     '"><script>pwned()</script>',

@@ -17,6 +17,8 @@ from offnominal.datasets.synthetic import DEFECTS, LOOKS, draw_defective, draw_g
 from offnominal.errors import OptionError
 from offnominal.report import Card, Scores, write_page
 
+pytestmark = pytest.mark.slow
+
 
 def heat_of(mask: npt.NDArray[np.bool_], seed: int) -> npt.NDArray[np.float32]:
     """Stand in for an anomaly map: the blurred truth over soft noise."""

@@ -16,6 +16,8 @@ from offnominal.report import sections
 from offnominal.report.benchmark import write_report
 from offnominal.report.results import best_setup, gather, label_setups
 
+pytestmark = pytest.mark.slow
+
 WHY = "drawn at random from seed 0"
 
 

@@ -82,6 +82,7 @@ def test_deviation() -> None:
 
 
 @pytest.mark.parametrize("known", [True, False])
+@pytest.mark.slow
 def test_supersimplenet_learns(known: bool, tmp_path: Path) -> None:
     options = {"backbone": "builtin", "resolution": 32, "device": "cpu"}
     detector = SuperSimpleNet(steps=40, batch=4, lr_scale=3, **options)

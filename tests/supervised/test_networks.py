@@ -71,6 +71,7 @@ def fitted(method: str) -> Any:
 
 
 @pytest.mark.parametrize("method", SMALL)
+@pytest.mark.slow
 def test_learns_and_comes_back_from_its_file_without_any_weights(
     method: str, tmp_path: Path
 ) -> None:

@@ -72,6 +72,7 @@ def made(name: str, small: dict[str, Any], **options: Any) -> Supervised:
 
 
 @pytest.mark.parametrize("name", SHORT)
+@pytest.mark.slow
 def test_each_learns_and_is_saved(name: str, small: dict[str, Any], tmp_path: Path) -> None:
     detector = made(name, small)
     detector.fit(GOOD, defects=defects(), synthetic=False)

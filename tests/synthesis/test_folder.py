@@ -101,6 +101,7 @@ def test_other_settings_and_other_folders_are_refused(good: Path, tmp_path: Path
     assert "holds no synthesis.json of an earlier run" in done.stderr
 
 
+@pytest.mark.slow
 def test_from_a_few_real_defects(good: Path, bad: Path, tmp_path: Path) -> None:
     real = ("--defects", bad / "bad", "--masks", bad / "masks", "--count", 1)
     done = synthesize(good, tmp_path, "seeds", *real)

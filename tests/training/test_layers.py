@@ -32,6 +32,8 @@ from offnominal.metrics.image import image_metrics
 from offnominal.train import Outcome, train
 from offnominal.training.checkpoint import mean_losses, read_losses
 
+pytestmark = pytest.mark.slow
+
 QUICK = LanguageRecipe(epochs=2, batch=5, local_weight=1.0)
 
 
