@@ -33,11 +33,11 @@ def detector(**options: object) -> AnomalyDINO:
 
 
 def test_the_depth_is_that_of_the_file(tmp_path: Path) -> None:
-    assert read_picture(part(0, 8))[1:] == (8, 255)
+    assert read_picture(part(0, 8))[1:3] == (8, 255)
     values = part(0, 12)
-    assert read_picture(values)[1:] == (16, int(values.max()))
+    assert read_picture(values)[1:3] == (16, int(values.max()))
     cv2.imwrite(str(tmp_path / "a.png"), np.dstack([values, values // 2, values]))
-    assert read_picture(tmp_path / "a.png")[1:] == (16, int(values.max()))
+    assert read_picture(tmp_path / "a.png")[1:3] == (16, int(values.max()))
 
 
 @pytest.mark.parametrize("bits", [10, 12, 14])

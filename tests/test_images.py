@@ -384,7 +384,6 @@ def test_pillow_mode_i_holds_sixteen_bits_or_is_refused():
     [
         deep(20, 24).astype(np.float32),
         deep(20, 24).astype(np.float64),
-        deep(20, 24, 3).astype(np.float32),
         deep(20, 24).astype(np.int16),
         deep(20, 24).astype(np.uint32),
         deep(20, 24, 3).astype(np.uint32),

@@ -7,17 +7,15 @@ import pytest
 from offnominal.errors import OptionError
 from offnominal.images import read_image
 from offnominal.paths import find_images
+from offnominal.rotations import AGNOSTIC_ANGLES, parse_rotations, rotate_image
 from offnominal.views import (
-    AGNOSTIC_ANGLES,
     Flip,
     View,
     cropped_view,
     flipped,
     merge,
-    parse_rotations,
     patch_corners,
     quarter_turned,
-    rotate_image,
     turned_back,
     unseen,
     whole_view,

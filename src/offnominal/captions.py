@@ -88,7 +88,9 @@ def layout(height: int, width: int) -> Layout:
     return Layout((whole, head + max(high, 6 * text) + edge), image, heat, text)
 
 
-def captioned(image: Image, heat: Heat, verdict: Verdict, name: str) -> Image:
+def captioned(
+    image: Image, heat: Heat, verdict: Verdict, name: str, ground: Image | None = None
+) -> Image:
     """An image beside the same with its heat, under a line that says what came of it.
 
     Parameters
@@ -99,6 +101,8 @@ def captioned(image: Image, heat: Heat, verdict: Verdict, name: str) -> Image:
     verdict : Verdict
     name : str
         Of the image.
+    ground : uint8 array of shape (H, W, 3), or None
+        What the heat lies on, such as a scan's relief; None: the image.
 
     Returns
     -------
@@ -112,7 +116,8 @@ def captioned(image: Image, heat: Heat, verdict: Verdict, name: str) -> Image:
     above = None if heat.limit is None else level > heat.limit
     sheet = Pillow.new("RGB", plan.size, PAPER)
     sheet.paste(Pillow.fromarray(large), plan.image[:2])
-    hot = overlay(large, level, heat.low, heat.high, above)
+    under = large if ground is None else resized(ground, size)
+    hot = overlay(under, level, heat.low, heat.high, above)
     sheet.paste(Pillow.fromarray(hot), plan.heat[:2])
     _head(sheet, plan, verdict, name)
     if heat.high > heat.low:
@@ -120,14 +125,15 @@ def captioned(image: Image, heat: Heat, verdict: Verdict, name: str) -> Image:
     return np.asarray(sheet, np.uint8)
 
 
-def thumbnail(image: Image, heat: Heat) -> Image:
+def thumbnail(image: Image, heat: Heat, ground: Image | None = None) -> Image:
     """The same two without words, small and side by side: uint8 (h, 2 w, 3), for a page of many."""
     height, width = image.shape[:2]
     scale = min(1.0, _THUMB / max(height, width))
     size = max(1, round(width * scale)), max(1, round(height * scale))
     small, level = resized(image, size), resized(heat.map.astype(np.float32), size)
     above = None if heat.limit is None else level > heat.limit
-    return np.hstack([small, overlay(small, level, heat.low, heat.high, above)])
+    under = small if ground is None else resized(ground, size)
+    return np.hstack([small, overlay(under, level, heat.low, heat.high, above)])
 
 
 def titled(title: str, words: str, panels: Sequence[tuple[str, Image]]) -> Image:

@@ -4,13 +4,11 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
-import numpy as np
-from numpy.typing import NDArray
-
 from offnominal.errors import ImageError, ImageWarning
 from offnominal.images import ImageSource, Picture, describe, read_picture
 from offnominal.pixel_data import decoded_bytes
 from offnominal.prefetch import read_ahead
+from offnominal.scans.scan import Modality
 from offnominal.text import printable
 
 __all__ = ["read_images"]
@@ -25,12 +23,13 @@ def read_images(
     on_error: Callable[[ImageError], None] | None,
     known: list[int],
     learning: bool,
-) -> Iterator[tuple[ImageSource, NDArray[np.uint8]]]:
-    """Images as uint8 (H, W, 3) arrays, read ahead.
+    modality: Modality = "auto",
+) -> Iterator[tuple[ImageSource, Picture]]:
+    """Images, read ahead.
 
     Parameters
     ----------
-    images : iterable of paths, uint8 or uint16 arrays, or PIL images
+    images : iterable of paths, uint8 or uint16 arrays, PIL images or scans
     sixteen_bit : str
         See :func:`~offnominal.images.read_image`.
     on_error : callable or None
@@ -39,6 +38,8 @@ def read_images(
         Bits of a channel, 8 or 16, of the pictures that a model was fitted on. Those of `images`
         join it if they are being learned from.
     learning : bool
+    modality : str
+        What of a scan becomes the image; see :func:`~offnominal.images.read_image`.
 
     Warns
     -----
@@ -48,13 +49,13 @@ def read_images(
         the model was fitted on, and depths that are mixed.
     """
     seen = _Depths(() if learning else known, sixteen_bit)
-    work = partial(read_picture, sixteen_bit=sixteen_bit)
+    work = partial(read_picture, sixteen_bit=sixteen_bit, modality=modality)
     try:
         for source, picture in read_ahead(images, work, on_error, decoded_bytes):
             seen.note(source, picture)
             if learning and picture.bits not in known:
                 known.append(picture.bits)
-            yield source, picture.pixels
+            yield source, picture
             del picture
     finally:
         for text in seen.told():

@@ -12,6 +12,7 @@ _EXTRAS = {
     **dict.fromkeys(("cv2", "huggingface_hub", "open_clip", "scipy"), "fit"),
     **dict.fromkeys(("timm", "torch", "torchvision"), "fit"),
     **dict.fromkeys(("matplotlib", "pandas", "pyarrow"), "benchmark"),
+    **dict.fromkeys(("pypcd4", "tifffile"), "3d"),
     "openai": "chat",
     "segmentation_models_pytorch": "supervised",
 }

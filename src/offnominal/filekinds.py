@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from offnominal.paths import IMAGE_SUFFIXES
+from offnominal.scans.places import SCAN_SUFFIXES
 
 __all__ = ["MODEL", "PICTURE", "WEIGHTS", "is_model", "what_is"]
 
@@ -74,7 +75,7 @@ def what_is(path: Path) -> str:
             return told
     if suffix in _VIDEOS:
         return "a video"
-    if suffix in IMAGE_SUFFIXES or not head:
+    if suffix in IMAGE_SUFFIXES or suffix in SCAN_SUFFIXES or not head:
         return ""
     try:
         text = head.decode("utf-8-sig")

@@ -9,7 +9,6 @@ the two bytes of a value were the other way round.
 import hashlib
 import os
 import stat
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, NamedTuple, Union, get_args
 
@@ -23,12 +22,16 @@ from offnominal import pixel_data
 from offnominal.checks import parse_sixteen_bit
 from offnominal.errors import ImageError, OptionError
 from offnominal.filekinds import PICTURE, what_is
+from offnominal.scans.files import scan_of
+from offnominal.scans.scan import Modality, Scan
+from offnominal.sixteen_bits import deep_colour, is_deep_colour, to_eight_bit
 from offnominal.tensors import as_array, is_tensor
+from offnominal.upright import orientation_of, turned
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-ImageSource = Union[str, os.PathLike[str], NDArray[Any], Image.Image, "Tensor"]
+ImageSource = Union[str, os.PathLike[str], NDArray[Any], Image.Image, Scan, "Tensor"]
 Channels = Literal["rgb", "bgr"]
 
 MAX_PIXELS = 200_000_000
@@ -38,11 +41,9 @@ MIN_SIDE = 8
 MAX_ASPECT = 50
 """Largest ratio of the longer to the shorter side."""
 
-_ORIENTATION = 0x0112
 _BITS_PER_SAMPLE = 258
 _PHOTOMETRIC = 262
 _SAMPLE_FORMAT = 339
-_OTHER_BYTE = {";16B": ";16L", ";16L": ";16B"}  # names of Pillow's for orders of bytes
 _AGAIN = "copy, export or record it again"
 
 
@@ -51,22 +52,31 @@ class Picture(NamedTuple):
 
     Attributes
     ----------
-    pixels : uint8 array of shape (H, W, 3)
-        RGB, upright.
+    pixels : uint8 array of shape (H, W, 3), or float32 of shape (H, W, 6)
+        RGB, upright; of a scan that is seen as one, its colour and its points.
     bits : {8, 16}
         Of a channel, as they were stored.
     brightest : int
         The largest of the 16-bit values; 255 for 8-bit ones, among which it is not looked for.
+    points : float32 array of shape (H, W, 3), or None
+        Of a scan, as :class:`~offnominal.scans.scan.Scan` has them.
+    owners : int array of shape (N,), or None
+        Of a cloud that was thinned out: which of the pixels (1, V, 6) each point belongs to.
     """
 
-    pixels: NDArray[np.uint8]
+    pixels: NDArray[Any]
     bits: int
     brightest: int
+    points: NDArray[np.float32] | None = None
+    owners: NDArray[np.intp] | None = None
 
 
 def read_image(
-    source: ImageSource, sixteen_bit: str = "range", channels: Channels = "rgb"
-) -> NDArray[np.uint8]:
+    source: ImageSource,
+    sixteen_bit: str = "range",
+    channels: Channels = "rgb",
+    modality: Modality = "auto",
+) -> NDArray[Any]:
     """Read one image as 8-bit RGB, upright, or say what is wrong with it.
 
     Parameters
@@ -76,7 +86,8 @@ def read_image(
         not by its name; an array, uint8 or uint16, (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) with
         channels in the order RGB(A); a Pillow image (which has at most 8 bits a channel in colour,
         whatever the file had); or a tensor, (C, H, W) with 1, 3 or 4 channels or (H, W), uint8, or
-        floating-point on [0, 1].
+        floating-point on [0, 1]. Or a scan: a file of points or of depths, a
+        :class:`~offnominal.scans.scan.Scan`, or what its ``as_array`` gives.
     sixteen_bit : str
         How 16-bit values become 8-bit ones. ``"range"``: value / 65535. ``"P1,P2"``: the image's
         own percentiles P1 and P2, over all colour channels together, become 0 and 255; what lies
@@ -85,13 +96,16 @@ def read_image(
     channels : {"rgb", "bgr"}
         Order of the channels of an array or a tensor, which nobody can see; ``"bgr"`` for what
         OpenCV gives. Files and Pillow images say their own, and are not affected.
+    modality : {"auto", "colour", "depth", "height", "normals", "scan"}
+        What of a scan becomes the image: its colour picture (``auto``), one that is drawn of its
+        depths, of heights above its plane or of its normals, or colour and points together.
 
     Returns
     -------
     numpy.ndarray
         uint8, (H, W, 3), RGB, contiguous, never sharing memory with `source`. The EXIF or TIFF
         orientation is applied. Alpha is dropped and ICC profiles are ignored, as
-        ``cv2.IMREAD_COLOR`` does.
+        ``cv2.IMREAD_COLOR`` does. With ``modality="scan"`` a scan is float32, (H, W, 6).
 
     Raises
     ------
@@ -104,13 +118,19 @@ def read_image(
         `channels` is unknown.
     """
     check_channels(channels)
-    return read_picture(as_rgb(source, channels), sixteen_bit).pixels
+    return read_picture(as_rgb(source, channels), sixteen_bit, modality).pixels
 
 
-def read_picture(source: ImageSource, sixteen_bit: str = "range") -> Picture:
-    """The same, with the depth that the image came in."""
+def read_picture(
+    source: ImageSource, sixteen_bit: str = "range", modality: Modality = "auto"
+) -> Picture:
+    """The same, with the depth that the image came in, and the points of a scan."""
     percentiles = parse_sixteen_bit(sixteen_bit)
     name = describe(source)
+    if (scan := scan_of(source, name)) is not None:
+        return _of_scan(scan, modality, name)
+    if modality not in ("auto", "colour"):
+        raise ImageError(name, _no_scan(source, modality))
     if isinstance(source, np.ndarray):
         values = _checked_array(source, name)
     elif is_tensor(source):
@@ -120,7 +140,7 @@ def read_picture(source: ImageSource, sixteen_bit: str = "range") -> Picture:
             if isinstance(source, Image.Image):
                 _check_picture(source, name)
                 source.load()
-                values = _turn(_pillow_values(source, name), _orientation(source))
+                values = turned(_pillow_values(source, name), orientation_of(source))
             else:
                 values = _read_file(source, name)
         except (ImageError, OptionError):
@@ -141,7 +161,7 @@ def read_picture(source: ImageSource, sixteen_bit: str = "range") -> Picture:
     if values.dtype == np.uint16:
         values = values[..., :3] if values.ndim == 3 else values
         bits, brightest = 16, int(values.max())
-        values = _to_eight_bit(values, percentiles)
+        values = to_eight_bit(values, percentiles)
     # Always a copy: Pillow's buffers are read-only, and an array belongs to the caller.
     if values.ndim == 2:
         pixels = np.empty((*values.shape, 3), np.uint8)
@@ -150,6 +170,45 @@ def read_picture(source: ImageSource, sixteen_bit: str = "range") -> Picture:
     else:
         pixels = np.array(values[..., :3], dtype=np.uint8, order="C")
     return Picture(pixels, bits, brightest)
+
+
+def _of_scan(scan: Scan, modality: Modality, name: str) -> Picture:
+    from offnominal.scans.draw import drawn
+
+    if scan.organised:
+        _check_size(scan.points.shape[0], scan.points.shape[1], name)
+    if not scan.measured.any():
+        raise ImageError(name, "has no point that was measured; record it again")
+    if modality == "scan":
+        return Picture(scan.as_array(), 8, 255, scan.points)
+    kind = "colour" if modality == "auto" else modality
+    if kind == "colour" and scan.colour is None:
+        raise ImageError(
+            name,
+            "has no colour picture beside it; give --modality depth, height or normals, or a "
+            "backbone of points, as fpfh",
+        )
+    if not scan.organised:
+        raise ImageError(
+            name,
+            "is a cloud without a grid, which has no picture to look at; give a backbone of "
+            "points, as --backbone fpfh",
+        )
+    return Picture(drawn(scan, kind), 8, 255, scan.points)
+
+
+def _no_scan(source: object, modality: Modality) -> str:
+    if isinstance(source, np.ndarray) and source.dtype.kind == "f":
+        return (
+            "is no scan; give float32 (H, W, 6), colour and then x, y and z, or "
+            "offnominal.scans.scan.Scan(points, colour)"
+        )
+    if isinstance(source, str | os.PathLike) and not Path(source).exists():
+        return "does not exist; check the path"
+    return (
+        f"is a picture and no scan, which --modality {modality} needs; give files of points or "
+        "depths, or a model of pictures"
+    )
 
 
 def check_channels(channels: str) -> None:
@@ -173,6 +232,8 @@ def as_rgb(source: Any, channels: Channels) -> Any:
 
 def describe(source: object) -> str:
     """Name an image for a message: its path, or what it is, such as ``array (480, 640) uint8``."""
+    if isinstance(source, Scan):
+        return f"scan of {source.points.shape[0]} x {source.points.shape[1]} points"
     if isinstance(source, np.ndarray):
         return f"array {source.shape} {source.dtype}"
     if is_tensor(source):
@@ -239,11 +300,11 @@ def _decode(stream: BinaryIO, name: str) -> NDArray[Any]:
     image.load()
     if reason := pixel_data.lost(image, stream):
         raise ImageError(name, f"is truncated or damaged ({reason}); {_AGAIN}")
-    orientation = _orientation(image)
-    if _is_deep_colour(image, head):
+    orientation = orientation_of(image)
+    if is_deep_colour(image, head):
         stream.seek(0)
-        return _turn(_deep_colour(image, plugin(stream), name), orientation)
-    return _turn(_pillow_values(image, name), orientation)
+        return turned(deep_colour(image, plugin(stream), name), orientation)
+    return turned(_pillow_values(image, name), orientation)
 
 
 def _no_picture(name: str) -> str:
@@ -324,72 +385,3 @@ def _pillow_values(image: Image.Image, name: str) -> NDArray[Any]:
     # Modes that reach RGB only, or without a warning only, by way of another.
     by_way_of = {"La": "LA", "RGBa": "RGBA", "P": "RGBA"}.get(image.mode)
     return np.asarray((image.convert(by_way_of) if by_way_of else image).convert("RGB"))
-
-
-def _is_deep_colour(image: Image.Image, head: bytes) -> bool:
-    if isinstance(image, PngImageFile):
-        bits, colour_type = head[24:26]
-        return bits == 16 and colour_type != 0
-    if isinstance(image, TiffImageFile):
-        depths: tuple[int, ...] = image.tag_v2.get(_BITS_PER_SAMPLE, ())
-        return len(depths) > 1 and max(depths) > 8
-    return False
-
-
-def _deep_colour(image: Image.Image, again: Any, name: str) -> NDArray[np.uint16]:
-    """16-bit colour of an image that is loaded, and opened a second time."""
-    other = _OTHER_BYTE | {";16N": ";16B" if sys.byteorder == "little" else ";16L"}
-    tiles: list[Any] = []
-    grey = False
-    for tile in again.tile:
-        args = tile[3]
-        raw = str(args[0] if isinstance(args, tuple) else args)
-        grey = raw == "LA;16B"
-        if not grey and (raw[-4:] not in other or raw[:-4] not in ("RGB", "RGBA", "RGBX")):
-            reason = "its layout of 16-bit colour is not supported; save it as RGB PNG"
-            raise ImageError(name, reason)
-        # Grey and alpha of 16 bits are four bytes, like the channels of 8-bit RGBA.
-        raw = "RGBA" if grey else raw[:-4] + other[raw[-4:]]
-        args = (raw, *args[1:]) if isinstance(args, tuple) else raw
-        # Before version 11 of Pillow they are plain tuples.
-        tiles.append(tile._replace(args=args) if hasattr(tile, "_replace") else (*tile[:3], args))
-    again.tile = tiles
-    again.load()
-    values = np.asarray(again)
-    if grey:
-        upper, lower = values[..., :1].repeat(3, 2), values[..., 1:2]
-    else:
-        upper, lower = np.asarray(image)[..., :3], values[..., :3]
-    deep: NDArray[np.uint16] = upper.astype(np.uint16) << 8 | lower
-    return deep
-
-
-def _orientation(image: Image.Image) -> int:
-    """EXIF 2.32, tag 0x0112; 1 (upright) where it is absent, or unreadable as viewers treat it."""
-    try:
-        value = image.getexif().get(_ORIENTATION, 1)
-    except Exception:
-        return 1
-    return value if isinstance(value, int) and 1 <= value <= 8 else 1
-
-
-def _turn(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
-    if orientation in (5, 6, 7, 8):
-        pixels = pixels.swapaxes(0, 1)
-    if orientation in (3, 4, 7, 8):
-        pixels = pixels[::-1]
-    if orientation in (2, 3, 6, 7):
-        pixels = pixels[:, ::-1]
-    return pixels
-
-
-def _to_eight_bit(
-    values: NDArray[np.uint16], percentiles: tuple[float, float] | None
-) -> NDArray[np.uint8]:
-    low, high = (0.0, 65535.0) if percentiles is None else np.percentile(values, percentiles)
-    if low == high:
-        low, high = 0.0, 65535.0
-    # One table for all 65,536 values: no floating-point copy of the image.
-    scaled = (np.arange(65536) - low) / (high - low) * 255
-    table = np.rint(np.clip(scaled, 0, 255)).astype(np.uint8)
-    return table[values]

@@ -8,9 +8,11 @@ from pathlib import Path, PureWindowsPath
 
 from offnominal.checks import meant
 from offnominal.errors import OptionError
+from offnominal.scans.places import SCAN_SUFFIXES, narrowed
 from offnominal.text import printable
 
 __all__ = [
+    "FOUND_SUFFIXES",
     "IMAGE_SUFFIXES",
     "PassedOver",
     "find_images",
@@ -24,6 +26,9 @@ __all__ = [
 IMAGE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 )
+"""Of pictures, in lower case."""
+FOUND_SUFFIXES = IMAGE_SUFFIXES | SCAN_SUFFIXES
+"""Of what a detector may look at: pictures and clouds of points."""
 
 MARK = "Drawn by Offnominal"
 """Stands in every picture that the program draws, so that it is never taken for a part."""
@@ -39,7 +44,7 @@ _SYSTEM_FILES = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini"})
 # pictures beside it are not.
 _RESULTS = {"run.json", "results.jsonl"}
 _RESULT_FILES = _RESULTS | {"results.csv", "run.lock", "index.html"}
-_RESULT_FOLDERS = {"overlays", "maps", "masks", "thumbnails"}
+_RESULT_FOLDERS = {"overlays", "maps", "masks", "thumbnails", "clouds"}
 _OWN = "written by Offnominal"
 
 
@@ -75,9 +80,10 @@ def find_images(
     paths : str or pathlib.Path, or iterable of them
         Files, taken whatever their suffix; folders, searched with all folders below them; glob
         patterns, where ``**`` stands for any number of folders, which match folders and files.
-        In folders and patterns only `IMAGE_SUFFIXES` count, in either case. Hidden files and
+        In folders and patterns only `FOUND_SUFFIXES` count, in either case. Hidden files and
         folders do not, nor do those where systems keep thumbnails and what was thrown away, nor
-        results folders. Pictures that Offnominal drew never count.
+        results folders. Pictures that Offnominal drew never count. Where scans lie, the files of
+        their points do, and their colours, masks and normals do not.
     passed : PassedOver or None
         Told of what was left aside, but for what is hidden.
 
@@ -102,7 +108,7 @@ def find_images(
             if os.path.lexists(path) and not Path(path).is_dir():
                 raise OptionError(f"{path}: written by Offnominal, not a picture of a part")
             if Path(path).is_dir():
-                suffixes = " ".join(sorted(IMAGE_SUFFIXES))
+                suffixes = " ".join(sorted(FOUND_SUFFIXES))
                 raise OptionError(f"{path}: no images in this folder{told}; looked for {suffixes}")
             raise OptionError(f"{path}: the pattern matches no image{told}; check it, and quote it")
         for image in images:
@@ -115,7 +121,7 @@ def find_images(
 def walk(
     folder: str | Path,
     passed: PassedOver | None = None,
-    suffixes: Collection[str] = IMAGE_SUFFIXES,
+    suffixes: Collection[str] = FOUND_SUFFIXES,
     deep: bool = True,
 ) -> list[Path]:
     """Images in a folder and in all folders below it, as :func:`find_images` has it, in no order.
@@ -126,7 +132,8 @@ def walk(
     passed : PassedOver or None
         Told of what was left aside.
     suffixes : collection of str
-        Those that count, in lower case.
+        Those that count, in lower case. Where clouds do, what lies beside the points of scans
+        does not.
     deep : bool, default True
         Whether folders below count.
 
@@ -157,6 +164,8 @@ def walk(
             )
             folders[:] = [f for f in folders if f not in _RESULT_FOLDERS]
             files = [f for f in files if f not in _RESULT_FILES]
+        if set(suffixes) >= SCAN_SUFFIXES:
+            folders[:], files = narrowed(Path(here), folders, files)
         images += _pictures([Path(here, f) for f in files if not f.startswith(".")], left, suffixes)
     return images
 
@@ -164,7 +173,7 @@ def walk(
 def is_own(path: str | Path) -> bool:
     """Whether Offnominal wrote a file: a model, or a picture or a page with its mark."""
     suffix = Path(path).suffix.lower()
-    if suffix not in IMAGE_SUFFIXES | {".html"}:
+    if suffix not in FOUND_SUFFIXES | {".html"}:
         return suffix == ".offn"
     try:
         if not Path(path).is_file():  # opening a pipe would wait for whoever writes into it
@@ -218,7 +227,7 @@ def _near(path: str) -> str:
 
 
 def _pictures(
-    files: list[Path], left: PassedOver, suffixes: Collection[str] = IMAGE_SUFFIXES
+    files: list[Path], left: PassedOver, suffixes: Collection[str] = FOUND_SUFFIXES
 ) -> list[Path]:
     """Those with a picture's name, and not drawn by the program."""
     pictures = []

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,9 +12,10 @@ from numpy.typing import NDArray
 
 from offnominal.captions import Heat, Verdict, captioned, thumbnail
 from offnominal.errors import OptionError
+from offnominal.images import Picture, content_digest
 from offnominal.pictures import Image, overlay, save_picture
 from offnominal.regions import Area, Box, Region, as_detections, boxes_as_detections, find_areas
-from offnominal.scoring import Scores
+from offnominal.scoring import Scores, Size, size_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -48,6 +50,13 @@ class Prediction:
         Conformal p-value of the score among those of good images.
     kinds : mapping of str to float, or None
         How likely each class of defects is, on [0, 1], where the detector knows some.
+    points : float32 array of shape (H, W, 3), or None
+        Of a scan: x, y, z in metres at each pixel, NaN where nothing was measured; (1, N, 3) of a
+        cloud without a grid.
+    scan : float32 array of shape (H, W, 6), or None
+        What the detector looked at, where that was a scan rather than a picture.
+    owners : int array of shape (N,), or None
+        Of a cloud that was thinned out before: which of its patches each point belongs to.
     """
 
     source: str
@@ -59,6 +68,9 @@ class Prediction:
     pixel_threshold: float | None = None
     p_value: float | None = None
     kinds: Mapping[str, float] | None = None
+    points: NDArray[np.float32] | None = field(default=None, repr=False)
+    scan: NDArray[np.float32] | None = field(default=None, repr=False)
+    owners: NDArray[np.intp] | None = field(default=None, repr=False)
 
     @property
     def kind(self) -> str | None:
@@ -80,6 +92,43 @@ class Prediction:
             return None
         limit = 0.5 if self.region_threshold is None else self.region_threshold
         return tuple(one for one in self.scores.boxes if one.score > limit)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of what the detector looked at; see :func:`~offnominal.images.content_digest`."""
+        return content_digest(self.image if self.scan is None else self.scan)
+
+    @property
+    def picture_read(self) -> Picture:
+        """The image as it was read, for another judgement."""
+        return Picture(
+            self.image if self.scan is None else self.scan, 8, 255, self.points, self.owners
+        )
+
+    @property
+    def seen_size(self) -> Size:
+        """Height and width of what the detector looked at: (1, N) of a cloud without a grid."""
+        return size_of(self.image if self.scan is None else self.scan)
+
+    @property
+    def point_scores(self) -> NDArray[np.float32] | None:
+        """Scores (H, W) of a scan's points, NaN where nothing was measured; (1, N) of a cloud.
+
+        None of a picture.
+        """
+        if self.points is None:
+            return None
+        if self.points.shape[0] == 1:
+            patches = self.scores.patches
+            return patches if self.owners is None else patches[:, self.owners]
+        return np.where(np.isfinite(self.points[..., 2]), self.anomaly_map, np.float32(np.nan))
+
+    @property
+    def missing(self) -> int | None:
+        """Pixels of a scan where nothing was measured; None of a picture."""
+        if self.points is None:
+            return None
+        return int(np.isnan(self.points[..., 2]).sum())
 
     @property
     def patch_scores(self) -> NDArray[np.float32]:
@@ -133,23 +182,41 @@ class Prediction:
             return float(self.anomaly_map.min()), float(self.anomaly_map.max())
         return 0.5 * self.pixel_threshold, 1.5 * self.pixel_threshold
 
+    @cached_property
+    def relief(self) -> Image | None:
+        """The shaded relief of a scan, uint8 (H, W, 3), with stripes where nothing was measured.
+
+        None of a picture.
+        """
+        if self.points is None:
+            return None
+        from offnominal.scans.draw import relief
+        from offnominal.scans.scan import Scan
+
+        return relief(Scan(self.points))
+
     def overlay(self) -> Image:
-        """The image with the heat laid over it and the regions outlined, uint8 (H, W, 3)."""
+        """The image with the heat laid over it and the regions outlined, uint8 (H, W, 3).
+
+        Of a scan its relief, in place of the image.
+        """
         limit = self.region_threshold
         above = None if limit is None else self.anomaly_map > limit
-        return overlay(self.image, self.anomaly_map, *self.colour_range, above)
+        ground = self.image if self.relief is None else self.relief
+        return overlay(ground, self.anomaly_map, *self.colour_range, above)
 
     def picture(self) -> Image:
         """Image and overlay side by side, under verdict, score, threshold and name; uint8.
 
-        With a bar that tells the colours' values. Small images are enlarged;
+        With a bar that tells the colours' values. Of a scan the overlay lies on its relief, so that
+        colour and geometry stand side by side. Small images are enlarged;
         :func:`offnominal.captions.layout` says where both lie.
         """
-        return captioned(self.image, self._heat(), self._verdict(), self.source)
+        return captioned(self.image, self._heat(), self._verdict(), self.source, self.relief)
 
     def thumbnail(self) -> Image:
         """Image and overlay side by side, small and without words; uint8 (h, 2 w, 3)."""
-        return thumbnail(self.image, self._heat())
+        return thumbnail(self.image, self._heat(), self.relief)
 
     def _verdict(self) -> Verdict:
         return Verdict(self.is_anomalous, self.score, self.threshold)
@@ -219,6 +286,8 @@ class Prediction:
             known["boxes"] = [
                 {"box": list(one.box), "kind": one.kind, "score": one.score} for one in self.boxes
             ]
+        if self.missing is not None:
+            known["missing_points"] = self.missing
         return {
             "image": self.source,
             "score": self.score,

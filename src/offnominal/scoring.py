@@ -5,7 +5,7 @@ In numpy, without torch, so that a light runtime can score as the detector did.
 
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,8 +63,8 @@ class Scores(NamedTuple):
     boxes: tuple[Box, ...] | None = None
 
 
-def size_of(image: NDArray[np.uint8]) -> Size:
-    """Height and width of an image (H, W, 3)."""
+def size_of(image: NDArray[Any]) -> Size:
+    """Height and width of an image (H, W, C)."""
     return image.shape[0], image.shape[1]
 
 
@@ -112,9 +112,10 @@ def network_map(patches: NDArray[np.float32], stride: int) -> NDArray[np.float32
 
 def image_score(scores: Scores, size: Size, how: str, sigma: float) -> float:
     """The statistic ``how`` of an image's patches, or of its map, times the image's weight."""
-    if how == "map-max":
+    if how == "map-max" and size[0] > 1:
         value = float(anomaly_map(scores.patches, size, sigma, scores.window).max())
     else:
+        how = "max" if how == "map-max" else how  # of a cloud
         value = aggregate(scores.patches, how, scores.stride)
     return value * scores.weight
 

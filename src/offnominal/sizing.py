@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
 from offnominal.errors import OptionError
+from offnominal.scans.scan import CHANNELS, is_scan
 
 Resize = Literal["short", "crop", "square"]
 Resample = Literal["bilinear", "bicubic", "lanczos"]
@@ -103,8 +104,25 @@ def resize_image(
     """
     height, width = image.shape[:2]
     resized, seen = fit_size(height, width, resolution, multiple, resize)
-    picture = Image.fromarray(image).resize(resized[::-1], Image.Resampling.BICUBIC)
-    return np.array(np.asarray(picture)[: seen[0], : seen[1]], order="C")
+    sized = resampled(image, resized, "bicubic")
+    return np.array(sized[: seen[0], : seen[1]], order="C")
+
+
+def resampled(image: NDArray[Any], size: tuple[int, int], how: Resample) -> NDArray[Any]:
+    """An image at another size (h, w), by one of Pillow's filters.
+
+    Of a scan, float32 (H, W, 6), colour goes the same way, and of the points the nearest is taken:
+    between two there need not be a surface.
+    """
+    filtered = Image.Resampling[how.upper()]
+    if not is_scan(image):
+        return np.asarray(Image.fromarray(image).resize(size[::-1], filtered))
+    found = np.empty((*size, CHANNELS), np.float32)
+    colour = np.nan_to_num(image[..., :3]).astype(np.uint8)
+    found[..., :3] = np.asarray(Image.fromarray(colour).resize(size[::-1], filtered))
+    rows, columns = (np.arange(n) * was // n for n, was in zip(size, image.shape[:2], strict=True))
+    found[..., 3:] = image[rows[:, None], columns, 3:]
+    return found
 
 
 def squared(
@@ -116,9 +134,9 @@ def squared(
     """
     if resample not in get_args(Resample):
         raise OptionError(f"resample={resample!r}: choose one of {', '.join(get_args(Resample))}")
-    picture = Image.fromarray(image).resize((full, full), Image.Resampling[resample.upper()])
     margin = (full - side) // 2
-    cut = np.asarray(picture)[margin : margin + side, margin : margin + side]
+    sized = resampled(image, (full, full), resample)
+    cut = sized[margin : margin + side, margin : margin + side]
     return np.ascontiguousarray(cut)
 
 
@@ -156,7 +174,7 @@ def to_pixels(
     Parameters
     ----------
     image : numpy.ndarray
-        uint8, (h, w, 3), RGB.
+        uint8, (h, w, 3), RGB; or a scan, float32 (h, w, 6).
     mean, std : tuple of float
         Per channel, for values in [0, 1].
 
@@ -164,8 +182,11 @@ def to_pixels(
     -------
     numpy.ndarray
         float32, (3, h, w), contiguous; bit for bit what torchvision's ``ToTensor`` and
-        ``Normalize`` give.
+        ``Normalize`` give. Of a scan (6, h, w), the points as they are.
     """
+    if is_scan(image):
+        coloured = to_pixels(np.nan_to_num(image[..., :3]).astype(np.uint8), mean, std)
+        return np.concatenate([coloured, np.moveaxis(image[..., 3:], -1, 0)])
     pixels = np.empty((3, *image.shape[:2]), dtype=np.float32)
     for number, table in enumerate(_tables(mean, std)):
         # All of 256 values are there: told so, numpy does not look for others first.

@@ -16,6 +16,7 @@ from PIL import Image
 from offnominal.errors import ImageError, OptionError
 from offnominal.images import Channels, ImageSource, as_rgb, check_channels, describe
 from offnominal.paths import find_images
+from offnominal.scans.scan import Scan
 from offnominal.tensors import is_tensor
 
 __all__ = ["ImageSources", "several"]
@@ -87,7 +88,7 @@ def several(images: ImageSources, channels: Channels = "rgb") -> Iterable[ImageS
 
 def _is_one(given: Any) -> bool:
     """Whether it is an image or a batch, and no collection of them."""
-    if isinstance(given, str | os.PathLike | np.ndarray | Image.Image) or is_tensor(given):
+    if isinstance(given, str | os.PathLike | np.ndarray | Image.Image | Scan) or is_tensor(given):
         return True
     if isinstance(given, Mapping):
         return "image" in given

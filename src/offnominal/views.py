@@ -11,7 +11,6 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image as Pillow
 
 from offnominal.errors import OptionError
 from offnominal.scoring import Size, Window, size_of
@@ -21,16 +20,16 @@ from offnominal.sizing import (
     blend_tiles,
     fit_size,
     pad_image,
+    resampled,
     resize_image,
     square_window,
     squared,
     tile_grid,
     to_pixels,
 )
-from offnominal.warping import Affine, inverse, rotation, warp
+from offnominal.warping import Affine, inverse, rotation
 
 __all__ = [
-    "AGNOSTIC_ANGLES",
     "Box",
     "Flip",
     "View",
@@ -38,11 +37,9 @@ __all__ = [
     "enclosing_box",
     "flipped",
     "merge",
-    "parse_rotations",
     "patch_corners",
     "quarter_turned",
     "reflected",
-    "rotate_image",
     "square_view",
     "tiled_views",
     "turned_back",
@@ -55,9 +52,6 @@ Box = tuple[int, int, int, int]
 Flip = Literal["", "rows", "columns"]
 Triple = tuple[float, float, float]
 
-AGNOSTIC_ANGLES = (0.0, 45.0, 90.0, 135.0, 180.0, 225.0, 270.0, 315.0)
-"""Degrees, for parts that may lie in any direction (AnomalyDINO's "agnostic" setting)."""
-
 
 @dataclass(frozen=True, eq=False)
 class View:
@@ -66,7 +60,7 @@ class View:
     Attributes
     ----------
     pixels : float32 array of shape (3, h, w)
-        Normalised.
+        Normalised; of a scan (6, h, w), with x, y and z as they are.
     frame : float64 array of shape (2, 3)
         Takes a point (x, y) of the view to one of the image as it was read, both in pixels, whose
         edges are whole numbers.
@@ -103,10 +97,17 @@ def whole_view(
     std: Triple,
 ) -> View:
     """The whole image, uint8 (H, W, 3), sized as :func:`~offnominal.sizing.fit_size` says."""
+    if image.shape[0] == 1:
+        return cloud_view(image, mean, std)
     height, width = image.shape[:2]
     resized, _ = fit_size(height, width, resolution, multiple, resize)
     sized = resize_image(image, resolution, multiple, resize)
     return View(to_pixels(sized, mean, std), _scaling(width / resized[1], height / resized[0]))
+
+
+def cloud_view(image: NDArray[Any], mean: Triple, std: Triple) -> View:
+    """All points of a cloud without a grid, (1, N, 6), as they are."""
+    return View(to_pixels(image, mean, std), _scaling(1.0, 1.0))
 
 
 def cropped_view(
@@ -121,9 +122,10 @@ def cropped_view(
 
     ``laid_over``: its patch scores are stretched over the whole image.
     """
+    if image.shape[0] == 1:
+        return cloud_view(image, mean, std)
     top, left, height, width = window
-    picture = Pillow.fromarray(image).resize(resized[::-1], Pillow.Resampling.BILINEAR)
-    cut = np.asarray(picture)[top : top + height, left : left + width]
+    cut = resampled(image, resized, "bilinear")[top : top + height, left : left + width]
     down, across = image.shape[0] / resized[0], image.shape[1] / resized[1]
     frame = _scaling(across, down, left * across, top * down)
     above, before = round(top * down), round(left * across)
@@ -206,76 +208,6 @@ def unflipped(grid: NDArray[np.float32], view: View) -> NDArray[np.float32]:
 
 
 # -- references turned and flipped ------------------------------------------------------------
-
-
-def parse_rotations(value: str | Sequence[float]) -> tuple[float, ...]:
-    """Angles that a ``rotations`` option stands for.
-
-    Parameters
-    ----------
-    value : str or sequence of float
-        ``"none"``, ``"agnostic"`` (`AGNOSTIC_ANGLES`), or degrees, as ``"0,90,180"`` or numbers.
-
-    Returns
-    -------
-    tuple of float
-        Degrees in [0, 360), each once, in the order given, except that 0 comes first and is
-        always there: the upright reference is always used.
-
-    Raises
-    ------
-    OptionError
-        If an angle is not a finite number, or there is none.
-    """
-    if value == "none":
-        return (0.0,)
-    if value == "agnostic":
-        return AGNOSTIC_ANGLES
-    try:
-        parts: Sequence[str | float] = value.split(",") if isinstance(value, str) else value
-        angles = [float(part) for part in parts]
-    except (TypeError, ValueError):
-        angles = []
-    if not angles or not all(map(math.isfinite, angles)):
-        raise OptionError(
-            f"rotations={value!r}: expected 'none', 'agnostic' or degrees such as '0,90,180'"
-        )
-    # The second remainder is for tiny negative angles, whose first one rounds up to 360.
-    return tuple(dict.fromkeys([0.0, *(angle % 360.0 % 360.0 for angle in angles)]))
-
-
-def rotate_image(image: NDArray[Any], angle: float) -> NDArray[np.uint8]:
-    """Turn an image about its centre without changing its size.
-
-    As AnomalyDINO's released code does it (Damm et al., WACV 2025, section 3.2): bilinear, and the
-    corners that the turned image does not reach are filled by mirroring it (without repeating the
-    border pixels).
-
-    Parameters
-    ----------
-    image : numpy.ndarray
-        uint8, (H, W) or (H, W, C).
-    angle : float
-        Degrees, anticlockwise.
-
-    Returns
-    -------
-    numpy.ndarray
-        uint8, shaped as `image`; at 0 degrees `image` itself.
-    """
-    if angle == 0:
-        return image
-    height, width = image.shape[:2]
-    matrix = _turn((height, width), angle)
-    try:
-        import cv2
-    except ImportError:  # the same pixels, only later
-        return warp(image, matrix, (width, height))
-    mirrored = cv2.BORDER_REFLECT_101
-    rotated = cv2.warpAffine(
-        image, matrix, (width, height), flags=cv2.INTER_LINEAR, borderMode=mirrored
-    )
-    return np.asarray(rotated, dtype=np.uint8)
 
 
 def turned_back(view: View, size: Size, angle: float) -> View:
