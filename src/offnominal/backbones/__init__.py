@@ -8,16 +8,17 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from offnominal.backbones.catalogue import ALEXNET, CATALOGUE, DEFAULT, OPEN_CLIP
+from offnominal.backbones.catalogue import ALEXNET, CATALOGUE, DEFAULT, JOIN, OPEN_CLIP
 from offnominal.errors import BackboneError, OptionError
 
 if TYPE_CHECKING:  # listing backbones must not cost an import of torch
     from offnominal.backbones.base import Backbone
 
-__all__ = ["AUTO", "CATALOGUE", "DEFAULT", "MAE", "OPEN_CLIP", "PDN", "backbone_name"]
-__all__ += ["load_backbone"]
+__all__ = ["AUTO", "CATALOGUE", "DEFAULT", "JOIN", "MAE", "OPEN_CLIP", "PDN", "POINTS"]
+__all__ += ["backbone_name", "load_backbone", "takes_points"]
 
 AUTO = "auto"  # what stands for no name
+POINTS = "fpfh"  # how names of those begin that look at points
 MAE = "mae_"  # and those of masked autoencoders with their decoder
 PDN = "pdn_"  # and those of patch description networks, EfficientAD's teachers
 
@@ -36,6 +37,8 @@ def backbone_name(
 
     ``default`` is what it is where neither says; methods have defaults of their own.
     """
+    if name is not None and JOIN in name:  # each part is held to its own file
+        return name
     named = None
     if weights is not None:
         from offnominal.backbones.weights import read_metadata, recognised
@@ -51,6 +54,11 @@ def backbone_name(
     return name
 
 
+def takes_points(name: str | None) -> bool:
+    """Whether a backbone, or a part of a joined one, looks at points."""
+    return any(part.startswith(POINTS) for part in (name or "").split(JOIN))
+
+
 def load_backbone(
     name: str | None = None,
     weights: str | Path | None = None,
@@ -63,11 +71,13 @@ def load_backbone(
     name : str or None
         A short name (``offnominal backbones`` lists them), any timm name, or ``open_clip:`` and one
         of open_clip's, as ``open_clip:ViT-L-14-336``, for CLIP with its text tower; ``alexnet``,
-        whose weights are in a local file only. None: what the weights file says of itself,
-        otherwise DINOv2 S.
+        whose weights are in a local file only; ``fpfh``, which looks at the points of a scan; or
+        several with ``+`` between, as ``wide_resnet50_2+fpfh``, whose features are joined. None:
+        what the weights file says of itself, otherwise DINOv2 S.
     weights : path or None
         A local file: safetensors or a ``.pth`` state dict, in timm's naming or in the original one.
-        None: from the hub's cache, or fetched from the hub.
+        None: from the hub's cache, or fetched from the hub. Of joined networks a file for each that
+        has weights, in their order, with commas between.
     layers : sequence of int or None
         Feature levels; None is the backbone's own default.
 
@@ -89,11 +99,17 @@ def load_backbone(
 
 
 def _built(name: str, weights: str | Path | None, layers: Sequence[int] | None) -> "Backbone":
+    if JOIN in name:
+        return _joined(name, weights, layers)
     if name in CATALOGUE and not CATALOGUE[name].timm:
-        from offnominal.backbones.builtin import Builtin
-
         if weights is not None or layers is not None:
             raise OptionError(f"--backbone {name} takes neither --weights nor --layers")
+        if takes_points(name):
+            from offnominal.backbones.points import PointFeatures
+
+            return PointFeatures(name)
+        from offnominal.backbones.builtin import Builtin
+
         return Builtin(aligned=name == "builtin-aligned")
     if name.startswith(OPEN_CLIP):
         from offnominal.backbones.clip import ClipBackbone
@@ -114,3 +130,28 @@ def _built(name: str, weights: str | Path | None, layers: Sequence[int] | None) 
     from offnominal.backbones.timm import TimmBackbone
 
     return TimmBackbone(name, weights, layers)
+
+
+def _joined(name: str, weights: str | Path | None, layers: Sequence[int] | None) -> "Backbone":
+    """Several by their names; ``weights`` and ``layers`` go to those that have some."""
+    from offnominal.backbones.joined import JoinedBackbone
+
+    names = [each.strip() for each in name.split(JOIN)]
+    if not all(names):
+        raise OptionError(f"--backbone {name}: give a name on each side of {JOIN}")
+    trained = [each not in CATALOGUE or bool(CATALOGUE[each].timm) for each in names]
+    given = [] if weights is None else str(weights).split(",")
+    if given and len(given) != sum(trained):
+        raise OptionError(
+            f"--weights {weights}: {len(given)} for {sum(trained)} networks of --backbone {name} "
+            "that have weights; give as many with commas between, or none"
+        )
+    if layers is not None and not any(trained):
+        raise OptionError(f"--layers: no part of --backbone {name} has any")
+    files = iter(given)
+    return JoinedBackbone(
+        [
+            load_backbone(each, next(files, None), layers) if has else load_backbone(each)
+            for each, has in zip(names, trained, strict=True)
+        ]
+    )

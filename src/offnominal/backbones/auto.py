@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+from offnominal.backbones import JOIN, takes_points
 from offnominal.backbones.catalogue import CATALOGUE
 from offnominal.backbones.hub import PACKAGED, have, packaged_file
 from offnominal.errors import WeightsError
@@ -21,8 +22,16 @@ def choose_backbone(own: str, family: str | None = "") -> Choice:
 
     Its own is taken where the weights are on this machine, or the hub answers within two seconds
     and gives them; ``HF_HUB_OFFLINE`` is respected. Otherwise :func:`packaged_backbone`. A method
-    that takes the networks of a ``family`` only, or several at once, has no choice.
+    that takes the networks of a ``family`` only, or several at once, has no choice. Of joined
+    networks each is chosen.
     """
+    if JOIN in own:
+        each = [
+            Choice(name, "") if takes_points(name) else choose_backbone(name, family)
+            for name in own.split(JOIN)
+        ]
+        notes = "; ".join(one.note for one in each if one.note)
+        return Choice(JOIN.join(one.name for one in each), notes)
     if family or "," in own:
         return Choice(own, "")
     try:

@@ -47,7 +47,7 @@ class Backbone(nn.Module, ABC):
     family : str
         What kind of network it is, by which methods choose defaults: ``dinov2``, ``dinov3``,
         ``dino``, ``clip``, ``mae`` or another ``vit``; ``resnet``, ``wide_resnet`` or another
-        ``cnn``; ``builtin``.
+        ``cnn``; ``builtin``; ``fpfh``; ``joined``.
     dim : int
         Length of a patch feature.
     stride : int
@@ -75,6 +75,11 @@ class Backbone(nn.Module, ABC):
         Fingerprint of the weights; a saved detector refuses to load against another.
     untrained : str
         Why the weights' file says that they are not pretrained; empty if it does not say so.
+    takes_points : bool
+        Whether ``forward`` is given scans (B, 6, h, w): normalised colour, then x, y and z in
+        metres, which are NaN where nothing was measured.
+    parts : tuple of int
+        Of joined networks the lengths of each one's features, in order; of others empty.
     """
 
     name: str
@@ -93,6 +98,8 @@ class Backbone(nn.Module, ABC):
     is_transformer: bool = False
     digest: str = ""
     untrained: str = ""
+    takes_points: bool = False
+    parts: tuple[int, ...] = ()
 
     @abstractmethod
     def forward(self, pixels: Tensor) -> Tensor:
@@ -175,6 +182,13 @@ class Backbone(nn.Module, ABC):
             f"--backbone {self.name}: only DINO and DINOv2 have the original rule of positions; "
             "leave --positions out"
         )
+
+    def scaled(self, scales: Sequence[float]) -> Self:
+        """The same networks, sharing their weights, each with its features times a number.
+
+        Of joined networks only.
+        """
+        raise BackboneError(f"{self.name} is a single network, which has no parts to scale")
 
     def trim(self) -> None:
         """Drop what lies behind the levels in use, here and in all that share the weights.

@@ -218,7 +218,9 @@ class _Cached(Backbone):
         self.look_up = look_up
         for name in Backbone.__annotations__:
             setattr(self, name, getattr(network, name))
-        self._known = (network.name, network.digest, str(network.layers))
+        # Scales are a detector's, and in no digest.
+        scales = getattr(network, "scales", "")
+        self._known = (network.name, network.digest, f"{network.layers}{scales}")
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Patch features, as the network gives them; see :class:`Backbone`."""
@@ -240,6 +242,10 @@ class _Cached(Backbone):
     def at_levels(self, layers: Sequence[int]) -> Self:
         """Other levels of the same network, from the same cache; see :class:`Backbone`."""
         return type(self)(self.network.at_levels(layers), self.look_up)
+
+    def scaled(self, scales: Sequence[float]) -> Self:
+        """Joined networks by other scales, from the same cache; see :class:`Backbone`."""
+        return type(self)(self.network.scaled(scales), self.look_up)
 
 
 class _CachedClip(ClipBackbone):

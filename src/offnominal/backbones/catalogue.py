@@ -13,6 +13,7 @@ __all__ = [
     "CLIP_REPOSITORIES",
     "CLIP_TAGS",
     "DEFAULT",
+    "JOIN",
     "MAE_ADDRESS",
     "MAE_FILES",
     "MASK_THRESHOLDS",
@@ -29,7 +30,9 @@ Normalize = Literal["l2", "standardize", "none"]
 """What is done to a network's features before distances are measured between them."""
 
 DEFAULT = "dinov2_vits14"
+JOIN = "+"  # stands between the names of backbones that are joined
 ALEXNET = "alexnet"  # torchvision's, which timm does not have, and no hub
+JOIN = "+"  # stands between the names of networks that are joined
 OPEN_CLIP = "open_clip:"  # how the names of CLIP models with a text tower begin
 
 # The first principal component of DINOv2's normalised tokens separates object and background at 10
@@ -76,7 +79,7 @@ class Entry:
     @property
     def family(self) -> str:
         """What kind of network it is; see :func:`family_of`."""
-        return family_of(self.timm)
+        return "fpfh" if self.name.startswith("fpfh") else family_of(self.timm)
 
     @property
     def package(self) -> str:
@@ -135,6 +138,8 @@ _ROWS = [
     ("clip_resnet50", "resnet50_clip.openai", 36.2, 1536, 8, _MIT, 256, "CLIP RN50, visual tower"),
     ("builtin", "", 0.0, 59, 8, _APACHE, 256, "no weights: Gabor energies"),
     ("builtin-aligned", "", 0.0, 158, 8, _APACHE, 256, "no weights: for parts in one place"),
+    ("fpfh", "", 0.0, 33, 8, _APACHE, 224, "no weights: the shape around a scan's points"),
+    ("fpfh-released", "", 0.0, 33, 8, _APACHE, 224, "no weights: the same as BTF's authors have it"),
 ]  # fmt: skip
 
 CATALOGUE: dict[str, Entry] = {row[0]: Entry(*row) for row in _ROWS}

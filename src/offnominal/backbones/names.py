@@ -4,7 +4,7 @@ import re
 from importlib.util import find_spec
 from pathlib import Path
 
-from offnominal.backbones import AUTO, MAE, PDN
+from offnominal.backbones import AUTO, JOIN, MAE, PDN
 from offnominal.backbones.catalogue import (
     ALEXNET,
     CATALOGUE,
@@ -26,6 +26,10 @@ def check_name(name: str) -> None:
 
     The name of one of timm's must stand somewhere in timm's source, as a function or in quotes.
     """
+    if JOIN in name:
+        for part in name.split(JOIN):
+            check_name(part.strip())
+        return
     if name in (AUTO, ALEXNET) or name in CATALOGUE:
         return
     for begins, known in ((MAE, MAE_FILES), (PDN, PDN_NAMES)):

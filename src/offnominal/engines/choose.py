@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from offnominal.backbones import JOIN, takes_points
 from offnominal.engines.base import Array, Engine
 from offnominal.engines.cache import EngineCache
 from offnominal.engines.identity import Wanted, is_exportable, wanted_graph
@@ -115,6 +116,8 @@ def _kept_by_torch(detector: Any) -> str:
     """
     if not is_exportable(type(detector)):
         return f"{detector.method} is run by torch alone"
+    if takes_points(name := detector.backbone or "") or JOIN in name:
+        return f"--backbone {name} is run by torch alone"
     if detector.device not in ("auto", "cpu"):
         return f"--device {detector.device} is run by torch alone"
     if not ABLE[detector.precision]:
@@ -126,6 +129,8 @@ def _kept_by_torch(detector: Any) -> str:
 
 def _unknown(detector: Any, network: Any) -> str:
     """Why a network cannot be written down; empty if it can."""
+    if network.takes_points:
+        return f"{network.name} looks at points, which is no network's work"
     if hasattr(network, "look_up"):
         return "features are kept from run to run, as torch gave them (--no-cache does without)"
     origin = getattr(network, "origin", None)

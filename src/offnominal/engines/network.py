@@ -74,6 +74,9 @@ class ExportedNetwork:
     is_transformer: bool
     digest: str
     untrained: str
+    # Networks of points, and joined ones, are torch's alone.
+    takes_points: bool = False
+    parts: tuple[int, ...] = ()
 
     def __init__(self, facts: Facts, graph: Graph | Path, held: Graph | None = None) -> None:
         self.facts = facts
