@@ -15,7 +15,7 @@ from torch import Tensor
 from offnominal import Prediction
 from offnominal.detectors.batch.musc import MuSc, aligned_map
 from offnominal.detectors.batch.mutual import mutual_scores, rescored_by_neighbours
-from offnominal.images import read_image
+from offnominal.images import Picture, read_image
 
 
 class Run:
@@ -41,7 +41,9 @@ class Run:
             self.features = [list(level) for level in self.detector._features]
             self.detector.compare_all(len(images), None)
             self.predictions: list[Prediction] = [
-                self.detector.prediction(name, image, self.detector.judge_image(index, image))
+                self.detector.prediction(
+                    name, Picture(image, 8, 255), self.detector.judge_image(index, image)
+                )
                 for index, (name, image) in enumerate(zip(self.names, images, strict=True))
             ]
 

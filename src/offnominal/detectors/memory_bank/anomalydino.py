@@ -25,7 +25,8 @@ from offnominal.orientation import (
     mean_square_distance,
     orientation_test,
 )
-from offnominal.views import View, parse_rotations, rotate_image, turned_back
+from offnominal.rotations import parse_rotations, rotate_image
+from offnominal.views import View, turned_back
 
 __all__ = ["AnomalyDINO"]
 

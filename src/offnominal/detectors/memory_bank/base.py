@@ -117,7 +117,7 @@ class BankDetector(BankScores):
             If there is no such reference, several, or no reference would be left.
         """
         before = self._before("forget a single image")
-        found = {self.references.find(one, self.sixteen_bit) for one in several(image, channels)}
+        found = {self.references.find(one, self.image_of) for one in several(image, channels)}
         if not found:
             raise OptionError("name at least one reference to forget")
         if found == set(self.references.active):

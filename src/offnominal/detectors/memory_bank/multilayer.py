@@ -18,8 +18,9 @@ from offnominal.detectors.memory_bank.anomalydino import AnomalyDINO
 from offnominal.errors import OptionError
 from offnominal.foreground import MaskMode
 from offnominal.memory import MemoryBank
+from offnominal.rotations import parse_rotations
 from offnominal.sizing import Resize
-from offnominal.views import View, flipped, parse_rotations, quarter_turned
+from offnominal.views import View, flipped, quarter_turned
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -116,8 +116,8 @@ class PatchCore(ThinnedBank):
     # -- from the image to features -----------------------------------------------------------
 
     def default_resolution(self, network: "Backbone") -> int:
-        """The paper's."""
-        return 256
+        """The paper's; of points their own."""
+        return network.resolution if network.takes_points else 256
 
     def views(self, image: np.ndarray) -> list[View]:
         """Resize an image, uint8 (H, W, 3), bilinearly as the released code does, and crop it."""

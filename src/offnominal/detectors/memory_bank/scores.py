@@ -173,6 +173,8 @@ class BankScores(FeatureDetector):
         return ViewScores(patches.reshape(grid), None, weight)
 
     def grid_of(self, view: View) -> Size:
-        """Patches of a view."""
+        """Patches of a view; each point of a cloud without a grid is one."""
+        if view.size[0] == 1:
+            return view.size
         stride = self.load_network().stride
         return view.size[0] // stride, view.size[1] // stride

@@ -105,6 +105,7 @@ class ThinnedBank(BankDetector):
     def learn(self, number: int, image: np.ndarray) -> Any:
         """Keep all of a reference's patches for the fit, or put a further one's in the bank."""
         views = self.views(image)
+        self.match_parts(views[0].pixels)
         found = [self.rows(self.embedded(view.pixels)) for view in views]
         if self.fitted:
             rows = np.concatenate(found)
