@@ -4,7 +4,7 @@ import math
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
-from typing import IO, NamedTuple, Self
+from typing import IO, Any, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -25,10 +25,10 @@ class Batch(NamedTuple):
 
     Attributes
     ----------
-    images : Tensor of shape (B, 3, h, w), uint8
+    images : Tensor of shape (B, 3, h, w), uint8, or (B, 6, h, w), float32, of scans
         Augmented.
-    pixels : Tensor of shape (B, 3, h, w), float32
-        The same, normalised, on the device.
+    pixels : Tensor of shape (B, C, h, w), float32
+        The same, normalised, on the device; points as they are.
     numbers : Tensor of shape (B,), int64
         Their places among the images that are trained on.
     rng : numpy.random.Generator
@@ -54,7 +54,7 @@ class Images:
 
     Parameters
     ----------
-    stored : uint8 array of shape (n, 3, h, w)
+    stored : uint8 array of shape (n, 3, h, w), or float32 of shape (n, 6, h, w) of scans
     numbers : sequence of int
         Which of them.
     mean, std : three floats
@@ -64,7 +64,7 @@ class Images:
 
     def __init__(
         self,
-        stored: NDArray[np.uint8],
+        stored: NDArray[Any],
         numbers: Sequence[int],
         mean: Triple,
         std: Triple,
@@ -82,7 +82,7 @@ class Images:
         return Images(self._stored, chosen, self.mean, self.std, self.device)
 
     def uint8(self, places: Sequence[int]) -> Tensor:
-        """Images (B, 3, h, w), uint8, on the CPU."""
+        """Images (B, 3, h, w), uint8, on the CPU; of scans as they are stored."""
         return torch.from_numpy(self._stored[[self.numbers[place] for place in places]])
 
     def pixels(self, places: Sequence[int]) -> Tensor:
@@ -90,10 +90,12 @@ class Images:
         return self.normalised(self.uint8(places))
 
     def normalised(self, images: Tensor) -> Tensor:
-        """Images, uint8, as a network takes them."""
+        """Images as a network takes them: the three channels of colour are shifted and scaled."""
         mean = torch.tensor(self.mean, device=self.device)[:, None, None]
         std = torch.tensor(self.std, device=self.device)[:, None, None]
-        return (images.to(self.device).float() / 255 - mean) / std
+        moved = images.to(self.device).float()
+        colour = (moved[:, :3] / 255 - mean) / std
+        return colour if moved.shape[1] == 3 else torch.cat([colour, moved[:, 3:]], 1)
 
     def batches(self, size: int = 8) -> Iterator[Tensor]:
         """All of them, normalised, in order."""
@@ -182,30 +184,31 @@ class ImageStore:
     def __init__(self) -> None:
         self._file: IO[bytes] = tempfile.TemporaryFile(prefix="offnominal-")  # noqa: SIM115
         self._shape: tuple[int, ...] = ()
+        self._type = np.dtype(np.uint8)
         self.count = 0
 
-    def add(self, image: NDArray[np.uint8]) -> None:
-        """Append an image (3, h, w).
+    def add(self, image: NDArray[Any]) -> None:
+        """Append an image (C, h, w), of the shape and type of those before.
 
         Raises
         ------
         OptionError
             If the disk is full.
         """
-        self._shape = image.shape
+        self._shape, self._type = image.shape, image.dtype
         try:
             self._file.write(np.ascontiguousarray(image).tobytes())
         except OSError as error:
             raise no_room(error) from error
         self.count += 1
 
-    def array(self) -> NDArray[np.uint8]:
-        """All of them, (n, 3, h, w)."""
+    def array(self) -> NDArray[Any]:
+        """All of them, (n, C, h, w)."""
         try:
             self._file.flush()
         except OSError as error:
             raise no_room(error) from error
-        return np.memmap(self._file, np.uint8, "r", shape=(self.count, *self._shape))
+        return np.memmap(self._file, self._type, "r", shape=(self.count, *self._shape))
 
     def __enter__(self) -> Self:
         return self

@@ -29,7 +29,6 @@ from offnominal.detectors.teacher_student.efficientad_parts import (
 )
 from offnominal.detectors.trained_features import TrainedFeatureDetector
 from offnominal.errors import BackboneError, ImageError, OptionError
-from offnominal.images import read_image
 from offnominal.paths import find_images
 from offnominal.training.budget import Schedule
 from offnominal.training.images import Batch, Images
@@ -197,7 +196,7 @@ class EfficientAD(TrainedFeatureDetector):
         for _ in range(_TRIES):  # one that cannot be read makes room for another
             source = self._others[int(rng.integers(len(self._others)))]
             try:
-                return other_image(read_image(source, self.sixteen_bit), self.side, rng)
+                return other_image(self.image_of(source), self.side, rng)
             except ImageError as found:
                 error = found
         raise OptionError(f"--penalty {self.penalty}: its images cannot be read, such as {error}")
