@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from offnominal.checks import FalseReject, check_rate
 from offnominal.errors import OptionError
 from offnominal.text import digits
 
-__all__ = ["Threshold", "by_hand", "choose_threshold", "guess"]
+__all__ = ["Threshold", "by_hand", "choose_threshold", "evidence", "guess"]
 __all__ += ["p_value", "student_quantile"]
 
 _TIGHTEST = 0.01  # that "auto" asks for
@@ -235,6 +235,29 @@ def p_value(score: float, scores: ArrayLike) -> float | None:
     if not len(values):
         return None
     return float((1 + np.count_nonzero(values >= score)) / (len(values) + 1))
+
+
+def evidence(score: float, good: NDArray[np.float64]) -> float:
+    """The negative logarithm of a score's p-value among good ones, going on beyond them.
+
+    Just above a good score that m others exceed it is -ln((m + 1) / (n + 1)), between two of them
+    interpolated; above all it grows by 1 for each mean excess of the upper half over the median,
+    and 0 is reached as far below the lowest.
+
+    Parameters
+    ----------
+    score : float
+    good : float64 array of shape (n,)
+        Two or more.
+    """
+    steps, counts = np.unique(good, return_counts=True)
+    above = len(good) - np.cumsum(counts)
+    known = np.log((len(good) + 1) / (above + 1))
+    excess = good[good > np.median(good)] - np.median(good)
+    # Where most are equal, and the score without the one that is not.
+    scale = excess.mean() if len(excess) else max(1e-6 * float(np.abs(good).max()), 1e-12)
+    within = np.interp(score, [steps[0] - scale, *steps], [0, *known])
+    return float(within + max(score - steps[-1], 0) / scale)
 
 
 def _percent(rate: float) -> str:

@@ -17,7 +17,7 @@ from offnominal.explain import picture
 from offnominal.explain.explanation import explain
 from offnominal.explain.picture import draw
 from offnominal.images import read_image
-from offnominal.views import rotate_image
+from offnominal.rotations import rotate_image
 
 SMALL: dict[str, Any] = {"backbone": "builtin", "resolution": 128, "device": "cpu"}
 

@@ -5,14 +5,25 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+import numpy as np
 from numpy.typing import NDArray
 
-from offnominal.backbones import AUTO, DEFAULT, backbone_name, load_backbone
+from offnominal.backbones import (
+    AUTO,
+    DEFAULT,
+    JOIN,
+    backbone_name,
+    load_backbone,
+    takes_points,
+)
 from offnominal.backbones.auto import choose_backbone
 from offnominal.detectors.deployed import EXPORTED, Deployed
+from offnominal.detectors.learned_state import must, must_fit
 from offnominal.detectors.on_device import OnDevice
 from offnominal.engines.network import is_exported
-from offnominal.errors import ModelFileError, OptionError
+from offnominal.errors import ImageError, ModelFileError, OptionError
+from offnominal.images import Picture
+from offnominal.scans.scan import CHANNELS, Modality, is_scan
 
 if TYPE_CHECKING:  # a detector whose network was exported runs without torch
     from torch import Tensor
@@ -20,6 +31,12 @@ if TYPE_CHECKING:  # a detector whose network was exported runs without torch
     from offnominal.backbones.base import Backbone, Levels
 
 __all__ = ["BackboneDetector", "whole_numbers"]
+
+_UNLIKE = (
+    "is {}, and the detector has learned from {}: features of the two do not compare; give scans "
+    "as it was fitted on"
+)
+_COMPARED = 256  # patches between which distances are taken
 
 
 class BackboneDetector(OnDevice):
@@ -41,6 +58,7 @@ class BackboneDetector(OnDevice):
     """
 
     default_backbone: ClassVar[str] = DEFAULT
+    takes_scans: ClassVar[bool] = True
     # How the names of the backbones that it can use begin.
     backbone_family: ClassVar[str | None] = ""
     # Levels where ``layers`` names none, counted from the end; None: the backbone's own.
@@ -61,6 +79,102 @@ class BackboneDetector(OnDevice):
         # Or a graph of it in its place, which says the same of itself.
         self.network: Backbone | None = None
         self.deployed: Deployed | None = None  # what an exported file brought
+        if (self.seen_as == "scan") != takes_points(self._named):
+            raise OptionError(
+                f"--modality {self.modality}: --backbone {self._named} looks at "
+                + (
+                    "points; leave the modality out"
+                    if self.modality != "scan"
+                    else "pictures; give one of points, as fpfh or wide_resnet50_2+fpfh"
+                )
+            )
+        self._forget_scales()
+
+    @property
+    def _named(self) -> str:
+        return self.backbone or self.default_backbone
+
+    @property
+    def seen_as(self) -> Modality:
+        """What is seen of a scan: colour and points where the backbone takes those."""
+        if self.modality == "auto" and takes_points(self._named):
+            return "scan"
+        return super().seen_as
+
+    def _forget_references(self) -> None:
+        super()._forget_references()
+        if hasattr(self, "backbone"):
+            self._forget_scales()
+
+    def _forget_scales(self) -> None:
+        if JOIN in self._named:
+            self.part_scales_ = np.zeros(0, np.float32)
+        if takes_points(self._named):
+            self.voxel_ = 0.0
+
+    def taken(self, picture: Picture, name: str) -> Picture:
+        """A cloud without a grid, (1, N, 6), brought to the density of the first good one.
+
+        Its pixels are then the means of the points in small cubes, (1, V, 6).
+
+        Raises
+        ------
+        ImageError
+            If what was learned from has a grid and this has none, or the other way round; if a
+            network looks at colour and there is none; or if its points lie too far apart.
+        """
+        if not is_scan(picture.pixels):
+            return picture
+        cloud = picture.pixels.shape[0] == 1
+        pictured = [part for part in self._named.split(JOIN) if not takes_points(part)]
+        if pictured and (cloud or np.isnan(picture.pixels[0, 0, 0])):
+            lacks = "is a cloud without a grid" if cloud else "has no colour"
+            remedy = "" if cloud else ", or put colour pictures where the layout has them"
+            raise ImageError(
+                name,
+                f"{lacks}, and {' and '.join(pictured)} of --backbone {self._named} looks at "
+                f"colour pictures; leave that out{remedy}",
+            )
+        if not cloud:
+            if self.voxel_:
+                raise ImageError(name, _UNLIKE.format("a scan on a grid", "clouds without one"))
+            return picture
+        from offnominal.scans.voxels import default_voxel, voxels
+
+        points = picture.pixels[0, :, 3:]
+        if not (self.voxel_ or self.fitted or self.references):
+            self.voxel_ = default_voxel(points)
+        if not self.voxel_:
+            raise ImageError(name, _UNLIKE.format("a cloud without a grid", "scans that have one"))
+        try:
+            centres, owners = voxels(points, self.voxel_)
+        except OptionError as error:
+            raise ImageError(name, str(error)) from error
+        found = np.full((1, len(centres), CHANNELS), np.nan, np.float32)
+        found[0, :, 3:] = centres
+        return picture._replace(pixels=found, owners=owners)
+
+    def match_parts(self, pixels: NDArray[np.float32]) -> None:
+        """Bring the features of joined networks to one scale, once, by a good view (C, h, w).
+
+        Each is divided by the median distance between its own patches, so that none counts for
+        more because its numbers are larger.
+        """
+        if JOIN not in self._named or len(self.part_scales_):
+            return
+        network = self.load_network()
+        from torch import from_numpy
+
+        same = network.scaled([1.0] * len(network.parts))
+        features = same(from_numpy(pixels[None]).to(self._device))[0].float().flatten(1).T.cpu()
+        some = features[:: max(1, len(features) // _COMPARED)]
+        scales = []
+        for part in some.split(list(same.parts), dim=1):
+            between = (part[:, None] - part[None]).norm(dim=2)
+            median = float(between[between > 0].median()) if (between > 0).any() else 1.0
+            scales.append(1 / median)
+        self.part_scales_ = np.array(scales, np.float32)
+        self.network = network.scaled(scales)
 
     def choose_levels(self, network: "Backbone") -> "Backbone":
         """The network at the levels that this method uses where ``layers`` names none."""
@@ -168,6 +282,13 @@ class BackboneDetector(OnDevice):
             )
         rest = {name: array for name, array in arrays.items() if name != EXPORTED}
         super().restore(header, rest)
+        if not getattr(self, "voxel_", 0.0) >= 0:
+            raise ModelFileError("its voxel_ is below 0")
+        if len(getattr(self, "part_scales_", ())):
+            with must_fit():
+                must(len(self.part_scales_) == len(net.parts), "part_scales_ of other networks")
+                must((self.part_scales_ > 0).all(), "part_scales_ are not above 0")
+            self.network = net.scaled(self.part_scales_.tolist())
         self.backbone_note = known.get("note", "")
 
 

@@ -10,24 +10,30 @@ import numpy as np
 from offnominal.checks import (
     FalseReject,
     check_aggregate,
+    check_choice,
     check_range,
     check_rate,
     parse_sixteen_bit,
 )
-from offnominal.depths import read_images
 from offnominal.detectors.categories import refuse_several
 from offnominal.detectors.estimator import Estimator
 from offnominal.detectors.known import KnownDefects
 from offnominal.detectors.made_scores import copy_scores, defect_scores
 from offnominal.detectors.options import OnError, Progress, ShowProgress, refuse_unknown
+from offnominal.detectors.reading import Reading
 from offnominal.detectors.references import References, Sample
 from offnominal.errors import OptionError
 from offnominal.good_scores import CalibrationScores, GoodScores
-from offnominal.images import Channels, ImageSource, content_digest, describe, read_image
+from offnominal.images import (
+    Channels,
+    ImageSource,
+    describe,
+)
 from offnominal.labels.labelled import Defects, labelled
 from offnominal.prediction import Prediction
 from offnominal.progress import shown
-from offnominal.scoring import Scores, Size, size_of
+from offnominal.scans.scan import Modality
+from offnominal.scoring import Scores, Size
 from offnominal.sources import ImageSources, several
 from offnominal.synthesis.sizes import PER_CELL
 from offnominal.tensors import no_gradients
@@ -35,7 +41,7 @@ from offnominal.tensors import no_gradients
 __all__ = ["Detector"]
 
 
-class Detector(Estimator, ABC):
+class Detector(Reading, Estimator, ABC):
     """Base of every method.
 
     A method writes :meth:`learn`, :meth:`score` and :meth:`score_reference`, or, over a backbone,
@@ -50,6 +56,10 @@ class Detector(Estimator, ABC):
         ``map-top1``, ``mean``, ``quantile99``, or the name of the method's own image score.
     sixteen_bit : str
         ``range`` or two percentiles such as ``0.5,99.5``; how 16-bit images become 8-bit ones.
+    modality : {"auto", "colour", "depth", "height", "normals", "scan"}
+        What is seen of a scan: its colour picture; one that is drawn of its depths, of heights
+        above its plane or of its normals; or colour and points together. ``auto``: those together
+        where the backbone takes points, and the colour picture otherwise.
     smoothing : float
         Standard deviation of the map's Gaussian, in pixels of the image.
     false_reject : float or "auto"
@@ -62,6 +72,8 @@ class Detector(Estimator, ABC):
     accepts_references: ClassVar[bool] = True
     # Whether defects can be known on top of what good images showed.
     takes_defects: ClassVar[bool] = False
+    # Whether it can look at points; with a backbone that is the backbone's to say.
+    takes_scans: ClassVar[bool] = False
     # Options beside the weights that name a file which `fit` reads.
     file_options: ClassVar[tuple[str, ...]] = ()
     # Options that say where images and keys go; see `unconfirmed`.
@@ -76,18 +88,26 @@ class Detector(Estimator, ABC):
         sixteen_bit: str = "range",
         smoothing: float = 4.0,
         false_reject: FalseReject = "auto",
+        modality: Modality = "auto",
         **unknown: Any,
     ) -> None:
         super().__init__()
         refuse_unknown(self.method, unknown, self.option_defaults())
         check_aggregate(aggregate, self.own_score)
         parse_sixteen_bit(sixteen_bit)
+        check_choice("modality", modality, Modality)
+        if modality == "scan" and not self.takes_scans:
+            raise OptionError(
+                f"--modality scan: {self.method} looks at pictures; give colour, depth, height or "
+                "normals"
+            )
         check_range("smoothing", smoothing, least=0, most=10_000)
         check_rate(false_reject)
         self.aggregate = aggregate
         self.sixteen_bit = sixteen_bit
         self.smoothing = smoothing
         self.false_reject = false_reject
+        self.modality: Modality = modality
         self.unverified = None
         self.expected: int | None = None  # how many images a fit was given, where that is known
         self._forget_references()
@@ -106,7 +126,7 @@ class Detector(Estimator, ABC):
 
     @abstractmethod
     def learn(self, number: int, image: np.ndarray) -> Any:
-        """Take in one good image, uint8 (H, W, 3).
+        """Take in one good image, uint8 (H, W, 3), or a scan, float32 (H, W, 6).
 
         What is returned is handed to :meth:`score_reference` while the fit lasts.
         """
@@ -123,7 +143,7 @@ class Detector(Estimator, ABC):
 
     @abstractmethod
     def score(self, image: np.ndarray, without: int | None = None) -> Scores:
-        """What the score and the map of an image, uint8 (H, W, 3), are made of.
+        """What the score and the map of an image, uint8 (H, W, 3), or a scan are made of.
 
         ``without``: as if that reference had never been learned, while the fit lasts.
         """
@@ -173,7 +193,8 @@ class Detector(Estimator, ABC):
             terminal or a notebook.
         synthetic : bool or None
             Whether synthetic defects on the references are scored as well, 48 of them, so that
-            ``missed_defects`` says how many the threshold would pass. None: where the threshold is
+            ``missed_defects`` says how many the threshold would pass; none are made of scans that
+            are seen as such. None: where the threshold is
             an estimate; a :class:`ThresholdWarning` says so if it would pass the plainest of them.
         channels : {"rgb", "bgr"}
             Order of the channels of arrays and tensors: ``"bgr"`` for frames of OpenCV. Files and
@@ -255,8 +276,10 @@ class Detector(Estimator, ABC):
         def original(number: int) -> np.ndarray:
             if self.leave_one_out == "approximate" and not alone:
                 self.score_reference(number, kept[number])  # a model without it is there again
-            return read_image(originals[number], self.sixteen_bit)
+            return self.image_of(originals[number])
 
+        if self.seen_as == "scan":  # copies and defects are drawn on pictures
+            return
         if alone:
             self.good.copies = copy_scores(original(0), self.score, self.judged)
             self.good.choose(self.references.active)
@@ -288,11 +311,11 @@ class Detector(Estimator, ABC):
         self.check_fitted()
         found = several(images, channels)
         with shown(progress, found) as told:
-            for done, (source, image) in enumerate(self.read(found, on_error), start=1):
+            for done, (source, seen) in enumerate(self.pictures(found, on_error), start=1):
                 with no_gradients():
-                    scores = self.score(image)
+                    scores = self.score(seen.pixels)
                 self.verify()
-                judged = self.judged_or_told(describe(source), image, scores, on_error)
+                judged = self.judged_or_told(describe(source), seen, scores, on_error)
                 if told:
                     told("predict", done)
                 if judged:
@@ -323,12 +346,12 @@ class Detector(Estimator, ABC):
         scored: list[tuple[Scores, Size]] = []
         skipped = 0
         for prediction in self.stream(several(images, channels), on_error, progress):
-            digest = content_digest(prediction.image)
+            digest = prediction.digest
             if digest in known:
                 skipped += 1
                 continue
             known.add(digest)
-            scored.append((prediction.scores, size_of(prediction.image)))
+            scored.append((prediction.scores, prediction.seen_size))
         if not scored:
             raise OptionError(
                 "no image to calibrate with: give good images that the detector has not learned "
@@ -367,10 +390,3 @@ class Detector(Estimator, ABC):
                 "lists those that take defects, and `offnominal calibrate --cost-miss` sets the "
                 "threshold of any by some"
             )
-
-    def read(
-        self, images: Iterable[ImageSource], on_error: OnError | None
-    ) -> Iterator[tuple[ImageSource, np.ndarray]]:
-        """Images as uint8 (H, W, 3) arrays, read ahead; bad ones are handed to ``on_error``."""
-        known, learning = self.depths_, not self.fitted
-        return read_images(several(images), self.sixteen_bit, on_error, known, learning)

@@ -25,7 +25,7 @@ from offnominal.detectors.options import (
     ShowProgress,
 )
 from offnominal.errors import OptionError
-from offnominal.images import Channels, ImageSource, describe, read_image
+from offnominal.images import Channels, ImageSource, Picture, describe
 from offnominal.prediction import Prediction
 from offnominal.progress import shown
 from offnominal.scoring import Scores
@@ -289,7 +289,7 @@ class ChatModel(Detector):
         examples, form = self.example_files(), schema()
 
         def prepare(source: ImageSource) -> tuple[str, np.ndarray, dict[str, Any]]:
-            image = read_image(source, self.sixteen_bit)
+            image = self.image_of(source)
             request = self._request(examples, encode_image(image, self.max_side), form)
             return describe(source), image, request
 
@@ -347,7 +347,7 @@ class ChatModel(Detector):
         from offnominal.chat.answer import fill
 
         scores = Scores(fill(answer, GRID, GRID), answer.score)
-        plain = vars(self.prediction(source, image, scores))
+        plain = vars(self.prediction(source, Picture(image, 8, 255), scores))
         sharp = fill(answer, image.shape[0], image.shape[1])
         return ChatPrediction(**plain | {"anomaly_map": sharp}, answer=answer)
 

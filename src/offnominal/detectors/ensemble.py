@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from offnominal.backbones.base import Resize
 from offnominal.detectors.base import Detector
 from offnominal.detectors.learned_state import must, must_fit
+from offnominal.detectors.members import arrays_of, own_arrays, states_of
 from offnominal.detectors.options import EngineName, LeaveOneOut, Precision, Progress
 from offnominal.detectors.registry import detector_class
 from offnominal.errors import OptionError
@@ -245,21 +246,11 @@ class Ensemble(Detector):
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Learned arrays, the members' with them."""
-        found = super().arrays()
-        for place, member in enumerate(self.members):
-            found |= {f"members.{place}.{name}": a for name, a in member.arrays().items()}
-        return found
+        return super().arrays() | arrays_of(self.members)
 
     def restore(self, header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
         """Take over what was learned."""
-        own = {name: a for name, a in arrays.items() if not name.startswith("members.")}
-        super().restore(header, own)
+        super().restore(header, own_arrays(arrays))
         with must_fit():
-            for place, (member, one) in enumerate(
-                zip(self.members, header["members"], strict=True)
-            ):
-                start = f"members.{place}."
-                theirs = {
-                    n.removeprefix(start): a for n, a in arrays.items() if n.startswith(start)
-                }
-                member.restore(one, theirs)
+            for member, known in zip(self.members, states_of(header, arrays), strict=True):
+                member.restore(*known)

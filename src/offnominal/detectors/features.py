@@ -257,6 +257,7 @@ class FeatureDetector(KnowingDetector, BackboneDetector):
         """Take in one good image; features of its upright views are what is kept."""
         kept = []
         for place, view in enumerate(self.reference_views(image)):
+            self.match_parts(view.pixels)
             features = self.embedded(view.pixels)
             self.learn_features(number, features, place, view.upright)
             if view.upright:

@@ -15,8 +15,10 @@ from offnominal.detectors.options import OnError, Progress
 from offnominal.detectors.references import Change, Standing, Version
 from offnominal.errors import ImageError, NotFittedError, OptionError
 from offnominal.good_scores import CalibrationScores
+from offnominal.images import Picture
 from offnominal.memory import MemoryBank
 from offnominal.prediction import Prediction
+from offnominal.scans.scan import Scan, is_scan
 from offnominal.scoring import Scores, Size, anomaly_map, image_score, size_of
 
 __all__ = ["Judge"]
@@ -47,18 +49,20 @@ class Judge(Decider):
         return image_score(scores, size, self.aggregate, self.smoothing)
 
     def map(self, scores: Scores, size: Size) -> np.ndarray:
-        """Anomaly map, float32 (H, W)."""
+        """Anomaly map, float32 (H, W); (1, N) of a cloud, whose points are not smoothed."""
+        if size[0] == 1:
+            return scores.patches
         return anomaly_map(scores.patches, size, self.smoothing, scores.window)
 
-    def prediction(self, source: str, image: np.ndarray, scores: Scores) -> Prediction:
-        """What is said of an image with these scores.
+    def prediction(self, source: str, seen: Picture, scores: Scores) -> Prediction:
+        """What is said of an image, as it was read, with these scores.
 
         Raises
         ------
         ImageError
             If they are not finite: nothing can be decided by them.
         """
-        size = size_of(image)
+        size = size_of(seen.pixels)
         score = self.image_score(scores, size)
         if not (math.isfinite(score) and np.isfinite(scores.patches).all()):
             raise ImageError(
@@ -67,12 +71,23 @@ class Judge(Decider):
                 "backbone's weights and --precision",
             )
         threshold, pixel_threshold = self.threshold, self.pixel_threshold
+        image, anomaly_map, scan = seen.pixels, self.map(scores, size), None
+        if is_scan(seen.pixels):
+            from offnominal.scans.draw import shown_with
+
+            scan, known = seen.pixels, Scan.of(seen.pixels)
+            if seen.owners is not None and seen.points is not None:
+                known, anomaly_map = Scan(seen.points), anomaly_map[:, seen.owners]
+            image, anomaly_map = shown_with(known, anomaly_map)
         return Prediction(
             source=source,
             score=score,
-            anomaly_map=self.map(scores, size),
+            anomaly_map=anomaly_map,
             scores=scores,
             image=image,
+            points=seen.points,
+            scan=scan,
+            owners=seen.owners,
             threshold=threshold.value if threshold else None,
             pixel_threshold=pixel_threshold.value if pixel_threshold else None,
             p_value=self.p_value(score),
@@ -85,11 +100,11 @@ class Judge(Decider):
         return None if known.kind == "copies" else p_value(score, known.images)
 
     def judged_or_told(
-        self, source: str, image: np.ndarray, scores: Scores, on_error: OnError | None
+        self, source: str, seen: Picture, scores: Scores, on_error: OnError | None
     ) -> Prediction | None:
         """:meth:`prediction`, or None where there can be none and ``on_error`` was told so."""
         try:
-            return self.prediction(source, image, scores)
+            return self.prediction(source, seen, scores)
         except ImageError as error:
             if on_error is None:
                 raise
@@ -116,7 +131,7 @@ class Judge(Decider):
 
     def rescore(self, prediction: Prediction) -> Prediction:
         """A prediction of the same fit, with this detector's scoring and thresholds."""
-        return self.prediction(prediction.source, prediction.image, prediction.scores)
+        return self.prediction(prediction.source, prediction.picture_read, prediction.scores)
 
     # -- thresholds by hand, and going back ----------------------------------------------------
 

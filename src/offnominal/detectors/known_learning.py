@@ -19,7 +19,7 @@ from offnominal.detectors.known_layer import FEWEST_GOOD, FEWEST_PARTS, Tested, 
 from offnominal.detectors.options import OnError, ShowProgress
 from offnominal.errors import ImageError, OptionError
 from offnominal.good_scores import CalibrationScores
-from offnominal.images import ImageSource, content_digest, describe, read_image
+from offnominal.images import ImageSource, content_digest, describe
 from offnominal.labels.alike import Thumbnail, groups_of, thumbnail
 from offnominal.labels.labelled import Defects, Labelled, labelled
 from offnominal.paths import is_elsewhere
@@ -98,7 +98,7 @@ def _bank(
     references = {one.digest for one in detector.references if one.active}
     for done, one in enumerate(given, start=1):
         try:
-            image = read_image(one.image, detector.sixteen_bit)
+            image = detector.image_of(one.image)
         except ImageError as error:
             if on_error is None:
                 raise
@@ -234,7 +234,7 @@ def _references(
     """References by their numbers, in that order, recognised by their pixels."""
     elsewhere: dict[str, ImageSource] | None = None  # looked through once one is not in its place
     for one in [detector.references[number] for number in numbers]:
-        image = None if is_elsewhere(one.file) else _read_if(one.file, detector.sixteen_bit)
+        image = None if is_elsewhere(one.file) else _read_if(one.file, detector)
         if image is None or content_digest(image) != one.digest:
             if elsewhere is None:
                 elsewhere = _by_digest(detector, images)
@@ -243,22 +243,23 @@ def _references(
                     f"{one.file}: this good image is no longer there, and defects are weighed "
                     "against it; give a folder where it is with --references FOLDER"
                 )
-            image = read_image(elsewhere[one.digest], detector.sixteen_bit)
+            image = detector.image_of(elsewhere[one.digest])
         yield image
 
 
 def _by_digest(detector: Any, images: ImageSources) -> dict[str, ImageSource]:
     found: dict[str, ImageSource] = {}
     for one in several(images):
-        image = _read_if(one, detector.sixteen_bit)
+        image = _read_if(one, detector)
         if image is not None:
             found[content_digest(image)] = one
     return found
 
 
-def _read_if(source: ImageSource, sixteen_bit: str) -> NDArray[np.uint8] | None:
+def _read_if(source: ImageSource, detector: Any) -> NDArray[Any] | None:
     """An image, or None where it cannot be read, as whatever else lies in a folder."""
     try:
-        return read_image(source, sixteen_bit)
+        found: NDArray[Any] = detector.image_of(source)
     except ImageError:
         return None
+    return found

@@ -24,6 +24,8 @@ from offnominal.foreground import (
 from offnominal.memory import MemoryBank
 from offnominal.memory.search.cutting import batches
 from offnominal.pictures import outline
+from offnominal.scans.draw import shown_with
+from offnominal.scans.scan import Scan, is_scan
 from offnominal.scoring import Size
 
 __all__ = ["MaskedFeatures", "channel_scale", "unit_rows"]
@@ -165,7 +167,7 @@ class MaskedFeatures(FeatureDetector):
 
         Parameters
         ----------
-        image : uint8 array of shape (H, W, 3)
+        image : uint8 array of shape (H, W, 3), or float32 (H, W, 6) of a scan
         """
         [view, *_] = self.views(image)
         features = self.patches_of(self.embedded(view.pixels))
@@ -174,20 +176,27 @@ class MaskedFeatures(FeatureDetector):
         span = max(float(np.ptp(component)), 1e-12)
         grey = (255 * (component - component.min()) / span).astype(np.uint8)
         size = (image.shape[0], image.shape[1])
-        large = _enlarged(self.foreground(features), size)
+        large, tells = _enlarged(self.foreground(features), size), _enlarged(grey, size)
+        if is_scan(image):
+            scan = Scan.of(image)
+            _, tells = shown_with(scan, tells.astype(np.float32))
+            image, large = shown_with(scan, large.astype(np.float32))
+            tells, large = tells.astype(np.uint8), large > 0
         seen = outline(np.where(large[..., None], image, image // 3), large)
         reason = f": {self.masking_test_['reason']}" if self.masking_test_ else ""
         used = "Foreground mask: used" if self.masks_ else "No foreground mask"
         words = "what is dark at the right counts for nothing" if self.masks_ else (
             "the whole picture is looked at"
         )  # fmt: skip
-        tells = np.repeat(_enlarged(grey, size)[..., None], 3, axis=2)
         return titled(
             used + reason,
             words,
             [
                 ("a good picture", image),
-                ("object from background" if self.masks_ else "what a mask would go by", tells),
+                (
+                    "object from background" if self.masks_ else "what a mask would go by",
+                    np.repeat(tells[..., None], 3, axis=2),
+                ),
                 ("what is looked at", seen if self.masks_ else image),
             ],
         )

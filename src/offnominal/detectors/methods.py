@@ -5,7 +5,7 @@ from importlib.metadata import entry_points
 from offnominal.detectors.method import Method
 from offnominal.detectors.methods_supervised import SUPERVISED
 
-__all__ = ["METHODS", "REGAD", "TEACHER", "TRAINABLE_NAMES", "Method"]
+__all__ = ["METHODS", "POINT_TEACHER", "REGAD", "TEACHER", "TRAINABLE_NAMES", "Method"]
 
 ENTRY_POINTS = "offnominal.methods"
 """Group of entry points by which other packages add methods, each named like its method."""
@@ -13,6 +13,7 @@ ENTRY_POINTS = "offnominal.methods"
 TRAINABLE_NAMES = ("anomalyclip", "april-gan", "coop")
 """Those that `offnominal train` trains on a labelled data set, to be used on others."""
 TEACHER = "efficientad-teacher"
+POINT_TEACHER = "3d-st-teacher"
 REGAD = "regad"
 """And what else it trains."""
 
@@ -75,6 +76,15 @@ METHODS: dict[str, Method] = {
             defects="optional",
         ),
         Method(
+            "btf",
+            "offnominal.detectors.memory_bank.btf:BTF",
+            "some to hundreds of good scans",
+            "PatchCore on colour features joined with FPFH of the points of scans",
+            "Horwitz and Hoshen, 2023, arXiv 2203.05550",
+            grows="all",
+            defects="optional",
+        ),
+        Method(
             "softpatch",
             "offnominal.detectors.memory_bank.softpatch:SoftPatch",
             "dozens of images, some of them defective",
@@ -88,6 +98,13 @@ METHODS: dict[str, Method] = {
             "2 or more good images",
             "one method on several backbones, normalised scores and maps averaged",
             "Roth et al., 2022, section 4.2",
+        ),
+        Method(
+            "fusion",
+            "offnominal.detectors.late_fusion:LateFusion",
+            "2 or more fitted models, and 3 or more good images",
+            "fitted detectors of any methods as one, calibrated p-values and maps combined",
+            "no paper of its own; Fisher, 1932, section 21.1; Vovk et al., 2005",
         ),
         Method(
             "spade",
@@ -216,6 +233,13 @@ METHODS: dict[str, Method] = {
             defects="optional",
         ),
         Method(
+            "3d-st",
+            "offnominal.detectors.teacher_student.points:PointStudent",
+            "20 or more scans or clouds of good parts, and a training",
+            "a student of a teacher that knows what lies around each point; colour is not seen",
+            "Bergmann and Sattlegger, 2023, arXiv 2202.11660",
+        ),
+        Method(
             "dinomaly",
             "offnominal.detectors.reconstruction.dinomaly:Dinomaly",
             "50 or more good images, of one category or many, and a training",
@@ -307,6 +331,13 @@ METHODS: dict[str, Method] = {
             "50 or more good images, and a training",
             "synthetic defects are painted over by one network and marked by another",
             "Zavrtanik et al., 2021, arXiv 2108.07610",
+        ),
+        Method(
+            "cfm",
+            "offnominal.detectors.reconstruction.crossmodal:CFM",
+            "20 or more scans with colour of good parts, and a training",
+            "networks that foresee geometry from colour and back; both wrong is anomalous",
+            "Costanzino et al., 2024, arXiv 2312.04521",
         ),
         Method(
             "trustmae",

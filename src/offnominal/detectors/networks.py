@@ -10,8 +10,11 @@ __all__ = ["untrained", "with_networks"]
 
 
 def with_networks(detector: Detector) -> list[BackboneDetector]:
-    """The detector if it has a network, or the members of an ensemble; none of a chat model."""
-    members = getattr(detector, "members", None) or [detector]
+    """The detector if it has a network, or the members of several; none of a chat model."""
+    several = ("detectors", "members")  # of a fusion, and of an ensemble
+    members = next(
+        (getattr(detector, one) for one in several if hasattr(detector, one)), [detector]
+    )
     return [member for member in members if isinstance(member, BackboneDetector)]
 
 

@@ -1,13 +1,14 @@
 """The images that a detector knows, and the steps by which it came to know them."""
 
 import string
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, NotRequired, Self
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field, TypeAdapter
 from typing_extensions import TypedDict  # the one that pydantic takes before Python 3.12
 
@@ -242,8 +243,12 @@ class References(list[Reference]):
             self.append(reference)
             yield len(self) - 1, image, source
 
-    def find(self, image: "ImageSource", sixteen_bit: str = "range") -> int:
+    def find(
+        self, image: "ImageSource", read: Callable[["ImageSource"], NDArray[Any]] | None = None
+    ) -> int:
         """Number of the active reference that a name, a digest or an image stands for.
+
+        ``read`` reads an image as the detector does; None: as pictures are read.
 
         Raises
         ------
@@ -269,7 +274,7 @@ class References(list[Reference]):
                 found = named(lambda one: one.digest.startswith(name.lower()))
         if not found:
             try:
-                digest = content_digest(read_image(image, sixteen_bit))
+                digest = content_digest((read or read_image)(image))
                 found = named(lambda one: one.digest == digest)
             except ImageError:
                 if not isinstance(image, str | Path):

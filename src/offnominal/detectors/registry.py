@@ -14,7 +14,7 @@ from offnominal.text import brief
 if TYPE_CHECKING:
     from offnominal.detectors.base import Detector
 
-__all__ = ["METHODS", "Method", "detector_class", "light_class", "load"]
+__all__ = ["METHODS", "Method", "detector_class", "light_class", "load", "rebuilt"]
 
 
 def detector_class(name: str) -> "type[Detector]":
@@ -194,4 +194,25 @@ def _built(
         raise ModelFileError(f"its options do not fit its method ({brief(error)})") from error
     if deployed is not None:
         vars(detector).update(network=deployed.network, deployed=deployed)
+    return detector
+
+
+def rebuilt(
+    header: Mapping[str, Any], arrays: Mapping[str, Any], device: str, engine: str
+) -> "Detector":
+    """A detector inside another's file, from its header and its arrays.
+
+    Raises
+    ------
+    ModelFileError
+        If they do not fit each other, or it was exported.
+    WeightsError
+        If its backbone's weights cannot be had.
+    """
+    method = header.get("method")
+    if method not in METHODS or "export" in header:
+        raise ModelFileError(f"a member of the method {brief(repr(method))}, which cannot be one")
+    _check_weights(Path(f"the member {method}"), header)
+    detector = _built(header, arrays, {"device": device, "engine": engine}, {})
+    detector.restore(header, arrays)
     return detector

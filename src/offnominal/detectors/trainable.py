@@ -152,6 +152,9 @@ class Trainable(OnDevice, nn.Module):
             raise OptionError(f"--choose --devices {devices}: choose on one device")
         if compiled and devices > 1:
             raise OptionError(f"--compiled --devices {devices}: give one of the two")
+        if self.seen_as == "scan" and (augment not in (None, "none") or choose):
+            told = "changes pictures, and this looks at scans; leave it out"
+            raise OptionError(f"--{'choose' if choose else f'augment {augment}'}: {told}")
         self.devices, self.compiled = devices, compiled
         self.resolution, self.crop, self.storage, self.seed = resolution, crop, storage, seed
         self._clear()
@@ -209,9 +212,18 @@ class Trainable(OnDevice, nn.Module):
         return self.resolution or self.default_side
 
     def sized(self, image: np.ndarray) -> np.ndarray:
-        """An image, uint8 (H, W, 3), as (3, side, side)."""
+        """An image, uint8 (H, W, 3), as (3, side, side); a scan, (H, W, 6), as (6, side, side)."""
         cut = squared(image, self.full_side, self.side, self.resample)
         return np.ascontiguousarray(cut.transpose(2, 0, 1))
+
+    def blank(self) -> np.ndarray:
+        """What :meth:`sized` could give, of nothing: a black image, or a plane one metre away."""
+        if self.seen_as != "scan":
+            return np.zeros((3, self.side, self.side), np.uint8)
+        found = np.zeros((6, self.side, self.side), np.float32)
+        found[3:5] = np.mgrid[: self.side, : self.side][::-1] / self.side
+        found[5] = 1
+        return found
 
     @property
     def full_side(self) -> int:

@@ -25,7 +25,7 @@ from offnominal.detectors.options import LeaveOneOut, OnError, Progress, ShowPro
 from offnominal.detectors.trainable import Trainable
 from offnominal.errors import OptionError
 from offnominal.good_scores import CalibrationScores
-from offnominal.images import Channels, ImageSource, read_image
+from offnominal.images import Channels, ImageSource
 from offnominal.labels.labelled import Defects, labelled
 from offnominal.progress import shown
 from offnominal.scoring import Scores, Size
@@ -74,8 +74,8 @@ class TrainedDetector(Trainable):
         """What the score and the map of an image are made of."""
         if self._unproven:  # that what a file gave fits together shows at its first use
             with must_fit():
-                blank = np.zeros((1, 3, self.side, self.side), np.uint8)
-                self.scored(self.images(blank, [0]).pixels([0]), (self.side, self.side))
+                blank = self.images(self.blank()[None], [0]).pixels([0])
+                self.scored(blank, (self.side, self.side))
             self._unproven = False
         pixels = self.images(self.sized(image)[None], [0]).pixels([0])
         return self.scored(pixels, (image.shape[0], image.shape[1]))
@@ -212,13 +212,13 @@ class TrainedDetector(Trainable):
         held = self.held_back_
         measured = CalibrationScores.measured("held-out", pairs, self.judged, held)
         self.good.calibrate(measured, active)
-        if len(self.categories) > 1:
+        if len(self.categories) > 1 or self.seen_as == "scan":  # nothing is made of points
             return
         if pairs and (synthetic or (synthetic is None and self.estimated)):
             some = dict.fromkeys(self.held_back_[:PER_CELL])
 
             def original(number: int) -> np.ndarray:
-                return read_image(sources[number], self.sixteen_bit)
+                return self.image_of(sources[number])
 
             told = (original, self.score, self.judged, True, progress)
             self.good.defects = defect_scores(some, *told)

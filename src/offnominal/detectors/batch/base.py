@@ -92,10 +92,10 @@ class BatchDetector(FeatureDetector):
             self.check_count(len(readable))
             with no_gradients():
                 self.compare_all(len(readable), told)
-            for index, (source, image) in enumerate(self.read(readable, None)):
+            for index, (source, seen) in enumerate(self.pictures(readable, None)):
                 with no_gradients():
-                    scores = self.judge_image(index, image)
-                judged = self.judged_or_told(describe(source), image, scores, on_error)
+                    scores = self.judge_image(index, seen.pixels)
+                judged = self.judged_or_told(describe(source), seen, scores, on_error)
                 if told:
                     told("predict", index + 1)
                 if judged:

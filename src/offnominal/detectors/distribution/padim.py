@@ -244,6 +244,11 @@ class PaDiM(FeatureDetector):
 
     def _joined(self, pixels: Tensor) -> Tensor:
         """All levels at the finest one's positions, (P, D)."""
+        if pixels.shape[1] == 1:
+            raise OptionError(
+                f"{self.method} compares position by position, and clouds without a grid have none "
+                "in common: choose a method with a memory bank, as patchcore"
+            )
         maps = self.levels(pixels[None]).maps
         grid = list(maps[0].shape[-2:])
         if not self.grid_:

@@ -23,10 +23,11 @@ from offnominal.errors import OptionError
 from offnominal.images import Channels
 from offnominal.memory import MemoryBank
 from offnominal.progress import shown
+from offnominal.rotations import parse_rotations, rotate_image
+from offnominal.scans.scan import is_scan
 from offnominal.scoring import Scores
 from offnominal.sources import ImageSources, several
 from offnominal.tensors import to_numpy
-from offnominal.views import parse_rotations, rotate_image
 
 __all__ = ["Border", "SubspaceAD", "reference_angles"]
 
@@ -242,7 +243,7 @@ def reference_angles(rotations: str | Sequence[float], seed: int, index: int) ->
 
 
 def _turn(image: np.ndarray, angle: float, border: Border) -> np.ndarray:
-    if border == "mirror" or angle == 0:
+    if border == "mirror" or angle == 0 or is_scan(image):
         return rotate_image(image, angle)
     # As torchvision's RandomRotation does it with its defaults.
     return np.asarray(Image.fromarray(image).rotate(angle, Image.Resampling.NEAREST))

@@ -27,7 +27,6 @@ from offnominal.detectors.language.training.samples import (
 )
 from offnominal.detectors.options import OnError
 from offnominal.errors import ImageError
-from offnominal.images import read_image
 from offnominal.prefetch import prefetch
 
 __all__ = ["Tower"]
@@ -138,7 +137,7 @@ class Tower:
     def _read(self, numbers: Sequence[int]) -> tuple[npt.NDArray[np.float32], _Bits | None]:
         """Pixels (3, S, S) of an image or of a mosaic, and its truth, packed."""
         samples = [self.samples[number] for number in numbers]
-        images = [read_image(sample.image, self.detector.sixteen_bit) for sample in samples]
+        images = [self.detector.image_of(sample.image) for sample in samples]
         bits = None
         if self.masks:
             masks = [
