@@ -49,7 +49,7 @@ _MVTEC = "CATEGORY/train/good, CATEGORY/test/good, CATEGORY/test/DEFECT"
 LAYOUTS: dict[str, Layout] = {
     row[0]: Layout(*row)
     for row in (
-        ("mvtec", _MVTEC, "MVTec AD and most others; your own"),
+        ("mvtec", _MVTEC, "MVTec AD, MVTec 3D-AD and most others; your own"),
         ("visa", "OBJECT/Data/Images/Normal", "VisA as distributed"),
         ("ksdd", "kosNN/Part0.jpg, kosNN/Part0_label.bmp", "Kolektor SDD as distributed"),
         ("ksdd2", "train/NAME.png, train/NAME_GT.png", "Kolektor SDD2 as distributed"),
@@ -58,6 +58,8 @@ LAYOUTS: dict[str, Layout] = {
         ("manifest", "manifest.csv or manifest.jsonl, or the file itself", "your own"),
         ("meta", "meta.json", "zero-shot codes: VAND, AnomalyCLIP, AdaCLIP"),
         ("video", "testing/frames/CLIP, testing/test_frame_mask", "frames with frame labels"),
+        ("eyecandies", "CATEGORY/train/data/NAME_depth.png", "Eyecandies as distributed"),
+        ("clouds", "CATEGORY/train/*.pcd, CATEGORY/test/*.pcd", "Real3D-AD, Anomaly-ShapeNet"),
         ("medical", "only by a preset's name", "medical sets as distributed"),
     )
 }

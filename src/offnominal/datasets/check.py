@@ -11,11 +11,14 @@ from offnominal.datasets.doubts import Doubts, named
 from offnominal.datasets.masks import inspect_mask
 from offnominal.datasets.report import Contents, Finding, Report, Severity
 from offnominal.datasets.sample import Sample
+from offnominal.datasets.scan_doubts import ScanFacts, facts_of, scan_findings
 from offnominal.images import content_digest, read_image
 from offnominal.labels.alike import Thumbnail, groups_of, thumbnail
 from offnominal.labels.gather import Boxes, Classes
 from offnominal.labels.summary import check_labels
 from offnominal.prefetch import prefetch
+from offnominal.scans.files import read_scan
+from offnominal.scans.places import is_scan_file
 
 __all__ = ["check"]
 
@@ -28,7 +31,8 @@ class _Facts(NamedTuple):
     size: tuple[int, int]
     digest: str
     doubts: list[tuple[str, str]]  # about the mask, as `inspect_mask` has them
-    small: Thumbnail
+    small: Thumbnail | None  # None of a scan without colours
+    scan: ScanFacts | None = None
 
 
 Read = Sequence[tuple[Sample, _Facts]]
@@ -100,6 +104,8 @@ def check(
         *_mask_findings(dataset.root, read),
         *_duplicates(dataset.root, read),
         *_same_pictures(dataset.root, read),
+        *scan_findings([(s.category, named(s.image, dataset.root), facts.scan)
+                        for s, facts in read if facts.scan is not None]),
         *odd,
         *_gaps(contents),
         *(Finding("note", note, 0, (), "") for note in dataset.notes),
@@ -117,6 +123,12 @@ def _found(severity: Severity, what: str, hits: Sequence[str], action: str) -> l
 
 
 def _look(sample: Sample) -> _Facts:
+    if is_scan_file(sample.image):
+        scan = read_scan(sample.image)
+        size = (scan.points.shape[0], scan.points.shape[1])
+        small = thumbnail(scan.colour) if scan.organised and scan.colour is not None else None
+        doubts = inspect_mask(sample, size)[1]
+        return _Facts(size, content_digest(scan.as_array()), doubts, small, facts_of(scan))
     image = read_image(sample.image)
     size = (image.shape[0], image.shape[1])
     doubts = inspect_mask(sample, size)[1]
@@ -164,7 +176,9 @@ def _same_pictures(root: Path, read: Read) -> Iterable[Finding]:
     for category in sorted({s.category for s, _ in read}):
         own = [(s, facts) for s, facts in read if s.category == category]
         groups: dict[int, list[tuple[Sample, _Facts]]] = defaultdict(list)
-        for place, group in enumerate(groups_of([facts.small for _, facts in own])):
+        own = [one for one in own if one[1].small is not None]
+        small = [facts.small for _, facts in own if facts.small is not None]
+        for place, group in enumerate(groups_of(small)):
             groups[group].append(own[place])
         # Those that are equal pixel by pixel are told as such.
         several += [g for g in groups.values() if len({facts.digest for _, facts in g}) > 1]

@@ -9,6 +9,7 @@ from pathlib import Path
 from offnominal.datasets.masks import mask_files
 from offnominal.datasets.sample import Sample
 from offnominal.errors import DatasetError
+from offnominal.scans.places import colour_of
 
 __all__ = ["Contents", "named", "read_contents", "relative"]
 
@@ -51,9 +52,10 @@ def read_contents(
     """Read every image and mask of some samples; ``progress`` hears how many are done."""
     chosen = list(samples)
     masks = {sample.mask: _mask_files(sample.mask) for sample in chosen if sample.mask is not None}
-    paths = [sample.image for sample in chosen] + [
-        path for found in masks.values() for path in found
-    ]
+    colours = {sample.image: colour_of(sample.image) for sample in chosen}
+    paths = [sample.image for sample in chosen]
+    paths += [path for path in colours.values() if path is not None]
+    paths += [path for found in masks.values() for path in found]
     states: dict[Path, tuple[str, _State | None]] = {}
     with ThreadPoolExecutor() as pool:  # reading waits for the disk, and digests leave the lock
         once = list(dict.fromkeys(paths))
@@ -66,6 +68,8 @@ def read_contents(
     for sample in chosen:
         own = [] if sample.mask is None else [states[path][0] for path in masks[sample.mask]]
         facts = [sample.label, sample.split, *([sample.mask_threshold, *own] if own else [])]
+        if (colour := colours[sample.image]) is not None:
+            facts.append(states[colour][0])
         image = relative(sample.image, root), states[sample.image][0]
         lines.append("\t".join(map(str, [*image, *facts])))
     total = hashlib.sha256("\n".join(sorted(lines)).encode("utf-8", "surrogateescape"))

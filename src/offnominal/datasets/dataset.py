@@ -6,7 +6,16 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from offnominal.datasets import folders, manifest, meta_json, patterns, video, visa
+from offnominal.datasets import (
+    clouds,
+    eyecandies,
+    folders,
+    manifest,
+    meta_json,
+    patterns,
+    video,
+    visa,
+)
 from offnominal.datasets.catalogue import LAYOUTS, PRESETS
 from offnominal.datasets.doubts import named
 from offnominal.datasets.reading import Options, Reading, counted, listed, slug, subfolders, such_as
@@ -23,6 +32,8 @@ _READERS: dict[str, tuple[Callable[[Path], bool], Callable[[Path, Options], Read
     "manifest": (manifest.fits, manifest.read),
     "meta": (meta_json.fits, meta_json.read),
     "video": (video.fits, video.read),
+    "eyecandies": (eyecandies.fits, eyecandies.read),
+    "clouds": (clouds.fits, clouds.read),
 }
 
 

@@ -10,8 +10,10 @@ from PIL import Image, ImageOps
 
 from offnominal.datasets.reading import MASK_SUFFIXES, images_in
 from offnominal.datasets.sample import Sample
-from offnominal.errors import DatasetError
+from offnominal.errors import DatasetError, ImageError
 from offnominal.images import MAX_PIXELS
+from offnominal.scans.files import read_scan
+from offnominal.scans.truth import read_truth
 
 __all__ = ["inspect_mask", "looks_like_mask", "mask_levels", "read_mask", "sample_mask"]
 
@@ -69,7 +71,8 @@ def sample_mask(sample: Sample, shape: tuple[int, int]) -> Bools | None:
     Returns
     -------
     bool array of shape (H, W), or None
-        All False for a good image. None for a defective one without a mask: where its defect lies
+        All False for a good image. Of a cloud (1, N), a label for each point.
+        None for a defective one without a mask: where its defect lies
         is not known, so that it takes no part in pixel metrics.
 
     Raises
@@ -81,6 +84,8 @@ def sample_mask(sample: Sample, shape: tuple[int, int]) -> Bools | None:
         return np.zeros(shape, np.bool_)
     if sample.mask is None:
         return None
+    if sample.mask.suffix.lower() == ".txt":
+        return _truth(sample, tuple(shape))
     return read_mask(sample.mask, shape, sample.mask_threshold)
 
 
@@ -104,6 +109,8 @@ def inspect_mask(
     """
     if sample.mask is None:
         return None, []
+    if sample.mask.suffix.lower() == ".txt":
+        return _inspect_truth(sample, shape)
     threshold, union = sample.mask_threshold, np.zeros(shape, np.bool_)
     doubts: dict[str, str] = {}
     turns, largest = set(), 0
@@ -140,6 +147,36 @@ def inspect_mask(
         if turns != {1}:
             doubts["turned-mask"] = ""
     return union, list(doubts.items())
+
+
+def _truth(sample: Sample, shape: tuple[int, ...]) -> Bools:
+    """The truth of a cloud, a label for each of its points."""
+    assert sample.mask is not None  # who calls this has looked
+    try:
+        found = read_truth(sample.mask, read_scan(sample.image))
+    except ImageError as error:
+        raise DatasetError(str(error)) from error
+    except OSError as error:
+        raise DatasetError(f"{sample.mask}: cannot be read ({error.strerror})") from error
+    if found.shape != tuple(shape):
+        raise DatasetError(
+            f"{sample.mask}: labels {found.size:,} points, and what was looked at has "
+            f"{shape[0]} x {shape[1]}; give the truth of the same cloud"
+        )
+    return found
+
+
+def _inspect_truth(
+    sample: Sample, shape: tuple[int, int]
+) -> tuple[Bools | None, list[tuple[str, str]]]:
+    try:
+        found = _truth(sample, shape)
+    except DatasetError as error:
+        return None, [("unreadable", str(error))]
+    share = float(found.mean())
+    kind = "empty" if not share else "whole" if share == 1 else "most" if share > 0.5 else ""
+    detail = f"{share:.0%}" if kind == "most" else ""
+    return found, [(kind, detail)] if kind else []
 
 
 def looks_like_mask(path: Path) -> bool:

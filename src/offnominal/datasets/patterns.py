@@ -9,6 +9,9 @@ matter. MVTec layout and its variants::
     CATEGORY/test/DEFECT/002.png
     CATEGORY/ground_truth/DEFECT/002_mask.png        (or 002.png, 002_GT.bmp, or a folder 002)
 
+MVTec 3D-AD has folders ``rgb``, ``xyz`` and ``gt`` in each of these; the files of points are the
+images, and ``gt`` holds their masks.
+
 MVTec AD 2 has ``test_public`` in place of ``test``, with ``ground_truth`` inside it; BTAD calls the
 good images ``ok``. The others are single data sets as they are distributed.
 """
@@ -34,6 +37,7 @@ from offnominal.datasets.reading import (
 from offnominal.datasets.sample import Sample
 from offnominal.errors import DatasetError
 from offnominal.paths import IMAGE_SUFFIXES
+from offnominal.scans.places import camera_of, mask_of
 
 __all__ = ["PATTERNS", "Pattern", "fits", "read"]
 
@@ -280,12 +284,15 @@ def _read_folder(
     good = by_folder and folder.name.lower() in pattern.good
     bare: list[Path] = []
     of_good: list[Path] = []
+    beside = by_folder and not good and (folder / "gt").is_dir()
     for image in images:
         # SDD2 holds a stray copy of a mask, "NAME_GT (copy).png": no image, and no mask.
         if pattern.ending and pattern.ending in image.stem.lower():
             continue
         # Those of good images are not used, but they have an image.
         found = [own for each in masks if (own := _mask_of(image, folder, home, each, by_folder))]
+        if beside and not found and (truth := mask_of(image)):
+            found = [truth]
         of_good += found[:1] if good else []
         mask = found[0] if found and not good else None
         if by_pixels and mask is None:
@@ -314,6 +321,9 @@ def _mask_of(
     """The mask of an image in a folder of its own, which mirrors the kinds; or among the images."""
     if masks.folder == home:
         return masks.find(image.relative_to(home))
+    if by_folder and image.parent != folder and camera_of(image):
+        # Depth pictures have a folder of their own beside that of the colours.
+        return masks.find(Path(folder.name, image.name))
     return masks.find(image.relative_to(folder.parent if by_folder else folder))
 
 

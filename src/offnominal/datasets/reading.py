@@ -10,7 +10,7 @@ from pathlib import Path
 
 from offnominal.datasets.sample import Sample
 from offnominal.errors import DatasetError
-from offnominal.paths import IMAGE_SUFFIXES, PassedOver, is_kept_by_system, walk
+from offnominal.paths import FOUND_SUFFIXES, IMAGE_SUFFIXES, PassedOver, is_kept_by_system, walk
 
 __all__ = ["GOOD_NAMES", "MASK_SUFFIXES", "Options", "Reading", "counted", "images_below"]
 __all__ += ["images_in", "listed", "slug", "subfolders", "such_as"]
@@ -107,7 +107,7 @@ def subfolders(folder: Path) -> list[Path]:
 def images_in(
     folder: Path,
     passed: PassedOver | None = None,
-    suffixes: Collection[str] = IMAGE_SUFFIXES,
+    suffixes: Collection[str] = FOUND_SUFFIXES,
 ) -> list[Path]:
     """Images directly in a folder, sorted, as `walk` has them; none if it does not exist."""
     return sorted(walk(folder, passed, suffixes, deep=False)) if folder.is_dir() else []
@@ -116,7 +116,7 @@ def images_in(
 def images_below(
     folder: Path,
     passed: PassedOver | None = None,
-    suffixes: Collection[str] = IMAGE_SUFFIXES,
+    suffixes: Collection[str] = FOUND_SUFFIXES,
 ) -> list[Path]:
     """Images in a folder and in all folders below it, sorted by path."""
     return sorted(walk(folder, passed, suffixes)) if folder.is_dir() else []

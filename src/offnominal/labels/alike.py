@@ -20,6 +20,8 @@ from PIL import Image
 
 from offnominal.errors import ImageError
 from offnominal.images import ImageSource, read_image
+from offnominal.scans.draw import shown_with
+from offnominal.scans.scan import Scan, is_scan
 
 __all__ = ["Thumbnail", "groups_of", "same_pictures", "thumbnail"]
 
@@ -73,8 +75,13 @@ def _read(image: ImageSource) -> Thumbnail | None:
         return None
 
 
-def thumbnail(image: NDArray[np.uint8]) -> Thumbnail:
-    """What is kept of an image, uint8 (H, W, 3), to compare it: uint8 (64, 64), grey."""
+def thumbnail(image: NDArray[Any]) -> Thumbnail:
+    """What is kept of an image, uint8 (H, W, 3), to compare it: uint8 (64, 64), grey.
+
+    Of a scan, float32 (H, W, 6), that of its colour, or of its relief where it has none.
+    """
+    if is_scan(image):
+        image, _ = shown_with(Scan.of(image), image[..., 5])
     picture = Image.fromarray(image).convert("L")
     return np.asarray(picture.resize((_SIDE, _SIDE), Image.Resampling.BOX))
 
