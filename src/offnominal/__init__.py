@@ -36,7 +36,9 @@ if TYPE_CHECKING:
     from offnominal.detectors.language.clip import CLIPAC, CLIPDetector
     from offnominal.detectors.language.coop import CoOp
     from offnominal.detectors.language.winclip import WinCLIP
+    from offnominal.detectors.late_fusion import LateFusion
     from offnominal.detectors.memory_bank.anomalydino import AnomalyDINO
+    from offnominal.detectors.memory_bank.btf import BTF
     from offnominal.detectors.memory_bank.dn2 import DN2
     from offnominal.detectors.memory_bank.multilayer import MultiLayerNN
     from offnominal.detectors.memory_bank.patchcore import PatchCore
@@ -50,6 +52,7 @@ if TYPE_CHECKING:
     from offnominal.detectors.one_class.patch_svdd import PatchSVDD
     from offnominal.detectors.one_class.simplenet import SimpleNet
     from offnominal.detectors.reconstruction.autoencoder import Autoencoder
+    from offnominal.detectors.reconstruction.crossmodal import CFM
     from offnominal.detectors.reconstruction.dinomaly import Dinomaly
     from offnominal.detectors.reconstruction.draem import DRAEM
     from offnominal.detectors.reconstruction.maeday import MAEDAY
@@ -68,6 +71,7 @@ if TYPE_CHECKING:
     from offnominal.detectors.supervised.segmentation import Segmentation
     from offnominal.detectors.supervised.supersimplenet import SuperSimpleNet
     from offnominal.detectors.teacher_student.efficientad import EfficientAD
+    from offnominal.detectors.teacher_student.points import PointStudent
     from offnominal.detectors.teacher_student.reverse_distillation import ReverseDistillation
     from offnominal.detectors.teacher_student.stfpm import STFPM
     from offnominal.detectors.trained import TrainedDetector
@@ -79,6 +83,8 @@ if TYPE_CHECKING:
     from offnominal.paths import find_images
     from offnominal.prediction import Prediction, Region
     from offnominal.regions import Box
+    from offnominal.scans.files import read_scan
+    from offnominal.scans.scan import Scan
     from offnominal.suggestions import suggest
 
 _HOMES = {
@@ -91,8 +97,10 @@ _HOMES = {
     "BatchedSubspaceAD": "offnominal.detectors.batch.subspacead_batched",
     "Box": "offnominal.regions",
     "Boxes": "offnominal.detectors.supervised.boxes",
+    "BTF": "offnominal.detectors.memory_bank.btf",
     "CAVGA": "offnominal.detectors.supervised.cavga",
     "CFlow": "offnominal.detectors.flow.cflow",
+    "CFM": "offnominal.detectors.reconstruction.crossmodal",
     "ChatModel": "offnominal.detectors.chat",
     "Classes": "offnominal.detectors.supervised.classes",
     "CLIPAC": "offnominal.detectors.language.clip",
@@ -119,6 +127,7 @@ _HOMES = {
     "Labelled": "offnominal.labels.labelled",
     "load": "offnominal.detectors.registry",
     "load_backbone": "offnominal.backbones",
+    "LateFusion": "offnominal.detectors.late_fusion",
     "LOE": "offnominal.detectors.one_class.loe",
     "MAEDAY": "offnominal.detectors.reconstruction.maeday",
     "Mark": "offnominal.labels.labelled",
@@ -130,9 +139,11 @@ _HOMES = {
     "PaDiM": "offnominal.detectors.distribution.padim",
     "PatchCore": "offnominal.detectors.memory_bank.patchcore",
     "PatchSVDD": "offnominal.detectors.one_class.patch_svdd",
+    "PointStudent": "offnominal.detectors.teacher_student.points",
     "Prediction": "offnominal.prediction",
     "predictions_frame": "offnominal.exchange",
     "read_image": "offnominal.images",
+    "read_scan": "offnominal.scans.files",
     "refine": "offnominal.detectors.refine",
     "RegAD": "offnominal.detectors.meta.regad",
     "Region": "offnominal.prediction",
@@ -140,6 +151,7 @@ _HOMES = {
     "RIAD": "offnominal.detectors.reconstruction.riad",
     "Saliency": "offnominal.detectors.supervised.saliency",
     "Sample": "offnominal.datasets.sample",
+    "Scan": "offnominal.scans.scan",
     "Segmentation": "offnominal.detectors.supervised.segmentation",
     "SimpleNet": "offnominal.detectors.one_class.simplenet",
     "SoftPatch": "offnominal.detectors.memory_bank.softpatch",
@@ -156,7 +168,9 @@ _HOMES = {
 }
 
 __all__ = [
+    "BTF",
     "CAVGA",
+    "CFM",
     "CLIPAC",
     "DN2",
     "DRA",
@@ -193,6 +207,7 @@ __all__ = [
     "FastFlow",
     "GlobalGaussian",
     "Labelled",
+    "LateFusion",
     "Mark",
     "MemoryBank",
     "MixedSupervision",
@@ -201,12 +216,14 @@ __all__ = [
     "PaDiM",
     "PatchCore",
     "PatchSVDD",
+    "PointStudent",
     "Prediction",
     "RegAD",
     "Region",
     "ReverseDistillation",
     "Saliency",
     "Sample",
+    "Scan",
     "Segmentation",
     "SimpleNet",
     "SoftPatch",
@@ -226,6 +243,7 @@ __all__ = [
     "open_dataset",
     "predictions_frame",
     "read_image",
+    "read_scan",
     "refine",
     "suggest",
 ]

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image as Pillow
 
 from offnominal.errors import OptionError
-from offnominal.images import Channels, content_digest
+from offnominal.images import Channels
 from offnominal.progress import shown
 from offnominal.sources import ImageSources, several
 
@@ -109,7 +109,7 @@ def suggest(
                     "suggest: the detector has no threshold for images to lie near; fit it on "
                     "more good images, or calibrate it"
                 )
-            digest = content_digest(one.image)
+            digest = one.digest
             if digest in known or not np.isfinite(one.score):
                 continue
             known.add(digest)

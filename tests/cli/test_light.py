@@ -19,7 +19,7 @@ from offnominal.cli.checks import CHECKS, check_values
 from offnominal.cli.completion import COMPLETIONS
 from offnominal.cli.info import describe, describe_tests
 from offnominal.cli.option import options_of
-from offnominal.detectors.methods import METHODS, REGAD, TEACHER, TRAINABLE_NAMES
+from offnominal.detectors.methods import METHODS, POINT_TEACHER, REGAD, TEACHER, TRAINABLE_NAMES
 from offnominal.detectors.registry import detector_class, light_class
 from offnominal.detectors.signatures import option_defaults, stand_in
 from offnominal.errors import OptionError
@@ -163,6 +163,7 @@ def test_names_for_the_tab_key_are_those_of_the_program() -> None:
     assert [name for name, _ in COMPLETIONS["trainable"](None, [], "")] == [
         *TRAINABLE_NAMES,
         TEACHER,
+        POINT_TEACHER,
         REGAD,
     ]
     assert tuple(AUGMENTATIONS) == AUGMENT

@@ -230,7 +230,9 @@ def exportable() -> list[str]:
     found = []
     for name in METHODS:
         kind: Any = detector_class(name)
-        if name not in _NEED_A_FILE and kind.needs_references and kind().exportable() is None:
+        if name in _NEED_A_FILE or not kind.needs_references:
+            continue
+        if (made := kind()).exportable() is None and made.seen_as != "scan":
             found.append(name)
     return found
 

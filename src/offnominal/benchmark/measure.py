@@ -14,7 +14,6 @@ from offnominal.datasets.masks import inspect_mask
 from offnominal.datasets.sample import Sample
 from offnominal.detectors.batch.base import BatchDetector
 from offnominal.errors import DatasetError, ImageError
-from offnominal.images import content_digest
 from offnominal.metrics import PixelMetrics
 from offnominal.prediction import Prediction
 from offnominal.text import printable
@@ -69,7 +68,7 @@ def measure(
     for prediction, seconds, uncached in _timed(stream, meter or NetworkMeter()):
         times.append((seconds, uncached))
         sample = by_file[prediction.source]
-        copy = bool(known) and content_digest(prediction.image) in known
+        copy = bool(known) and prediction.digest in known
         if copy:
             copies.append(sample.image.name)
         if not (copy and skip_references):

@@ -156,7 +156,6 @@ def _by_cost(
 ) -> None:
     """Set the threshold by costs, from scores of defects by a layer that does not know them."""
     from offnominal.costs import threshold_by_cost
-    from offnominal.images import content_digest
 
     known, scores, passed_over = getattr(detector, "known_defects", None), [], 0
     own = known.left_out(detector.aggregate, float(detector.smoothing)) if known else {}
@@ -165,7 +164,7 @@ def _by_cost(
     good_ones = {one.digest for one in detector.references if one.active}
     with progress_bar(len(defective)) as advance:
         for one in detector.stream(defective, unreadable, advance):
-            digest = content_digest(one.image)
+            digest = one.digest
             if digest in good_ones:
                 raise OptionError(
                     f"--defects {printable(str(one.source))}: the model has learned from it as a "

@@ -24,7 +24,7 @@ def _aggregate(kind: type, value: Any) -> None:
 
 
 def _rotations(kind: type, value: Any) -> None:
-    from offnominal.views import parse_rotations
+    from offnominal.rotations import parse_rotations
 
     # Of one method it is a number; others find the angles out, or draw them.
     words = isinstance(option_defaults(kind)["rotations"], str)

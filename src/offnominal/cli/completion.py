@@ -16,9 +16,9 @@ def _methods(context: typer.Context, args: list[str], begun: str) -> list[tuple[
 
 
 def _trainable(context: typer.Context, args: list[str], begun: str) -> list[tuple[str, str]]:
-    from offnominal.detectors.methods import REGAD, TEACHER, TRAINABLE_NAMES
+    from offnominal.detectors.methods import POINT_TEACHER, REGAD, TEACHER, TRAINABLE_NAMES
 
-    return [(name, "") for name in (*TRAINABLE_NAMES, TEACHER, REGAD)]
+    return [(name, "") for name in (*TRAINABLE_NAMES, TEACHER, POINT_TEACHER, REGAD)]
 
 
 def _backbones(context: typer.Context, args: list[str], begun: str) -> list[tuple[str, str]]:

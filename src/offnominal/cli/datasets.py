@@ -3,13 +3,22 @@
 import json
 from inspect import Parameter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from offnominal.cli import options
 from offnominal.cli.command import Group, add_command, parameters_of
-from offnominal.cli.terminal import UNREADABLE, console, progress_bar, say, table
+from offnominal.cli.stop import telling
+from offnominal.cli.terminal import (
+    UNREADABLE,
+    Unreadable,
+    console,
+    progress_bar,
+    say,
+    table,
+    waiting,
+)
 from offnominal.text import printable
 
 if TYPE_CHECKING:
@@ -122,6 +131,102 @@ def check(
 
 
 add_command(app, check, dataset_options())
+
+
+def synthetic_scans(
+    folder: Annotated[Path, "FOLDER"],
+    seed: int = 0,
+    size: int = 224,
+    noise: float = 0.1,
+    depth: list[float] | None = None,
+    shape: list[str] | None = None,
+    train: int = 16,
+    test: int = 8,
+    defective: int = 6,
+) -> None:
+    """Scan made parts, good and damaged, into a data set of points and colour with exact truth.
+
+    Plates, bottles and springs before a stereo camera, in the layout of MVTec 3D-AD. The file
+    truth.csv of each says how deep every damage is.
+
+    Parameters
+    ----------
+    folder : path
+        Folder to write to.
+    seed : int
+        The same seed gives the same scans.
+    size : int
+        Pixels of a side.
+    noise : float
+        Of depth at 0.3 m, in millimetres; it grows with the distance squared.
+    depth : list of float or None
+        Of the damage, in millimetres; repeatable, and taken in turn; else 0.5, 1 and 2.
+    shape : list of str or None
+        plate, bottle or spring; repeatable; else all three.
+    train : int
+        Good scans of each part to fit.
+    test : int
+        Good scans of each part to test.
+    defective : int
+        Scans of each part with each kind of damage.
+    """
+    from offnominal.scans.synthetic import write_scans
+
+    how: Any = {"depths": tuple(depth)} if depth else {}
+    how |= {"shapes": tuple(shape)} if shape else {}
+    with waiting("scanning"):
+        written = write_scans(folder, train, test, defective, seed, noise, size=size, **how)
+    say(f"wrote {len(written):,} scans; see `offnominal datasets check {printable(folder)}`")
+
+
+add_command(app, synthetic_scans)
+
+
+def prepare(
+    source: Annotated[Path, "SRC"],
+    output: Annotated[Path, "OUT"],
+    plane: bool = True,
+    plane_distance: float = 0.005,
+    largest: bool = True,
+    size: int | None = None,
+    unit: Literal["m", "mm"] = "m",
+    seed: int = 0,
+    strict: options.Strict = False,
+) -> None:
+    """Write a copy of a set of scans without the ground, in metres; the same command goes on.
+
+    Parameters
+    ----------
+    source : path
+        Data set of scans, or a folder of them.
+    output : path
+        Folder for the copy, in the layout of MVTec 3D-AD; clouds without a grid in their own.
+    plane : bool
+        Remove the plane at the picture's edges, found by RANSAC.
+    plane_distance : float
+        Metres from it within which points go.
+    largest : bool
+        Keep the largest object only, in the middle of a square.
+    size : int or None
+        Longer side of the grid, by nearest points; else as it is.
+    unit : {"m", "mm"}
+        Of the coordinates in the files.
+    seed : int
+        Of the search for the plane.
+    """
+    with telling(lambda: f"the same command goes on in {output}"), Unreadable(strict) as unreadable:
+        from offnominal.datasets.prepared import Settings, prepare_dataset
+
+        settings = Settings(plane, plane_distance, largest, size, unit, seed)
+        with progress_bar(None) as advance:
+            done = prepare_dataset(
+                source, output, settings, unreadable, lambda number, _: advance("preparing", number)
+            )
+        scans = "1 scan" if done == 1 else f"{done:,} scans"
+        say(f"{scans} in {output}, in metres")
+
+
+add_command(app, prepare)
 
 
 def _print(report: "Report") -> None:

@@ -23,6 +23,7 @@ _EXTRAS = {
     "benchmark": "tables and figures of `evaluate -o`, `benchmark` and `report`",
     "chat": "asks chat models",
     "gpus": "trains on several graphics cards",
+    "3d": "TIFF and PCD files of scans",
 }
 
 

@@ -241,9 +241,8 @@ def _report(detector: Any, output: Path, picture: Path) -> None:
     if not hasattr(detector, "foreground_picture"):
         return
     if detector.masking_test_ or detector.masks_:
-        from offnominal.images import read_image
         from offnominal.pictures import save_picture
 
-        first = read_image(detector.references[0].file, detector.sixteen_bit)
+        first = detector.image_of(detector.references[0].file)
         save_picture(picture, detector.foreground_picture(first))
         tell(("", f"the mask as a picture: {picture}"))

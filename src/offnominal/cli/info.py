@@ -10,6 +10,7 @@ import typer
 
 from offnominal.cli import options
 from offnominal.cli.terminal import count, tell
+from offnominal.errors import ModelFileError
 
 if TYPE_CHECKING:
     from offnominal.calibration import Threshold
@@ -111,12 +112,16 @@ def describe_tests(detector: "Detector | Card") -> list[tuple[str, str]]:
     rows = []
     if (masked := getattr(detector, "masks_", None)) is not None:
         test = getattr(detector, "masking_test_", None)
-        rows.append(
-            ("mask", ("on" if masked else "off") + (f" ({test['reason']})" if test else ""))
-        )
+        rows.append(("mask", ("on" if masked else "off") + (_reason(test) if test else "")))
     if test := getattr(detector, "orientation_test_", None):
-        rows.append(("rotations", f"{getattr(detector, 'rotations_', '')} ({test['reason']})"))
+        rows.append(("rotations", f"{getattr(detector, 'rotations_', '')}{_reason(test)}"))
     return rows
+
+
+def _reason(test: object) -> str:
+    if not isinstance(test, dict) or not isinstance(test.get("reason"), str):
+        raise ModelFileError("a test of mask or rotations says no reason; fit the model anew")
+    return f" ({test['reason']})"
 
 
 def describe(detector: "Detector | Card", header: Mapping[str, Any]) -> list[tuple[str, str]]:

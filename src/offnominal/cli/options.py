@@ -273,11 +273,13 @@ def chosen_options(
     from offnominal.detectors.registry import light_class
 
     chosen = {name: value for name, value in given.items() if value is not None}
+    kind = light_class(method)
     for name, values in parse_sets(sets or [], [method]).items():
+        if name in getattr(kind, "listed_options", ()):
+            values = [",".join(map(str, values))]
         if len(values) > 1 or name in chosen:
             raise OptionError(f"--set {name}: given more than once; give one value")
         chosen[name] = values[0]
-    kind = light_class(method)
     check_device(chosen.get("device"))
     check_weights_given(chosen.get("weights"))
     check_values(kind, chosen)

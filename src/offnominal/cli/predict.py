@@ -80,8 +80,9 @@ def predict(
     output : str or None
         Folder for results; - writes JSON lines to stdout, as does a pipe; else a table.
     save : str or None
-        What to write into the folder: some of overlay,map,mask,json,csv,page; else all but map and
-        mask.
+        What to write into the folder: some of overlay,map,mask,cloud,json,csv,page; else all but
+        map, mask and cloud. cloud: of scans, their points with scores as PLY, and a page that turns
+        them.
     resume : bool
         Go on where an earlier run into this folder stopped.
     overwrite : bool

@@ -4,9 +4,7 @@ import csv
 import io
 import json
 import os
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import takewhile
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,6 +14,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from offnominal.atomic import write_atomically
+from offnominal.cli.picture_names import picture_names
 from offnominal.cli.writer import KINDS, Sink, readable
 from offnominal.errors import ImageError, OptionError
 from offnominal.exchange import flat
@@ -26,16 +25,17 @@ from offnominal.text import cell, json_line
 if TYPE_CHECKING:
     from offnominal.prediction import Prediction
 
-__all__ = ["ResultWriter", "parse_save", "picture_names"]
+__all__ = ["ResultWriter", "parse_save"]
 
 PAGE = "index.html"
 _COLUMNS = (
     "image", "score", "threshold", "is_anomalous", "p_value", "height", "width",
-    "regions", "left", "top", "region_width", "region_height", "area", "peak", "kind", "error",
+    "regions", "left", "top", "region_width", "region_height", "area", "peak", "kind",
+    "missing_points",
+    "error",
 )  # fmt: skip
 _PICTURES_AS = 2  # version of what pictures look like: those of another are not gone on with
 _HELD = "holds results already; --resume goes on with them, --overwrite starts afresh"
-_LONGEST = 255 - len("~9999.tiff")  # bytes of a file's name
 
 
 def _mask(prediction: "Prediction") -> NDArray[np.uint8]:
@@ -51,8 +51,12 @@ _PICTURES: dict[str, tuple[str, Callable[["Prediction"], NDArray[Any]]]] = {
     "thumbnail": (".jpg", lambda prediction: prediction.thumbnail()),  # what the page shows
 }
 
+# What lies in the folder of each kind: of a cloud its points and the page that turns them.
+_SUFFIXES: dict[str, tuple[str, ...]] = {kind: (suffix,) for kind, (suffix, _) in _PICTURES.items()}
+_SUFFIXES["cloud"] = (".ply", ".html")
 
-_Picture = Annotated[str | None, Field(pattern="^(overlays|maps|masks|thumbnails)/")]
+
+_Picture = Annotated[str | None, Field(pattern="^(overlays|maps|masks|thumbnails|clouds)/")]
 _Side = Annotated[int, Field(ge=1)]
 
 
@@ -81,6 +85,8 @@ class _Row(BaseModel):
     map: _Picture = None
     mask: _Picture = None
     thumbnail: _Picture = None
+    cloud: _Picture = None
+    missing_points: int | None = None
 
 
 def parse_save(text: str) -> frozenset[str]:
@@ -169,7 +175,7 @@ class ResultWriter(Sink):
             rows = [row for row in self._earlier(marker, run, resume, overwrite)
                     if _name(row) not in asked or row.get("file") == stamp(_name(row))]  # fmt: skip
             taken = {"/".join(str(row[kind]).split("/")[1:]).rpartition(".")[0]
-                     for row in rows for kind in _PICTURES if kind in row}  # fmt: skip
+                     for row in rows for kind in _SUFFIXES if kind in row}  # fmt: skip
             self.done = {_name(row) for row in rows}
             self._names = picture_names([one for one in images if str(one) not in self.done], taken)
             self._check_targets()
@@ -185,11 +191,11 @@ class ResultWriter(Sink):
 
     def _check_targets(self) -> None:
         """Raise an OptionError, before any work is done, if a picture cannot go where it is to."""
-        for kind in [kind for kind in _PICTURES if kind in self.kinds]:
-            suffix, _ = _PICTURES[kind]
+        for kind in [kind for kind in _SUFFIXES if kind in self.kinds]:
             if os.path.lexists(self.folder / f"{kind}s"):
                 for name in self._names.values():
-                    self._target(f"{kind}s/{name}{suffix}")
+                    for suffix in _SUFFIXES[kind]:
+                        self._target(f"{kind}s/{name}{suffix}")
 
     def _earlier(
         self, marker: Path, run: dict[str, Any], resume: bool, overwrite: bool
@@ -217,10 +223,10 @@ class ResultWriter(Sink):
         (self.folder / "results.csv").unlink(missing_ok=True)
         if _is_results(self.folder / PAGE):
             (self.folder / PAGE).unlink()
-        for kind, (suffix, _) in _PICTURES.items():
-            for picture in (self.folder / f"{kind}s").rglob(f"*{suffix}"):
-                if is_own(picture):
-                    picture.unlink(missing_ok=True)
+        for kind, suffixes in _SUFFIXES.items():
+            for file in (self.folder / f"{kind}s").rglob("*"):
+                if file.suffix in suffixes and is_own(file):
+                    file.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Close the file, and make the CSV and the page of it."""
@@ -248,13 +254,11 @@ class ResultWriter(Sink):
         for kind in [kind for kind in _PICTURES if kind in self.kinds]:
             suffix, picture = _PICTURES[kind]
             row[kind] = f"{kind}s/{self._names[Path(prediction.source)]}{suffix}"
-            target = self._target(row[kind])
-            try:
-                target.parent.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                reason = error.strerror or error
-                raise OptionError(f"{target.parent}: cannot be made ({reason})") from error
-            save_picture(target, picture(prediction))
+            save_picture(self._place(row[kind]), picture(prediction))
+        if "cloud" in self.kinds:
+            row["cloud"] = f"clouds/{self._names[Path(prediction.source)]}.ply"
+            _write_cloud(prediction, self._place(row["cloud"]))
+            self._target(row["cloud"].removesuffix(".ply") + ".html")
         self._append(row)
         super().write(prediction)
 
@@ -262,6 +266,16 @@ class ResultWriter(Sink):
         """Write that an image could not be read."""
         self._check()
         self._append({"image": error.source, "error": error.reason})
+
+    def _place(self, name: str) -> Path:
+        """A target whose folder is there."""
+        target = self._target(name)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            reason = error.strerror or error
+            raise OptionError(f"{target.parent}: cannot be made ({reason})") from error
+        return target
 
     def _target(self, name: str) -> Path:
         """Where a picture goes, if that is inside the folder and nothing of the user's."""
@@ -314,6 +328,28 @@ class ResultWriter(Sink):
                 yield row
 
 
+def _write_cloud(prediction: "Prediction", path: Path) -> None:
+    """The points of a scan with their scores, and the page that turns them beside it."""
+    scores, points = prediction.point_scores, prediction.points
+    if points is None or scores is None:
+        raise OptionError(
+            f"--save cloud: {prediction.source} is a picture and has no points; leave cloud out"
+        )
+    from offnominal.captions import Verdict
+    from offnominal.report.clouds import write_cloud_page
+    from offnominal.scans.cloud import write_ply
+    from offnominal.scans.scan import Scan
+
+    seen = prediction.scan
+    colour = prediction.image if seen is None else Scan.of(seen).colour
+    write_ply(path, points, scores, colour, prediction.colour_range)
+    verdict = Verdict(prediction.is_anomalous, prediction.score, prediction.threshold)
+    write_cloud_page(
+        path.with_suffix(".html"), Scan(points, colour), scores, prediction.source,
+        ": ".join(verdict.words()) + ".", prediction.colour_range, prediction.pixel_threshold,
+    )  # fmt: skip
+
+
 def _name(row: dict[str, Any]) -> str:
     """The image of a row as it was named."""
     raw = row.get("image_bytes")
@@ -333,54 +369,6 @@ def _read_run(marker: Path) -> dict[str, Any] | None:
         return None
     ours = isinstance(run, dict) and any(isinstance(run.get(k), str) for k in ("model", "method"))
     return run if ours else None
-
-
-def picture_names(images: list[Path], taken: Iterable[str] = ()) -> dict[Path, str]:
-    """A name for the pictures of each image, below the folder of results; no two are the same.
-
-    Without suffix unless that would make two of one name, and without the folders that all have in
-    common. Nothing leads upwards, drives of Windows are folders, and what is too long is cut.
-    Names that are ``taken`` by pictures of other images are not given again.
-    """
-    whole = {path: Path(os.path.abspath(path)) for path in images}  # noqa: PTH100 (links stay)
-    parts = {path: _below(place) for path, place in whole.items()}
-    levels = zip(*(one[:-1] for one in parts.values()), strict=False)
-    common = sum(1 for _ in takewhile(lambda level: len(set(level)) == 1, levels))
-    plain = {
-        path: os.fsencode("/".join(one[common:])).decode("utf-8", "backslashreplace")
-        for path, one in parts.items()
-    }
-    bare = {path: str(Path(name).with_suffix("")) for path, name in plain.items()}
-    often = Counter(name.lower() for name in [*bare.values(), *plain.values()])
-    names: dict[Path, str] = {}
-    there = {name.lower() for name in taken}
-    for path in images:
-        alone = often[bare[path].lower()] == 1 + (bare[path] == plain[path])
-        name = unique = _cut(bare[path] if alone else plain[path])
-        number = 2
-        while unique.lower() in there:
-            unique, number = f"{name}~{number}", number + 1
-        there.add(unique.lower())
-        names[path] = unique
-    return names
-
-
-def _below(place: Path) -> tuple[str, ...]:
-    """The parts of an absolute path, a drive or a share as a folder like any other."""
-    drive = "".join(char if char.isalnum() else "_" for char in place.drive).strip("_")
-    return (drive, *place.parts[1:]) if drive else place.parts[1:]
-
-
-def _cut(name: str) -> str:
-    """A name whose last part leaves room for a suffix; what is cut is told by its digest."""
-    import hashlib
-
-    folder, slash, last = name.rpartition("/")
-    raw = os.fsencode(last)
-    if len(raw) <= _LONGEST:
-        return name
-    short = raw[: _LONGEST - 12].decode("utf-8", "ignore")
-    return f"{folder}{slash}{short}-{hashlib.sha256(raw).hexdigest()[:8]}"
 
 
 def _flat(row: dict[str, Any]) -> dict[str, Any]:

@@ -15,13 +15,13 @@ from offnominal.cli.datasets import open_from_options
 from offnominal.cli.option import MethodOptions, Option, method_options, options_of
 from offnominal.cli.stop import telling
 from offnominal.cli.terminal import Unreadable, progress_bar, say, warn_untrained
-from offnominal.detectors.methods import REGAD, TEACHER, TRAINABLE_NAMES
+from offnominal.detectors.methods import POINT_TEACHER, REGAD, TEACHER, TRAINABLE_NAMES
 from offnominal.errors import OptionError
 
 if TYPE_CHECKING:
     from offnominal.backbones.base import Backbone
 
-_NAMES = (*TRAINABLE_NAMES, TEACHER, REGAD)
+_NAMES = (*TRAINABLE_NAMES, TEACHER, POINT_TEACHER, REGAD)
 
 
 def train(
@@ -41,17 +41,18 @@ def train(
 ) -> None:
     """Train a method's prompts or layers on a labelled data set, to be used on others.
 
-    Or EfficientAD's teacher, efficientad-teacher, on images of anything, or regad on good images of
-    many categories. Each method has options of its own: `offnominal train METHOD --help` lists
-    them. Ctrl-C or a signal stops it in good order; the same command goes on where it stopped.
+    Or EfficientAD's teacher, efficientad-teacher, on images of anything; 3D-ST's, 3d-st-teacher, on
+    clouds that it makes itself; or regad on good images of many categories. Each method has options
+    of its own: `offnominal train METHOD --help` lists them. Ctrl-C or a signal stops it in good
+    order; the same command goes on where it stopped, but for 3d-st-teacher, which begins anew.
 
     Parameters
     ----------
     method : str
         Such as anomalyclip; with --help after it, its options are shown.
     data : list of path or None
-        Folder of a labelled data set, or a manifest; for a teacher, of images. Repeatable for
-        regad, which needs none with --looks.
+        Folder of a labelled data set, or a manifest; for efficientad-teacher, of images. Repeatable
+        for regad, which needs none with --looks; 3d-st-teacher takes none.
     output : path
         File to write, as prompts.safetensors.
     split : {"test", "train", "all"}
@@ -70,6 +71,11 @@ def train(
             if split != "test" or class_names:
                 raise OptionError(f"train {method}: takes good images; leave --split and names out")
             _register(data or [], output, given, folders, overwrite, strict)
+            return
+        if method == POINT_TEACHER:
+            if data or split != "test" or class_names or set(folders.values()) - {None, "auto"}:
+                raise OptionError(f"train {method}: makes its clouds itself; leave data sets out")
+            _teach_points(output, given, overwrite)
             return
         if len(data or []) != 1:
             raise OptionError(f"train {method}: give --data once, as --data visa/")
@@ -146,6 +152,19 @@ def _teach(data: Path, output: Path, given: dict[str, Any], overwrite: bool, str
     _work(work, len(images), given, strict, f"efficientad --weights {output}")
 
 
+def _teach_points(output: Path, given: dict[str, Any], overwrite: bool) -> None:
+    """Make a teacher for 3D-ST; one that is broken off begins anew, as it takes a minute."""
+    from offnominal.detectors.teacher_student.point_teacher import PointTeacherRecipe, teach_points
+
+    if output.exists() and not overwrite:
+        raise OptionError(f"-o {output}: exists already; name another file, or give --overwrite")
+    recipe = PointTeacherRecipe(**_taken(given, options_of(PointTeacherRecipe)))
+    with progress_bar(recipe.steps) as advance:
+        teach_points(output, recipe, progress=advance, tell=say)
+    say(f"wrote {output}")
+    typer.echo(f"Use it with: offnominal fit --method 3d-st --teacher {output} -o MODEL")
+
+
 def _register(
     data: list[Path],
     output: Path,
@@ -208,6 +227,10 @@ def _other_options(method: str) -> list[Option]:
     """The options of what is no prompt and no layer."""
     from offnominal.detectors.backboned import BackboneDetector
 
+    if method == POINT_TEACHER:
+        from offnominal.detectors.teacher_student.point_teacher import PointTeacherRecipe
+
+        return options_of(PointTeacherRecipe, "Training")
     network, panel = {"backbone", "weights", "device"}, "What it begins with"
     if method == REGAD:
         from offnominal.detectors.meta.registration import RegistrationRecipe
@@ -228,7 +251,7 @@ def train_options(args: list[str]) -> MethodOptions:
     if args and not words:
         return "train", []
     method = next((word for word in words if word in _NAMES), None)
-    if method in (TEACHER, REGAD):
+    if method in (TEACHER, POINT_TEACHER, REGAD):
         _check_paths(args)
         return method, _other_options(method)
     if method is None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["KINDS", "Printer", "Sink", "readable"]
 
-KINDS = ("overlay", "map", "mask", "json", "csv", "page")
+KINDS = ("overlay", "map", "mask", "cloud", "json", "csv", "page")
 """What a folder of results may hold of an image or of a run, as ``--save`` names it."""
 
 

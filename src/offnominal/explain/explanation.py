@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,10 +13,12 @@ from offnominal.detectors.known import KnownDefects, rows_of
 from offnominal.detectors.memory_bank.base import BankDetector
 from offnominal.errors import ImageError, OptionError
 from offnominal.explain.match import Explanation, KnownMatch, Match
-from offnominal.images import Channels, ImageSource, content_digest, describe, read_image
+from offnominal.images import Channels, ImageSource, as_rgb, content_digest, describe, read_picture
 from offnominal.labelling import label
 from offnominal.paths import find_images, is_elsewhere
 from offnominal.pictures import Image
+from offnominal.scans.draw import relief
+from offnominal.scans.scan import Scan, is_scan
 from offnominal.scoring import Size
 from offnominal.views import Box, View, enclosing_box, patch_corners, unflipped
 from offnominal.warping import inverse, through, warp
@@ -92,9 +95,17 @@ def explain(
     if worst < 1:
         raise OptionError(f"--worst {worst}: give 1 or more")
     detector.check_fitted()
-    pixels = read_image(image, detector.sixteen_bit, channels)
+    picture = read_picture(as_rgb(image, channels), detector.sixteen_bit, detector.seen_as)
+    picture = detector.taken(picture, describe(image))
+    pixels = picture.pixels
     size = (pixels.shape[0], pixels.shape[1])
-    prediction = detector.prediction(describe(image), pixels, detector.score(pixels))
+    if size[0] == 1 and is_scan(pixels):
+        raise OptionError(
+            f"{describe(image)}: a cloud without a grid has no patches to show; `offnominal "
+            "predict --save cloud` shows its scores point by point"
+        )
+    shown = _shown(pixels)
+    prediction = detector.prediction(describe(image), picture, detector.score(pixels))
     nearest = [_nearest(detector, view) for view in detector.views(pixels)]
     if len({one.view.window for one in nearest}) == 1:
         # Several ways to look at one place are averaged; the first stands for all of them.
@@ -108,7 +119,7 @@ def explain(
     ]
     wanted = {origin.digest: origin.file for origin in origins}
     others = {one.digest: one.file for one in near if one}
-    there = _read_again(others | wanted, references, detector.sixteen_bit)
+    there = _read_again(others | wanted, references, detector)
     _refuse_missing(wanted, there)
     matches = []
     for number, ((place, patch), row, origin, known) in enumerate(
@@ -119,7 +130,7 @@ def explain(
         turned = bool(origin.angle % 90) or origin.mirrored
         around = patch_corners(view, grid, nominal, _MARGIN)
         if known and known.digest in there:
-            known = replace(known, patch=_cut(there[known.digest], _around(known.box)))
+            known = replace(known, patch=_cut(_shown(there[known.digest]), _around(known.box)))
         matches.append(
             Match(
                 number=number,
@@ -127,13 +138,18 @@ def explain(
                 distance=float(here.distance.flat[patch]),
                 box=enclosing_box(here.corners(patch), size),
                 origin=origin,
-                patch=_cut(pixels, here.corners(patch, _MARGIN)),
-                nominal=_cut(there[origin.digest], around, mirrored=turned),
+                patch=_cut(shown, here.corners(patch, _MARGIN)),
+                nominal=_cut(_shown(there[origin.digest]), around, mirrored=turned),
                 known=known,
             )
         )
-    shown = {digest: there[digest] for digest in wanted}
-    return Explanation(prediction, tuple(matches), shown)
+    references_shown = {digest: _shown(there[digest]) for digest in wanted}
+    return Explanation(prediction, tuple(matches), references_shown)
+
+
+def _shown(pixels: NDArray[Any]) -> Image:
+    """What a detector looked at, as a picture: of a scan its relief."""
+    return relief(Scan.of(pixels)) if is_scan(pixels) else pixels
 
 
 def _nearest(detector: BankDetector, view: View) -> _Nearest:
@@ -215,13 +231,13 @@ def _cut(image: Image, corners: NDArray[np.float64], mirrored: bool = False) -> 
 
 
 def _read_again(
-    wanted: Mapping[str, str], folders: Iterable[str | Path], sixteen_bit: str
+    wanted: Mapping[str, str], folders: Iterable[str | Path], detector: BankDetector
 ) -> dict[str, Image]:
     """Images by digest, from the files (by digest) where they were, or else from folders."""
     found: dict[str, Image] = {}
     for digest, file in wanted.items():
         # A model file must not have another machine contacted.
-        image = None if is_elsewhere(file) else _read_if(file, sixteen_bit)
+        image = None if is_elsewhere(file) else _read_if(file, detector)
         if image is not None and content_digest(image) == digest:
             found[digest] = image
     missing = set(wanted) - set(found)
@@ -230,7 +246,7 @@ def _read_again(
         files = find_images(places)
         # Files of the same name first: then others need not be read.
         for path in sorted(files, key=lambda path: path.name not in names):
-            image = _read_if(path, sixteen_bit)
+            image = _read_if(path, detector)
             digest = "" if image is None else content_digest(image)
             if image is not None and digest in missing:
                 found[digest] = image
@@ -253,8 +269,8 @@ def _refuse_missing(references: Mapping[str, str], found: Mapping[str, Image]) -
         )
 
 
-def _read_if(path: str | Path, sixteen_bit: str) -> Image | None:
+def _read_if(path: str | Path, detector: BankDetector) -> Image | None:
     try:
-        return read_image(path, sixteen_bit)
+        return detector.image_of(path)
     except ImageError:
         return None

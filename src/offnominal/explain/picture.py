@@ -43,7 +43,7 @@ def draw(explanation: Explanation) -> Image:
     on_top = width > _WIDE * height
     highest = _TALLEST if height > _TALL * width else max(table[1], _MANY)
     room = (table[0], _PHOTO) if on_top else (_PHOTO, highest)
-    photo = _photo(explanation, room)
+    photo = _photos(explanation, room, on_top)
     if on_top:
         size = (table[0], _TITLE + photo.height + _GAP + table[1])
         corner = (0, _TITLE + photo.height + _GAP)
@@ -79,14 +79,36 @@ def _heat_range(prediction: Prediction) -> tuple[tuple[float, float], bool]:
     return (0.6 * peak, 1.4 * peak), True
 
 
-def _photo(explanation: Explanation, room: tuple[int, int]) -> Pillow.Image:
-    """The image with its heat and numbered boxes, to fit into a room (width, height)."""
+def _photos(explanation: Explanation, room: tuple[int, int], beside: bool) -> Pillow.Image:
+    """The image with its heat; of a scan also what it looks like, beside it or above it."""
     prediction = explanation.prediction
-    height, width = prediction.image.shape[:2]
+    if prediction.relief is None:
+        return _photo(explanation, prediction.image, room)
+    across, down = (2, 1) if beside else (1, 2)
+    half = ((room[0] - _GAP * (across - 1)) // across, (room[1] - _GAP * (down - 1)) // down)
+    plain = _photo(explanation, prediction.image, half, hot=False)
+    hot = _photo(explanation, prediction.relief, half)
+    if beside:
+        both = Pillow.new("RGB", (plain.width + _GAP + hot.width, hot.height), PAPER)
+        both.paste(hot, (plain.width + _GAP, 0))
+    else:
+        both = Pillow.new("RGB", (hot.width, plain.height + _GAP + hot.height), PAPER)
+        both.paste(hot, (0, plain.height + _GAP))
+    both.paste(plain, (0, 0))
+    return both
+
+
+def _photo(
+    explanation: Explanation, image: Image, room: tuple[int, int], hot: bool = True
+) -> Pillow.Image:
+    """A picture of what was seen with its heat and numbered boxes, to fit into a room."""
+    prediction = explanation.prediction
+    height, width = image.shape[:2]
     scale = min(room[0] / width, room[1] / height, _ENLARGE)
-    limit = prediction.region_threshold
-    heat = overlay(prediction.image, prediction.anomaly_map, *_heat_range(prediction)[0])
-    picture = _sized(heat, scale)
+    limit = prediction.region_threshold if hot else None
+    if hot:
+        image = overlay(image, prediction.anomaly_map, *_heat_range(prediction)[0])
+    picture = _sized(image, scale)
     if limit is not None:
         level = resized(prediction.anomaly_map, (picture.shape[1], picture.shape[0]))
         picture = stroked(picture, level > limit, [(0.5, PAPER)])

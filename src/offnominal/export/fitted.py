@@ -10,7 +10,12 @@ __all__ = ["as_learned", "by_torch", "refuse_exported", "refuse_known"]
 
 
 def refuse_exported(detector: Any, flag: str = "") -> None:
-    """Raise an :class:`OptionError` if a detector was exported: its network is a graph already."""
+    """Raise an :class:`OptionError` if a detector was exported already, or looks at points."""
+    if detector.seen_as == "scan":
+        raise OptionError(
+            f"{flag}{detector.method} looks at points of scans, whose neighbours are looked up, "
+            "which no graph does; the model runs where it was fitted, with torch"
+        )
     if getattr(detector, "deployed", None) is not None:
         raise OptionError(f"{flag}it is an exported model already: export the one that was fitted")
 

@@ -165,7 +165,7 @@ def _learned_by(detector: Any, network: "ExportedNetwork") -> Any:
     known = [one for one in detector.references if one.active]
     for one in known:
         there = not is_elsewhere(one.file) and Path(one.file).is_file()
-        if not there or content_digest(read_image(one.file, detector.sixteen_bit)) != one.digest:
+        if not there or content_digest(detector.image_of(one.file)) != one.digest:
             raise OptionError(
                 f"--int8: the references are learned anew, and {one.file} "
                 f"{'is another picture now' if there else 'is no longer there'}; fit anew"

@@ -10,7 +10,7 @@
   var data = JSON.parse(by("data").textContent), limit = data.limit;
   var parts = data.parts.map(function (row, number) {
     return { number: number, name: row[0], folder: row[1], file: row[2], thumb: row[3], overlay: row[4], mask: row[5],
-      score: row[6], decision: row[7], p: row[8], time: row[9], size: row[10], regions: row[11], worst: row[12], stamp: row[13], raw: row[14], kind: row[15] };
+      score: row[6], decision: row[7], p: row[8], time: row[9], size: row[10], regions: row[11], worst: row[12], stamp: row[13], raw: row[14], kind: row[15], cloud: row[16], missing: row[17] };
   });
   var kinds = { "1": ["rejected", "✗ Rejected"], "0": ["passed", "✓ ok"], "-1": ["undecided", "No threshold"] };
 
@@ -168,13 +168,14 @@
     values.append(make("span", "", " score " + told(part.score) + (limit === null ? "" : ", threshold " + told(limit)) + (part.p === null ? "" : ", p " + part.p.toPrecision(2))), make("br"), make("span", "file", path(part)));
     var links = dialog.querySelector(".links");
     links.replaceChildren();
-    [["original file", part.file], ["picture", part.overlay], ["mask", part.mask]].forEach(function (link) {
+    [["original file", part.file], ["picture", part.overlay], ["mask", part.mask], ["turn it", part.cloud && part.cloud + ".html"], ["points", part.cloud && part.cloud + ".ply"]].forEach(function (link) {
       if (!link[1]) return;
       var anchor = make("a", "", link[0]);
       anchor.href = link[1]; anchor.target = "_blank"; anchor.rel = "noopener";
       links.append(anchor, " · ");
     });
     links.append(part.regions ? part.regions + (part.regions === 1 ? " area" : " areas") + " outlined" + (part.worst ? ", the worst at x " + part.worst[0] + ", y " + part.worst[1] : "") : "nothing outlined");
+    if (part.missing) links.append(" · " + part.missing.toLocaleString("en") + " pixels not measured");
     links.append(" · " + (current + 1) + " of " + shown.length);
     if (!part.overlay && part.thumb) links.append(" · enlarged from the thumbnail: --save overlay writes large pictures");
     dialog.querySelector("[data-do=accept]").setAttribute("aria-pressed", opinions[part.key] === "accept");

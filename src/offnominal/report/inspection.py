@@ -65,6 +65,7 @@ def write_inspection(
         unread=[(row["name"], row["error"]) for row in unread[:_LISTED]],
         unread_count=len(unread),
         drift=_drift_words(scored, times, limit),
+        missing=_missing_words(scored),
         classes=_classes(scored),
         data={
             "limit": limit,
@@ -154,6 +155,21 @@ def _drift_words(scored: Sequence[Row], times: list[float] | None, limit: float 
     )
 
 
+def _missing_words(scored: Sequence[Row]) -> str:
+    """How much of the scans was not measured; empty where none of the images is a scan."""
+    told = [row for row in scored if isinstance(row.get("missing_points"), int)]
+    shares = [(r["missing_points"] / (r["height"] * r["width"]), r["name"]) for r in told]
+    if not shares:
+        return ""
+    most, name = max(shares)
+    where = printable("/".join(Path(name).parts[-3:]))
+    middle = sorted(share for share, _ in shares)[len(shares) // 2]
+    return (
+        f"Of {count(len(shares), 'scan')}, {100 * middle:.1f} % of the pixels were not measured "
+        f"(median), and {100 * most:.1f} % at most, in {where}."
+    )
+
+
 def _part(folder: Path, row: Row, index: Mapping[str, int], time: float | None) -> list[Any]:
     """What the page's script knows of an image, in the order in which it reads it."""
     absolute = _absolute(row)
@@ -177,6 +193,8 @@ def _part(folder: Path, row: Row, index: Mapping[str, int], time: float | None) 
         # To name it in a file of opinions, where what is shown is not what it is called.
         None if printable(absolute) == absolute else os.fsencode(absolute).hex(),
         _kind(row),
+        quote(row["cloud"].removesuffix(".ply")) if row.get("cloud") else "",
+        row.get("missing_points"),
     ]
 
 
