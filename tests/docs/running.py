@@ -42,6 +42,8 @@ NOT_RUN = {
     "python benchmarks/labels.py": "draws from tiles with all their kinds of defects",
     "python benchmarks/bank.py": "compares with faiss, which is installed by hand for it",
     "python benchmarks/peer.py": "needs an environment with another library",
+    "python benchmarks/points.py": "compares with Open3D, in an environment of its own",
+    "python benchmarks/scans.py": "fits nine detectors to scans of three noises",
     "docker ": "needs Docker",
 }
 
@@ -60,7 +62,8 @@ QUICKER = [
     (r"(--refine auto)", r"\1 --backbone efficientnet_lite0 --resolution 64 --no-synthetic"),
     # Pictures as small as they are drawn, where a line names no size and no file that has one.
     (r"^(offnominal (?:fit|predict --zero-shot-batch) "
-     r"(?!.*--(?:resolution|crop|help|prompts|projections|tile|endpoint|learned)).*)",
+     r"(?!.*--(?:resolution|crop|help|prompts|projections|tile|endpoint|learned|members|method 3d))"
+     r".*)",
      r"\1 --resolution 96"),
     # The plain line alone scores synthetic defects, which takes most of the time.
     (r"^(offnominal fit (?!good/ -o).*--resolution 96)$", r"\1 --no-synthetic"),
@@ -77,10 +80,16 @@ QUICKER = [
      r"\1 --epochs 1 --batch 2 --resolution 112 --weights WEIGHTS/clip"),
     (r"(offnominal train efficientad-teacher --data \w+/)(?: --backbone \w+)?",
      r"\1 --width 0.125 --dim 16 --steps 1 --batch 2 --resolution 64 --backbone builtin"),
+    (r"(offnominal train 3d-st-teacher .*)", r"\1 --steps 1 --clouds 1 --points 100"),
     (r"(offnominal train regad .*?)(?: --looks \d+)( .*)", r"\1\2 --steps 1 --batch 2 --shots 1 "
      "--resolution 64 --backbone mobilenetv2_100 --weights WEIGHTS/mobilenetv2_100"),
     (r"(offnominal fit good/ --method regad.*)", r"\1 --no-synthetic"),
     (r"(offnominal synthesize .*)", r"\1 --count 2 --backbone builtin"),
+    (r"(offnominal datasets synthetic-scans .*)",
+     r"\1 --size 64 --train 10 --test 3 --defective 1"),
+    (r"--points 4000", "--points 200 --teacher-steps 1"),
+    (r"PointTeacherRecipe\(steps=400", "PointTeacherRecipe(steps=1, points=200, clouds=2"),
+    (r'BTF\(backbone="fpfh"', 'BTF(resolution=96, backbone="fpfh"'),
     # The bench has few defects; a training of two steps.
     (r"--labelled 0 5 20", "--labelled 0 1 --set steps=2 --set resolution=96"),
     # Of a benchmark that takes minutes one round, with few pictures.

@@ -91,7 +91,7 @@ def test_targets_extras_and_scripts_are_there() -> None:
     for page, words in lines("make"):
         assert f"\n{words[0]}:" in makefile, (page, words)
     told = " ".join(page.read_text() for page in PAGES)
-    for extras in re.findall(r"['\"][\w.-]*\[([a-z,]+)\]['\"]", told):
+    for extras in re.findall(r"['\"][\w.-]*\[([a-z0-9,]+)\]['\"]", told):
         assert {*extras.split(",")} <= PROJECT["optional-dependencies"].keys(), extras
     for page, words in lines("python"):
         if words[0] != "-m":

@@ -63,6 +63,14 @@ def category(root: Path, first: int) -> None:
         write(mask, root / f"ground_truth/scratch/{n:03}_mask.png")
 
 
+def write_cloud(path: Path, seed: int) -> None:
+    """A dome as points in no order, as text."""
+    rng = np.random.default_rng(seed)
+    x, y = rng.uniform(-0.02, 0.02, (2, 600))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savetxt(path, np.stack([x, y, 0.5 + 10 * (x**2 + y**2)], 1))
+
+
 def prepare(root: Path) -> None:
     """Write it: pictures, data sets, weights, a model."""
     folder(root / "good", 0, 8)
@@ -113,6 +121,8 @@ def prepare(root: Path) -> None:
     told += [{"image": f"new/b{n}.png", "opinion": "reject"} for n in range(2)]
     head = {"format": "offnominal opinions 1", "inspected": 9}
     (root / "opinions.json").write_text(json.dumps(head | {"opinions": told}))
+    for n in range(6):
+        write_cloud(root / "clouds" / ("good" if n < 4 else "new") / f"{n}.xyz", n)
     (root / "last-run").touch()
     os.utime(root / "last-run", (0, 0))  # long before the new ones came
     detector = AnomalyDINO(backbone="builtin", rotations="none").fit(str(root / "good"))
