@@ -15,8 +15,9 @@ from offnominal.pictures import save_picture
 from offnominal.prediction import Prediction
 from offnominal.report.inspection import write_inspection
 from offnominal.report.page import Card, show
+from offnominal.rotations import rotate_image
 from offnominal.scoring import Scores, anomaly_map, network_map
-from offnominal.views import rotate_image, turned_back, whole_view
+from offnominal.views import turned_back, whole_view
 
 NORMAL = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
