@@ -87,8 +87,7 @@ QUICKER = [
     (r"(offnominal synthesize .*)", r"\1 --count 2 --backbone builtin"),
     (r"(offnominal datasets synthetic-scans .*)",
      r"\1 --size 64 --train 10 --test 3 --defective 1"),
-    (r"--points 4000", "--points 200 --teacher-steps 1"),
-    (r"PointTeacherRecipe\(steps=400", "PointTeacherRecipe(steps=1, points=200, clouds=2"),
+    (r"--method 3d-st ", "--method 3d-st --points 200 --steps 2 --teacher-steps 1 "),
     (r'BTF\(backbone="fpfh"', 'BTF(resolution=96, backbone="fpfh"'),
     # The bench has few defects; a training of two steps.
     (r"--labelled 0 5 20", "--labelled 0 1 --set steps=2 --set resolution=96"),
