@@ -13,7 +13,12 @@ _EXTRAS = {
     **dict.fromkeys(("timm", "torch", "torchvision"), "fit"),
     **dict.fromkeys(("matplotlib", "pandas", "pyarrow"), "benchmark"),
     **dict.fromkeys(("pypcd4", "tifffile"), "3d"),
+    **dict.fromkeys(("aiomqtt", "alembic", "argon2", "babel", "fastapi", "httpx"), "serve"),
+    **dict.fromkeys(("multipart", "prometheus_client", "pydantic_settings", "pymodbus"), "serve"),
+    **dict.fromkeys(("sqlalchemy", "structlog", "uvicorn", "watchfiles", "zxingcpp"), "serve"),
+    "asyncua": "opcua",
     "openai": "chat",
+    "psycopg": "postgresql",
     "segmentation_models_pytorch": "supervised",
 }
 _CALLED = {"cv2": "OpenCV", "scipy": "SciPy", "torch": "PyTorch"}

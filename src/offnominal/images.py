@@ -7,6 +7,7 @@ the two bytes of a value were the other way round.
 """
 
 import hashlib
+import io
 import os
 import stat
 from pathlib import Path
@@ -122,9 +123,12 @@ def read_image(
 
 
 def read_picture(
-    source: ImageSource, sixteen_bit: str = "range", modality: Modality = "auto"
+    source: ImageSource | bytes, sixteen_bit: str = "range", modality: Modality = "auto"
 ) -> Picture:
-    """The same, with the depth that the image came in, and the points of a scan."""
+    """The same, with the depth that the image came in, and the points of a scan.
+
+    Bytes are the content of an image file.
+    """
     percentiles = parse_sixteen_bit(sixteen_bit)
     name = describe(source)
     if (scan := scan_of(source, name)) is not None:
@@ -244,6 +248,8 @@ def describe(source: object) -> str:
         return str(file) if file else f"PIL image {source.width}x{source.height} {source.mode}"
     if isinstance(source, str | os.PathLike):
         return os.fspath(source)
+    if isinstance(source, bytes):
+        return f"picture of {len(source)} bytes"
     return f"object of type {type(source).__name__}"
 
 
@@ -255,6 +261,8 @@ def content_digest(image: NDArray[Any]) -> str:
 
 
 def _read_file(path: object, name: str) -> NDArray[Any]:
+    if isinstance(path, bytes):
+        return _decode(io.BytesIO(path), name)
     if not isinstance(path, str | os.PathLike):
         told = "a path, a numpy array, a Pillow image or a tensor"
         if isinstance(path, list | tuple | dict):

@@ -23,7 +23,11 @@ _EXTRAS = {
     "benchmark": "tables and figures of `evaluate -o`, `benchmark` and `report`",
     "chat": "asks chat models",
     "gpus": "trains on several graphics cards",
+    "supervised": "segmentation, and what else learns from labelled defects with its decoders",
     "3d": "TIFF and PCD files of scans",
+    "serve": "the station, a web page beside the line",
+    "opcua": "the station's results over OPC UA",
+    "postgresql": "the station's records in PostgreSQL",
 }
 
 
@@ -35,15 +39,18 @@ def doctor() -> None:
     packages = _versions(needed.pop("", []))
     advice = [f"install {name}: pip install {name}" for name in packages if not packages[name]]
     extras = {}
+    told: set[str] = set()  # an extra that is made of others lists what it adds to them
     for extra, about in _EXTRAS.items():
-        if not (found := _versions(needed.get(extra, []))):
+        found = _versions([name for name in needed.get(extra, []) if name not in told])
+        told |= found.keys()
+        if not found:
             continue
         lacking = [name for name in found if not found[name]]
         install = f"pip install 'offnominal[{extra}]'"
         if len(lacking) == len(found):
             extras[extra] = f"not installed; {about}: {install}"
             continue
-        extras[extra] = ", ".join(f"{name} {told}" for name, told in found.items() if told)
+        extras[extra] = ", ".join(f"{name} {which}" for name, which in found.items() if which)
         if lacking:
             extras[extra] += f"; without {', '.join(lacking)}"
             advice.append(f"the extra {extra} lacks {', '.join(lacking)}: {install}")
