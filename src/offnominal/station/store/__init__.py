@@ -1,0 +1,1 @@
+"""What the station remembers: tables, their migrations, and questions to them."""
