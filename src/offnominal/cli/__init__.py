@@ -28,6 +28,7 @@ from offnominal.cli.info import info
 from offnominal.cli.methods import methods
 from offnominal.cli.predict import predict, predict_options
 from offnominal.cli.report import report
+from offnominal.cli.serve import serve
 from offnominal.cli.suggest import suggest
 from offnominal.cli.synthesize import synthesize
 from offnominal.cli.terminal import INTERNAL, USAGE, print_error, say
@@ -122,7 +123,7 @@ def _root(
 _WHOLE = ("good", "defects", "masks", "test_good", "train_share", "frame_step")
 _PLAIN = (
     *(calibrate, explain, export, add, forget, undo, history, info, report, methods, demo, doctor),
-    *(suggest, synthesize),
+    *(suggest, synthesize, serve),
 )
 
 add_command(app, fit, find=fit_options, grouped=True)

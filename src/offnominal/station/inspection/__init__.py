@@ -1,0 +1,1 @@
+"""Judging pictures in processes of their own; what keeps a blind station from passing parts."""

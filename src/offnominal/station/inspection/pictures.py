@@ -1,0 +1,36 @@
+"""What a picture's first bytes say, before anything of it is decoded."""
+
+import io
+
+from PIL import Image, UnidentifiedImageError
+
+__all__ = ["KINDS", "size_of", "suffix_of"]
+
+KINDS = {
+    b"\x89PNG\r\n\x1a\n": ".png",
+    b"\xff\xd8\xff": ".jpg",
+    b"BM": ".bmp",
+    b"II*\0": ".tif",
+    b"MM\0*": ".tif",
+    b"RIFF": ".webp",
+}
+"""How files begin that can be pictures, and how their names end."""
+
+
+def suffix_of(content: bytes) -> str:
+    """How the name of a picture's file ends; ``.bin`` of what is none."""
+    for beginning, suffix in KINDS.items():
+        if content.startswith(beginning):
+            if suffix == ".webp" and content[8:12] != b"WEBP":
+                break
+            return suffix
+    return ".bin"
+
+
+def size_of(content: bytes) -> tuple[int, int] | None:
+    """Height and width as the header has them, without decoding; None where it has none."""
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            return image.height, image.width
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError):
+        return None
