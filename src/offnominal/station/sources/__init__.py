@@ -1,0 +1,1 @@
+"""Where pictures come from besides HTTP: folders, cameras, and what triggers them."""
