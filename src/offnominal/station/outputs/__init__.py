@@ -1,0 +1,1 @@
+"""Whom a verdict is told: webhooks, brokers, PLCs, files."""
