@@ -1,0 +1,1 @@
+"""Versions of a product: the pictures that they are learned from, making them, comparing them."""
