@@ -1,0 +1,1 @@
+"""What programs talk to: JSON under ``/v1``."""
