@@ -45,6 +45,7 @@ NOT_RUN = {
     "python benchmarks/points.py": "compares with Open3D, in an environment of its own",
     "python benchmarks/scans.py": "fits nine detectors to scans of three noises",
     "docker ": "needs Docker",
+    "createdb ": "needs a server of PostgreSQL",
     "git pull": "changes the clone that is tested",
     "systemctl ": "asks the system's services",
     "offnominal serve": "goes on until it is stopped",
