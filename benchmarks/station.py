@@ -4,7 +4,7 @@
     python benchmarks/station.py soak --minutes 60 --weights ...
     python benchmarks/station.py history [--rows 1000000] [--database postgresql+psycopg://...]
 
-``throughput``: POST /v1/inspect against ``stream`` of the same detector over the same pictures, by
+``throughput``: POST /v1/inspect against ``stream`` of the same model over the same pictures, by
 turns; then answers at 80 % of that rate, pictures coming evenly with a fifth of jitter; and what
 each process takes while it waits. ``soak``: the same rate for an hour; a worker is killed every
 minute, the web process every ten. ``history``: a million results, and the time of each page.
@@ -42,7 +42,6 @@ import sqlalchemy as sa
 import torch
 from PIL import Image
 
-import offnominal
 from offnominal import AnomalyDINO, find_images
 from offnominal.datasets.synthetic import draw_good
 from offnominal.station.access.accounts import create_user
@@ -221,17 +220,16 @@ def throughput(given: argparse.Namespace, folder: Path) -> None:
     files = pictures(given, folder, given.shots + 64)
     station, token = set_up(given, folder, files)
     contents = [file.read_bytes() for file in files[given.shots :]]
-    detector = offnominal.load(station / "models" / "1" / "1.offn")
-    detector.predict(files[given.shots :][:4])
-    with serving(station, "--workers", "1") as (port, pid):
+    model = station / "models" / "1" / "1.offn"
+    with (
+        serving(station, "--workers", "1") as (port, pid),
+        streaming(model, files[given.shots :]) as stream,
+    ):
         flood(port, token, contents, 5)
         idle = memory(pid)
         bare, served = [], []
         for _ in range(given.rounds):
-            began, done = time.monotonic(), 0
-            while (spent := time.monotonic() - began) < given.seconds:
-                done += sum(1 for _ in detector.stream(files[given.shots :]))
-            bare.append(done / spent)
+            bare.append(stream(given.seconds))
             served.append(flood(port, token, contents, given.seconds))
             print(f"  bare {bare[-1]:.1f}/s, served {served[-1]:.1f}/s", flush=True)
         share = [one / other for one, other in zip(served, bare, strict=True)]
@@ -248,6 +246,39 @@ def throughput(given: argparse.Namespace, folder: Path) -> None:
     print("memory while waiting, MB of its own and its share of what others have too:")
     for name, size in idle.items():
         print(f"  {name:<12}{size / 2**20:8.0f}")
+
+
+# As a worker is: a process that opens the model and nothing else, so that torch, which made the
+# model here, is in neither.
+_BARE = """
+import sys, time, offnominal
+detector, files = offnominal.load(sys.argv[1]), sys.argv[2:]
+detector.predict(files[:4])
+for line in sys.stdin:
+    began, done = time.monotonic(), 0
+    while (spent := time.monotonic() - began) < float(line):
+        done += sum(1 for _ in detector.stream(files))
+    print(done / spent, flush=True)
+"""
+
+
+@contextmanager
+def streaming(model: Path, files: list[Path]) -> Iterator[Callable[[float], float]]:
+    """What says how many pictures a second ``stream`` makes in so many seconds."""
+    command = [sys.executable, "-c", _BARE, str(model), *map(str, files)]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        ask, answers = process.stdin, process.stdout
+
+        def run(seconds: float) -> float:
+            print(seconds, file=ask, flush=True)
+            return float(answers.readline())
+
+        yield run
+        ask.close()
 
 
 def flood(port: int, token: str, contents: list[bytes], seconds: float, clients: int = 6) -> float:

@@ -12,11 +12,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
+import offnominal
 from offnominal.errors import OffnominalError
 from offnominal.station.inspection import recipes
 from offnominal.station.inspection.models import file_digest
@@ -90,6 +92,34 @@ async def pid_of(station: Station) -> int:
     while link.pid is None:
         await asyncio.sleep(0.02)
     return link.pid
+
+
+@slow
+def test_the_line_switches_between_warm_models_in_a_fifth_of_a_second(
+    play: Callable[..., None], tmp_path: Path
+) -> None:
+    detector = offnominal.load(model_file())
+    detector.set_threshold(1000.0)
+    detector.save(tmp_path / "other.offn")
+    files = {"washer": model_file(), "bolt": tmp_path / "other.offn"}
+
+    async def go(station: Station) -> None:
+        numbers = {name: product(station, name, model=files[name]) for name in files}
+        took: dict[bool, list[float]] = {True: [], False: []}
+        for turn in range(20):  # each product twice: switched to, then as it was
+            name = list(files)[turn // 2 % 2]
+            began = time.monotonic()
+            made = await recipes.activate(station, name=name)
+            request = Request(f"{turn}", made.id, good_part(60 + turn))
+            row = await station.inspector.inspect(request)
+            assert row.product_id == numbers[name]
+            assert (row.threshold == 1000.0) == (name == "bolt")
+            if turn >= 4:  # both models are warm
+                took[turn % 2 == 0].append(time.monotonic() - began)
+        switched, stayed = median(took[True]), median(took[False])
+        assert switched - stayed < 0.2
+
+    play(go)
 
 
 @slow
