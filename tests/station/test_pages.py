@@ -375,3 +375,15 @@ def test_only_good_parts_are_learned(client: TestClient, station: Station) -> No
     assert answer.status_code == 422
     assert "somebody said are good" in answer.text
     assert station.jobs.last(product, "add") is None
+
+
+def test_a_check_of_pictures_is_switched_off_and_on(client: TestClient, station: Station) -> None:
+    product = _product(client)
+    form = {"on": ["dark", "bright", "moved", "size", "frozen"]}
+    answer = client.post(f"/products/{product}/checks", data=form)
+    assert 'value="blurred">' in answer.text
+    with station.database.reading() as session:
+        assert session.get(Product, product).checks == {"blurred": False}
+    assert client.post(f"/products/{product}/checks", data={"on": ["taste"]}).status_code == 422
+    form["on"].append("blurred")
+    assert 'value="blurred" checked>' in client.post(f"/products/{product}/checks", data=form).text

@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 from offnominal.errors import OptionError
 from offnominal.station.access.audit import note
 from offnominal.station.access.who import Who, allowed
+from offnominal.station.inspection.sight import CHECKS, Check
 from offnominal.station.language import _
 from offnominal.station.learning import references
 from offnominal.station.learning.agreement import ENOUGH, Agreement
@@ -136,6 +137,24 @@ def set_shadow(
         if row.shadow != shadow:
             row.shadow = shadow
             note(session, who.name, "product.shadow", row.name, shadow=shadow)
+    _changed(station, product)
+    return RedirectResponse(f"/products/{product}", 303)
+
+
+@router.post("/products/{product}/checks")
+def set_checks(
+    product: int,
+    station: Here,
+    who: Engineer,
+    on: Annotated[list[Check], Form()] = [],  # noqa: B006  # FastAPI's default of no box
+) -> Response:
+    """Which faults of a picture keep a part from being judged."""
+    off: dict[str, Any] = {name: False for name in CHECKS if name not in on}
+    with station.database.writing() as session:
+        row = product_of(session, product)
+        if row.checks != off:
+            row.checks = off
+            note(session, who.name, "product.checks", row.name, off=sorted(off))
     _changed(station, product)
     return RedirectResponse(f"/products/{product}", 303)
 
