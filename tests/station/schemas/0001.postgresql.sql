@@ -215,8 +215,8 @@ ALTER TABLE ONLY public.tokens ALTER COLUMN id SET DEFAULT nextval('public.token
 ALTER TABLE ONLY public.users ALTER COLUMN id SET DEFAULT nextval('public.users_id_seq'::regclass);
 ALTER TABLE ONLY public.versions ALTER COLUMN id SET DEFAULT nextval('public.versions_id_seq'::regclass);
 INSERT INTO public.alembic_version VALUES ('0001');
-INSERT INTO public.audit VALUES (1, '2026-11-30 09:57:20.93979+00', 'ada', 'product.create', 'flange', '{"number": 7}', 'b6405eb014de72c2c6a9ea445711c15273bc67e1a30820fc70864bd48bcb2273');
-INSERT INTO public.audit VALUES (2, '2026-11-30 09:57:20.945706+00', 'ada', 'version.live', 'flange', '{}', '519fb7a4131c7cda29558a1a8a244770e518ab0b2c1c670dab6da88e336ef32f');
+INSERT INTO public.audit VALUES (1, '2026-11-30 12:12:41.316911+00', 'ada', 'product.create', 'flange', '{"number": 7}', 'a5765c2e0bd4055975da4aaad88f72d52ca638d973087989cb3595d9634ee69c');
+INSERT INTO public.audit VALUES (2, '2026-11-30 12:12:41.322172+00', 'ada', 'version.live', 'flange', '{}', 'cadf1ef494381399280a8e2d5d7838b819620087e5c2e5adf522b877adf45f20');
 INSERT INTO public.inspections VALUES (1, 'r1', 1, 1, 'http', 'S-1', '{"lot": 3}', '2026-03-29 01:30:00+00', '2026-03-29 01:30:00+00', NULL, NULL, NULL, 0.5, NULL, NULL, NULL, 'reject', '', 'reject', '[]', NULL, NULL, 12.5, NULL, NULL, NULL, NULL);
 INSERT INTO public.products VALUES (1, 'flange', 7, NULL, 1, false, NULL, '{}', NULL, NULL, '2026-03-29 01:30:00+00', NULL);
 INSERT INTO public.settings VALUES ('x', '{"a": [1, "\u00fc"]}');
@@ -283,6 +283,7 @@ CREATE INDEX ix_inspections_label ON public.inspections USING btree (label, rece
 CREATE INDEX ix_inspections_picture ON public.inspections USING btree (picture_id);
 CREATE INDEX ix_inspections_product ON public.inspections USING btree (product_id, received, id);
 CREATE INDEX ix_inspections_received ON public.inspections USING btree (received, id);
+CREATE INDEX ix_inspections_said ON public.inspections USING btree (product_id, label, verdict, received, id, told);
 CREATE INDEX ix_inspections_score ON public.inspections USING btree (product_id, score, received, id);
 CREATE INDEX ix_inspections_serial ON public.inspections USING btree (serial, received);
 CREATE INDEX ix_inspections_tally ON public.inspections USING btree (received, product_id, verdict, label);

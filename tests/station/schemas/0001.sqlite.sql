@@ -14,8 +14,8 @@ CREATE TABLE audit (
 	seal VARCHAR(64) NOT NULL, 
 	CONSTRAINT pk_audit PRIMARY KEY (id)
 );
-INSERT INTO "audit" VALUES(1,'2026-11-30 09:57:13.217574','ada','product.create','flange','{"number": 7}','94d8df22b6166627ce8124d1ce352033b0275cea1aac07f6cac53dd0d54f2389');
-INSERT INTO "audit" VALUES(2,'2026-11-30 09:57:13.230227','ada','version.live','flange','{}','60a6ea7674daaea3245c4cbeaacd2024cc7274e40aadc6e9349856e60a83e5db');
+INSERT INTO "audit" VALUES(1,'2026-11-30 12:12:39.662342','ada','product.create','flange','{"number": 7}','72ca65b5f1618935332d15c97d04d70a59d83d1c7bba41aae5a9c0562d2d395a');
+INSERT INTO "audit" VALUES(2,'2026-11-30 12:12:39.665824','ada','version.live','flange','{}','987e7baf12ef9c7dce9b8d3a62ee8266c5077ff1d48d43b51b348fdf78e02d5b');
 CREATE TABLE deliveries (
 	id INTEGER NOT NULL, 
 	output VARCHAR(100) NOT NULL, 
@@ -182,6 +182,7 @@ CREATE INDEX ix_inspections_label ON inspections (label, received, id);
 CREATE INDEX ix_inspections_picture ON inspections (picture_id);
 CREATE INDEX ix_inspections_product ON inspections (product_id, received, id);
 CREATE INDEX ix_inspections_received ON inspections (received, id);
+CREATE INDEX ix_inspections_said ON inspections (product_id, label, verdict, received, id, told);
 CREATE INDEX ix_inspections_score ON inspections (product_id, score, received, id);
 CREATE INDEX ix_inspections_serial ON inspections (serial, received);
 CREATE INDEX ix_inspections_tally ON inspections (received, product_id, verdict, label);

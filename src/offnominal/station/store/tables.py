@@ -209,6 +209,8 @@ class Inspection(Base):
         Index("ix_inspections_serial", "serial", "received"),
         Index("ix_inspections_score", "product_id", "score", "received", "id"),
         Index("ix_inspections_tally", "received", "product_id", "verdict", "label"),
+        # What waits for somebody's eyes, and how far verdicts agree with what people said.
+        Index("ix_inspections_said", "product_id", "label", "verdict", "received", "id", "told"),
         Index("ix_inspections_picture", "picture_id"),
     )
     id: Mapped[int] = mapped_column(RowNumber, primary_key=True, autoincrement=True)

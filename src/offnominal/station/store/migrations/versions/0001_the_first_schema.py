@@ -205,6 +205,11 @@ def upgrade() -> None:
         )
         batch_op.create_index("ix_inspections_received", ["received", "id"], unique=False)
         batch_op.create_index(
+            "ix_inspections_said",
+            ["product_id", "label", "verdict", "received", "id", "told"],
+            unique=False,
+        )
+        batch_op.create_index(
             "ix_inspections_score", ["product_id", "score", "received", "id"], unique=False
         )
         batch_op.create_index("ix_inspections_serial", ["serial", "received"], unique=False)
