@@ -41,9 +41,9 @@ def test_a_station_is_trusted_by_the_lower_end() -> None:
     assert not Agreement(both_good=30 + more * 9 // 10, missed=1).trusted
 
 
-async def test_a_job_goes_on_and_says_how_far_it_is() -> None:
+async def test_a_job_goes_on_and_says_how_far_it_is(tmp_path: Path) -> None:
     events = Events()
-    jobs = Jobs(events)
+    jobs = Jobs(events, tmp_path / "jobs")
     go = asyncio.Event()
 
     async def work(told: Told) -> dict[str, Any]:
@@ -66,8 +66,10 @@ async def test_a_job_goes_on_and_says_how_far_it_is() -> None:
     assert jobs.last(1, "fit") is job
 
 
-async def test_a_job_that_fails_says_why_and_what_was_to_follow_does_not() -> None:
-    jobs, began = Jobs(Events()), []
+async def test_a_job_that_fails_says_why_and_what_was_to_follow_does_not(
+    tmp_path: Path,
+) -> None:
+    jobs, began = Jobs(Events(), tmp_path), []
 
     async def bad(told: Told) -> dict[str, Any]:
         jobs.then(1, "compare", "ada", follows)
@@ -89,8 +91,10 @@ async def test_a_job_that_fails_says_why_and_what_was_to_follow_does_not() -> No
     assert began == [1]
 
 
-async def test_jobs_are_broken_off_at_the_end() -> None:
-    jobs = Jobs(Events())
+async def test_jobs_are_broken_off_at_the_end_and_are_told_to_be_interrupted(
+    tmp_path: Path,
+) -> None:
+    jobs = Jobs(Events(), tmp_path)
 
     async def work(told: Told) -> dict[str, Any]:
         await asyncio.sleep(60)
@@ -98,8 +102,19 @@ async def test_jobs_are_broken_off_at_the_end() -> None:
 
     job = jobs.start(1, "fit", "ada", work)
     await asyncio.sleep(0)
+    killed = Jobs(Events(), tmp_path).last(1, "fit")  # as one sees it that starts after a kill
     await jobs.close()
     assert job.state == "failed"
+    again = Jobs(Events(), tmp_path)
+    assert killed == again.last(1, "fit") == again.get(job.id) == job
+    assert again.running(1) is None
+
+    async def short(told: Told) -> dict[str, Any]:
+        return {}
+
+    again.start(1, "fit", "ada", short)
+    await asyncio.sleep(0.01)
+    assert Jobs(Events(), tmp_path).last(1, "fit") is None
 
 
 async def test_a_page_hears_the_heart_beat_and_what_happens(settings: Settings) -> None:

@@ -1,9 +1,11 @@
 """From the first step to a version that is live: what pages show, keep and refuse."""
 
+import asyncio
 import re
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -11,6 +13,7 @@ from fastapi.testclient import TestClient
 
 from offnominal.errors import OptionError
 from offnominal.station.access.setup import setup_code
+from offnominal.station.inspection.learner import Told
 from offnominal.station.inspection.models import file_digest
 from offnominal.station.learning import references
 from offnominal.station.learning.models import model_of
@@ -387,3 +390,32 @@ def test_a_check_of_pictures_is_switched_off_and_on(client: TestClient, station:
     assert client.post(f"/products/{product}/checks", data={"on": ["taste"]}).status_code == 422
     form["on"].append("blurred")
     assert 'value="blurred" checked>' in client.post(f"/products/{product}/checks", data=form).text
+
+
+def test_a_comparison_that_a_restart_interrupted_says_so(
+    client: TestClient, station: Station
+) -> None:
+    product, _version = add_product(station)
+    _modelled(station, product)
+    asyncio.run(_begin_and_die(station, product, "compare 1 2", "compare 2"))
+    station.jobs = Station(station.settings).jobs  # of the next process
+    for place, form in (("compare?a=1&b=2", "compare"), ("2", "2/compare")):
+        page = client.get(f"/products/{product}/versions/{place}").text
+        assert "station was restarted: start it again" in page
+        assert "data-job" not in page
+        assert f'action="/products/{product}/versions/{form}"' in page
+    assert "restarted" not in client.get(f"/products/{product}/versions/1").text
+    found = station.jobs.last(product, "compare 2")
+    assert client.get(f"/jobs/{found.id}").json()["state"] == "failed"
+
+
+async def _begin_and_die(station: Station, product: int, *kinds: str) -> None:
+    async def work(told: Told) -> dict[str, Any]:
+        await asyncio.sleep(60)
+        return {}
+
+    for kind in kinds:  # of one product one after the other, so in a process of its own each
+        jobs = Station(station.settings).jobs
+        jobs.start(product, kind, "ada", work)
+        await asyncio.sleep(0)
+        await jobs.close()

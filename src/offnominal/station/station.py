@@ -42,7 +42,7 @@ class Station:
         self.events = Events()
         self.guesses = Guesses()
         self.state = State(self.events)
-        self.jobs = Jobs(self.events)
+        self.jobs = Jobs(self.events, self.files / "run" / "jobs")
         self.triggers: dict[str, Trigger] = {}
         """By the names of cameras: what takes a picture and has it inspected."""
         self.looks: dict[str, Look] = {}

@@ -63,12 +63,13 @@ def _read(
     """Take messages of a connection until its other side is gone."""
     lock = threading.Lock()
 
-    def answer(message: dict[str, Any], content: bytes | None = None) -> None:
+    def answer(message: dict[str, Any], content: bytes | None = None) -> bool:
         try:
             with lock:
                 send(connection, message, content)
         except OSError:
-            pass  # who asked is gone, and asks again
+            return False  # who asked is gone, and asks again
+        return True
 
     try:
         answer({"hello": os.getpid()})
@@ -88,7 +89,7 @@ def _read(
         connection.close()
 
 
-def _judging(number: int, ready: "Future[Ready]", answer: Callable[..., None]) -> _Job:
+def _judging(number: int, ready: "Future[Ready]", answer: Callable[..., bool]) -> _Job:
     def job() -> None:
         try:
             found, patches = judge(ready.result())
@@ -101,7 +102,7 @@ def _judging(number: int, ready: "Future[Ready]", answer: Callable[..., None]) -
     return job
 
 
-def _warming(number: int, opened: "Future[str]", answer: Callable[..., None]) -> _Job:
+def _warming(number: int, opened: "Future[str]", answer: Callable[..., bool]) -> _Job:
     def job() -> None:
         trouble = opened.result()
         answer({"job": number} | ({"error": trouble} if trouble else {}))
@@ -109,10 +110,11 @@ def _warming(number: int, opened: "Future[str]", answer: Callable[..., None]) ->
     return job
 
 
-def _working(number: int, task: str, given: dict[str, Any], answer: Callable[..., None]) -> _Job:
+def _working(number: int, task: str, given: dict[str, Any], answer: Callable[..., bool]) -> _Job:
     def job() -> None:
         def told(stage: str, count: int) -> None:
-            answer({"job": number, "stage": stage, "count": count})
+            if not answer({"job": number, "stage": stage, "count": count}):
+                raise OffnominalError(f"{task}: nobody waits for it any more")
 
         try:
             done = TASKS[task](told, **given)

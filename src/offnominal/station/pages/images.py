@@ -23,6 +23,7 @@ from offnominal.station.learning.references import Refused
 from offnominal.station.learning.versions import learn
 from offnominal.station.pages.found import product_of
 from offnominal.station.pages.jobs import told as job_told
+from offnominal.station.pages.jobs import trouble
 from offnominal.station.pages.page import page
 from offnominal.station.station import Here, Station
 
@@ -214,7 +215,7 @@ def _page(
     with station.database.reading() as session:
         row = product_of(session, product)
     running, last = station.jobs.running(product), station.jobs.last(product, "fit")
-    failed = last.error if last and last.state == "failed" and not running else ""
+    failed = "" if running else trouble(last)
     have = weights_here(CATALOGUE[_BETTER]) is not None
     context: dict[str, Any] = {
         "product": row,

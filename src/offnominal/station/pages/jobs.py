@@ -9,7 +9,7 @@ from offnominal.station.language import _, ngettext
 from offnominal.station.learning.jobs import Job
 from offnominal.station.station import Here
 
-__all__ = ["router", "told"]
+__all__ = ["router", "told", "trouble"]
 
 router = APIRouter()
 
@@ -43,6 +43,15 @@ def told(job: Job) -> dict[str, Any]:
         "stage": stages.get(job.stage, _("Working")),
         "count": many % done if job.total and job.stage in ("features", "predict") else "",
         "share": min(1.0, job.done / job.total) if job.total and job.stage else None,
-        "error": job.error,
+        "error": trouble(job),
         "go": job.result.get("go", ""),
     }
+
+
+def trouble(job: Job | None) -> str:
+    """Why a job failed; empty of one that did not, and where there is none."""
+    if job is None or job.state != "failed":
+        return ""
+    if job.interrupted:
+        return _("This was interrupted, because the station was restarted: start it again.")
+    return job.error

@@ -18,6 +18,7 @@ from offnominal.station.learning.comparing import MOST, compare
 from offnominal.station.learning.versions import learn
 from offnominal.station.pages.found import product_of
 from offnominal.station.pages.jobs import told as job_told
+from offnominal.station.pages.jobs import trouble
 from offnominal.station.pages.page import page
 from offnominal.station.station import Here, Station
 from offnominal.station.store.labelling import LabelName
@@ -186,8 +187,7 @@ def _page(
     running = station.jobs.running(row.id)
     failed = [station.jobs.last(row.id, "add"), station.jobs.last(row.id, f"known {row.live_id}")]
     if not running and not error:
-        told = [one.error for one in failed if one and one.state == "failed"]
-        context["error"] = told[-1] if told else ""
+        context["error"] = trouble(failed[1]) or trouble(failed[0])
     context |= {
         "job": job_told(running) if running else None,
         "shown": _SHOWN,

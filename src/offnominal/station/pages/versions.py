@@ -19,6 +19,7 @@ from offnominal.station.learning.models import draw_reference, model_of, referen
 from offnominal.station.learning.versions import go_live, learn
 from offnominal.station.pages.found import product_of, version_of
 from offnominal.station.pages.jobs import told as job_told
+from offnominal.station.pages.jobs import trouble
 from offnominal.station.pages.page import page
 from offnominal.station.pages.plot import Scatter, scatter
 from offnominal.station.pages.words import how_made, promise, promise_more
@@ -59,7 +60,7 @@ def show_compared(
         "second": second,
         "found": found,
         "plot": plot,
-        "error": job.error if job and job.state == "failed" else "",
+        "error": "" if running else trouble(job),
         "job": job_told(running) if running else None,
         "shown": _SHOWN,
     }
@@ -315,16 +316,15 @@ def _one(
     running = station.jobs.running(product)
     compared = station.jobs.last(product, f"compare {number}")
     forgot, fitted = (station.jobs.last(product, one) for one in (f"forget {number}", "fit"))
-    for job in (compared, forgot):
-        if job and job.state == "failed" and not running:
-            error = error or job.error
+    if not running:
+        error = error or trouble(compared) or trouble(forgot)
     left_out = fitted.result.get("left_out", []) if fitted else []
     if not fitted or fitted.result.get("go") != f"/products/{product}/versions/{number}":
         left_out = []
     try:
         model = model_of(station.files / version.file)
-    except OffnominalError as trouble:
-        model, error = None, str(trouble)
+    except OffnominalError as wrong:
+        model, error = None, str(wrong)
     found = _outcome(compared.result) if compared and compared.state == "done" else None
     pictures = references_of(model) if model else []
     missed = model.missed_defects if model else []
