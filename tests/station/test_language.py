@@ -4,6 +4,7 @@ import re
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pytest
 import sqlalchemy as sa
 from babel.messages.catalog import Catalog, Message
@@ -13,8 +14,18 @@ from babel.messages.pofile import read_po
 from fastapi.testclient import TestClient
 
 from offnominal.station import language
+from offnominal.station.events import Events
+from offnominal.station.inspection.reasons import REASONS, reason
+from offnominal.station.inspection.sight import Usual, look
 from offnominal.station.language import LANGUAGES, asked_for, ngettext, speaking
+from offnominal.station.pages.charts import control_chart
+from offnominal.station.pages.facts import measured, what_blinds
+from offnominal.station.pages.shift import action_words
+from offnominal.station.pages.words import why
+from offnominal.station.state import State
+from offnominal.station.station import Station
 from offnominal.station.store.tables import User
+from tests.station.rows import add, add_product
 
 STATION = Path(language.__file__).parent
 LOCALE = STATION / "locale"
@@ -93,6 +104,78 @@ def test_plural_forms_are_the_languages_own(
     assert found["en"] == ["1 part", "2 parts"]
     assert found["de"] == ["1 Teil", "2 Teile"]
     assert found["ja"] == ["部品 1 個", "部品 2 個"]
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "told"),
+    [
+        ("workers", "1 of 2", "Prüfprozesse: 1 von 2"),
+        ("source top", "no picture since 12:00:01 (gone)",
+         "Quelle top: kein Bild seit 12:00:01 (gone)"),
+        ("output plc", "10.0.0.1:502: the PLC does not answer; 1200 results were dropped",
+         "Ausgang plc: 10.0.0.1:502: Die SPS antwortet nicht; 1.200 Ergebnisse wurden verworfen"),
+        ("sight top", reason("dark", "mean grey value 0.031, references 0.400 and more"),
+         "Sicht von top: Das Bild ist zu dunkel: Beleuchtung prüfen. "
+         "mittlerer Grauwert 0,031; Gutteile ab 0,4"),
+        ("recipe of top is known", "no number: 'x'", "Produkt zum Rezept von top: no number: 'x'"),
+        ("something", "model: of another program", "something: model: of another program"),
+    ],
+)  # fmt: skip
+def test_what_the_station_knows_of_itself_is_told_in_the_readers_language(
+    name: str, words: str, told: str
+) -> None:
+    state = State(Events())
+    state.tell(name, False, words)
+    assert state.why == [f"{name}: {words}"]  # for programs
+    token = speaking.set("de")
+    assert what_blinds(state) == [told]
+    speaking.reset(token)
+    assert what_blinds(state) != state.why or name == "something"
+
+
+def test_words_of_a_chart_are_whole() -> None:
+    times, ticks = [0.0, 10.0], [(0.0, "4:00 PM"), (5.0, "8:00 PM"), (9.9, "12:00 AM")]
+    chart = control_chart(times, [1, 2], [], [], None, [], ticks, (0.0, 10.0), "x")
+    assert "4:00 PM" in chart
+    assert 'chart-other"' in chart.partition("8:00 PM")[0].rpartition("<text")[2]
+    assert "12:00 AM" not in chart  # it would be cut off
+    kept = control_chart(times, [1, 2], [], [], None, [], [*ticks[:2], (9.9, "0")], (0, 10), "x")
+    assert ">0</text>" in kept
+
+
+def test_health_and_a_part_are_told_in_the_readers_language(
+    client: TestClient, station: Station
+) -> None:
+    product, version = add_product(station)
+    usual, seen = (look(np.full((32, 32, 3), grey, np.uint8)) for grey in (200, 20))
+    dark = Usual.of([usual]).fault(seen)
+    [number] = add(station, product, version, [None], reason=dark)
+    client.cookies.set("language", "ja")
+    station.state.tell("source top", False, "not opened yet")
+    page = client.get("/health").text
+    assert "<strong>入力元 top</strong>" in page
+    assert "まだ開いていません" in page
+    page = client.get(f"/history/{number}").text
+    assert "平均グレー値 0.078、良品は 0.784 以上" in page
+    assert "grey value" not in page
+
+
+@pytest.mark.parametrize("code", sorted(REASONS))
+def test_every_reason_is_told_in_words(code: str) -> None:
+    assert why(code) == why(reason(code, "some detail"))
+    assert why(code) not in (code, reason(code))
+    assert measured(reason(code, "some detail")) == "some detail"
+    assert measured(reason(code)) == ""
+
+
+def test_every_change_of_a_shift_is_told_in_words() -> None:
+    text = "".join(path.read_text(encoding="utf-8") for path in STATION.rglob("*.py"))
+    noted = set(re.findall(r'"((?:product|version)\.[a-z]+)"', text)) | {
+        f"version.{how}"
+        for how in ("fit", "add", "forget", "threshold", "upload", "drop", "restore")
+    }
+    assert {"product.checks", "version.live", "version.accept"} <= noted
+    assert [one for one in sorted(noted) if action_words(one) == one] == []
 
 
 @cache

@@ -128,7 +128,7 @@ async def test_a_page_hears_the_heart_beat_and_what_happens(settings: Settings) 
     station.state.tell("workers", False, "none is there")
     assert (await anext(stream)).event == "state"
     beat = await anext(stream)
-    assert beat.data == {"blind": True, "why": ["workers: none is there"]}
+    assert beat.data == {"blind": True, "why": ["Workers: none is there"]}
     rest = [one.event async for one in stream]
     assert 2 <= len(rest) <= 12  # and it ends, so that the browser is asked again who it is
     station.database.close()

@@ -11,7 +11,6 @@ REASONS = {
     "no-threshold": "the model has no threshold",
     "timeout": "the deadline passed",
     "worker": "two workers ended while they judged it",
-    "stopped": "the station was stopped",
     "failed": "judging failed",
     "dark": "the picture is darker than the references",
     "bright": "the picture is brighter than the references, or overexposed",

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Depends
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
 from offnominal.station.access.who import Who, allowed
+from offnominal.station.pages.facts import what_blinds
 from offnominal.station.station import Here, Station
 
 __all__ = ["BEAT", "happening", "router"]
@@ -45,7 +46,7 @@ async def happening(
 
 
 def _beat(station: Station) -> dict[str, Any]:
-    return {"blind": station.state.blind, "why": station.state.why}
+    return {"blind": station.state.blind, "why": what_blinds(station.state)}
 
 
 @router.get("/events", response_class=EventSourceResponse)

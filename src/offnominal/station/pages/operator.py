@@ -16,6 +16,7 @@ from offnominal.station.inspection import recipes
 from offnominal.station.inspection.request import BusyError
 from offnominal.station.inspection.request import Request as Asked
 from offnominal.station.language import _
+from offnominal.station.pages.facts import what_blinds
 from offnominal.station.pages.found import product_of
 from offnominal.station.pages.live import BEAT
 from offnominal.station.pages.page import page
@@ -82,7 +83,7 @@ def show(
         "several": (several or 0) > 1,
         "beat": BEAT,
         "blind": station.state.blind,
-        "why": station.state.why,
+        "why": what_blinds(station.state),
         "cameras": list(station.triggers),
     }
     return page(request, "operator.html.j2", who, **context)

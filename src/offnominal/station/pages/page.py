@@ -14,6 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from offnominal._version import __version__
 from offnominal.station.access.who import Who
 from offnominal.station.language import LANGUAGES, _, ngettext, speaking
+from offnominal.station.pages.facts import fact_name, fact_words, measured
 from offnominal.station.pages.words import why
 from offnominal.station.station import Station
 
@@ -51,8 +52,9 @@ def page(
 ) -> HTMLResponse:
     """A template as an answer.
 
-    In templates: ``_`` and ``ngettext``, ``number``, ``percent``, ``why`` and ``moment`` (filters
-    of values in the reader's language and the station's time), ``who``, ``language``,
+    In templates: ``_`` and ``ngettext``, ``number``, ``percent``, ``why``, ``measured``,
+    ``fact_name``, ``fact_words`` and ``moment`` (filters of values in the reader's language and the
+    station's time), ``who``, ``language``,
     ``languages``, ``path``, ``version``.
     """
     station: Station = request.app.state.station
@@ -63,7 +65,8 @@ def page(
             return "–"
         return format_datetime(value.astimezone(zone), how, locale=speaking.get())
 
-    _templates.filters.update(number=_number, percent=_percent, why=why)
+    words = {"fact_name": fact_name, "fact_words": fact_words, "measured": measured, "why": why}
+    _templates.filters.update(number=_number, percent=_percent, **words)
     known = {
         "who": who,
         "language": speaking.get(),

@@ -101,7 +101,7 @@ def why(reason: str) -> str:
         "no-threshold": _("The model has no threshold."),
         "timeout": _("The deadline passed."),
         "worker": _("Two workers ended while they judged it."),
-        "stopped": _("The station was stopped."),
+        "no-product": _("Nothing says which product it is."),
         "failed": _("Judging failed."),
         "dark": _("The picture is too dark: look at the light."),
         "bright": _("The picture is too bright: look at the light."),
