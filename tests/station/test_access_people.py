@@ -130,6 +130,21 @@ def test_tokens_do_what_they_are_for(client: TestClient, as_role: AsRole, statio
     assert kept.last_used is not None
 
 
+def test_a_form_that_is_sent_again_makes_no_other_token(
+    client: TestClient, as_role: AsRole, station: Station
+) -> None:
+    token(client, "read")
+    sent = {"name": " line", "scopes": "read", "days": "30"}
+    answer = client.post("/tokens", data=sent)
+    assert answer.status_code == 409
+    assert 'class="token"' not in answer.text
+    with station.database.reading() as session:
+        assert session.scalars(sa.select(Token.name)).all() == ["line"]
+    token(as_role("engineer"), "read")  # names are each account's own
+    client.post("/tokens/1/revoke")
+    token(client, "read")  # what is over leaves its name to another
+
+
 def test_tokens_end(client: TestClient, station: Station) -> None:
     made, browser = token(client, "read"), another(client)
     browser.headers["Authorization"] = f"Bearer {made}"

@@ -106,7 +106,7 @@ def make_token(
     scopes: Annotated[list[Scope], Form()] = [],  # noqa: B006  # a form's default is not changed
     days: Annotated[int, Form()] = 90,
 ) -> Response:
-    """A new token, shown this once."""
+    """A new token, shown this once: a form that is sent again finds its name taken."""
     name = name.strip()
     if not 1 <= len(name) <= 80 or not name.isprintable():
         return _tokens(request, station, who, _("The name of a token has 1 to 80 characters."))
@@ -116,6 +116,16 @@ def make_token(
         raise HTTPException(403, _("A token cannot do more than your account."))
     made, now = f"offn_{secrets.token_urlsafe(32)}", datetime.now(UTC)
     with station.database.writing() as session:
+        # Whoever sends a form twice at once waits here for the first one.
+        session.get(User, who.user, with_for_update=True)
+        valid = (Token.revoked.is_(None), sa.or_(Token.expires.is_(None), Token.expires > now))
+        twice = sa.select(Token.id).where(Token.user_id == who.user, Token.name == name, *valid)
+        if session.scalar(twice.limit(1)) is not None:
+            told = _(
+                "You have a token of this name, which was shown when it was made: choose another "
+                "name, or revoke that token before."
+            )
+            return _tokens(request, station, who, told, status=409)
         session.add(
             Token(
                 name=name,
@@ -199,8 +209,14 @@ def _people(
 
 
 def _tokens(
-    request: Request, station: Station, who: Who, error: str = "", made: str = ""
+    request: Request,
+    station: Station,
+    who: Who,
+    error: str = "",
+    made: str = "",
+    status: int = 422,
 ) -> Response:
+    """The page; ``status`` is that of an error."""
     asked = sa.select(Token, User.name).join(User, User.id == Token.user_id)
     if who.role != "admin":
         asked = asked.where(Token.user_id == who.user)
@@ -208,9 +224,8 @@ def _tokens(
         rows = session.execute(asked.order_by(Token.created.desc(), Token.id.desc())).all()
     scopes = [scope for scope in get_args(Scope) if reaches(who.role, SCOPES[scope])]
     told = {"rows": rows, "scopes": scopes, "days": _DAYS, "now": datetime.now(UTC)}
-    return page(
-        request, "tokens.html.j2", who, 422 if error else 200, error=error, made=made, **told
-    )
+    told |= {"error": error, "made": made}
+    return page(request, "tokens.html.j2", who, status if error else 200, **told)
 
 
 def _matching(q: str) -> sa.Select[Audit]:
