@@ -52,6 +52,19 @@ def test_the_list_and_its_filters(client: TestClient, stored: list[int]) -> None
     assert "Nothing found" in client.get("/history?serial=Z").text
 
 
+def test_an_unreadable_part_is_asked_about_without_a_broken_picture(
+    client: TestClient, station: Station, stored: list[int]
+) -> None:
+    [broken] = add(
+        *(station, 1, None, [None], timedelta(0), NOW, [b"\x89PNG\r\n\x1a\n"]),
+        reason="unreadable: the picture cannot be read (is truncated)",
+    )
+    asked = client.post("/history/label", data={"label": "bad", "inspection": [stored[0], broken]})
+    assert f'src="/pictures/{stored[0]}/thumbnail"' in asked.text
+    assert f"/pictures/{broken}/" not in asked.text
+    assert f'<span class="no-picture">Part {broken}<br>no picture</span>' in asked.text
+
+
 def test_a_part_and_its_neighbours(client: TestClient, stored: list[int]) -> None:
     told = client.get(f"/history/{stored[1]}?verdict=reject").text
     assert f'rel="prev" href="/history/{stored[4]}?verdict=reject"' in told

@@ -28,6 +28,7 @@ router = APIRouter()
 
 Operator = Annotated[Who, Depends(allowed("operator"))]
 _PAGE = 60
+_FEW = 24  # pictures shown before several parts are labelled
 _FIRST = {"product", "verdict", "label", "since", "until", "serial"}  # filters always in sight
 _KINDS = 30  # kinds of defects that are offered
 
@@ -101,7 +102,9 @@ def relabel(
         return RedirectResponse(back, 303)
     if not sure:
         given: dict[str, Any] = {"label": label_name, "inspections": inspection}
-        given |= {"kind": kind, "back": back}
+        given |= {"kind": kind, "back": back, "few": _FEW}
+        with station.database.reading() as session:
+            given["seen"] = _seen(session, inspection[:_FEW])
         return page(request, "relabel.html.j2", who, **given)
     say(station, inspection, label_name, kind, who)
     return RedirectResponse(back, 303)
@@ -151,6 +154,17 @@ def label_one(
     """Say what it is, or go back to what was said before."""
     say(station, [inspection], label_name, kind, who)
     return RedirectResponse(local(back or f"/history/{inspection}"), 303)
+
+
+def _seen(session: Session, inspections: list[int]) -> set[int]:
+    """Those of them that have a picture which can be shown."""
+    row = Inspection
+    asked = sa.select(row.id).where(
+        row.id.in_(inspections),
+        row.picture_id.is_not(None),
+        row.reason.not_like("unreadable%"),
+    )
+    return set(session.scalars(asked))
 
 
 def say(station: Station, inspections: list[int], name: str, kind: str, who: Who) -> None:
