@@ -1,6 +1,8 @@
 """``POST /v1/inspect`` and products by JSON, as far as no model is needed."""
 
 import io
+import struct
+import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -117,6 +119,34 @@ def test_a_form_without_a_picture_is_refused(client: TestClient, station: Statio
     assert client.post("/v1/inspect", data={"product": "washer"}).status_code == 415
     empty = client.post("/v1/inspect", files={"other": ("x.png", PART)}, data={"product": "x"})
     assert (empty.status_code, count(station)) == (422, 0)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_a_picture_of_many_million_pixels_is_refused_and_not_stored(
+    client: TestClient, station: Station, kind: str
+) -> None:
+    make(station)
+    answer = send(client, _claiming(kind, 20_000), product="washer")
+    assert (answer.status_code, count(station)) == (413, 0)
+    assert "pixels" in answer.json()["detail"]
+
+
+def _claiming(kind: str, side: int) -> bytes:
+    """A small picture whose header says that it has so many pixels a side."""
+    file = io.BytesIO()
+    Image.new("L", (16, 16)).save(file, kind)
+    content = bytearray(file.getvalue())
+    if kind == "PNG":
+        content[16:24] = struct.pack(">II", side, side)
+        content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
+        return bytes(content)
+    [start] = struct.unpack_from("<I", content, 4)
+    [entries] = struct.unpack_from("<H", content, start)
+    for place in range(start + 2, start + 2 + 12 * entries, 12):
+        tag, form = struct.unpack_from("<HH", content, place)
+        if tag in (256, 257):
+            struct.pack_into("<H" if form == 3 else "<I", content, place + 8, side)
+    return bytes(content)
 
 
 @pytest.fixture

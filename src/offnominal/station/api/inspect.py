@@ -9,7 +9,8 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.datastructures import UploadFile
 
-from offnominal.errors import OptionError
+from offnominal.errors import ImageError, OptionError
+from offnominal.images import MAX_PIXELS
 from offnominal.station.access.who import Who, scoped
 from offnominal.station.inspection import recipes
 from offnominal.station.inspection.pictures import size_of, suffix_of
@@ -162,11 +163,13 @@ def _check(image: bytes, settings: Settings) -> None:
         raise HTTPException(413, f"more than the {settings.upload_bytes} bytes that are taken")
     if image and suffix_of(image) == ".bin":
         raise HTTPException(415, "not a JPEG, PNG, BMP, WebP or TIFF picture")
-    size = size_of(image)
-    if size is not None and size[0] * size[1] > settings.upload_pixels:
-        raise HTTPException(
-            413, f"{size[1]} x {size[0]} pixels; {settings.upload_pixels} are taken"
-        )
+    most = min(settings.upload_pixels, MAX_PIXELS)
+    try:
+        size = size_of(image)
+    except ImageError as error:
+        raise HTTPException(413, f"more than the {most} pixels that are taken") from error
+    if size is not None and size[0] * size[1] > most:
+        raise HTTPException(413, f"{size[1]} x {size[0]} pixels; {most} are taken")
 
 
 def _deadline(text: str) -> float | None:

@@ -1,8 +1,12 @@
 """What a picture's first bytes say, before anything of it is decoded."""
 
 import io
+import warnings
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
+
+from offnominal import pixel_data
+from offnominal.errors import ImageError
 
 __all__ = ["KINDS", "size_of", "suffix_of"]
 
@@ -28,9 +32,23 @@ def suffix_of(content: bytes) -> str:
 
 
 def size_of(content: bytes) -> tuple[int, int] | None:
-    """Height and width as the header has them, without decoding; None where it has none."""
+    """Height and width as the header has them, without decoding; None where it has none.
+
+    Raises
+    ------
+    ImageError
+        Of a TIFF or WebP picture that is larger than its reader tells the size of.
+    """
+    reader = pixel_data.plugin(content[:32])
+    if reader is None:
+        return None
     try:
-        with Image.open(io.BytesIO(content)) as image:
-            return image.height, image.width
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            # Not by Image.open, which says of a large picture only that it is one.
+            with reader(io.BytesIO(content)) as image:
+                return image.height, image.width
+    except Image.DecompressionBombError as error:
+        raise ImageError("the picture", "has too many pixels") from error
+    except Exception:  # the readers have many ways to say that bytes are wrong
         return None
