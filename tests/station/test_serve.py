@@ -152,6 +152,7 @@ def test_settings_are_refused_by_the_option_or_the_file(tmp_path: Path) -> None:
     for text, words in {
         "queue = 0\n": "station.toml: queue: ",
         "queue = \n": "station.toml: no TOML",
+        'trusted_proxies = ["proxy"]\n': "station.toml: trusted_proxies: 'proxy' does not appear",
         "queue = '\xff'\n": "station.toml: no TOML in UTF-8",
         "colour = 1\n": "colour: there is no such setting",
         "timezone = 'Europe/Berln'\n": "timezone: no time zone 'Europe/Berln'",

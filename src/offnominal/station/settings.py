@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import time
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Literal
 from zoneinfo import ZoneInfo
@@ -46,7 +47,7 @@ class Settings(BaseSettings):
     tls_cert: Path | None = None
     tls_key: Path | None = None
     trusted_proxies: list[str] = []
-    """Addresses whose ``X-Forwarded-*`` headers are believed."""
+    """Addresses, or networks (``10.0.0.0/8``), whose ``X-Forwarded-*`` headers are believed."""
     admin_password_file: Path | None = None
     """File with the password of a first account ``admin``, made where there is none: for
     containers, whose browser is never on the same machine."""
@@ -69,6 +70,7 @@ class Settings(BaseSettings):
     upload_bytes: int = Field(64 * 2**20, ge=1024)
     """Of one picture."""
     upload_pixels: int = Field(100_000_000, ge=1024)
+    """Of one picture, by its header; more than 200 million are never read."""
     upload_files: int = Field(500, ge=1)
     """Of one form."""
     folders: list[Path] = []
@@ -95,6 +97,19 @@ class Settings(BaseSettings):
             raise ValueError(
                 f"no time zone {value!r}; give one such as Europe/Berlin, or none for the machine's"
             ) from error
+        return value
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _are_addresses(cls, value: list[str]) -> list[str]:
+        for one in value:
+            try:
+                ip_network(one)
+            except ValueError as error:
+                raise ValueError(
+                    f"{error}; give the proxy's address such as 127.0.0.1, or a network such as "
+                    "10.0.0.0/8"
+                ) from error
         return value
 
     @field_validator("shifts")
