@@ -1,6 +1,7 @@
 """What the worst patches were compared with: found in place, shown so that it can be read."""
 
 import shutil
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,16 @@ from PIL import Image
 from offnominal import AnomalyDINO, MultiLayerNN, PaDiM, PatchCore, SoftPatch, captions, load
 from offnominal.datasets.synthetic import draw_defective, draw_good
 from offnominal.errors import ImageError, OptionError
+from offnominal.explain import explanation as explaining
 from offnominal.explain import picture
 from offnominal.explain.explanation import explain
+from offnominal.explain.match import Explanation
 from offnominal.explain.picture import draw
 from offnominal.images import read_image
+from offnominal.prediction import Prediction
 from offnominal.rotations import rotate_image
+from offnominal.scoring import Scores
+from offnominal.views import View
 
 SMALL: dict[str, Any] = {"backbone": "builtin", "resolution": 128, "device": "cpu"}
 
@@ -142,6 +148,33 @@ def test_pictures_of_any_shape_hold_everything(height: int, width: int, tmp_path
     assert all((edge == 255).all() for edge in edges)
     assert max(sheet.shape) < 1800
     assert np.array_equal(sheet, draw(explanation))
+
+
+def test_of_a_large_picture_no_more_is_worked_on_than_is_shown() -> None:
+    """Each copy of one with 100 million pixels takes a second, and more of memory."""
+    image = np.zeros((5000, 6000, 3), np.uint8)  # takes no memory where nothing is written
+    image[2400:2600, 3000:3200] = np.random.default_rng(0).integers(0, 255, (200, 200, 3))
+    corners = np.array([[3010.0, 2420], [3150, 2390], [3180, 2530], [3040, 2560]])
+    beside = image[2300:2700, 2900:3300]
+    heat = np.zeros((5000, 6000), np.float32)
+    heat[200:400, 200:600] = 2  # two patches of one region, and one of another
+    heat[4000:4200, 5000:5200] = 1
+    scores = np.ascontiguousarray(heat[::200, ::200])
+    none = np.zeros((750, 1), np.float32)
+    view = View(np.zeros((3, 50, 60), np.float32), np.array([[100.0, 0, 0], [0, 100, 0]]))
+    nearest = explaining._Nearest(view, scores, scores, np.zeros((25, 30), int), none)
+    prediction = Prediction("", 2.0, heat, Scores(scores), image, 1.0, 1.0)
+    tracemalloc.start()
+    cut = explaining._cut(image, corners)
+    found = explaining._distinct([nearest], heat, 5)
+    shown = picture._photo(Explanation(prediction, (), {}), image, (620, 760))
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    other = explaining._cut(beside, corners - [2900, 2300])
+    assert np.abs(cut.astype(int) - other).max() <= 1
+    assert found == [(0, 31), (0, 625)]
+    assert shown.size == (620, 517)
+    assert most < 100e6  # the picture itself, once
 
 
 def test_long_words_are_shortened_to_fit() -> None:

@@ -1,5 +1,6 @@
 """What each of an image's worst patches was compared with."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,6 +32,7 @@ _SLOPE = 0.6  # share of a peak of the map that belongs to its region
 _LARGEST = 0.2  # share of the image above which that is the texture, not a region
 _CUT = 1024  # most pixels of a side that is cut out
 _OUTSIDE = (238, 226)  # stripes
+_LARGE = 2**22  # pixels of a picture from which on no more is looked at than is shown
 
 
 @dataclass(frozen=True)
@@ -195,6 +197,9 @@ def _distinct(
     inside = (least < np.array([size[1], size[0]])).all(1)
     x, y = np.minimum(centres.astype(int), [size[1] - 1, size[0] - 1]).T
     left = np.where(inside, scores, -np.inf)
+    # Regions of a map, which is as smooth as patches are large, are found on every nth pixel.
+    step = max(1, math.isqrt(heat.size // _LARGE))
+    heat, y, x = heat[::step, ::step], y // step, x // step
     chosen: list[tuple[int, int]] = []
     while len(chosen) < worst:
         best = int(left.argmax())
@@ -217,17 +222,28 @@ def _cut(image: Image, corners: NDArray[np.float64], mirrored: bool = False) -> 
     shrink = min(1.0, _CUT / max(across, down))
     width, height = max(8, round(across * shrink)), max(8, round(down * shrink))
     target = np.array([[0, 0], [width, 0], [width, height]]) - 0.5
-    matrix = through(corners[:3] - 0.5, target)
     size = (width, height)
     if mirrored:  # as the corners of a turned reference were filled
-        return warp(image, matrix, size)
-    cut = warp(image, matrix, size, "repeat")
+        return warp(image, through(corners[:3] - 0.5, target), size)
+    part, corner = image, np.zeros(2, int)
+    if image.shape[0] * image.shape[1] > _LARGE:  # warp copies all of what it is given
+        part, corner = _around_corners(image, corners)
+    matrix = through(corners[:3] - corner - 0.5, target)
+    cut = warp(part, matrix, size, "repeat")
     y, x = np.mgrid[:height, :width]
-    there = np.stack([x, y, np.ones_like(x)], -1) @ inverse(matrix).T
+    there = np.stack([x, y, np.ones_like(x)], -1) @ inverse(matrix).T + corner
     beyond = ((there < -0.5) | (there >= np.array(image.shape[1::-1]) - 0.5)).any(-1, keepdims=True)
     step = max(1, min(size) // 21)
     stripes = np.where((x + y) // step % 2, *_OUTSIDE).astype(np.uint8)
     return np.where(beyond, stripes[..., None], cut).astype(np.uint8)
+
+
+def _around_corners(image: Image, corners: NDArray[np.float64]) -> tuple[Image, NDArray[np.int_]]:
+    """What of an image lies between its corners (x, y) and by two pixels around, and where."""
+    extent = np.array(image.shape[1::-1])
+    low = (np.floor(corners.min(0)) - 2).clip(0, extent - 1).astype(int)
+    high = (np.ceil(corners.max(0)) + 3).clip(low + 1, extent).astype(int)
+    return image[low[1] : high[1], low[0] : high[0]], low
 
 
 def _read_again(

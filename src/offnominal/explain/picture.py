@@ -27,6 +27,7 @@ _PHOTO = 620  # most pixels of the image's shorter direction
 _WIDE = 1.9  # an image wider than this lies on top
 _MANY = 760  # fewest pixels of an image's longer side, if it is enlarged
 _ENLARGE = 8.0
+_SHRUNK = 0.5  # scale under which an image is made smaller before its heat is drawn
 _TALL, _TALLEST = 2.5, 1400  # an image taller than this may be so many pixels high
 _NARROW = 150  # least sides of the image with the numbers beside it
 _DISC = 13
@@ -106,11 +107,15 @@ def _photo(
     height, width = image.shape[:2]
     scale = min(room[0] / width, room[1] / height, _ENLARGE)
     limit = prediction.region_threshold if hot else None
+    heat, drawn = prediction.anomaly_map, scale
+    if scale < _SHRUNK:  # colours of pixels that are not shown would take most of the time
+        image, drawn = _sized(image, scale), 1.0
+        heat = resized(heat, (image.shape[1], image.shape[0]))
     if hot:
-        image = overlay(image, prediction.anomaly_map, *_heat_range(prediction)[0])
-    picture = _sized(image, scale)
+        image = overlay(image, heat, *_heat_range(prediction)[0])
+    picture = _sized(image, drawn)
     if limit is not None:
-        level = resized(prediction.anomaly_map, (picture.shape[1], picture.shape[0]))
+        level = resized(heat, (picture.shape[1], picture.shape[0]))
         picture = stroked(picture, level > limit, [(0.5, PAPER)])
     # Numbers of a narrow image stand beside it.
     side, top = (max(0, (_NARROW - extent) // 2) for extent in (picture.shape[1], picture.shape[0]))

@@ -153,8 +153,9 @@ def explain(told: Told, model: str, picture: str, file: str) -> dict[str, Any]:
     from offnominal.explain.picture import draw
     from offnominal.pictures import save_picture
 
-    # Pictures are found by their pixels, wherever in the folder they lie now.
-    places = [place for place in ("references", "pictures") if Path(place).is_dir()]
+    # References are found by their pixels, wherever they lie now: that of a picture among the
+    # inspected ones follows from them, so all of those need not be read.
+    places = [place for place in ("references",) if Path(place).is_dir()]
     found = explained(_open(model), Path(picture), references=places)
     Path(file).parent.mkdir(parents=True, exist_ok=True)
     save_picture(Path(file), draw(found))
