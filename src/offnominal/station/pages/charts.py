@@ -8,7 +8,8 @@ from markupsafe import Markup, escape
 
 __all__ = ["Axis", "control_chart", "histogram", "nice", "sparks"]
 
-_WIDE, _LEFT, _RIGHT, _TOP, _BOTTOM = 720.0, 62.0, 14.0, 12.0, 30.0
+_WIDE, _LEFT, _RIGHT, _TOP, _BOTTOM = 720.0, 74.0, 14.0, 12.0, 30.0
+_LETTER, _SIGN = 11.5, 20.0  # most that a letter, and a Chinese sign, is wide: on the phone
 
 
 @dataclass(frozen=True)
@@ -212,14 +213,23 @@ def _frame(
         f'y2="{up(one)}"/>' + _word(_LEFT - 8, up(one) + 4, f"{one:.4g}", "end")
         for one in steps
     ]
-    # What would stand out at the right is written to the left of its place.
-    edge = _WIDE - 2 * _RIGHT
-    below = [_word(x, height - 8, one, "end" if x > edge else "middle") for x, one in ticks]
+    # What would be cut off at the right is left out; small screens show every other one.
+    below = [
+        _word(x, height - 8, words, "middle", "" if place % 2 == 0 else " chart-other")
+        for place, (x, words) in enumerate(ticks)
+        if x + _wide(words) / 2 <= _WIDE
+    ]
     return "".join(lines + below)
 
 
-def _word(x: float, y: float, words: str, anchor: str) -> str:
-    return f'<text class="chart-word" x="{x}" y="{y}" text-anchor="{anchor}">{escape(words)}</text>'
+def _wide(words: str) -> float:
+    """How wide words are at most; Chinese and Japanese signs are as wide as they are tall."""
+    return sum(_SIGN if ord(one) > 0x2E7F else _LETTER for one in words)
+
+
+def _word(x: float, y: float, words: str, anchor: str, more: str = "") -> str:
+    name = f"chart-word{more}"
+    return f'<text class="{name}" x="{x}" y="{y}" text-anchor="{anchor}">{escape(words)}</text>'
 
 
 def _svg(parts: Sequence[str], height: float, label: str) -> Markup:
