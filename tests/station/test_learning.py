@@ -10,6 +10,7 @@ from offnominal.calibration import Threshold
 from offnominal.errors import ImageError, OptionError
 from offnominal.station.events import Events
 from offnominal.station.files import Files
+from offnominal.station.inspection import worker
 from offnominal.station.inspection.learner import Told
 from offnominal.station.learning import references
 from offnominal.station.learning.agreement import Agreement, interval
@@ -21,6 +22,7 @@ from offnominal.station.pages.plot import scatter
 from offnominal.station.pages.words import promise, promise_more
 from offnominal.station.settings import Settings
 from offnominal.station.station import Station
+from tests.station.parts import good_part, model_file
 from tests.station.rows import a_picture
 
 
@@ -115,6 +117,20 @@ async def test_jobs_are_broken_off_at_the_end_and_are_told_to_be_interrupted(
     again.start(1, "fit", "ada", short)
     await asyncio.sleep(0.01)
     assert Jobs(Events(), tmp_path).last(1, "fit") is None
+
+
+def test_the_learner_ends_what_nobody_waits_for_any_more(tmp_path: Path) -> None:
+    part, told = tmp_path / "part.png", []
+    part.write_bytes(good_part(1))
+
+    def answer(message: dict[str, Any]) -> bool:
+        told.append(message)
+        return len(told) < 2  # then the station is gone
+
+    given = {"model": str(model_file()), "pictures": [str(part)] * 9}
+    worker._working(1, "score", given, answer)()
+    assert [one.get("count") for one in told] == [1, 2, None]
+    assert "nobody waits" in told[-1]["error"]
 
 
 async def test_a_page_hears_the_heart_beat_and_what_happens(settings: Settings) -> None:

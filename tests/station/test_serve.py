@@ -26,15 +26,20 @@ def command(folder: Path, *more: str) -> list[str]:
 
 
 @contextmanager
-def serving(folder: Path, *more: str) -> Iterator[tuple["subprocess.Popen[str]", str, str]]:
-    """The supervisor's process, its address, and all that it printed until it answered."""
+def serving(
+    folder: Path, *more: str, lines: int = 2
+) -> Iterator[tuple["subprocess.Popen[str]", str, str]]:
+    """The supervisor's process, its address, and all that it printed until it answered.
+
+    ``lines`` is how many those are: one where there is an account, and so no set-up code.
+    """
     log = (folder.parent / "log").open("w")
     process = subprocess.Popen(
         command(folder, *more), stdout=subprocess.PIPE, stderr=log, text=True
     )
     try:
         assert process.stdout is not None
-        told = process.stdout.readline() + process.stdout.readline()
+        told = "".join(process.stdout.readline() for _ in range(lines))
         address = re.search(r"https?://\S+", told)
         assert address is not None, told
         yield process, address[0], told
