@@ -57,7 +57,9 @@ PAGES = [
     "/history?verdict=reject",
     "/history?product=1&label=bad",
     "/history?serial=S0004",
-    "/history?score_from=1.5",
+    "/history?label=bad&kind=scratch",
+    "/history?product=1&least=1.5",
+    "/history?product=1&least=99",
     "/history/500000",
     "/review",
     "/products",
@@ -65,6 +67,7 @@ PAGES = [
     "/products/1/threshold",
     "/products/1/versions",
     "/health",
+    "/health?range=month",
     "/shift",
     "/keep",
     "/v1/inspections",
@@ -472,13 +475,18 @@ def report(
     )
     middle, last = np.percentile(sent.slow, [50, 99])
     print(f"median {1000 * middle:.0f} ms, p99 {1000 * last:.0f} ms, kills included")
-    print("memory of all processes, MB, by tenth of the time:")
-    total = [(at, sum(each.values())) for at, each in sizes]
+    kinds = ("supervisor", "web", "worker")  # the learner is a worker, too
+    print("memory, MB, by tenth of the time: of all processes; " + ", ".join(kinds))
     for tenth in range(10):
         low, high = (60 * given.minutes * share / 10 for share in (tenth, tenth + 1))
-        part = [size for at, size in total if low <= at < high]
+        part = [each for at, each in sizes if low <= at < high]
         if part:
-            print(f"  {tenth + 1:2}  {median(part) / 2**20:7.0f}")
+            told = [median(sum(each.values()) for each in part)]
+            for kind in kinds:
+                mine = ([size for name, size in each.items() if name.startswith(kind)]
+                        for each in part)  # fmt: skip
+                told.append(median(map(sum, mine)))
+            print(f"  {tenth + 1:2}" + "".join(f"{size / 2**20:8.0f}" for size in told))
 
 
 # -- history ---------------------------------------------------------------------------------------
@@ -499,7 +507,9 @@ def history(given: argparse.Namespace, folder: Path) -> None:
     with serving(station, "--database", url) as (port, _):
         import httpx
 
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
+        client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60)
+        client.follow_redirects = True
+        with client:
             found = re.search(r'name="csrf" value="([^"]*)"', client.get("/login").text)
             form = {"name": "measure", "password": PASSWORD, "csrf": found[1] if found else ""}
             client.post("/login", data=form)

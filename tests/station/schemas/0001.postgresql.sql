@@ -215,8 +215,8 @@ ALTER TABLE ONLY public.tokens ALTER COLUMN id SET DEFAULT nextval('public.token
 ALTER TABLE ONLY public.users ALTER COLUMN id SET DEFAULT nextval('public.users_id_seq'::regclass);
 ALTER TABLE ONLY public.versions ALTER COLUMN id SET DEFAULT nextval('public.versions_id_seq'::regclass);
 INSERT INTO public.alembic_version VALUES ('0001');
-INSERT INTO public.audit VALUES (1, '2026-11-30 12:12:41.316911+00', 'ada', 'product.create', 'flange', '{"number": 7}', 'a5765c2e0bd4055975da4aaad88f72d52ca638d973087989cb3595d9634ee69c');
-INSERT INTO public.audit VALUES (2, '2026-11-30 12:12:41.322172+00', 'ada', 'version.live', 'flange', '{}', 'cadf1ef494381399280a8e2d5d7838b819620087e5c2e5adf522b877adf45f20');
+INSERT INTO public.audit VALUES (1, '2026-11-30 12:56:41.037103+00', 'ada', 'product.create', 'flange', '{"number": 7}', '3739f3a25b1d26cb8f717c46f433f490f04fe892a1ea4ee6b0dd01d7a0e24b2d');
+INSERT INTO public.audit VALUES (2, '2026-11-30 12:56:41.039538+00', 'ada', 'version.live', 'flange', '{}', '2fcbcc4fc1b0718598a86a958812e1248bf6ce0a541d2caaab974bd16e82f4b4');
 INSERT INTO public.inspections VALUES (1, 'r1', 1, 1, 'http', 'S-1', '{"lot": 3}', '2026-03-29 01:30:00+00', '2026-03-29 01:30:00+00', NULL, NULL, NULL, 0.5, NULL, NULL, NULL, 'reject', '', 'reject', '[]', NULL, NULL, 12.5, NULL, NULL, NULL, NULL);
 INSERT INTO public.products VALUES (1, 'flange', 7, NULL, 1, false, NULL, '{}', NULL, NULL, '2026-03-29 01:30:00+00', NULL);
 INSERT INTO public.settings VALUES ('x', '{"a": [1, "\u00fc"]}');
@@ -279,6 +279,7 @@ ALTER TABLE ONLY public.versions
     ADD CONSTRAINT uq_versions_product_id_number UNIQUE (product_id, number);
 CREATE INDEX ix_audit_at ON public.audit USING btree (at);
 CREATE INDEX ix_deliveries_output ON public.deliveries USING btree (output);
+CREATE INDEX ix_inspections_known ON public.inspections USING btree (product_id, label, version_id, score, id);
 CREATE INDEX ix_inspections_label ON public.inspections USING btree (label, received, id);
 CREATE INDEX ix_inspections_picture ON public.inspections USING btree (picture_id);
 CREATE INDEX ix_inspections_product ON public.inspections USING btree (product_id, received, id);

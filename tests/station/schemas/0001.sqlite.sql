@@ -14,8 +14,8 @@ CREATE TABLE audit (
 	seal VARCHAR(64) NOT NULL, 
 	CONSTRAINT pk_audit PRIMARY KEY (id)
 );
-INSERT INTO "audit" VALUES(1,'2026-11-30 12:12:39.662342','ada','product.create','flange','{"number": 7}','72ca65b5f1618935332d15c97d04d70a59d83d1c7bba41aae5a9c0562d2d395a');
-INSERT INTO "audit" VALUES(2,'2026-11-30 12:12:39.665824','ada','version.live','flange','{}','987e7baf12ef9c7dce9b8d3a62ee8266c5077ff1d48d43b51b348fdf78e02d5b');
+INSERT INTO "audit" VALUES(1,'2026-11-30 12:56:39.610690','ada','product.create','flange','{"number": 7}','169d1afa68ed4b6fa9c1e0725d56f24b3936c0eeec5e16bf045e92816595622e');
+INSERT INTO "audit" VALUES(2,'2026-11-30 12:56:39.613661','ada','version.live','flange','{}','29098f7a055a76d61636ee679c25e4e2ace9cf6178923b079790de08463bf98b');
 CREATE TABLE deliveries (
 	id INTEGER NOT NULL, 
 	output VARCHAR(100) NOT NULL, 
@@ -178,6 +178,7 @@ INSERT INTO "versions" VALUES(1,1,1,NULL,'models/1/1.offn','00000000000000000000
 CREATE INDEX ix_audit_at ON audit (at);
 CREATE INDEX ix_pictures_kept ON pictures (kept, id);
 CREATE INDEX ix_sessions_user_id ON sessions (user_id);
+CREATE INDEX ix_inspections_known ON inspections (product_id, label, version_id, score, id);
 CREATE INDEX ix_inspections_label ON inspections (label, received, id);
 CREATE INDEX ix_inspections_picture ON inspections (picture_id);
 CREATE INDEX ix_inspections_product ON inspections (product_id, received, id);

@@ -180,8 +180,11 @@ def _interrupted(folder: Path) -> list[Job]:
     """What went on when the station ended, in whatever way that was; the oldest first."""
     found = []
     for path in folder.glob("*.json"):
-        told = json.loads(path.read_bytes())
-        started = datetime.fromisoformat(told.pop("started"))
-        job = Job(path.stem, **told, state="failed", interrupted=True, started=started)
+        try:
+            told = json.loads(path.read_bytes())
+            started = datetime.fromisoformat(told.pop("started"))
+            job = Job(path.stem, **told, state="failed", interrupted=True, started=started)
+        except (AttributeError, KeyError, TypeError, ValueError):
+            continue  # a damaged note must not keep the station from starting
         found.append(job)
     return sorted(found, key=lambda one: one.started)

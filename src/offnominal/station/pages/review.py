@@ -248,7 +248,12 @@ def _known(session: Session, station: Station, product: Product) -> dict[str, An
         scores = [(one["inspection"], one["after"]) for one in passed]
         return found | {"judged": len(bad), "passed": scores}
     # Scores of other versions are of other models: only the live one's own count here.
-    own = of_bad.where(row.version_id == live.id, row.score.is_not(None))
-    rows = session.scalars(own.order_by(row.score).limit(1000)).all()
-    scores = [(one.id, one.score) for one in rows if (one.score or 0) <= live.threshold]
+    own = sa.select(row.id, row.score).where(
+        row.product_id == product.id,
+        row.label == "bad",
+        row.version_id == live.id,
+        row.score.is_not(None),
+    )
+    rows = session.execute(own.order_by(row.score).limit(1000)).all()
+    scores = [(number, score) for number, score in rows if (score or 0) <= live.threshold]
     return found | {"judged": len(rows), "passed": scores}

@@ -211,6 +211,8 @@ class Inspection(Base):
         Index("ix_inspections_tally", "received", "product_id", "verdict", "label"),
         # What waits for somebody's eyes, and how far verdicts agree with what people said.
         Index("ix_inspections_said", "product_id", "label", "verdict", "received", "id", "told"),
+        # Parts that are known to be bad, by their scores by a version.
+        Index("ix_inspections_known", "product_id", "label", "version_id", "score", "id"),
         Index("ix_inspections_picture", "picture_id"),
     )
     id: Mapped[int] = mapped_column(RowNumber, primary_key=True, autoincrement=True)

@@ -198,6 +198,11 @@ def upgrade() -> None:
         sa.UniqueConstraint("request", name=op.f("uq_inspections_request")),
     )
     with op.batch_alter_table("inspections", schema=None) as batch_op:
+        batch_op.create_index(
+            "ix_inspections_known",
+            ["product_id", "label", "version_id", "score", "id"],
+            unique=False,
+        )
         batch_op.create_index("ix_inspections_label", ["label", "received", "id"], unique=False)
         batch_op.create_index("ix_inspections_picture", ["picture_id"], unique=False)
         batch_op.create_index(
