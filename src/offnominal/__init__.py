@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from offnominal.detectors.memory_bank.dn2 import DN2
     from offnominal.detectors.memory_bank.multilayer import MultiLayerNN
     from offnominal.detectors.memory_bank.patchcore import PatchCore
+    from offnominal.detectors.memory_bank.rad import RAD
     from offnominal.detectors.memory_bank.softpatch import SoftPatch
     from offnominal.detectors.memory_bank.spade import SPADE
     from offnominal.detectors.meta.regad import RegAD
@@ -138,6 +139,7 @@ _HOMES = {
     "open_dataset": "offnominal.datasets.dataset",
     "PaDiM": "offnominal.detectors.distribution.padim",
     "PatchCore": "offnominal.detectors.memory_bank.patchcore",
+    "RAD": "offnominal.detectors.memory_bank.rad",
     "PatchSVDD": "offnominal.detectors.one_class.patch_svdd",
     "PointStudent": "offnominal.detectors.teacher_student.points",
     "Prediction": "offnominal.prediction",
@@ -178,6 +180,7 @@ __all__ = [
     "IGD",
     "LOE",
     "MAEDAY",
+    "RAD",
     "RIAD",
     "SPADE",
     "STFPM",

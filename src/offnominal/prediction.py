@@ -50,6 +50,8 @@ class Prediction:
         Conformal p-value of the score among those of good images.
     kinds : mapping of str to float, or None
         How likely each class of defects is, on [0, 1], where the detector knows some.
+    category : str or None
+        The category of part that it was judged as, of a detector that recognises several.
     points : float32 array of shape (H, W, 3), or None
         Of a scan: x, y, z in metres at each pixel, NaN where nothing was measured; (1, N, 3) of a
         cloud without a grid.
@@ -71,6 +73,7 @@ class Prediction:
     points: NDArray[np.float32] | None = field(default=None, repr=False)
     scan: NDArray[np.float32] | None = field(default=None, repr=False)
     owners: NDArray[np.intp] | None = field(default=None, repr=False)
+    category: str | None = None
 
     @property
     def kind(self) -> str | None:
@@ -279,9 +282,9 @@ class Prediction:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as JSON takes them, without the arrays."""
-        known: dict[str, Any] = {}
+        known: dict[str, Any] = {} if self.category is None else {"category": self.category}
         if self.kinds is not None:
-            known = {"kind": self.kind, "kinds": dict(self.kinds)}
+            known |= {"kind": self.kind, "kinds": dict(self.kinds)}
         if self.boxes is not None:
             known["boxes"] = [
                 {"box": list(one.box), "kind": one.kind, "score": one.score} for one in self.boxes

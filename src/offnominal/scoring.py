@@ -52,6 +52,8 @@ class Scores(NamedTuple):
         How likely each class of defects is, on [0, 1], where the method knows some.
     boxes : tuple of Box, or None
         Defects that the method found as a whole, the surest first, where it finds such.
+    category : str or None
+        The category of part that the image was taken for, where the method recognises several.
     """
 
     patches: NDArray[np.float32]
@@ -61,6 +63,7 @@ class Scores(NamedTuple):
     stride: int = 1
     kinds: Mapping[str, float] | None = None
     boxes: tuple[Box, ...] | None = None
+    category: str | None = None
 
 
 def size_of(image: NDArray[Any]) -> Size:

@@ -81,6 +81,9 @@ class Detector(Reading, Estimator, ABC):
     # At most so many references are scored to set the thresholds; 0: all.
     calibrate_on: int = 0
     seed: int = 0
+    # Of each image of a fit its category, by the image's identity, where categories were named.
+    category_of: Mapping[int, str] = {}  # replaced, never written into
+    takes_categories: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -240,6 +243,7 @@ class Detector(Reading, Estimator, ABC):
                     if not self.accepts_references:
                         told = "give none, and good images to calibrate for a threshold"
                         raise OptionError(f"{self.method} learns from no image: {told}")
+                    self.references[number].category = self.category_of.get(id(source), "")
                     kept.offer(number, self.learn(number, image))
                     originals.offer(number, source)
                     if progress:

@@ -37,6 +37,8 @@ class Decider:
     # without one.
     extrapolates: ClassVar[bool] = True
     judges_alone: ClassVar[bool] = False
+    # Whether it says itself of which category an image is.
+    recognises: ClassVar[bool] = False
 
     false_reject: FalseReject
     references: References
@@ -62,7 +64,8 @@ class Decider:
 
     def check_category(self) -> None:
         """Raise an :class:`OptionError` unless it is clear whose threshold is in force."""
-        check_category(self.references, self.category)
+        if self.category is not None or not self.recognises:
+            check_category(self.references, self.category)
 
     def each_category(self) -> list[Self]:
         """:meth:`for_category` of each, or this one where it is clear which is meant."""
@@ -96,7 +99,7 @@ class Decider:
     @property
     def decides(self) -> bool:
         """Whether predictions say if a part is to be rejected."""
-        return self.judges_alone or self.threshold is not None
+        return self.judges_alone or all(one.threshold for one in self.each_category())
 
     @property
     def pixel_threshold(self) -> Threshold | None:

@@ -111,7 +111,8 @@ class Exported(KnowingDetector):
         [view] = self.views(image)
         named = self._run(view)
         single = {n: float(named[n].ravel()[0]) for n in ("image", "weight") if n in named}
-        scores = joined([view], [ViewScores(named["patches"], **single)])
+        told = ViewScores(named["patches"], single.get("image"), single.get("weight"))
+        scores = joined([view], [told])
         if "features" in named:
             return self.as_known(scores, named["features"])
         if "kinds" not in named:

@@ -1,7 +1,7 @@
 """Detectors over a backbone: pixels in, features compared with what good parts showed."""
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self, cast
 
@@ -49,12 +49,15 @@ class ViewScores(NamedTuple):
         Multiplies the statistic of the patches; None: 1.
     kinds : array or Tensor of shape (K,), or None
         How likely each class of defects is, on [0, 1], where a method knows some.
+    category : str or None
+        The category of part that it was taken for, where a method recognises several.
     """
 
     patches: Any
     image: Any = None
     weight: Any = None
     kinds: Any = None
+    category: str | None = None
 
 
 class FeatureDetector(KnowingDetector, BackboneDetector):
@@ -92,6 +95,9 @@ class FeatureDetector(KnowingDetector, BackboneDetector):
     exports: ClassVar[bool] = False
     # Options that `embed` depends on, beside the network and its levels.
     embedding: ClassVar[tuple[str, ...]] = ()
+    # Whether what is made of a reference depends on it and the options alone, so that other
+    # processes can make it. A class that has a `learn` or a `look` of its own says so itself.
+    looks: ClassVar[bool] = False
     # The options by which a part of the image can be left out.
     cropping: ClassVar[str] = "--resize crop"
 
@@ -124,6 +130,8 @@ class FeatureDetector(KnowingDetector, BackboneDetector):
         self._engine: Engine | None = None  # chosen on the first image
         self.learned_by = ""  # the engine whose features it knows, once it knows some
         self._geometry: dict[Size, list[View]] = {}
+        # Tells what :meth:`look` made of a reference elsewhere; None: it is looked at here.
+        self.looked_at: Callable[[int], list[Any]] | None = None
 
     # -- what a method writes -----------------------------------------------------------------
 
@@ -256,13 +264,21 @@ class FeatureDetector(KnowingDetector, BackboneDetector):
     def learn(self, number: int, image: np.ndarray) -> Any:
         """Take in one good image; features of its upright views are what is kept."""
         kept = []
+        looked = self.looked_at(number) if self.looked_at else None
         for place, view in enumerate(self.reference_views(image)):
             self.match_parts(view.pixels)
-            features = self.embedded(view.pixels)
+            features = self.embedded(view.pixels) if looked is None else looked[place]
             self.learn_features(number, features, place, view.upright)
             if view.upright:
                 kept.append(features)
         return kept
+
+    def look(self, number: int, image: np.ndarray) -> list[Any]:
+        """What takes the time of :meth:`learn` and needs nothing learned: features of the views.
+
+        Arrays, tensors, and lists and tuples of them.
+        """
+        return [self.embedded(view.pixels) for view in self.reference_views(image)]
 
     def score(self, image: np.ndarray, without: int | None = None) -> Scores:
         """What the score and the map of an image are made of, as if ``without`` were not known."""
@@ -347,6 +363,7 @@ def one_view(found: ViewScores, seen: Size) -> Scores:
         1.0 if found.weight is None else float(found.weight),
         None,
         seen[0] // found.patches.shape[0],
+        category=found.category,
     )
 
 

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
@@ -70,7 +70,8 @@ class Judge(Decider):
                 f"its score is not a finite number ({score}), so it cannot be judged; check the "
                 "backbone's weights and --precision",
             )
-        threshold, pixel_threshold = self.threshold, self.pixel_threshold
+        judge = self._judge_of(scores)
+        threshold, pixel_threshold = judge.threshold, judge.pixel_threshold
         image, anomaly_map, scan = seen.pixels, self.map(scores, size), None
         if is_scan(seen.pixels):
             from offnominal.scans.draw import shown_with
@@ -90,9 +91,16 @@ class Judge(Decider):
             owners=seen.owners,
             threshold=threshold.value if threshold else None,
             pixel_threshold=pixel_threshold.value if pixel_threshold else None,
-            p_value=self.p_value(score),
+            p_value=judge.p_value(score),
             kinds=scores.kinds,
+            category=judge.category if self.recognises else None,
         )
+
+    def _judge_of(self, scores: Scores) -> Self:
+        """The same with the threshold in force of the category that an image was taken for."""
+        if self.category is None and scores.category is not None and len(self.categories) > 1:
+            return self.for_category(scores.category)
+        return self
 
     def p_value(self, score: float) -> float | None:
         """How unusual a score is among those of good images; None where there are none."""

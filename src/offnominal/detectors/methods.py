@@ -76,6 +76,15 @@ METHODS: dict[str, Method] = {
             defects="optional",
         ),
         Method(
+            "rad",
+            "offnominal.detectors.memory_bank.rad:RAD",
+            "2 or more good images, of one kind of part or of several",
+            "the nearest images by class token, then the nearest patches among theirs; multi-class",
+            "Zhang et al., 2026, arXiv 2601.22763",
+            grows="all",
+            defects="optional",
+        ),
+        Method(
             "btf",
             "offnominal.detectors.memory_bank.btf:BTF",
             "some to hundreds of good scans",

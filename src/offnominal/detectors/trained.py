@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -53,6 +53,7 @@ class TrainedDetector(Trainable):
     What a method writes, and the options, are :class:`~offnominal.detectors.trainable.Trainable`'s.
     """
 
+    takes_categories: ClassVar[bool] = True
     _unproven = False
 
     # -- scores -------------------------------------------------------------------------------

@@ -237,7 +237,7 @@ class MemoryBank:
 
     def _replace(self, change: Callable[[NDArray[Any]], NDArray[Any]]) -> None:
         self._room.clear()
-        for name, held in self.columns().items():
+        for name, held in MemoryBank.columns(self).items():
             self._set(name, change(held))
 
     def rows_of(self, reference: int) -> NDArray[np.int64]:
@@ -289,7 +289,7 @@ class MemoryBank:
             If a column is missing or unknown, of another length or type, or holds values that
             no bank has; nothing is changed then.
         """
-        check_columns(columns, self.columns())
+        check_columns(columns, MemoryBank.columns(self))
         self._room.clear()
         for name, column in columns.items():
             # The others are small, and written into: what is mapped from a file may not be.

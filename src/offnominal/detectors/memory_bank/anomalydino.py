@@ -59,6 +59,7 @@ class AnomalyDINO(MaskedFeatures, BankDetector):
     """
 
     method: ClassVar[str] = "anomalydino"
+    looks: ClassVar[bool] = True
     takes_defects: ClassVar[bool] = True
     exports: ClassVar[bool] = True
 

@@ -86,6 +86,7 @@ class DN2(FeatureDetector):
     """
 
     method: ClassVar[str] = "dn2"
+    looks: ClassVar[bool] = True
     takes_defects: ClassVar[bool] = True
     exports: ClassVar[bool] = True
     default_backbone: ClassVar[str] = "resnet101.tv_in1k"

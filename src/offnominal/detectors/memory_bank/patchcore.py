@@ -71,6 +71,7 @@ class PatchCore(ThinnedBank):
     """
 
     method: ClassVar[str] = "patchcore"
+    looks: ClassVar[bool] = True
     takes_defects: ClassVar[bool] = True
     exports: ClassVar[bool] = True
     embedding: ClassVar[tuple[str, ...]] = ("patch", "level_dim", "dim")

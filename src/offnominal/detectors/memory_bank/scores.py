@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 from offnominal.checks import check_choice, check_range
 from offnominal.detectors.features import FeatureDetector, ViewScores, joined
 from offnominal.detectors.learned_state import must
-from offnominal.detectors.options import Progress
+from offnominal.detectors.options import LeaveOneOut, Progress
 from offnominal.errors import ModelFileError
 from offnominal.memory import MemoryBank, leave_one_out
+from offnominal.memory.search.ivf import IVFBank, parse_search
 from offnominal.scoring import Scores, Size
 from offnominal.views import View
 
@@ -40,6 +41,9 @@ class BankScores(FeatureDetector):
     storage : {"fp32", "fp16", "int8"}
         How the bank keeps its patches: in full, a half or a quarter of the size. Patches that are
         looked up are rounded in the same way, so that thresholds hold.
+    search : str
+        ``exact``; or ``ivf,recall=0.99``, by an inverted file of FAISS that finds the nearest patch
+        for that share of the patches, for banks of millions.
     **options
         See :class:`~offnominal.detectors.features.FeatureDetector`.
     """
@@ -52,6 +56,7 @@ class BankScores(FeatureDetector):
         calibrate_on: int = 0,
         search_memory: int = 512,
         storage: Storage = "fp32",
+        search: str = "exact",
         **options: Any,
     ) -> None:
         super().__init__(**options)
@@ -63,6 +68,8 @@ class BankScores(FeatureDetector):
         self.calibrate_on = calibrate_on
         self.search_memory = search_memory
         self.storage: Storage = storage
+        self.search = search
+        parse_search(search)
 
     def begin(self) -> None:
         """An empty bank."""
@@ -70,10 +77,14 @@ class BankScores(FeatureDetector):
         self.bank = self.new_bank()
         # References that thresholds are set from.
         self.measured_: list[int] = []
+        if self.search != "exact":
+            self.search_: dict[str, Any] | None = None  # what building the index found
 
     def new_bank(self) -> MemoryBank:
         """An empty bank on the detector's device."""
-        memory = self.search_memory * 2**20
+        memory, recall = self.search_memory * 2**20, parse_search(self.search)
+        if recall is not None:
+            return IVFBank(recall, memory, self.storage)
         return MemoryBank(memory=memory, storage=self.storage).to(self._device)
 
     @property
@@ -106,6 +117,11 @@ class BankScores(FeatureDetector):
         return None
 
     @property
+    def leave_one_out(self) -> LeaveOneOut:
+        """Exact as long as searches are."""
+        return "exact" if self.search == "exact" else "approximate"
+
+    @property
     def keeps_all(self) -> bool:
         """Whether the bank holds every upright patch that counts of every reference."""
         return True
@@ -130,7 +146,9 @@ class BankScores(FeatureDetector):
         super().learn(number, image)
 
     def finish(self, progress: Progress | None) -> None:
-        """With a single reference there is nothing to measure yet, but there may be."""
+        """Index the rows, if that is asked for; a single reference has nothing to measure yet."""
+        if isinstance(self.bank, IVFBank):
+            self.search_ = self.bank.build()
         if len(self.references) == 1 and self.keeps_all:
             self.measured_ = [0]
             leave_one_out.measure(self.bank, [0])

@@ -95,7 +95,7 @@ class ThinnedBank(BankDetector):
     @property
     def leave_one_out(self) -> LeaveOneOut:
         """Only of the whole bank: see the class's notes on the threshold."""
-        return "exact" if self.coreset == 1 else "approximate"
+        return super().leave_one_out if self.coreset == 1 else "approximate"
 
     @property
     def keeps_all(self) -> bool:
@@ -106,7 +106,8 @@ class ThinnedBank(BankDetector):
         """Keep all of a reference's patches for the fit, or put a further one's in the bank."""
         views = self.views(image)
         self.match_parts(views[0].pixels)
-        found = [self.rows(self.embedded(view.pixels)) for view in views]
+        looked = self.looked_at(number) if self.looked_at else self.look(number, image)
+        found = [self.rows(features) for features in looked]
         if self.fitted:
             rows = np.concatenate(found)
             chosen = np.arange(len(rows))
@@ -127,7 +128,8 @@ class ThinnedBank(BankDetector):
         rows = every.take(slice(None))
         there = self.candidates(rows)
         chosen = self.thin(rows, there, progress)
-        if len(chosen) == len(every) and self.storage == every.storage:
+        same = self.storage == every.storage and self.search == "exact"
+        if len(chosen) == len(every) and same:
             every.memory = self.bank.memory
             self.bank = every.to(self._device)  # made before the network had settled on one
         else:
