@@ -5,12 +5,13 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-ci test-release fuzz lint format docs clean
+.PHONY: help demo test test-ci test-release test-scale fuzz lint format docs clean
 
 help:
 	@echo "make demo    install, run the whole path on synthetic parts, name the report to open"
 	@echo "make test    install what tests need and run them all"
 	@echo "make test-release  the tests that take longest as well, before a release"
+	@echo "make test-scale  the tests on a Ray cluster and an object store"
 	@echo "make fuzz    damage every kind of file in 10,000 ways"
 	@echo "make lint    ruff and mypy"
 	@echo "make docs    build the documentation into site/"
@@ -32,10 +33,13 @@ test: $(VENV)/.test
 	$(BIN)/python -m pytest -n auto --dist loadscope --max-worker-restart 3 $(TESTS)
 
 test-ci: $(VENV)/.test
-	$(MAKE) test TESTS='-m "not release"'
+	$(MAKE) test TESTS='-m "not release and not scale"'
 
 test-release: $(VENV)/.test
-	$(MAKE) test TESTS='-m "slow or not slow"'
+	$(MAKE) test TESTS='-m "not scale"'
+
+test-scale: $(VENV)/.test-scale
+	$(BIN)/python -m pytest -m scale tests/scale
 
 fuzz: $(VENV)/.test
 	OFFNOMINAL_FUZZ=10000 $(BIN)/python -m pytest -n auto tests/fuzz

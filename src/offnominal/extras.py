@@ -16,12 +16,13 @@ _EXTRAS = {
     **dict.fromkeys(("aiomqtt", "alembic", "argon2", "babel", "fastapi", "httpx"), "serve"),
     **dict.fromkeys(("multipart", "prometheus_client", "pydantic_settings", "pymodbus"), "serve"),
     **dict.fromkeys(("sqlalchemy", "structlog", "uvicorn", "watchfiles", "zxingcpp"), "serve"),
+    **dict.fromkeys(("faiss", "fsspec", "ray", "s3fs"), "scale"),
     "asyncua": "opcua",
     "openai": "chat",
     "psycopg": "postgresql",
     "segmentation_models_pytorch": "supervised",
 }
-_CALLED = {"cv2": "OpenCV", "scipy": "SciPy", "torch": "PyTorch"}
+_CALLED = {"cv2": "OpenCV", "faiss": "FAISS", "scipy": "SciPy", "torch": "PyTorch"}
 
 
 def needs(module: str, extra: str, what: str) -> Any:

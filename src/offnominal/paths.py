@@ -3,7 +3,7 @@
 import glob
 import os
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path, PureWindowsPath
 
 from offnominal.checks import meant
@@ -21,6 +21,7 @@ __all__ = [
     "is_own",
     "stamp",
     "walk",
+    "walk_in_order",
 ]
 
 IMAGE_SUFFIXES = frozenset(
@@ -44,7 +45,7 @@ _SYSTEM_FILES = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini"})
 # pictures beside it are not.
 _RESULTS = {"run.json", "results.jsonl"}
 _RESULT_FILES = _RESULTS | {"results.csv", "run.lock", "index.html"}
-_RESULT_FOLDERS = {"overlays", "maps", "masks", "thumbnails", "clouds"}
+_RESULT_FOLDERS = {"overlays", "maps", "masks", "thumbnails", "clouds", "parts"}
 _OWN = "written by Offnominal"
 
 
@@ -142,32 +143,72 @@ def walk(
     OptionError
         If a folder cannot be listed.
     """
-
-    def refuse(error: OSError) -> None:
-        raise OptionError(f"{error.filename}: cannot be listed ({error.strerror})") from error
-
     left = PassedOver() if passed is None else passed
     images: list[Path] = []
     # A link to a folder above would otherwise be followed round and round.
     seen = set(map(str, Path(os.path.realpath(folder)).parents))
-    for here, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
+    for here, folders, files in os.walk(folder, onerror=_refuse, followlinks=True):
         real = os.path.realpath(here)
         if real in seen:
             folders[:] = []
             continue
         seen.add(real)
-        folders[:] = [f for f in sorted(folders) if deep and not is_kept_by_system(f)]
-        if set(files) >= _RESULTS:
-            results = [f for f in folders if f in _RESULT_FOLDERS]
-            left[_OWN] += len(_RESULT_FILES & set(files)) + sum(
-                len(inside) for f in results for *_, inside in os.walk(Path(here, f))
-            )
-            folders[:] = [f for f in folders if f not in _RESULT_FOLDERS]
-            files = [f for f in files if f not in _RESULT_FILES]
-        if set(suffixes) >= SCAN_SUFFIXES:
-            folders[:], files = narrowed(Path(here), folders, files)
-        images += _pictures([Path(here, f) for f in files if not f.startswith(".")], left, suffixes)
+        folders[:], pictures = _looked_at(here, folders if deep else [], files, left, suffixes)
+        images += pictures
     return images
+
+
+def walk_in_order(folder: str | Path, passed: PassedOver | None = None) -> Iterator[Path]:
+    """The images that :func:`find_images` lists of a folder, in its order, one by one.
+
+    Held in memory are the names in one folder and in those above it.
+    """
+    left = PassedOver() if passed is None else passed
+    seen = set(map(str, Path(os.path.realpath(folder)).parents))
+
+    def below(here: Path) -> Iterator[Path]:
+        real = os.path.realpath(here)
+        if real in seen:
+            return
+        seen.add(real)
+        _, folders, files = next(os.walk(here, onerror=_refuse, followlinks=True))
+        deeper, pictures = _looked_at(here, folders, files, left, FOUND_SUFFIXES)
+        inside: dict[str, Path | None] = dict.fromkeys(deeper)
+        inside |= {one.name: one for one in pictures}
+        for name in sorted(inside):
+            picture = inside.pop(name)
+            if picture is None:
+                yield from below(here / name)
+            else:
+                yield picture
+
+    yield from below(Path(folder))
+
+
+def _refuse(error: OSError) -> None:
+    raise OptionError(f"{error.filename}: cannot be listed ({error.strerror})") from error
+
+
+def _looked_at(
+    here: str | Path,
+    folders: list[str],
+    files: list[str],
+    left: PassedOver,
+    suffixes: Collection[str],
+) -> tuple[list[str], list[Path]]:
+    """Of what is in a folder, the folders that are looked into, sorted, and the images."""
+    folders = [f for f in sorted(folders) if not is_kept_by_system(f)]
+    if set(files) >= _RESULTS:
+        results = [f for f in folders if f in _RESULT_FOLDERS]
+        left[_OWN] += len(_RESULT_FILES & set(files)) + sum(
+            len(inside) for f in results for *_, inside in os.walk(Path(here, f))
+        )
+        folders = [f for f in folders if f not in _RESULT_FOLDERS]
+        files = [f for f in files if f not in _RESULT_FILES]
+    if set(suffixes) >= SCAN_SUFFIXES:
+        folders, files = narrowed(Path(here), folders, files)
+    shown = [Path(here, f) for f in files if not f.startswith(".")]
+    return folders, _pictures(shown, left, suffixes)
 
 
 def is_own(path: str | Path) -> bool:

@@ -46,6 +46,8 @@ def benchmark(
     device: options.Device = "auto",
     engine: options.Engine = "auto",
     dry_run: bool = False,
+    workers: Annotated[int | None, "--workers N"] = None,
+    ray: Annotated[str | None, "--ray auto|ADDRESS"] = None,
     **folders: Any,
 ) -> None:
     """Run a grid of cells over data sets; a rerun does only what is missing.
@@ -93,6 +95,11 @@ def benchmark(
         In each draw learn nothing of one kind of defect, and test on that one apart.
     dry_run : bool
         List the cells and what is missing; run nothing.
+    workers : int or None
+        Run by so many processes; cells that share a fit go to the same one.
+    ray : str or None
+        The same by a Ray cluster, or by this machine where auto finds none; one worker a GPU or
+        CPU, unless --workers says how many. Data and results lie where all machines reach them.
     """
     if preset == "list":
         from offnominal.benchmark.presets import PRESETS
@@ -156,6 +163,15 @@ def benchmark(
             _tell(cell, figures)
 
         try:
+            if workers is not None or ray is not None:
+                from offnominal.scale.cells import Cells, run_cells
+                from offnominal.scale.engines import engine_for
+
+                there = (kept.folder, kept.limit) if kept else None
+                function = Cells(work, output, there, device, maps, engine)
+                outcome = run_cells(function, store, engine_for(workers, ray), finished)
+                _sum_up(outcome, output, bool(kept))
+                return
             with progress_bar(None) as advance:
                 outcome = Runner(work, store, kept, device, maps, engine).run(
                     advance, finished, _Waiting()
@@ -173,6 +189,7 @@ def _check(output: Path, methods: list[str], seeds: int, device: str, backbones:
     from offnominal.cli.mistakes import check_device
     from offnominal.detectors.registry import light_class
 
+    options.check_no_url(output)
     if output.exists() and not output.is_dir():
         raise OptionError(f"-o {output}: is a file; name a folder for the results")
     if seeds < 1:

@@ -43,6 +43,8 @@ def fit(
     overwrite: bool = False,
     when: options.When = None,
     strict: options.Strict = False,
+    workers: Annotated[int | None, "--workers N"] = None,
+    ray: Annotated[str | None, "--ray auto|ADDRESS"] = None,
 ) -> None:
     """Learn from images of good parts, or from none with a zero-shot method; write a model file.
 
@@ -66,8 +68,8 @@ def fit(
     classes : str or None
         by-folder: the folder that a defective image lies in names its class.
     categories : bool
-        With a trained method: one model of several categories, a folder each, or those of a data
-        set; each gets a threshold of its own.
+        With a trained method, or rad: one model of several categories, a folder each, or those of
+        a data set; each gets a threshold of its own.
     shots : int or None
         Use this many of the images (of each category), drawn at random; else all.
     seed : int
@@ -79,6 +81,12 @@ def fit(
         Takes 6 to 15 fits more.
     overwrite : bool
         Begin a training anew where the state of another lies.
+    workers : int or None
+        Let so many processes look at the references, for methods that add up what is seen; the
+        model is the same to the byte.
+    ray : str or None
+        The same by a Ray cluster, or by this machine where auto finds none; one worker a GPU or
+        CPU, unless --workers says how many. The model's folder lies where all machines reach it.
     """
     from offnominal.paths import PassedOver, find_images
 
@@ -93,8 +101,14 @@ def fit(
         )
     known = read_labels(defects or [], masks, boxes or [], classes)
     noted, passed = options.read_when(when), PassedOver()
-    options.chosen_options(method, given, sets)  # what takes no torch is told at once
-    if trained and not categories and sum(Path(each).is_dir() for each in good or []) > 1:
+    chosen = options.chosen_options(method, given, sets)  # what takes no torch is told at once
+    if shared := workers is not None or ray is not None:
+        _check_shared(method, chosen, bool(known) or categories or refine is not None)
+    if (
+        not categories
+        and _takes_categories(method)
+        and sum(Path(each).is_dir() for each in good or []) > 1
+    ):
         say("the folders are learned as one category; --categories: a threshold for each")
     if categories:
         found = _categories(good or [], passed)
@@ -102,26 +116,85 @@ def fit(
         found = {"": find_images(good, passed)} if good else {}
     groups = {name: _draw(own, shots, seed) for name, own in found.items()} or {"": []}
     detector = options.build_detector(method, given, sets)
+    rows = getattr(detector, "rows_file", None)
+    if rows is not None and Path(rows) == output.absolute():
+        raise OptionError(
+            f"--rows-file {rows}: is the model's own name, as -o has it; name another"
+        )
     more: dict[str, Any] = {"when": noted, "defects": known}
     if trained:
         more |= {"state": output, "overwrite": overwrite, "tell": say}
     refining = output.with_suffix(".refine.json")
+    if shared:
+        from offnominal.scale.looking import forget_looks
     with options.changing(output), Unreadable(strict) as unreadable:
         if refine is not None:
             asked = refine, method, given, sets, seed, strict, refining
             groups = {name: _refined(own, *asked) for name, own in groups.items()}
         files: Any = groups if categories else groups[""]
+        if shared:
+            told = _looked_at(detector, chosen, files, workers, ray, output)
+            cast(Any, detector).looked_at = told
         total = sum(len(own) for own in groups.values())
         with progress_bar(total) as advance, going_on(output, detector):
             more |= {"on_error": unreadable, "progress": advance, "synthetic": synthetic}
             detector.fit(files, **more)
         detector.save(output)
         refining.unlink(missing_ok=True)
+        if shared:
+            forget_looks(str(_looks(output).absolute()))
         _report(detector, output, picture)
         if trained:
             leave_curves(cast(Any, detector), output)
         tell(("", str(passed)))
         warn_untrained(detector)
+
+
+def _check_shared(method: str, chosen: dict[str, Any], more: bool) -> None:
+    """Refuse what workers cannot share."""
+    from offnominal.scale.looking import check_looks
+
+    check_looks(method, chosen)
+    if more:
+        told = "good images alone can be shared out; leave the other out"
+        raise OptionError(f"--workers, --ray: not with --defects, --categories or --refine: {told}")
+
+
+def _looks(output: Path) -> Path:
+    """Where workers write what they see, until the model is written."""
+    return output.with_name(f"{output.name}.parts")
+
+
+def _looked_at(
+    detector: Any,
+    chosen: dict[str, Any],
+    files: list[Path],
+    workers: int | None,
+    ray: str | None,
+    output: Path,
+) -> Any:
+    """What tells of each reference what the workers saw."""
+    from offnominal.detectors.references import References
+    from offnominal.paths import stamp
+    from offnominal.scale.engines import engine_for
+    from offnominal.scale.looking import Looker, look_by_workers
+    from offnominal.scale.parts import Store
+
+    engine = engine_for(workers, ray)
+    # Copies have no number, and what a worker does may depend on it.
+    taken = References().take_in(detector.read(files, lambda error: None), [])
+    numbers: dict[str, int] = {}
+    for number, image, source in taken:
+        if number == 0:  # which settles the engine for all
+            detector.look(number, image)
+        numbers[str(source)] = number
+    if name := detector.engine_in_force:
+        chosen = chosen | {"engine": name}
+    looker = Looker(detector.method, chosen, numbers, Store(str(_looks(output).absolute())))
+    with progress_bar(len(numbers)) as advance:
+        return look_by_workers(
+            looker, list(numbers), stamp, engine, lambda done: advance("features", done)
+        )
 
 
 def fit_options(args: list[str]) -> MethodOptions:
@@ -138,8 +211,8 @@ def _check(method: str, good: list[str], categories: bool, refine: str | None) -
         told = "nothing to fit: it scores the images of a batch; use `predict --zero-shot-batch`"
         raise OptionError(f"--method {method}: {told}")
     trained = options.derives(method, "TrainedDetector")
-    if categories and not trained:
-        told = "a method with a training can have them, such as dinomaly"
+    if categories and not _takes_categories(method):
+        told = "rad can have them, and a method with a training, such as dinomaly"
         raise OptionError(f"--categories: not with {method}; {told}")
     if categories and not good:
         raise OptionError("--categories: name folders of good images, or a data set")
@@ -158,6 +231,13 @@ def _check(method: str, good: list[str], categories: bool, refine: str | None) -
     if refine is not None:
         _share(refine)
     return trained
+
+
+def _takes_categories(method: str) -> bool:
+    """Whether one model of the method can know several categories."""
+    from offnominal.detectors.registry import light_class
+
+    return bool(getattr(light_class(method), "takes_categories", False))
 
 
 def _share(refine: str) -> "Share":

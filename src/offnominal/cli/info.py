@@ -49,6 +49,7 @@ def info(
                 for one in card.each_category()
                 if several
             },
+            "search": getattr(card, "search_", None),
             "mask": getattr(card, "masks_", None),
             "rotations": getattr(card, "rotations_", None),
             "synthetic_defects": [
@@ -135,11 +136,25 @@ def describe(detector: "Detector | Card", header: Mapping[str, Any]) -> list[tup
         ("backbone", "; ".join(names)),
         ("", "; ".join(one["note"] for one in found if one.get("note"))),
         ("bank", rows if detector.bank_rows else ""),
+        ("search", _search(getattr(detector, "search_", None))),
         ("training", _training(detector)),
         ("defects", _defects(detector)),
         *describe_known(header),
         *describe_decisions(detector),
     ]
+
+
+def _search(found: Mapping[str, Any] | None) -> str:
+    """How near an inverted file comes to an exact search; empty where there is none."""
+    if found is None:
+        return ""
+    if not found["cells"]:
+        return "exact: of so few patches no index is faster"
+    return (
+        f"{found['probes']} of {found['cells']:,} cells; of {found['queries']} patches held back "
+        f"{100 * found['recall']:.4g} % found their nearest, distances {100 * found['change']:.2g} "
+        f"% longer on average, {100 * found['most']:.2g} % at most"
+    )
 
 
 def _training(detector: "Detector | Card") -> str:

@@ -73,8 +73,16 @@ def check_folder(output: Path) -> None:
         raise OptionError(f"-o {output}: cannot be written there ({reason})") from error
 
 
+def check_no_url(output: Path) -> None:
+    """Raise an :class:`OptionError` for a URL, of which a path has lost a slash already."""
+    kind = output.parts[0] if output.parts else ""
+    if len(kind) > 2 and kind.endswith(":") and not output.exists():
+        raise OptionError(f"-o {output}: is a URL; give a path, on a disk that all machines share")
+
+
 def check_model(output: Path) -> None:
     """:func:`check_folder`, and that a file that is there is a model, not something else."""
+    check_no_url(output)
     check_folder(output)
     if output.suffix.lower() in IMAGE_SUFFIXES:
         raise OptionError(f"-o {output}: is a picture's name; end a model's with .offn")
@@ -113,6 +121,14 @@ def as_printed(value: float, detector: "Detector") -> float:
     """
     own = None if len(detector.each_category()) > 1 else detector.threshold
     return own.value if own is not None and digits(own.value) == digits(value) else value
+
+
+def threshold_in_words(detector: "Detector") -> str:
+    """The threshold, or that of each category where the model tells them apart itself."""
+    several = detector.each_category()
+    if len(several) == 1:
+        return str(several[0].threshold or "none")
+    return "; ".join(f"{printable(one.category)}: {one.threshold or 'none'}" for one in several)
 
 
 def read_when(words: str | None) -> datetime | None:

@@ -2,7 +2,6 @@
 
 import inspect
 import json
-import os
 import sys
 from collections import Counter
 from contextlib import nullcontext
@@ -16,7 +15,15 @@ from offnominal.cli import options
 from offnominal.cli.command import named
 from offnominal.cli.info import not_inspected
 from offnominal.cli.option import MethodOptions, Option, method_options
-from offnominal.cli.terminal import ANOMALIES, Unreadable, count, progress_bar, say, warn_untrained
+from offnominal.cli.terminal import (
+    ANOMALIES,
+    Unreadable,
+    count,
+    names_from_stdin,
+    progress_bar,
+    say,
+    warn_untrained,
+)
 from offnominal.errors import ImageError, OptionError
 from offnominal.paths import PassedOver, find_images, stamp
 from offnominal.text import digits, printable
@@ -67,6 +74,8 @@ def predict(
     endpoint: options.Endpoint = None,
     key_variable: options.KeyVariable = None,
     strict: options.Strict = False,
+    workers: Annotated[int | None, "--workers N"] = None,
+    ray: Annotated[str | None, "--ray auto|ADDRESS"] = None,
 ) -> None:
     """Score images and say where they are anomalous and whether to reject them.
 
@@ -98,7 +107,26 @@ def predict(
     method : str or None
         With --zero-shot-batch: a method that scores a batch, else anomalydino-batched; with --help
         after it, its options are shown.
+    workers : int or None
+        Score by so many processes, in parts that a rerun goes on with; IMAGES may be a list, .txt
+        or .parquet, and -o a URL as s3://bucket/run.
+    ray : str or None
+        The same by a Ray cluster, or by this machine where auto finds none; one worker a GPU or
+        CPU, unless --workers says how many.
     """
+    if workers is not None or ray is not None:
+        from offnominal.cli.scaled import predict_by_workers
+
+        if zero_shot_batch:
+            told = "scores depend on all of a batch, which one process looks at"
+            raise OptionError(f"--workers, --ray: not with --zero-shot-batch: {told}")
+        if strict:
+            raise OptionError("--strict: not with --workers or --ray, whose images have no order")
+        _refuse_settled(given | {"method": method, "set": sets})
+        how = arguments or [], weights, device, engine, endpoint, key_variable, category
+        places = output, save, resume, overwrite
+        predict_by_workers(how, places, threshold, workers, ray, fail_on_anomaly)
+        return
     if output in (None, "-") and (resume or overwrite):
         raise OptionError("--resume and --overwrite need a folder: -o DIR")
     if output == "":
@@ -224,12 +252,9 @@ def _of_model(
             "give a model file and at least one image, folder or glob, as `offnominal predict "
             "part.offn new/`"
         )
-    for name in [name for name, value in of_batch.items() if value is not None]:
-        flag = f"--{name.replace('_', '-')}"
-        told = f"{flag} is settled in the model file; it goes with --zero-shot-batch only"
-        raise OptionError(told)
+    _refuse_settled(of_batch)
     model, *names = arguments
-    files = find_images(_names_from_stdin() if names == ["-"] else names, passed)
+    files = find_images(names_from_stdin() if names == ["-"] else names, passed)
     with Path(model).open("rb") if Path(model).is_file() else nullcontext() as file:
         # Tells model files apart, thresholds included; of the file as it is opened, not replaced.
         digest = hashlib.file_digest(file, "sha256").hexdigest() if file else ""
@@ -244,13 +269,12 @@ def _of_model(
     return _Task(detector, files, run, Path(model))
 
 
-def _names_from_stdin() -> list[str]:
-    """One name a line; names may hold whatever file systems allow but a line feed."""
-    lines = sys.stdin.buffer.read().split(b"\n")
-    names = [name for line in lines if (name := os.fsdecode(line.removesuffix(b"\r")))]
-    if not names:
-        raise OptionError("-: no names of images came on stdin, one a line")
-    return names
+def _refuse_settled(given: dict[str, Any]) -> None:
+    """Raise an :class:`OptionError` for an option that a model file brings itself."""
+    for name in [name for name, value in given.items() if value is not None]:
+        flag = f"--{name.replace('_', '-')}"
+        told = f"{flag} is settled in the model file; it goes with --zero-shot-batch only"
+        raise OptionError(told)
 
 
 def _open_sink(task: _Task, output: str | None, save: str, resume: bool, overwrite: bool) -> "Sink":
@@ -260,7 +284,8 @@ def _open_sink(task: _Task, output: str | None, save: str, resume: bool, overwri
     if output is None or output == "-":
         return Printer(as_json=output == "-" or not sys.stdout.isatty())
     kinds = parse_save(save)
-    if "mask" in kinds and task.detector.pixel_threshold is None:
+    each = task.detector.each_category()
+    if "mask" in kinds and any(one.pixel_threshold is None for one in each):
         raise OptionError(
             "--save mask needs a threshold, and there is none; calibrate a model, or leave mask out"
         )
@@ -271,12 +296,14 @@ def _open_sink(task: _Task, output: str | None, save: str, resume: bool, overwri
 def _about(task: _Task) -> list[tuple[str, str]]:
     """What the results are made with, for their page."""
     by_hand = task.run.get("threshold")
-    limit = task.detector.threshold if by_hand is None else f"{digits(by_hand)}: given by hand"
+    limit = options.threshold_in_words(task.detector)
+    if by_hand is not None:
+        limit = f"{digits(by_hand)}: given by hand"
     return [
         ("Model", printable(task.model or "none: the images are compared with one another")),
         ("Method", task.detector.method),
         *([("Category", printable(task.run["category"]))] if "category" in task.run else []),
-        ("Threshold", str(limit or "none")),
+        ("Threshold", limit),
     ]
 
 

@@ -1,5 +1,6 @@
 """What the commands share: exit codes, messages, progress, and the list of unreadable images."""
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING, Self
 
 import typer
 
-from offnominal.errors import ImageError
+from offnominal.errors import ImageError, OptionError
 from offnominal.progress import UNITS, bar
 from offnominal.text import printable
 
@@ -164,3 +165,12 @@ def progress_bar(total: int | None) -> Iterator[Advance]:
         return
     with bar(total) as advance:
         yield advance
+
+
+def names_from_stdin() -> list[str]:
+    """One name a line; names may hold whatever file systems allow but a line feed."""
+    lines = sys.stdin.buffer.read().split(b"\n")
+    names = [name for line in lines if (name := os.fsdecode(line.removesuffix(b"\r")))]
+    if not names:
+        raise OptionError("-: no names of images came on stdin, one a line")
+    return names

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from offnominal.detectors.deployed import Row
 from offnominal.metrics.ranks import rank_correlation
+from offnominal.text import apart as in_digits
 
 if TYPE_CHECKING:
     from offnominal.detectors.base import Detector
@@ -103,7 +104,8 @@ def compare(
     loose = allowed if precision == "fp32" else 10 * allowed  # a pixel has no neighbours to average
     for what, value, most in (("scores", worst, allowed), ("maps", furthest, loose)):
         if not value <= most:
-            return row, f"its {what} differ by up to {value:.2g} of them; {most:g} is allowed"
+            told, limits = in_digits(value, most)
+            return row, f"its {what} differ by up to {told} of them; {limits} is allowed"
     return row, f"it decides {flips} of {len(ours)} images otherwise" if flips else ""
 
 

@@ -114,6 +114,7 @@ class GlobalGaussian(FeatureDetector):
     """
 
     method: ClassVar[str] = "gaussian"
+    looks: ClassVar[bool] = True
     takes_defects: ClassVar[bool] = True
     exports: ClassVar[bool] = True
     default_backbone: ClassVar[str] = "tf_efficientnet_b4.aa_in1k"

@@ -92,6 +92,7 @@ class PaDiM(FeatureDetector):
     """
 
     method: ClassVar[str] = "padim"
+    looks: ClassVar[bool] = True
     takes_defects: ClassVar[bool] = True
     default_backbone: ClassVar[str] = "resnet18"
     # The second to the fourth of a residual network's five levels, of strides 4, 8 and 16.
@@ -160,7 +161,11 @@ class PaDiM(FeatureDetector):
     def learn(self, number: int, image: np.ndarray) -> Tensor:
         """Add a reference to the sums; its features are kept, or with ``pca`` its pixels."""
         pixels = torch.from_numpy(self.views(image)[0].pixels)
-        every = self._joined(pixels)
+        if self.looked_at is None:
+            every = self._joined(pixels)
+        else:
+            every, grid = self.looked_at(number)
+            self._check_grid(grid.tolist())
         if number == 0:
             self._choose_channels(every.shape[1])
         if self.reduction == "pca":
@@ -171,6 +176,11 @@ class PaDiM(FeatureDetector):
         features = self._reduced(every)
         self._gaussians.add(features[None])
         return features
+
+    def look(self, number: int, image: np.ndarray) -> list[Tensor]:
+        """All levels at the finest one's positions, (P, D), and the grid of these."""
+        every = self._joined(torch.from_numpy(self.views(image)[0].pixels))
+        return [every, torch.tensor(self.grid_)]
 
     def finish(self, progress: Progress | None) -> None:
         """Factorise the covariances."""
@@ -251,6 +261,13 @@ class PaDiM(FeatureDetector):
             )
         maps = self.levels(pixels[None]).maps
         grid = list(maps[0].shape[-2:])
+        self._check_grid(grid)
+        # Each vector of a coarser level belongs to all positions below it, as in the paper's
+        # figure 2; where the strides divide, this is what xiahaifeng1995's code does.
+        fine = [m if list(m.shape[-2:]) == grid else F.interpolate(m, size=grid) for m in maps]
+        return torch.cat(fine, dim=1)[0].flatten(1).T
+
+    def _check_grid(self, grid: list[int]) -> None:
         if not self.grid_:
             self.grid_ = grid
         if grid != self.grid_:
@@ -259,10 +276,6 @@ class PaDiM(FeatureDetector):
                 f"the first reference one of {self.grid_[0]} x {self.grid_[1]}; padim compares "
                 "position by position: use --resize square, or images of one shape"
             )
-        # Each vector of a coarser level belongs to all positions below it, as in the paper's
-        # figure 2; where the strides divide, this is what xiahaifeng1995's code does.
-        fine = [m if list(m.shape[-2:]) == grid else F.interpolate(m, size=grid) for m in maps]
-        return torch.cat(fine, dim=1)[0].flatten(1).T
 
     def _reduced(self, every: Tensor) -> Tensor:
         if self.components_.numel():

@@ -82,6 +82,7 @@ class SubspaceAD(SubspaceModel):
     """
 
     method: ClassVar[str] = "subspacead"
+    looks: ClassVar[bool] = True
     takes_defects: ClassVar[bool] = True
     exports: ClassVar[bool] = True
     embedding: ClassVar[tuple[str, ...]] = ("fusion",)
@@ -118,8 +119,26 @@ class SubspaceAD(SubspaceModel):
 
     def learn(self, number: int, image: np.ndarray) -> _Kept:
         """Add the patches of a reference and of its rotations to the sums."""
+        looked = self.looked_at(number) if self.looked_at else self.look(number, image)
+        (count, mean, scatter), upright, rows = looked
+        own = Moments(int(count), mean, scatter)
+        for each in rows:
+            self.bank.add(each, number)
+        self._total = own if self._total is None else self._total.plus(own)
+        return _Kept(own, upright)
+
+    def look(self, number: int, image: np.ndarray) -> list[Any]:
+        """Sums over the patches of a reference and of its rotations.
+
+        Returns
+        -------
+        list
+            Count (), mean (D,) and scatter (D, D) in a tuple; the features of the upright views;
+            and the rows that the bank takes of each view.
+        """
         own: Moments | None = None
         upright: list[Tensor] = []
+        rows: list[np.ndarray] = []
         for angle in reference_angles(self.rotations, self.seed, number):
             for view in self.views(_turn(image, angle, self.rotation_border)):
                 features = self.embed(torch.from_numpy(view.pixels))
@@ -129,10 +148,9 @@ class SubspaceAD(SubspaceModel):
                 if angle == 0:
                     upright.append(features)
                 if self.nearest:
-                    self.bank.add(to_numpy(F.normalize(tokens, dim=-1)), number)
+                    rows.append(to_numpy(F.normalize(tokens, dim=-1)))
         assert own is not None, "the upright reference is always looked at"
-        self._total = own if self._total is None else self._total.plus(own)
-        return _Kept(own, upright)
+        return [(torch.tensor(own.count), own.mean, own.scatter), upright, rows]
 
     def finish(self, progress: Progress | None) -> None:
         """The subspace of all references."""
