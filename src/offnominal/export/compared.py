@@ -101,7 +101,8 @@ def compare(
         auroc_before=_auroc(labels, ours),
         auroc=_auroc(labels, theirs),
     )
-    loose = allowed if precision == "fp32" else 10 * allowed  # a pixel has no neighbours to average
+    # A pixel has no neighbours to average: in fp32 one in millions is 1.01e-4 off.
+    loose = (2 if precision == "fp32" else 10) * allowed
     for what, value, most in (("scores", worst, allowed), ("maps", furthest, loose)):
         if not value <= most:
             told, limits = in_digits(value, most)
