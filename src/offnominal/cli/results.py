@@ -44,6 +44,21 @@ def check_free(folder: Path, resume: bool, overwrite: bool) -> None:
         raise OptionError(f"-o {folder}: {HELD}")
 
 
+def claim(folder: Path) -> FileLock:
+    """Make a folder and keep it to this run; or raise an OptionError. To be released."""
+    lock = FileLock(folder / "run.lock")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        told = "another run is writing into it; wait for it, or name another folder"
+        raise OptionError(f"-o {folder}: {told}") from error
+    except OSError as error:
+        reason = error.strerror or error
+        raise OptionError(f"-o {folder}: cannot be written into ({reason})") from error
+    return lock
+
+
 def check_ours(folder: Path, overwrite: bool) -> None:
     """Raise an OptionError if what has the names of results in a folder is not the program's."""
     there = [name for name in ("run.json", RESULTS, "results.csv")
@@ -120,17 +135,8 @@ class ResultWriter(Sink):
             raise OptionError(f"-o {folder}: {told}")
         self._lines, marker = folder / RESULTS, folder / "run.json"
         run = run | {"pictures": PICTURES_AS}
-        self._lock = FileLock(folder / "run.lock")
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._inside = os.path.realpath(folder)
-            self._lock.acquire(timeout=0)
-        except Timeout as error:
-            told = "another run is writing into it; wait for it, or name another folder"
-            raise OptionError(f"-o {folder}: {told}") from error
-        except OSError as error:
-            reason = error.strerror or error
-            raise OptionError(f"-o {folder}: cannot be written into ({reason})") from error
+        self._lock = claim(folder)
+        self._inside = os.path.realpath(folder)
         try:
             if self.page:
                 check_page(self.page)

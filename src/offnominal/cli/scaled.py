@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import typer
-from filelock import FileLock, Timeout
 
 from offnominal.atomic import writing
 from offnominal.cli import options
@@ -22,6 +21,7 @@ from offnominal.cli.results import (
     check_free,
     check_ours,
     check_page,
+    claim,
     clear,
     parse_save,
     read_run,
@@ -322,17 +322,7 @@ def _claimed(store: Store) -> Iterator[None]:
     if not store.local:
         yield
         return
-    folder = Path(store.root)
-    lock = FileLock(folder / "run.lock")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        told = "another run is writing into it; wait for it, or name another folder"
-        raise OptionError(f"-o {folder}: {told}") from error
-    except OSError as error:
-        reason = error.strerror or error
-        raise OptionError(f"-o {folder}: cannot be written into ({reason})") from error
+    lock = claim(Path(store.root))
     try:
         yield
     finally:
