@@ -21,7 +21,10 @@ def browsing(patience: float = 240) -> Iterator[Any]:
     if not CHROMIUM.exists():
         pytest.skip(f"no browser at {CHROMIUM}")
     with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
+        # Chromium's own camera is a picture that moves; nobody is asked whether it may be used.
+        camera = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
+        options = ["--no-sandbox", *camera]
+        browser = started.chromium.launch(executable_path=str(CHROMIUM), args=options)
         try:
             context = browser.new_context(viewport=SCREEN)
             context.set_default_timeout(1000 * patience)

@@ -122,3 +122,26 @@ def test_from_the_code_to_a_part_in_under_ten_minutes(served: Served, page: Any)
     served.thread.join(60)
     page.get_by_text("NO CONNECTION").wait_for(timeout=15_000)
     assert not page.locator(".judged").is_visible()
+
+
+def test_good_parts_are_dropped_or_taken_by_this_devices_camera(served: Served, page: Any) -> None:
+    set_up(page, served.address, setup_code(served.station), "Ring")
+    kept, content = page.locator("#kept li"), list(good_part(1))
+    dropped = page.evaluate_handle(
+        """([content]) => {
+            const held = new DataTransfer();
+            held.items.add(new File([new Uint8Array(content)], "good.png", {type: "image/png"}));
+            return held;
+        }""",
+        [content],
+    )
+    page.locator("#drop").dispatch_event("drop", {"dataTransfer": dropped})
+    kept.nth(0).wait_for()
+    page.get_by_role("button", name="Use this device's camera").click()
+    page.wait_for_function("() => document.querySelector('#camera video').videoWidth > 0")
+    page.get_by_role("button", name="Take a picture").click()
+    kept.nth(1).wait_for()
+    is_whole(kept.nth(0).locator("img"))
+    is_whole(kept.nth(1).locator("img"))
+    page.get_by_role("button", name="Close the camera").click()
+    assert page.locator("#camera").is_hidden()
