@@ -13,7 +13,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 # to the last digit is torch's. The tests of engines say what they want.
 os.environ.setdefault("OFFNOMINAL_ENGINE", "torch")
 
-# What takes over eight seconds of computing, by name: run before a release, not at every change.
+# What takes over five seconds of computing, by name: run before a release, not at every change.
 LONG = frozenset((Path(__file__).parent / "release.txt").read_text().split("\n"))
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
