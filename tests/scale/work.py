@@ -62,6 +62,7 @@ class Mortal:
     threshold: None = None
     pixel_threshold: None = None
     decides: bool = False
+    file_options: tuple[str, ...] = ()
 
     def each_category(self) -> list["Mortal"]:
         return [self]

@@ -40,7 +40,7 @@ from offnominal.paths import PassedOver
 from offnominal.scale.engines import engine_for
 from offnominal.scale.facts import Facts, facts_of
 from offnominal.scale.listing import listed, stamp_of
-from offnominal.scale.parts import Parts, Store
+from offnominal.scale.parts import Parts, Store, is_local
 from offnominal.scale.scoring import Model, Scorer, digest_of, error_line, weights_of
 from offnominal.scale.shards import Shard, cut, run_shards
 from offnominal.text import printable
@@ -141,9 +141,9 @@ def _predict_in_parts(
     """
     kinds = parse_save(save or "json,csv")
     engine = engine_for(workers, ray)
-    store = Store(output)
-    if not store.local and "page" in kinds:
+    if "page" in kinds and not is_local(output):
         raise OptionError(f"--save page: a page is read from a disk; leave it out for {output}")
+    store = Store(output)
     if output.startswith("memory:"):
         told = "the memory of this process, which is gone when it ends"
         raise OptionError(f"-o {output}: is {told}; name a folder, or a URL as s3://bucket/run")

@@ -17,7 +17,7 @@ from offnominal.extras import needs
 from offnominal.prefetch import prefetch
 from offnominal.scale.shards import Shard
 
-__all__ = ["Parts", "Store", "is_url", "persistently"]
+__all__ = ["Parts", "Store", "is_local", "is_url", "persistently"]
 
 T = TypeVar("T")
 
@@ -30,6 +30,11 @@ _READERS = 4  # parts on their way where they are read in order
 def is_url(name: str) -> bool:
     """Whether a name is for fsspec to open, as ``s3://bucket/key``."""
     return "://" in name
+
+
+def is_local(name: str) -> bool:
+    """Whether a name is of this machine's disks."""
+    return not is_url(name) or name.startswith(("file://", "local://"))
 
 
 def persistently(call: Callable[[], T], what: str) -> T:
@@ -70,9 +75,12 @@ class Store:
         self.url = url.rstrip("/")
         try:
             self.system, self.root = fsspec.core.url_to_fs(self.url)
-        except (ImportError, ValueError) as error:
+        except ImportError as error:
+            told = f"takes a package that is not there ({error}); the extra scale brings that of S3"
+            raise OptionError(f"{url}: {told}") from error
+        except ValueError as error:
             raise OptionError(f"{url}: cannot be opened ({error})") from error
-        self.local = not is_url(url) or url.startswith(("file://", "local://"))
+        self.local = is_local(url)
 
     def __reduce__(self) -> Any:
         """A worker opens its own."""
