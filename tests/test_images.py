@@ -596,6 +596,7 @@ def test_missing_folder_and_odd_paths(tmp_path):
             read_image(tmp_path / "pipe.png")
 
 
+@pytest.mark.slow
 def test_permission_denied():
     if os.name != "posix":
         pytest.skip("file permissions of this kind exist on POSIX only")

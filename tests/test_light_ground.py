@@ -43,6 +43,7 @@ def script(
     )
 
 
+@pytest.mark.slow
 def test_all_of_it_works_without_opencv_scipy_and_torch(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     smooth = cv2.GaussianBlur(rng.random((90, 130, 3), np.float32), (0, 0), 3) * 60000
@@ -57,6 +58,7 @@ print(json.dumps(work(Path(sys.argv[1]))))
     assert json.loads(done.stdout) == json.loads(json.dumps(work(tmp_path)))
 
 
+@pytest.mark.slow
 def test_a_missing_package_is_named_in_a_line_with_its_remedy(tmp_path: Path) -> None:
     code = """
 from typer.testing import CliRunner

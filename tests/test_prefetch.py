@@ -126,6 +126,7 @@ def test_results_are_not_kept():
     assert most <= 4
 
 
+@pytest.mark.slow
 def test_errors_do_not_keep_what_failed():
     class Picture:
         pass
@@ -174,6 +175,7 @@ def test_a_failing_source_is_reported_after_what_it_gave():
 
 
 @pytest.mark.parametrize("how", ["break", "close", "exception", "forgotten"])
+@pytest.mark.slow
 def test_stopping_early_ends_the_threads(how):
     done = []
 

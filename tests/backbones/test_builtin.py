@@ -148,6 +148,7 @@ def test_stripes_answer_in_their_own_orientation(angle: int) -> None:
 
 
 @BOTH
+@pytest.mark.slow
 def test_exports_to_one_graph(aligned: bool) -> None:
     net, pixels = Builtin(aligned), random_pixels(1, 3, 64, 96)
     graph = torch.export.export(net, (pixels,)).module()

@@ -32,6 +32,7 @@ def run(dataset: Dataset, root: Path, *script: Behaviour) -> list[str]:
     return outcome.failed
 
 
+@pytest.mark.slow
 def test_failures_are_counted_and_counted_as_wrong(dataset: Dataset, tmp_path: Path) -> None:
     labels = [sample.label for sample in dataset.test("fabric")]
     lost = {labels.index(0), labels.index(1), len(labels) - 1}

@@ -233,6 +233,7 @@ def test_what_is_told_of_defects(dataset: Dataset, tmp_path: Path) -> None:
             assert [mark.exact for mark in one.marks] == [True] * marked
 
 
+@pytest.mark.slow
 def test_the_report_says_what_each_defect_is_worth(runs: Path) -> None:
     cells, [asked] = read_runs(runs)
     setups = gather(cells)

@@ -179,6 +179,7 @@ def test_unreadable_images_are_left_out_and_told(dataset: Dataset, tmp_path: Pat
     assert "pixel_auroc" not in cell.metrics["figures"]
 
 
+@pytest.mark.slow
 def test_the_batched_form_runs_without_references(dataset: Dataset, tmp_path: Path) -> None:
     work = plan(dataset, methods=("anomalydino-batched",), sets={"aggregate": ["top1", "max"]})
     outcome = Runner(work, Store(tmp_path)).run()
@@ -252,6 +253,7 @@ class Darkness(Detector):
         return self.score(kept)
 
 
+@pytest.mark.slow
 def test_a_method_without_a_network_takes_part(
     dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -214,6 +214,7 @@ def test_words_are_left_as_they_are() -> None:
     assert blotter("ab")("abc YWI= 6162") == "(key)c YWI= 6162"
 
 
+@pytest.mark.slow
 def test_no_result_holds_the_key(part: Path, server: ChatServer, tmp_path: Path) -> None:
     """Whatever the endpoint answers, right or wrong, refused or redirected."""
     bearer = base64.b64encode(f"Bearer {KEY}".encode()).decode()

@@ -87,6 +87,7 @@ def test_a_folder_that_cannot_be_written_is_named_before_anything_is_run(
     assert (tmp_path / "file").read_bytes() == b""
 
 
+@pytest.mark.slow
 def test_presets_are_listed_and_can_be_changed(run: Run, parts: Path, tmp_path: Path) -> None:
     listed = run("benchmark", "--preset", "list", "-o", tmp_path)
     assert listed.returncode == 0

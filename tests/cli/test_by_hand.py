@@ -17,6 +17,7 @@ def model(fabric_model: Path, tmp_path: Path) -> Path:
     return Path(shutil.copy(fabric_model, tmp_path / "fabric.offn"))
 
 
+@pytest.mark.slow
 def test_a_threshold_by_hand_is_marked_and_taken_back(model: Path, parts: Path) -> None:
     before, good = model.read_bytes(), parts / "fabric" / "test" / "good"
     said = passed(offnominal("calibrate", model, "--threshold", "7.5"))

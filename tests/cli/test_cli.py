@@ -41,6 +41,7 @@ def test_start_up_imports_nothing_heavy() -> None:
         assert len(modules) < most
 
 
+@pytest.mark.slow
 def test_help_and_methods_stay_light() -> None:
     code = (
         "import sys\nfrom typer.testing import CliRunner\nfrom offnominal.cli import app\n"
@@ -90,6 +91,7 @@ def test_fit_then_predict_into_a_folder(parts: Path, tmp_path: Path) -> None:
     assert [int(row["regions"]) for row in table] == [len(row["regions"]) for row in rows]
 
 
+@pytest.mark.slow
 def test_json_lines_on_a_pipe_and_nothing_else(fabric_model: Path, parts: Path) -> None:
     good = parts / "fabric/test/good"
     piped = offnominal("predict", fabric_model, good)
@@ -236,6 +238,7 @@ def test_the_process_ends_as_the_call_does(fabric_model: Path, parts: Path) -> N
             assert here.stderr == there.stderr
 
 
+@pytest.mark.slow
 def test_fail_on_anomaly(fabric_model: Path, parts: Path) -> None:
     stain = parts / "fabric/test/stain"
     assert offnominal("predict", fabric_model, stain, "--fail-on-anomaly").returncode == 1
@@ -244,6 +247,7 @@ def test_fail_on_anomaly(fabric_model: Path, parts: Path) -> None:
     assert offnominal("predict", fabric_model, train, "--fail-on-anomaly").returncode == 0
 
 
+@pytest.mark.slow
 def test_calibrate_reports_the_miss_rate(fabric_model: Path, parts: Path, tmp_path: Path) -> None:
     new = tmp_path / "new.offn"
     done = offnominal(
@@ -434,6 +438,7 @@ def test_each_method_lists_its_own_options() -> None:
     assert "--ridge" in grid
 
 
+@pytest.mark.slow
 def test_every_option_of_every_method_can_be_given() -> None:
     """Whatever a constructor takes, the help lists, with words and a default of its own."""
     from offnominal.detectors.registry import METHODS, detector_class

@@ -16,6 +16,7 @@ def model(fabric_model: Path, tmp_path: Path) -> Path:
     return Path(shutil.copy(fabric_model, tmp_path / "fabric.offn"))
 
 
+@pytest.mark.slow
 def test_a_false_alarm_is_learned_and_given_up_again(model: Path, parts: Path, good: Path) -> None:
     before = model.read_bytes()
     alarm = parts / "fabric" / "test" / "stain" / "000.png"

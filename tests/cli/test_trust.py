@@ -381,6 +381,7 @@ def test_reasons_are_told_where_no_image_can_be_used(models: Path, tmp_path: Pat
         assert "a.png: is not a JPEG" in done.stderr, command
 
 
+@pytest.mark.slow
 def test_damaged_lines_of_an_earlier_run_are_done_again(models: Path, tmp_path: Path) -> None:
     told = ["predict", models / "part.offn", models / "0.png", models / "1.png", "-o", tmp_path]
     assert run(*told).returncode == 0

@@ -80,6 +80,7 @@ def test_masks_hold_every_change_and_nothing_else(look: str, defect: str) -> Non
     assert (changed[mask] > 0).all()
 
 
+@pytest.mark.slow
 def test_a_defect_is_chosen_when_none_is_named() -> None:
     kinds = {draw_defective("part", 0, index)[2] for index in range(12)}
     assert len(kinds) >= 3

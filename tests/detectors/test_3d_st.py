@@ -108,6 +108,7 @@ def test_a_teacher_is_read_as_it_was_written(teacher: Path, tmp_path: Path) -> N
             read_point_teacher(file)
 
 
+@pytest.mark.slow
 def test_saved_without_its_teacher_and_asked_of_a_cloud(teacher: Path, tmp_path: Path) -> None:
     copy = tmp_path / "teacher.safetensors"
     copy.write_bytes(teacher.read_bytes())

@@ -79,6 +79,7 @@ def test_files_keep_them(both: SimpleNet, parts: Path, tmp_path: Path) -> None:
         SimpleNet(**SMALL).restore(header, both.arrays())
 
 
+@pytest.mark.slow
 def test_command_line(parts: Path, tmp_path: Path) -> None:
     model, small = tmp_path / "both.offn", ["--steps", 2, "--hidden", 8, "--resolution", 64]
     options = ["--method", "simplenet", "--backbone", "builtin", *small, "-o", model]
@@ -98,6 +99,7 @@ def test_command_line(parts: Path, tmp_path: Path) -> None:
     assert "not with anomalydino" in done.stderr
 
 
+@pytest.mark.slow
 def test_folders_give_their_names(parts: Path, tmp_path: Path) -> None:
     for look in LOOKS:
         shutil.copytree(parts / look / "train" / "good", tmp_path / f"{look}s" / "good")

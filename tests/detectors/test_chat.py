@@ -700,6 +700,7 @@ def test_options_of_a_network_are_none_of_its_own() -> None:
         ChatModel(model="test", backbone="dinov2_vits14")
 
 
+@pytest.mark.slow
 def test_the_client_library_is_an_extra(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     detector = model(serve(answers()), shots=1)
     for name in ("offnominal.chat.client", "offnominal.chat.answer"):

@@ -138,6 +138,7 @@ def test_harmonic_mean_by_hand() -> None:
     assert zero[2, 2] == 1
 
 
+@pytest.mark.slow
 def test_references_are_scored_without_themselves(weights: str, good: list[Path]) -> None:
     detector = WinCLIP(weights=weights).fit(good[:4])
     assert detector.calibration.kind == "leave-one-out"

@@ -76,6 +76,7 @@ def command(*words: object) -> str:
     return told.output
 
 
+@pytest.mark.slow
 def test_it_is_fitted_scored_calibrated_and_saved(
     stranger: str, good: list[Path], parts: Path, tmp_path: Path
 ) -> None:
@@ -100,6 +101,7 @@ def test_it_is_fitted_scored_calibrated_and_saved(
     assert detector.calibration.kind == "held-out"
 
 
+@pytest.mark.slow
 def test_it_takes_tiles(stranger: str, good: list[Path]) -> None:
     kind = registry.detector_class(stranger)
     detector = kind(backbone="builtin", tile=96, device="cpu").fit(good[:3])
@@ -109,6 +111,7 @@ def test_it_takes_tiles(stranger: str, good: list[Path]) -> None:
     assert len(detector.calibration) == 3
 
 
+@pytest.mark.slow
 def test_the_command_line_knows_it(
     stranger: str, good: list[Path], parts: Path, tmp_path: Path
 ) -> None:

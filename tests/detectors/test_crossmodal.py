@@ -19,6 +19,7 @@ def fitted() -> CFM:
     return detector.fit([sheet(seed) for seed in range(8)])
 
 
+@pytest.mark.slow
 def test_a_bump_that_colour_does_not_foresee_is_found(fitted: CFM, tmp_path: Path) -> None:
     assert fitted.losses[-1]["total"] < 0.8 * fitted.losses[0]["total"]
     assert fitted.leave_one_out == "none"

@@ -72,6 +72,7 @@ def test_a_guess_is_no_smaller_where_references_are_turned(good: list[np.ndarray
     assert turned.threshold.value > 0.5 * upright.threshold.value
 
 
+@pytest.mark.slow
 def test_an_estimate_that_would_pass_plain_defects_says_so(good: list[np.ndarray]) -> None:
     with pytest.warns(ThresholdWarning, match="would pass"):
         detector = AnomalyDINO(**PLAIN, false_reject=0.001).fit(good[:4])
@@ -91,6 +92,7 @@ def test_an_estimate_that_would_pass_plain_defects_says_so(good: list[np.ndarray
     assert missed[0] < missed[1] == (detector.good.defects.images <= detector.threshold.value).sum()
 
 
+@pytest.mark.slow
 def test_no_defects_are_made_unasked(good: list[np.ndarray]) -> None:
     assert not AnomalyDINO(**PLAIN).fit(good[:3]).missed_defects
     asked = AnomalyDINO(**PLAIN).fit(good[:3], synthetic=True).missed_defects
@@ -102,6 +104,7 @@ def test_no_defects_are_made_unasked(good: list[np.ndarray]) -> None:
     assert by_size[1] < 16, "the largest defects of a plain fabric are found"
 
 
+@pytest.mark.slow
 def test_a_defect_is_scored_as_if_its_reference_had_not_been_learned(
     good: list[np.ndarray],
 ) -> None:
@@ -111,6 +114,7 @@ def test_a_defect_is_scored_as_if_its_reference_had_not_been_learned(
     assert detector.good.defects.images.min() > 0.5 * lowest
 
 
+@pytest.mark.slow
 def test_defects_and_copies_are_kept_and_checked(good: list[np.ndarray], tmp_path: Path) -> None:
     path = tmp_path / "part.offn"
     detector = AnomalyDINO(**PLAIN).fit(good[:3], synthetic=True)
@@ -123,6 +127,7 @@ def test_defects_and_copies_are_kept_and_checked(good: list[np.ndarray], tmp_pat
         offnominal.load(path)
 
 
+@pytest.mark.slow
 def test_defects_count_for_the_references_that_scored_them(good: list[np.ndarray]) -> None:
     detector = AnomalyDINO(**PLAIN).fit(good[:3], synthetic=True)
     missed = detector.missed_defects

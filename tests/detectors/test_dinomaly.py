@@ -40,6 +40,7 @@ def test_blocks_are_the_papers() -> None:
     assert blocks_of(1) == [0]
 
 
+@pytest.mark.slow
 def test_a_transformer(parts: Path, transformer: dict[str, Any], tmp_path: Path) -> None:
     detector = Dinomaly(**transformer, **SMALL).fit(good(parts))
     assert detector.load_network().layers == (1, 2, 3, 4)

@@ -84,6 +84,7 @@ def test_agrees_with_the_formula(fitted: DN2, resnet18: Path, files: list[Path])
         assert found.score == pytest.approx(wanted, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_leave_one_out_equals_refitting(fitted: DN2, files: list[Path]) -> None:
     assert fitted.calibration.kind == "leave-one-out"
     for index, file in enumerate(files[:6]):
@@ -153,6 +154,7 @@ def test_the_weights_name_the_network_and_the_paper_otherwise(mobilenet: Path) -
     assert DN2.default_backbone.startswith("resnet101")
 
 
+@pytest.mark.slow
 def test_any_backbone_serves(tmp_path: Path) -> None:
     images = [draw_good("fabric", 0, index) for index in range(4)]
     weights = str(save_dinov2_vits14(tmp_path))

@@ -33,6 +33,7 @@ def fitted(files: list[Path]) -> Ensemble:
     return build().fit(files[:4])
 
 
+@pytest.mark.slow
 def test_scores_and_maps_are_means_of_the_scaled_members(
     fitted: Ensemble, files: list[Path]
 ) -> None:
@@ -86,6 +87,7 @@ def test_rescored_is_a_fit_with_other_options(fitted: Ensemble, files: list[Path
     assert fitted.rescored(false_reject=0.5).threshold != fitted.threshold
 
 
+@pytest.mark.slow
 def test_calibrate(files: list[Path]) -> None:
     ensemble = build().fit(files[:3])
     assert ensemble.calibrate(files[2:6]) == 1, "a reference is left out"

@@ -51,6 +51,7 @@ def test_left_out_as_if_learned_without(count: int, dim: int) -> None:
             assert float(told) == pytest.approx(distance(others, x), rel=1e-9)
 
 
+@pytest.mark.slow
 def test_agrees_with_the_formula(
     fitted: GlobalGaussian, resnet18: Path, files: list[Path], tmp_path: Path
 ) -> None:

@@ -176,6 +176,7 @@ def test_the_same_steps_give_the_same_file(files: list[Path], tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.slow
 def test_a_step_that_breaks_off_leaves_everything(
     kind: str, files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

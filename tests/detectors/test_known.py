@@ -322,6 +322,7 @@ def test_costs_set_a_threshold() -> None:
         threshold_by_cost([1.0, 2.0], [0.5], 50, 1, 0.01)
 
 
+@pytest.mark.slow
 def test_the_command_line_adds_defects_and_weighs_costs(tmp_path: Path) -> None:
     for folder, images in (("good", GOOD), ("bad/comb", [one.image for one in defects(4)])):
         (tmp_path / folder).mkdir(parents=True)

@@ -63,6 +63,7 @@ def test_evidence_is_the_p_values_logarithm_and_goes_on_beyond_good_scores() -> 
     assert evidence(5, np.array([2.0, 2, 2, 5])) == pytest.approx(np.log(5)), "ties"
 
 
+@pytest.mark.slow
 def test_members_are_combined(
     fitted: LateFusion, files: str, good: list[np.ndarray], bad: np.ndarray
 ) -> None:
@@ -116,6 +117,7 @@ def test_saved_with_its_members(
         LateFusion(members=",".join(copies), device="cpu").fit(good[5:])
 
 
+@pytest.mark.slow
 def test_what_cannot_be_is_refused(files: str, good: list[np.ndarray], tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="two fitted models"):
         LateFusion(members=files.split(",")[0]).fit(good)

@@ -51,6 +51,7 @@ CASES: list[tuple[type, dict[str, Any], bool]] = [
 
 
 @pytest.mark.parametrize(("kind", "options", "network"), CASES)
+@pytest.mark.slow
 def test_learns_and_is_the_same_from_a_file(
     kind: Any, options: dict[str, Any], network: bool, good: Any, small: Any, tmp_path: Path
 ) -> None:

@@ -68,6 +68,7 @@ def plain_padim(features: np.ndarray, query: np.ndarray, ridge: float = 0.01) ->
 
 
 @pytest.mark.parametrize(("dimensions", "ridge"), [(12, 0.01), (100, 0.01), (12, 1e-5)])
+@pytest.mark.slow
 def test_agrees_with_the_formulas(
     fitted: PaDiM, files: list[Path], embedded: np.ndarray, dimensions: int, ridge: float
 ) -> None:
@@ -82,6 +83,7 @@ def test_agrees_with_the_formulas(
         assert found.score == found.anomaly_map.max()
 
 
+@pytest.mark.slow
 def test_principal_components(fitted: PaDiM, files: list[Path], embedded: np.ndarray) -> None:
     detector = like(fitted, reduction="pca").fit(files[:20])
     components = PCA(12, svd_solver="full").fit(embedded[:20].reshape(-1, 448)).components_
@@ -213,6 +215,7 @@ def _read(file: Path) -> np.ndarray:
     return read_image(file)
 
 
+@pytest.mark.slow
 def test_any_backbone_serves(tmp_path: Path) -> None:
     images = [draw_good("part", 0, index) for index in range(4)]
     told: list[tuple[str, int]] = []

@@ -102,6 +102,7 @@ def test_several_neighbours_are_averaged(parts: Path) -> None:
     np.testing.assert_allclose(found.patch_scores.ravel(), wanted, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_coreset_keeps_a_share_of_real_rows(parts: Path) -> None:
     files = images_of(parts / "fabric" / "train")[:4]
     options = FULL | {"crop": 0}

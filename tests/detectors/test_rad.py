@@ -54,6 +54,7 @@ def test_thresholds_are_from_each_without_itself(both: RAD, parts: Path) -> None
         assert scored[number] == pytest.approx(fresh.score, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_only_what_is_retrieved_is_searched(parts: Path) -> None:
     files = [file for look in LOOKS for file in good(parts, look)]
     few, all_ = (RAD(**SMALL, retrieve=k).fit(files, synthetic=False) for k in (2, 150))

@@ -62,6 +62,7 @@ def test_what_cannot_be_refined(mixed: tuple[list[np.ndarray], set[int]]) -> Non
         refine(make, images, share=0.9)
 
 
+@pytest.mark.slow
 def test_it_goes_on_where_it_was_broken_off(
     mixed: tuple[list[np.ndarray], set[int]], tmp_path: Path
 ) -> None:

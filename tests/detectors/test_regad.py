@@ -112,6 +112,7 @@ def test_an_image_has_twenty_one_copies() -> None:
     assert made[-3:].equal(torch.stack([image.rot90(n, (1, 2)) for n in (1, 2, 3)]))
 
 
+@pytest.mark.slow
 def test_it_is_fitted_scored_and_saved(learned: Path, parts: Path, tmp_path: Path) -> None:
     files = good(parts)[:3]
     detector = RegAD(learned=learned, device="cpu").fit(files, synthetic=False)

@@ -60,6 +60,7 @@ def test_it_equals_a_fit_with_these_options(
 
 @pytest.mark.parametrize("kind", GROWING)
 @pytest.mark.parametrize("loaded", [False, True])
+@pytest.mark.slow
 def test_what_one_learns_the_other_does_not(
     kind: str, loaded: bool, images: list[np.ndarray], tmp_path: Path
 ) -> None:

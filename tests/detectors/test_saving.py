@@ -217,6 +217,7 @@ def test_models_follow_the_umask(fabric_model: Path, tmp_path: Path) -> None:
     assert (tmp_path / "m.offn").stat().st_mode & 0o777 == 0o640
 
 
+@pytest.mark.slow
 def test_other_weights_are_refused(parts: Path, tmp_path: Path) -> None:
     right, wrong = tmp_path / "right.safetensors", tmp_path / "wrong.safetensors"
     for path in (right, wrong):

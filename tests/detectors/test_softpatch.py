@@ -88,6 +88,7 @@ def test_defects_in_training_do_not_become_normal(
     assert mask[max(0, y - 16) : y + 17, max(0, x - 16) : x + 17].any()
 
 
+@pytest.mark.slow
 def test_distances_are_multiplied_by_the_nearest_entrys_weight(
     spoiled: tuple[list[np.ndarray], np.ndarray],
 ) -> None:
@@ -139,6 +140,7 @@ def test_what_fills_a_references_gaps_has_its_own_weight(
     assert len(soft.calibration) == 4
 
 
+@pytest.mark.slow
 def test_contamination_leaves_the_defective_out_of_the_threshold(
     spoiled: tuple[list[np.ndarray], np.ndarray],
 ) -> None:

@@ -53,6 +53,7 @@ def joined(weights: Path, file: Path) -> np.ndarray:
 
 
 @pytest.mark.parametrize("correspondences", [1, 4])
+@pytest.mark.slow
 def test_agrees_with_the_formulas(
     fitted: SPADE, resnet18: Path, files: list[Path], correspondences: int
 ) -> None:
@@ -107,6 +108,7 @@ def test_a_copy_is_at_no_distance(fitted: SPADE, files: list[Path]) -> None:
     assert found.patch_scores.max() == 0
 
 
+@pytest.mark.slow
 def test_leave_one_out_equals_refitting(fitted: SPADE, files: list[Path]) -> None:
     assert fitted.calibration.kind == "leave-one-out"
     for index, file in enumerate(files[:6]):
@@ -181,6 +183,7 @@ def test_few_references(fitted: SPADE, files: list[Path]) -> None:
     assert len(some.calibration.images) == 2
 
 
+@pytest.mark.slow
 def test_any_backbone_and_shapes_that_differ(tmp_path: Path) -> None:
     """One level gives both the vector and the pyramid; a transformer gives its last four blocks."""
     images = [draw_good("fabric", 0, index) for index in range(3)]

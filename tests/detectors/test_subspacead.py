@@ -303,6 +303,7 @@ def test_one_reference_gives_scores_and_a_guess(fabrics: list[Path]) -> None:
     assert detector.threshold.kind == "guess"
 
 
+@pytest.mark.slow
 def test_tiles_cover_large_images(fabrics: list[Path]) -> None:
     detector = SubspaceAD(backbone="builtin", tile=64, rotations="none").fit(fabrics[:2])
     [found] = detector.predict(fabrics[2])
@@ -384,6 +385,7 @@ def test_batch_needs_two_images_and_learns_nothing(fabrics: list[Path]) -> None:
 # -- on real parts ----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_real_tiles_with_a_real_network(tiles: Path, mobilenet: Path) -> None:
     """Sixteen good magnetic tiles, then a share of the test set: clearly better than guessing."""
     detector = SubspaceAD(weights=str(mobilenet), rotations="none", resolution=128)

@@ -85,6 +85,7 @@ def test_whole_weighs_positions_by_the_teachers_strength() -> None:
     assert distillation_loss([teacher], [decoded], "whole").item() == pytest.approx(0.1)
 
 
+@pytest.mark.slow
 def test_efficientad(good: list[np.ndarray], folder: Path, teacher: Path, tmp_path: Path) -> None:
     options: dict[str, Any] = {"weights": str(teacher), "width": 0.05, "resolution": 64}
     options |= {"device": "cpu", "steps": 12, "lr_scale": 10}

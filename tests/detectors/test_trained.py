@@ -254,6 +254,7 @@ def test_a_training_goes_on_with_the_same_files_only(
 
 
 @pytest.mark.parametrize("kind", [CutPaste, IGD, Painter])
+@pytest.mark.slow
 def test_all_that_was_learned_moves_to_another_device(
     kind: type[TrainedDetector], good: list[np.ndarray]
 ) -> None:

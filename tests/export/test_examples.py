@@ -107,6 +107,7 @@ def test_the_cpp_example_says_what_the_library_says(
         assert told in ran.stderr
 
 
+@pytest.mark.slow
 def test_the_calls_of_the_csharp_example(part: tuple[Path, Any, np.ndarray]) -> None:
     """Read from its source and made from Python, for there is no C# compiler here."""
     folder, detector, bad = part

@@ -111,6 +111,7 @@ def test_the_size_is_that_of_the_references_or_named(tiles: Path) -> None:
         ("spade", {}, "finds for it"),
     ],
 )
+@pytest.mark.slow
 def test_what_cannot_be_inside_is_named(
     tiles: Path, tmp_path: Path, method: str, options: dict[str, Any], told: str
 ) -> None:

@@ -106,6 +106,7 @@ def test_few_rows_are_searched_exactly() -> None:
 
 @faiss_there
 @pytest.mark.parametrize("method", [AnomalyDINO, PatchCore])
+@pytest.mark.slow
 def test_methods_with_a_bank_take_it(method: Any, parts: Path, tmp_path: Path, soon: None) -> None:
     files = sorted((parts / "fabric" / "train" / "good").iterdir())
     more = {"coreset": 1.0} if method is PatchCore else {"rotations": "none"}

@@ -313,6 +313,7 @@ def test_size_classes_are_shares_of_each_image_s_own_area() -> None:
 
 
 @pytest.mark.parametrize("mode", MODES)
+@pytest.mark.slow
 def test_curves_hold_the_figures(shared: Path, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("offnominal.metrics.pixel._BUFFER", 2**19)
     maps, masks, expected = golden(shared, "hard")

@@ -143,6 +143,7 @@ def test_image_and_patch_features(
             np.testing.assert_allclose(level[::13], wanted, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_what_the_detector_sees(
     case: Case,
     weights: Path,

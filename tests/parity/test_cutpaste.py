@@ -11,6 +11,7 @@ from offnominal.detectors.one_class.cutpaste import CutPaste
 from offnominal.detectors.one_class.density import kernel_density, mahalanobis, shrunk_gaussian
 
 
+@pytest.mark.slow
 def test_agrees_with_the_released_code(shared: Path, tiles: Path) -> None:
     golden = Golden(shared, "cutpaste_resnet18")
     detector = CutPaste(backbone="resnet18", device="cpu")

@@ -53,6 +53,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_agrees_with_the_released_code(golden: Golden, tiles: Path, weights: Path) -> None:
     detector = DifferNet(
         backbone="alexnet", weights=str(weights), resolution=256, width=64 / 2048, device="cpu"

@@ -47,6 +47,7 @@ def compared(detector: Dinomaly, pixels: Tensor) -> tuple[list[Tensor], list[Ten
     return theirs, detector.answer(tokens, (16, 16), 2)
 
 
+@pytest.mark.slow
 def test_schedule(golden: Golden, detector: Dinomaly) -> None:
     at, rates = golden["schedule"]["at"], golden["schedule"]["lr"]
     ours = [2e-3 * detector.rate(step / 10_000) for step in at]

@@ -37,6 +37,7 @@ def known(golden: Golden) -> tuple[Tensor, Tensor]:
     return mean[:, None, None], std[:, None, None]
 
 
+@pytest.mark.slow
 def test_small_measures_as_released(shared: Path, tiles: Path) -> None:
     golden = Golden(shared, "efficientad_small")
     detector = seeded("small")

@@ -75,6 +75,7 @@ def test_the_newer_clamping(golden: Golden, tiles: Path, weights: Path) -> None:
     assert_close((anomaly_map(latents, (128, 128)) - 1).mean((1, 2)), told["map_mean"])
 
 
+@pytest.mark.slow
 def test_gradients_and_steps(golden: Golden, tiles: Path, weights: Path) -> None:
     detector = seeded(weights)
     ours = parameters(detector.flows, released)

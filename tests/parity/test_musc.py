@@ -76,6 +76,7 @@ def test_layers_and_tokens(run: Run, tiles: Path) -> None:
     close(around.flatten(1).T[::37], stored, 1e-5)
 
 
+@pytest.mark.slow
 def test_patch_scores_of_every_neighbourhood(run: Run) -> None:
     with torch.inference_mode():
         levels = [mutual_scores(each, range(len(run.names))) for each in run.features]

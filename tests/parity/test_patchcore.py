@@ -76,6 +76,7 @@ def found(
     return dict(zip(names, released.stream(tiles / name for name in names), strict=True))
 
 
+@pytest.mark.slow
 def test_bank(golden: tuple[dict[str, Any], NpzFile], released: PatchCore) -> None:
     content, arrays = golden
     rows = released.bank.rows
@@ -85,6 +86,7 @@ def test_bank(golden: tuple[dict[str, Any], NpzFile], released: PatchCore) -> No
     np.testing.assert_allclose(norms, arrays["bank_row_norms"], rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_scores_and_maps(
     golden: tuple[dict[str, Any], NpzFile], found: dict[str, Prediction]
 ) -> None:
@@ -98,6 +100,7 @@ def test_scores_and_maps(
         assert float(heat.mean()) == pytest.approx(wanted["map_mean"], rel=1e-3, abs=0.05)
 
 
+@pytest.mark.slow
 def test_paper_differs_by_root_and_weight_only(
     golden: tuple[dict[str, Any], NpzFile],
     tiles: Path,

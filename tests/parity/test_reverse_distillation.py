@@ -53,6 +53,7 @@ def seeded(name: str) -> tuple[OneClassBottleneck, Decoder, dict[str, nn.Paramet
 @pytest.mark.parametrize(
     "name", ["resnet18", pytest.param("wide_resnet50_2", marks=pytest.mark.slow)]
 )
+@pytest.mark.slow
 def test_released_code(shared: Path, tiles: Path, name: str) -> None:
     golden = Golden(shared, f"reverse_distillation_{name}")
     with torch.device("meta"):

@@ -21,6 +21,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_agrees_with_the_released_code(shared: Path, tiles: Path, weights: Path) -> None:
     golden = Golden(shared, "stfpm_resnet18")
     detector = STFPM(backbone="resnet18", weights=str(weights), device="cpu")

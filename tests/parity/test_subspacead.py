@@ -133,6 +133,7 @@ def close(found: Any, wanted: Any, relative: float = 1e-3, absolute: float = 1e-
     np.testing.assert_allclose(found, wanted, rtol=relative, atol=absolute)
 
 
+@pytest.mark.slow
 def test_pixels_and_features(golden: Golden, tiles: Path, detector: SubspaceAD) -> None:
     for name in golden.config["tests"]:
         pixels = pixels_of(detector, golden.image(tiles, name))

@@ -60,6 +60,7 @@ def labelled(tiles: Path, golden: Golden) -> dict[str, Any]:
 @pytest.mark.parametrize(
     "regime", [pytest.param("unsupervised", marks=pytest.mark.slow), "supervised"]
 )
+@pytest.mark.slow
 def test_agrees_with_the_released_code(
     regime: str, detector: SuperSimpleNet, shared: Path, tiles: Path
 ) -> None:

@@ -66,6 +66,7 @@ def with_references(
     return scores_of(few_shot, golden[0]["config"]["tests"], tiles)
 
 
+@pytest.mark.slow
 def test_text_features(golden: tuple[dict[str, Any], NpzFile], zero_shot: WinCLIP) -> None:
     text = zero_shot.clip.load_text()
     both = zip(("normal", "abnormal"), WINCLIP_RELEASED.prompts("magnetic tile"), strict=True)
@@ -99,6 +100,7 @@ def test_embeddings(
         np.testing.assert_allclose(found, arrays[f"{wanted}/{name}"], **EMBEDDINGS)
 
 
+@pytest.mark.slow
 def test_zero_shot(golden: tuple[dict[str, Any], NpzFile], without: Found) -> None:
     content, arrays = golden
     for name, one in without.items():
@@ -111,6 +113,7 @@ def test_zero_shot(golden: tuple[dict[str, Any], NpzFile], without: Found) -> No
         assert float(heat.max()) == pytest.approx(wanted["zero_shot_map"]["max"], abs=1e-5)
 
 
+@pytest.mark.slow
 def test_few_shot(
     golden: tuple[dict[str, Any], NpzFile], without: Found, with_references: Found
 ) -> None:
@@ -124,6 +127,7 @@ def test_few_shot(
         np.testing.assert_allclose(heat[::4, ::4], arrays[f"few_shot_plus_map/{name}"], **SCORES)
 
 
+@pytest.mark.slow
 def test_papers_map_is_the_mean(
     golden: tuple[dict[str, Any], NpzFile],
     tiles: Path,

@@ -230,6 +230,7 @@ def test_opinions_teach_and_calibrate(results: Path, tmp_path: Path) -> None:
         assert words in told, told
 
 
+@pytest.mark.slow
 def test_it_never_writes_over_a_page_of_the_user(results: Path, tmp_path: Path) -> None:
     (tmp_path / "index.html").write_text("<h1>mine</h1>")
     words = ("predict", results / "part.offn", results / "lot/day 1", "-o", tmp_path)

@@ -30,6 +30,7 @@ def database(settings: Settings) -> Iterator[Database]:
     found.close()
 
 
+@pytest.mark.slow
 def test_the_seals_of_what_was_written_fit(database: Database) -> None:
     with database.reading() as session:
         assert audit.broken(session) is None

@@ -98,6 +98,7 @@ def test_names_of_the_settings_are_answered(settings: Settings) -> None:
         ({}, 401),
     ],
 )
+@pytest.mark.slow
 def test_another_sites_page_cannot_log_anybody_in(
     client: TestClient, headers: dict[str, str], status: int
 ) -> None:

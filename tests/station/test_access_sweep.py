@@ -97,6 +97,7 @@ def test_nothing_is_changed_by_another_sites_form(client: TestClient) -> None:
                 assert answer.status_code in (403, 422), told
 
 
+@pytest.mark.slow
 def test_operators_do_not_do_what_engineers_do(
     as_role: Callable[[str], TestClient],
 ) -> None:

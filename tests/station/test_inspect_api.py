@@ -156,6 +156,7 @@ def strict(settings: Settings) -> Iterator[TestClient]:
         yield log_in(made, "ada", "admin")
 
 
+@pytest.mark.slow
 def test_limits_hold_before_anything_is_decoded(strict: TestClient) -> None:
     station = strict.app.state.station
     make(station)

@@ -312,6 +312,7 @@ def model_file_not_needed(station: Station) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_nobody_is_heard_without_the_key(settings: Settings) -> None:
     from offnominal.station.inspection.process import start_worker
 

@@ -281,6 +281,7 @@ async def test_a_camera_that_shows_nothing_blinds_after_three_pictures(tmp_path:
         await until(lambda: not station.state.blind)
 
 
+@pytest.mark.slow
 async def test_shadow_mode_switches_nothing(tmp_path: Path) -> None:
     port = free_port()
     output = {"type": "modbus", "name": "plc", "port": port}

@@ -52,6 +52,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return {"backbone": "test_resnet", "weights": str(path), "resolution": 64, "device": "cpu"}
 
 
+@pytest.mark.slow
 def test_devnet_learns_from_image_labels(small: dict[str, Any], tmp_path: Path) -> None:
     detector = DevNet(steps=25, batch=6, lr_scale=100, **small)
     detector.fit(GOOD, defects=defects(), synthetic=False)

@@ -104,6 +104,7 @@ def _heads_see_what_is_theirs(detector: DRA) -> None:
     torch.testing.assert_close(total, heads[:, :3].sum(1) - heads[:, 3])
 
 
+@pytest.mark.slow
 def test_a_training_that_was_broken_off_keeps_its_moments(
     small: dict[str, Any], tmp_path: Path
 ) -> None:

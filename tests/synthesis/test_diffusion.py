@@ -24,6 +24,7 @@ def test_the_full_network_is_small() -> None:
     assert sum(each.numel() for each in Painter([]).parameters()) < 5_000_000
 
 
+@pytest.mark.slow
 def test_broken_off_and_gone_on_with_it_ends_with_the_same_bytes(
     tmp_path: Path, seeds: list[Seed]
 ) -> None:

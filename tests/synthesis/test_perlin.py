@@ -37,6 +37,7 @@ def test_a_defect_stays_in_its_mask_and_on_the_part_and_without_colour_where_the
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 3), (3, 200, 3), (17, 31, 3)])
+@pytest.mark.slow
 def test_small_and_narrow_images(shape: tuple[int, int, int]) -> None:
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, shape, dtype=np.uint8)

@@ -135,6 +135,7 @@ def test_a_step_is_adams(weights: Path, small: Dataset, tmp_path: Path) -> None:
     assert row["total"] == pytest.approx(parts["total"].item(), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_the_cache_changes_nothing_but_the_time(
     weights: Path, small: Dataset, tmp_path: Path
 ) -> None:
@@ -200,6 +201,7 @@ def test_interrupted_and_resumed_is_uninterrupted(
     assert rest.history == whole.history
 
 
+@pytest.mark.slow
 def test_what_lies_there_after_an_epoch_is_enough(
     weights: Path, small: Dataset, whole: Outcome, tmp_path: Path
 ) -> None:
@@ -249,6 +251,7 @@ def test_a_finished_training_goes_on(weights: Path, small: Dataset, tmp_path: Pa
         )
 
 
+@pytest.mark.slow
 def test_files_of_another_training_are_safe(weights: Path, small: Dataset, tmp_path: Path) -> None:
     path = tmp_path / "p.safetensors"
     made = trained(weights, small, path, recipe=LanguageRecipe(epochs=1, batch=5))
